@@ -1,0 +1,1 @@
+"""Checkpoints of keras_dyhead."""

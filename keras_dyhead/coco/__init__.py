@@ -1,0 +1,1 @@
+"""Coco of keras_dyhead."""

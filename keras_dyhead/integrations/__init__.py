@@ -1,0 +1,1 @@
+"""Integrations of keras_dyhead."""
