@@ -1,0 +1,163 @@
+"""The feature pyramid network (FPN) between a backbone and DyHead."""
+
+import keras
+from keras import ops
+
+EXTRA_LEVELS = ("on_input", "on_output", "pool")
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class FeaturePyramid(keras.layers.Layer):
+    """Merges backbone maps top-down into a pyramid of maps with equal channels.
+
+    Every backbone level passes a 1x1 *lateral* convolution; coarser maps are upsampled by nearest
+    neighbour to the exact size of the next finer map and added; a 3x3 *output* convolution ends
+    each level. Levels above the coarsest backbone map are made by stride-2 steps.
+
+    Args:
+        channels: int. Channels of every output map. Defaults to 256.
+        min_level: int. Finest level to produce; level `l` has stride `2**l`. Defaults to 3.
+        max_level: int. Coarsest level to produce. Defaults to 7.
+        extra_levels: Where the levels above the backbone's coarsest map `C` come from:
+            `"on_output"` (3x3 stride-2 convolutions starting from the pyramid's map of that
+            level: the published ATSS and RetinaNet with DyHead), `"on_input"` (the same starting
+            from `C` itself: the original RetinaNet) or `"pool"` (every second pixel, no weights:
+            Faster R-CNN). Defaults to `"on_output"`.
+        relu_before_extra_convs: bool. Apply a ReLU before every extra convolution but the first
+            (P7 = conv(relu(P6)), P6 = conv(P5)), as microsoft/DynamicHead and FCOS do.
+            Defaults to `False`.
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Dict `{"P3": (B, H, W, C3), "P4": ..., ...}` of backbone maps, as the
+            `pyramid_outputs` of a KerasHub backbone; levels outside
+            `min_level..max_level` are ignored. Or a list of maps, the first being `min_level`.
+            Each map is half the size of the one before, rounded up.
+
+    Returns:
+        Dict `{"P3": (B, H, W, channels), ...}` from `min_level` to `max_level`; a list for a list.
+
+    Raises:
+        ValueError: If an argument is out of range, or the inputs lack `min_level` or a level
+            between it and the coarsest one.
+
+    Example:
+    ```python
+    maps = {"P3": keras.ops.ones((1, 25, 34, 32)), "P4": keras.ops.ones((1, 13, 17, 64))}
+    pyramid = FeaturePyramid(channels=16, max_level=6)(maps)
+    print({level: tuple(x.shape) for level, x in pyramid.items()})
+    # {'P3': (1, 25, 34, 16), 'P4': (1, 13, 17, 16), 'P5': (1, 7, 9, 16), 'P6': (1, 4, 5, 16)}
+    ```
+
+    Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017
+    (https://arxiv.org/abs/1612.03144).
+    """
+
+    def __init__(
+        self,
+        channels: int = 256,
+        min_level: int = 3,
+        max_level: int = 7,
+        extra_levels: str = "on_output",
+        relu_before_extra_convs: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if channels < 1:
+            raise ValueError(f"`channels` must be positive. Received: channels={channels}")
+        if not 0 <= min_level <= max_level:
+            raise ValueError(
+                "Levels must satisfy 0 <= min_level <= max_level. "
+                f"Received: min_level={min_level}, max_level={max_level}"
+            )
+        if extra_levels not in EXTRA_LEVELS:
+            raise ValueError(
+                f"`extra_levels` must be one of {EXTRA_LEVELS}. Received: {extra_levels!r}"
+            )
+        self.channels = channels
+        self.min_level = min_level
+        self.max_level = max_level
+        self.extra_levels = extra_levels
+        self.relu_before_extra_convs = relu_before_extra_convs
+
+    def build(self, input_shape):
+        """Creates the convolutions for the levels present."""
+        shapes = self._as_levels(input_shape)
+        self.lateral_convs = {level: self._conv(1, f"lateral_{level}") for level in shapes}
+        self.output_convs = {level: self._conv(3, f"output_{level}") for level in shapes}
+        for level, shape in shapes.items():
+            self.lateral_convs[level].build(shape)
+            self.output_convs[level].build((*shape[:-1], self.channels))
+        self.extra_convs = {}
+        if self.extra_levels != "pool":
+            channels = self.channels if self.extra_levels == "on_output" else shape[-1]
+            for number in range(int(level[1:]) + 1, self.max_level + 1):
+                conv = self._conv(3, f"output_P{number}", strides=2)
+                conv.build((None, None, None, channels))
+                self.extra_convs[f"P{number}"] = conv
+                channels = self.channels
+        self.built = True
+
+    def call(self, inputs):
+        """Merges the maps from coarse to fine, then adds the extra levels."""
+        maps = self._as_levels(inputs)
+        merged, coarser = {}, None
+        for level in reversed(maps):
+            x = self.lateral_convs[level](maps[level])
+            if coarser is not None:
+                x = x + _upsample_to(coarser, x)
+            merged[level] = coarser = x
+        pyramid = {level: self.output_convs[level](merged[level]) for level in maps}
+
+        coarsest = list(maps)[-1]
+        x = maps[coarsest] if self.extra_levels == "on_input" else pyramid[coarsest]
+        for number in range(int(coarsest[1:]) + 1, self.max_level + 1):
+            level = f"P{number}"
+            if self.extra_levels == "pool":
+                x = x[:, ::2, ::2]
+            else:
+                # Padded by hand: "same" would pad even sizes at the bottom and right only.
+                x = self.extra_convs[level](ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
+            pyramid[level] = x
+            if self.relu_before_extra_convs:
+                x = ops.relu(x)
+        return pyramid if isinstance(inputs, dict) else list(pyramid.values())
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {
+            "channels": self.channels,
+            "min_level": self.min_level,
+            "max_level": self.max_level,
+            "extra_levels": self.extra_levels,
+            "relu_before_extra_convs": self.relu_before_extra_convs,
+        }
+
+    def _conv(self, kernel_size, name, strides=1):
+        return keras.layers.Conv2D(
+            self.channels,
+            kernel_size,
+            strides=strides,
+            padding="same" if strides == 1 else "valid",
+            name=name,
+            dtype=self.dtype_policy,
+        )
+
+    def _as_levels(self, inputs):
+        """Names a list's maps by level, and keeps those between `min_level` and `max_level`."""
+        if not isinstance(inputs, dict):
+            inputs = {f"P{self.min_level + i}": x for i, x in enumerate(inputs)}
+        wanted = [f"P{number}" for number in range(self.min_level, self.max_level + 1)]
+        present = [level for level in wanted if level in inputs]
+        if not present or present != wanted[: len(present)]:
+            raise ValueError(
+                f"`inputs` must hold consecutive levels from P{self.min_level} on. "
+                f"Received levels: {sorted(inputs)}"
+            )
+        return {level: inputs[level] for level in present}
+
+
+def _upsample_to(coarser, finer):
+    """Doubles `coarser` (nearest neighbour) and cuts it to the size of `finer`."""
+    height, width = ops.shape(finer)[1:3]
+    return ops.repeat(ops.repeat(coarser, 2, axis=1), 2, axis=2)[:, :height, :width]
