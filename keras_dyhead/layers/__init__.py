@@ -1,1 +1,19 @@
-"""Layers of keras_dyhead."""
+"""Keras layers: the three attentions, the blocks and neck built of them, and the feature pyramid."""
+
+from keras_dyhead.layers.deform_conv2d import DeformConv2D
+from keras_dyhead.layers.dyhead_block import DyHeadBlock
+from keras_dyhead.layers.dyhead_neck import DyHeadNeck
+from keras_dyhead.layers.feature_pyramid import FeaturePyramid
+from keras_dyhead.layers.scale_attention import ScaleAwareAttention
+from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
+from keras_dyhead.layers.task_attention import TaskAwareAttention
+
+__all__ = [
+    "DeformConv2D",
+    "DyHeadBlock",
+    "DyHeadNeck",
+    "FeaturePyramid",
+    "ScaleAwareAttention",
+    "SpatialAwareAttention",
+    "TaskAwareAttention",
+]

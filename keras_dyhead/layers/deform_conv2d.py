@@ -1,0 +1,137 @@
+"""Deformable convolution as a Keras layer."""
+
+import keras
+
+from keras_dyhead.ops.deform_conv import deform_conv2d, pair, resolve_padding
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class DeformConv2D(keras.layers.Layer):
+    """Modulated deformable convolution (DCNv2) with offsets and mask given by the caller.
+
+    A thin layer around `keras_dyhead.ops.deform_conv2d`: it owns kernel and bias only. Offsets are
+    usually predicted by a zero-initialised convolution, with which the layer starts as an ordinary one.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Int or pair. Defaults to 3.
+        strides: Int or pair. Defaults to 1.
+        padding: `"same"` (default; `dilation_rate * (k - 1) // 2` pixels on both sides), `"valid"`,
+            an int or a pair of pixels.
+        dilation_rate: Int or pair. Defaults to 1.
+        groups: Blocks of input and output channels. Defaults to 1.
+        offset_groups: Blocks of input channels with offsets of their own. Defaults to 1.
+        use_bias: Whether to add a bias. Defaults to `True`.
+        kernel_initializer: Defaults to uniform `+-1 / sqrt(fan_in)`, as in the published code.
+        bias_initializer: Defaults to `"zeros"`.
+        kernel_regularizer: Optional regularizer of the kernel.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(B, H, W, C)`.
+        offsets: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw * 2)`, (y, x) per tap, pixels.
+        mask: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw)` or `None`.
+
+    Returns:
+        Tensor of shape `(B, Ho, Wo, filters)`.
+
+    Example:
+
+    >>> x = keras.Input((32, 32, 16))
+    >>> offsets = keras.layers.Conv2D(18, 3, padding="same", kernel_initializer="zeros")(x)
+    >>> DeformConv2D(filters=32)(x, offsets).shape
+    (None, 32, 32, 32)
+    """
+
+    def __init__(
+        self,
+        filters: int,
+        kernel_size=3,
+        strides=1,
+        padding="same",
+        dilation_rate=1,
+        groups: int = 1,
+        offset_groups: int = 1,
+        use_bias: bool = True,
+        kernel_initializer=None,
+        bias_initializer="zeros",
+        kernel_regularizer=None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if filters <= 0 or filters % groups:
+            raise ValueError(
+                "`filters` must be a positive multiple of `groups`. "
+                f"Received: filters={filters}, groups={groups}"
+            )
+        self.filters = filters
+        self.kernel_size = pair(kernel_size, "kernel_size")
+        self.strides = pair(strides, "strides")
+        self.dilation_rate = pair(dilation_rate, "dilation_rate")
+        self.padding = padding
+        self._pixels = resolve_padding(padding, self.kernel_size, self.dilation_rate)
+        self.groups = groups
+        self.offset_groups = offset_groups
+        self.use_bias = use_bias
+        self.kernel_initializer = (
+            uniform_fan_in()
+            if kernel_initializer is None
+            else keras.initializers.get(kernel_initializer)
+        )
+        self.bias_initializer = keras.initializers.get(bias_initializer)
+        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
+
+    def build(self, inputs_shape, offsets_shape=None, mask_shape=None):
+        channels = inputs_shape[-1]
+        if channels is None or channels % self.groups:
+            raise ValueError(
+                "The number of input channels must be known and a multiple of `groups`. "
+                f"Received: input shape {tuple(inputs_shape)}, groups={self.groups}"
+            )
+        self.kernel = self.add_weight(
+            name="kernel",
+            shape=(*self.kernel_size, channels // self.groups, self.filters),
+            initializer=self.kernel_initializer,
+            regularizer=self.kernel_regularizer,
+        )
+        self.bias = None
+        if self.use_bias:
+            self.bias = self.add_weight(
+                name="bias", shape=(self.filters,), initializer=self.bias_initializer
+            )
+        self.built = True
+
+    def call(self, inputs, offsets, mask=None):
+        return deform_conv2d(
+            inputs,
+            offsets,
+            mask,
+            self.kernel,
+            self.bias,
+            strides=self.strides,
+            padding=self._pixels,
+            dilation_rate=self.dilation_rate,
+            groups=self.groups,
+            offset_groups=self.offset_groups,
+        )
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "filters": self.filters,
+            "kernel_size": self.kernel_size,
+            "strides": self.strides,
+            "padding": self.padding,
+            "dilation_rate": self.dilation_rate,
+            "groups": self.groups,
+            "offset_groups": self.offset_groups,
+            "use_bias": self.use_bias,
+            "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
+            "bias_initializer": keras.initializers.serialize(self.bias_initializer),
+            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
+        }
+
+
+def uniform_fan_in() -> keras.initializers.Initializer:
+    """Uniform within `+-1 / sqrt(fan_in)`: the start of the published deformable kernels."""
+    return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")

@@ -1,0 +1,118 @@
+"""One block of Dynamic Head: the three attentions in sequence."""
+
+import keras
+
+from keras_dyhead.layers.scale_attention import ScaleAwareAttention
+from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
+from keras_dyhead.layers.task_attention import TaskAwareAttention
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class DyHeadBlock(keras.layers.Layer):
+    """Spatial-, scale- and task-aware attention over a feature pyramid.
+
+    All levels share the weights and are computed from the block's input.
+
+    Args:
+        channels: Number of output channels, a multiple of 16.
+        alignment: `"paper"` (default) or `"published"`, see `SpatialAwareAttention`.
+        use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
+        use_scale_attention: `False` averages the neighbouring levels without weights.
+        use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
+        use_bias: Whether the deformable convolutions have a bias. Defaults to `True`.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Pyramid, fine to coarse: list or dict of maps `(B, H_l, W_l, C)` whose sizes halve
+            from level to level, rounded up.
+
+    Returns:
+        Pyramid of the same structure and sizes, with `channels` channels.
+
+    Example:
+
+    >>> pyramid = {f"P{i}": keras.random.normal((1, 2**(8 - i), 2**(8 - i), 32)) for i in (3, 4, 5)}
+    >>> {name: x.shape for name, x in DyHeadBlock(channels=32)(pyramid).items()}
+    {'P3': (1, 32, 32, 32), 'P4': (1, 16, 16, 32), 'P5': (1, 8, 8, 32)}
+
+    Source: paper, section 3.2 and figure 2(a). The paper writes scale before spatial attention; the
+    released code, followed here, samples first and weighs the samples.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        alignment: str = "paper",
+        use_spatial_attention: bool = True,
+        use_scale_attention: bool = True,
+        use_task_attention: bool = True,
+        use_bias: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.channels = channels
+        self.alignment = alignment
+        self.use_spatial_attention = use_spatial_attention
+        self.use_scale_attention = use_scale_attention
+        self.use_task_attention = use_task_attention
+        self.use_bias = use_bias
+        self.spatial_attention = SpatialAwareAttention(
+            channels,
+            alignment=alignment,
+            deformable=use_spatial_attention,
+            use_bias=use_bias,
+            dtype=self.dtype_policy,
+            name="spatial_attention",
+        )
+        self.scale_attention = (
+            ScaleAwareAttention(dtype=self.dtype_policy, name="scale_attention")
+            if use_scale_attention
+            else None
+        )
+        self.task_attention = (
+            TaskAwareAttention(dtype=self.dtype_policy, name="task_attention")
+            if use_task_attention
+            else None
+        )
+
+    def build(self, input_shape):
+        shapes = list(input_shape.values()) if isinstance(input_shape, dict) else list(input_shape)
+        self.spatial_attention.build(shapes)
+        output_shape = (*shapes[0][:-1], self.channels)
+        if self.scale_attention:
+            self.scale_attention.build([output_shape])
+        if self.task_attention:
+            self.task_attention.build(output_shape)
+        self.built = True
+
+    def call(self, inputs):
+        levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+        outputs = [self._attend(branches) for branches in self.spatial_attention(levels)]
+        return dict(zip(inputs, outputs, strict=True)) if isinstance(inputs, dict) else outputs
+
+    def _attend(self, branches):
+        """Fuses the sampled branches of one level and activates the result."""
+        if self.scale_attention:
+            fused = self.scale_attention(branches)
+        else:
+            fused = sum(branches) / len(branches)
+        return self.task_attention(fused) if self.task_attention else keras.ops.relu(fused)
+
+    def compute_output_shape(self, input_shape):
+        def widen(shape):
+            return (*shape[:-1], self.channels)
+
+        if isinstance(input_shape, dict):
+            return {name: widen(shape) for name, shape in input_shape.items()}
+        return [widen(shape) for shape in input_shape]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "channels": self.channels,
+            "alignment": self.alignment,
+            "use_spatial_attention": self.use_spatial_attention,
+            "use_scale_attention": self.use_scale_attention,
+            "use_task_attention": self.use_task_attention,
+            "use_bias": self.use_bias,
+        }

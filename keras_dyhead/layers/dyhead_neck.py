@@ -1,0 +1,132 @@
+"""Dynamic Head: a stack of blocks on a feature pyramid."""
+
+import keras
+
+from keras_dyhead.layers.dyhead_block import DyHeadBlock
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class DyHeadNeck(keras.layers.Layer):
+    """Refines a feature pyramid with `num_blocks` Dynamic Head blocks.
+
+    Goes between any feature pyramid and any prediction heads.
+
+    Args:
+        num_blocks: Number of blocks. Defaults to 6, as in the paper. With 0 the pyramid is returned
+            as it is, projected where needed.
+        channels: Number of output channels of every level, a multiple of 16. Defaults to 256.
+        alignment: `"paper"` (default) or `"published"`, which published weights need; see
+            `SpatialAwareAttention`.
+        use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
+        use_scale_attention: `False` averages the neighbouring levels without weights.
+        use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
+        use_bias: Whether the deformable convolutions have a bias: `True` (default) as in Microsoft's
+            weights, `False` as in OpenMMLab's.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Pyramid, fine to coarse: dict `{"P3": map, ...}` or list of maps `(B, H_l, W_l, C_l)`
+            whose sizes halve from level to level, rounded up; H and W may be unknown until the call.
+            Levels with other than `channels` channels are projected by a 1x1 convolution first.
+
+    Returns:
+        Pyramid with the same keys (or a list) and sizes, every level with `channels` channels.
+
+    Raises:
+        ValueError: If the pyramid has no levels, a level is not a 4-D map or its number of channels is
+            unknown.
+
+    Example:
+
+    >>> pyramid = {f"P{i}": keras.Input((None, None, 256)) for i in range(3, 8)}
+    >>> outputs = DyHeadNeck(num_blocks=2)(pyramid)
+    >>> outputs["P3"].shape
+    (None, None, None, 256)
+
+    Source: Dai et al., "Dynamic Head: Unifying Object Detection Heads with Attentions" (CVPR 2021).
+    """
+
+    def __init__(
+        self,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        use_spatial_attention: bool = True,
+        use_scale_attention: bool = True,
+        use_task_attention: bool = True,
+        use_bias: bool = True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        if num_blocks < 0:
+            raise ValueError(f"`num_blocks` must be at least 0. Received: num_blocks={num_blocks}")
+        self.num_blocks = num_blocks
+        self.channels = channels
+        self.alignment = alignment
+        self.use_spatial_attention = use_spatial_attention
+        self.use_scale_attention = use_scale_attention
+        self.use_task_attention = use_task_attention
+        self.use_bias = use_bias
+        self.blocks = [
+            DyHeadBlock(
+                channels,
+                alignment,
+                use_spatial_attention,
+                use_scale_attention,
+                use_task_attention,
+                use_bias,
+                dtype=self.dtype_policy,
+                name=f"block_{i}",
+            )
+            for i in range(num_blocks)
+        ]
+
+    def build(self, input_shape):
+        named = input_shape if isinstance(input_shape, dict) else dict(enumerate(input_shape))
+        if not named:
+            raise ValueError(f"The pyramid needs at least one level. Received: {input_shape}")
+        self.projections = []
+        for name, shape in named.items():
+            if len(shape) != 4 or shape[-1] is None:
+                raise ValueError(
+                    "Every level must have shape (batch, height, width, channels) with known "
+                    f"channels. Received: level {name} with shape {tuple(shape)}"
+                )
+            projection = None
+            if shape[-1] != self.channels:
+                projection = keras.layers.Conv2D(
+                    self.channels, 1, dtype=self.dtype_policy, name=f"projection_{name}"
+                )
+                projection.build(shape)
+            self.projections.append(projection)
+        shapes = [(*shape[:-1], self.channels) for shape in named.values()]
+        for block in self.blocks:
+            block.build(shapes)
+        self.built = True
+
+    def call(self, inputs):
+        levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+        levels = [
+            projection(level) if projection else level
+            for projection, level in zip(self.projections, levels, strict=True)
+        ]
+        for block in self.blocks:
+            levels = block(levels)
+        return dict(zip(inputs, levels, strict=True)) if isinstance(inputs, dict) else levels
+
+    def compute_output_shape(self, input_shape):
+        if isinstance(input_shape, dict):
+            return {k: (*shape[:-1], self.channels) for k, shape in input_shape.items()}
+        return [(*shape[:-1], self.channels) for shape in input_shape]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "num_blocks": self.num_blocks,
+            "channels": self.channels,
+            "alignment": self.alignment,
+            "use_spatial_attention": self.use_spatial_attention,
+            "use_scale_attention": self.use_scale_attention,
+            "use_task_attention": self.use_task_attention,
+            "use_bias": self.use_bias,
+        }

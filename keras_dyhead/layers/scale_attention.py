@@ -1,0 +1,75 @@
+"""Scale-aware attention (π_L): how much each level counts."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class ScaleAwareAttention(keras.layers.Layer):
+    """Weighs maps of several levels by one learned number each, and averages them.
+
+    The number is `activation(relu(w · mean(map) + b))`, with one `w` and `b` for all maps. With the
+    default activation, `relu6(x + 3) / 6`, it lies in [0.5, 1].
+
+    Args:
+        activation: Gate function. The default `"hard_sigmoid"` is the released code's
+            `relu6(x + 3) / 6`; the paper's `max(0, min(1, (x + 1) / 2))` would be
+            `lambda x: keras.ops.clip((x + 1) / 2, 0, 1)`.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: List of maps `(B, H, W, C)` of one size.
+
+    Returns:
+        Tensor of shape `(B, H, W, C)`: the mean of the weighted maps.
+
+    Example:
+
+    >>> branches = [keras.random.normal((2, 8, 8, 32)) for _ in range(3)]
+    >>> ScaleAwareAttention()(branches).shape
+    (2, 8, 8, 32)
+
+    Source: paper, section 3.2, equation 3; `AttnConv` in the released code, which has the ReLU.
+    """
+
+    def __init__(self, activation="hard_sigmoid", **kwargs):
+        super().__init__(**kwargs)
+        self.activation = keras.activations.get(activation)
+        self.gate = keras.layers.Dense(
+            1,
+            activation="relu",
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            dtype=self.dtype_policy,
+            name="gate",
+        )
+
+    def build(self, input_shape):
+        self.gate.build((None, None, input_shape[0][-1]))
+        self.built = True
+
+    def weights_of(self, inputs):
+        """Returns the numbers the maps are weighed with: `(B, len(inputs))`."""
+        pooled = ops.stack([global_mean(branch) for branch in inputs], axis=1)
+        return self.activation(self.gate(pooled))[..., 0]
+
+    def call(self, inputs):
+        gates = self.weights_of(inputs)
+        total = sum(
+            branch * gates[:, i, None, None, None] for i, branch in enumerate(inputs)
+        )
+        return total / len(inputs)
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape[0])
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            "activation": keras.activations.serialize(self.activation),
+        }
+
+
+def global_mean(inputs):
+    """Mean of `(B, H, W, C)` over the positions, summed in at least float32."""
+    dtype = keras.backend.result_type(inputs.dtype, "float32")
+    return ops.cast(ops.mean(ops.cast(inputs, dtype), axis=(1, 2)), inputs.dtype)

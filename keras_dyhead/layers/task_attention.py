@@ -1,0 +1,76 @@
+"""Task-aware attention (π_C): which channels serve which task."""
+
+import keras
+from keras import ops
+
+from keras_dyhead.layers.scale_attention import global_mean
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class TaskAwareAttention(keras.layers.Layer):
+    """Dynamic ReLU: per image and channel, the larger of two learned linear functions.
+
+    `out = max(a1 * x + b1, a2 * x + b2)`, where the coefficients of each channel come from the global
+    mean of the map through two dense layers: `s = hard_sigmoid(theta(mean))` in [0, 1], then
+    `a1 = 2 (s - 0.5) + 1`, `a2 = 2 (s - 0.5)` and `b = s - 0.5`. It starts close to an ordinary ReLU.
+
+    Args:
+        reduction: Factor by which the first dense layer narrows the channels. Defaults to 4.
+        **kwargs: Of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(B, H, W, C)`.
+
+    Returns:
+        Tensor of the shape of `inputs`.
+
+    Example:
+
+    >>> TaskAwareAttention()(keras.random.normal((2, 8, 8, 32))).shape
+    (2, 8, 8, 32)
+
+    Source: paper, section 3.2, equation 5; `DYReLU` in the released code, which has no normalisation
+    between the dense layers.
+    """
+
+    def __init__(self, reduction: int = 4, **kwargs):
+        super().__init__(**kwargs)
+        if reduction < 1:
+            raise ValueError(f"`reduction` must be at least 1. Received: reduction={reduction}")
+        self.reduction = reduction
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+
+        def dense(units, activation, name):
+            return keras.layers.Dense(
+                units,
+                activation=activation,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+                dtype=self.dtype_policy,
+                name=name,
+            )
+
+        self.squeeze = dense(max(channels // self.reduction, 1), "relu", "squeeze")
+        self.excite = dense(4 * channels, "hard_sigmoid", "excite")
+        self.squeeze.build((None, channels))
+        self.excite.build((None, self.squeeze.units))
+        self.built = True
+
+    def coefficients(self, inputs):
+        """Returns `s`, the coefficients before their shift, `(B, 4 C)` in the order a1, b1, a2, b2."""
+        return self.excite(self.squeeze(global_mean(inputs)))
+
+    def call(self, inputs):
+        s = self.coefficients(inputs)[:, None, None, :]
+        slope1, bias1, slope2, bias2 = ops.split(s - 0.5, 4, axis=-1)
+        return ops.maximum(
+            inputs * (2 * slope1 + 1) + bias1,
+            inputs * (2 * slope2) + bias2,
+        )
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+    def get_config(self):
+        return {**super().get_config(), "reduction": self.reduction}

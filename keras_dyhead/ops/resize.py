@@ -1,0 +1,37 @@
+"""Bilinear resizing with aligned corners, which `keras.ops.image.resize` does not offer."""
+
+from keras import ops
+
+
+def resize_align_corners(inputs, size):
+    """Resizes maps bilinearly so that the corner pixels keep their values.
+
+    Output row `i` reads input position `i * (H - 1) / (size[0] - 1)`, as
+    `torch.nn.functional.interpolate(mode="bilinear", align_corners=True)` does.
+
+    Args:
+        inputs: Tensor of shape `(B, H, W, C)`, float.
+        size: Pair `(height, width)` of ints or scalar int32 tensors.
+
+    Returns:
+        Tensor of shape `(B, height, width, C)`, dtype of `inputs`.
+
+    Example:
+
+    >>> x = keras.ops.reshape(keras.ops.arange(4.0), (1, 2, 2, 1))
+    >>> keras.ops.squeeze(resize_align_corners(x, (3, 3)))
+    [[0. , 0.5, 1. ], [1. , 1.5, 2. ], [2. , 2.5, 3. ]]
+    """
+    _, height, width, _ = ops.shape(inputs)
+    rows = ops.cast(_interpolation_matrix(height, size[0]), inputs.dtype)
+    columns = ops.cast(_interpolation_matrix(width, size[1]), inputs.dtype)
+    outputs = ops.einsum("ih,bhwc->biwc", rows, inputs)
+    return ops.einsum("jw,biwc->bijc", columns, outputs)
+
+
+def _interpolation_matrix(size, new_size):
+    """Matrix `(new_size, size)` whose row holds the two bilinear weights of one output pixel."""
+    last = ops.cast(ops.maximum(new_size - 1, 1), "float32")
+    position = ops.arange(new_size, dtype="float32") * ops.cast(size - 1, "float32") / last
+    distance = position[:, None] - ops.arange(size, dtype="float32")
+    return ops.relu(1.0 - ops.abs(distance))
