@@ -111,7 +111,7 @@ class SpatialAwareAttention(keras.layers.Layer):
                 self.biases[branch] = self.add_weight(
                     name=f"{branch}_bias", shape=(self.channels,), initializer="zeros"
                 )
-            norm.build((None, None, None, self.channels))
+            norm.build((None, None, self.channels))
         self.built = True
 
     def call(self, inputs):
@@ -165,6 +165,7 @@ class SpatialAwareAttention(keras.layers.Layer):
                 )
                 for source in sources
             ]
+            outputs = [ops.reshape(o, (-1, _size(o), self.channels)) for o in outputs]
         if self.use_bias:
             outputs = [output + self.biases[branch] for output in outputs]
         return [

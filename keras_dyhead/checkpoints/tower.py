@@ -1,0 +1,149 @@
+"""The tensors of a published DyHead tower, loaded into a `DyHeadNeck`."""
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+from keras_dyhead.layers.dyhead_neck import DyHeadNeck
+
+# Where each tensor of a block lives: name in our layers -> name in the state dict.
+MICROSOFT_BLOCK = {
+    "spatial_attention/offset_conv/kernel": "offset.weight",
+    "spatial_attention/offset_conv/bias": "offset.bias",
+    "spatial_attention/high_kernel": "DyConv.0.conv.weight",
+    "spatial_attention/high_bias": "DyConv.0.conv.bias",
+    "spatial_attention/high_norm/gamma": "DyConv.0.bn.weight",
+    "spatial_attention/high_norm/beta": "DyConv.0.bn.bias",
+    "spatial_attention/mid_kernel": "DyConv.1.conv.weight",
+    "spatial_attention/mid_bias": "DyConv.1.conv.bias",
+    "spatial_attention/mid_norm/gamma": "DyConv.1.bn.weight",
+    "spatial_attention/mid_norm/beta": "DyConv.1.bn.bias",
+    "spatial_attention/low_kernel": "DyConv.2.conv.weight",
+    "spatial_attention/low_bias": "DyConv.2.conv.bias",
+    "spatial_attention/low_norm/gamma": "DyConv.2.bn.weight",
+    "spatial_attention/low_norm/beta": "DyConv.2.bn.bias",
+    "scale_attention/gate/kernel": "AttnConv.1.weight",
+    "scale_attention/gate/bias": "AttnConv.1.bias",
+    "task_attention/squeeze/kernel": "relu.fc.0.weight",
+    "task_attention/squeeze/bias": "relu.fc.0.bias",
+    "task_attention/excite/kernel": "relu.fc.2.weight",
+    "task_attention/excite/bias": "relu.fc.2.bias",
+}
+OPENMMLAB_BLOCK = {
+    "spatial_attention/offset_conv/kernel": "spatial_conv_offset.weight",
+    "spatial_attention/offset_conv/bias": "spatial_conv_offset.bias",
+    "spatial_attention/high_kernel": "spatial_conv_high.conv.weight",
+    "spatial_attention/high_norm/gamma": "spatial_conv_high.norm.weight",
+    "spatial_attention/high_norm/beta": "spatial_conv_high.norm.bias",
+    "spatial_attention/mid_kernel": "spatial_conv_mid.conv.weight",
+    "spatial_attention/mid_norm/gamma": "spatial_conv_mid.norm.weight",
+    "spatial_attention/mid_norm/beta": "spatial_conv_mid.norm.bias",
+    "spatial_attention/low_kernel": "spatial_conv_low.conv.weight",
+    "spatial_attention/low_norm/gamma": "spatial_conv_low.norm.weight",
+    "spatial_attention/low_norm/beta": "spatial_conv_low.norm.bias",
+    "scale_attention/gate/kernel": "scale_attn_module.1.weight",
+    "scale_attention/gate/bias": "scale_attn_module.1.bias",
+    "task_attention/squeeze/kernel": "task_attn_module.conv1.conv.weight",
+    "task_attention/squeeze/bias": "task_attn_module.conv1.conv.bias",
+    "task_attention/excite/kernel": "task_attn_module.conv2.conv.weight",
+    "task_attention/excite/bias": "task_attn_module.conv2.conv.bias",
+}
+_TOWERS = {"dyhead_tower": MICROSOFT_BLOCK, "dyhead_blocks": OPENMMLAB_BLOCK}
+
+
+def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
+    """Copies the weights of a published DyHead tower into a built neck.
+
+    The state may be that of a whole detector: keys outside the tower are left alone. Microsoft's keys
+    contain `dyhead_tower.<N>.`, OpenMMLab's `dyhead_blocks.<N>.`. Weights were trained with
+    `alignment="published"`; OpenMMLab's need `use_bias=False`.
+
+    Args:
+        neck: Built `DyHeadNeck` with as many blocks and channels as the tower.
+        state: Mapping of tensor name to array in PyTorch layout (convolutions OIHW, linear OI).
+
+    Returns:
+        The same neck.
+
+    Raises:
+        ValueError: If the neck is not built, no tower or several are found, a tensor is missing,
+            unused or of another shape. Nothing is loaded then.
+
+    Example:
+
+    >>> neck = DyHeadNeck(num_blocks=6, alignment="published")
+    >>> neck.build({f"P{i}": (None, None, None, 256) for i in range(3, 8)})
+    >>> load_tower(neck, state)  # doctest: +SKIP (needs a published state dict)
+
+    Source: names as built by microsoft/DynamicHead and mmdetection 3.3.
+    """
+    if not neck.built:
+        raise ValueError(f"`neck` must be built before weights are loaded. Received: {neck}")
+    prefix, blocks = _find_tower(state)
+    weights = {_path_below(neck, variable): variable for variable in neck.weights}
+
+    wanted, problems = {}, []
+    for path, variable in weights.items():
+        match = re.fullmatch(r"block_(\d+)/(.+)", path)
+        if match is None:
+            problems.append(f"{path}: no published tower has this weight")
+            continue
+        name = blocks.get(match[2])
+        key = f"{prefix}{match[1]}.{name}"
+        if name is None or key not in state:
+            hint = " (build the neck with `use_bias=False`)" if path.endswith("_bias") else ""
+            problems.append(f"{path}: no tensor {key if name else 'of this kind'} in the state{hint}")
+            continue
+        array = _to_keras(np.asarray(state[key]), variable.shape)
+        if array.shape != tuple(variable.shape):
+            problems.append(
+                f"{path}: expected shape {tuple(variable.shape)}, received {array.shape} from {key}"
+            )
+        wanted[key] = (variable, array)
+    problems += [
+        f"{key}: the neck has no such weight"
+        for key in state
+        if key.startswith(prefix) and key not in wanted and not _is_reported(key, problems)
+    ]
+    if problems:
+        raise ValueError(
+            f"The tower under {prefix!r} does not fit the neck:\n  " + "\n  ".join(problems)
+        )
+    for variable, array in wanted.values():
+        variable.assign(array)
+    return neck
+
+
+def _find_tower(state):
+    found = {
+        (match[1], name)
+        for key in state
+        if (match := re.match(r"((?:.*\.)?(dyhead_tower|dyhead_blocks)\.)\d+\.", key))
+        for name in [match[2]]
+    }
+    if len(found) != 1:
+        raise ValueError(
+            "The state must hold one tower, with keys like 'dyhead_tower.0.offset.weight' or "
+            f"'dyhead_blocks.0.spatial_conv_offset.weight'. Received: {len(state)} keys with "
+            f"{sorted(prefix for prefix, _ in found) or 'no tower'}"
+        )
+    ((prefix, name),) = found
+    return prefix, _TOWERS[name]
+
+
+def _path_below(neck, variable):
+    return variable.path.split(f"{neck.name}/", 1)[-1]
+
+
+def _to_keras(array, shape):
+    """PyTorch layout to Keras': OIHW -> HWIO, OI or OI11 -> IO."""
+    if array.ndim == 4 and len(shape) == 4:
+        return array.transpose(2, 3, 1, 0)
+    if array.ndim >= 2:
+        return array.reshape(array.shape[:2]).T if array.size == np.prod(array.shape[:2]) else array
+    return array
+
+
+def _is_reported(key, problems):
+    return any(key in problem for problem in problems)
