@@ -1,0 +1,191 @@
+"""deform_conv2d against torchvision's outputs, a float64 loop and its own promises."""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from gradients import relative_error, vjp
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy_reference import deform_conv2d as loop_reference
+
+from keras_dyhead.ops import deform_conv2d
+
+DATA = Path(__file__).parents[1] / "data" / "op_deform_conv"
+CASES = {case["id"]: case for case in json.loads((DATA / "cases.json").read_text())}
+
+
+def channels_last(array):
+    """NCHW, the layout of the oracle data, to NHWC."""
+    return array.transpose(0, 2, 3, 1)
+
+
+@pytest.mark.parametrize("case_id", CASES)
+def test_agrees_with_torchvision_forward_and_in_all_gradients(case_id):
+    case, data = CASES[case_id], np.load(DATA / f"{case_id}.npz")
+    arrays = [channels_last(data[name]) for name in ("input", "offset", "mask")]
+    arrays.append(data["weight"].transpose(2, 3, 1, 0))
+    # At a tap exactly on -1 torchvision's CPU op has a one-sided derivative, the published CUDA
+    # kernel and mmcv have none: we follow the kernel that the published weights were trained with.
+    grad_offset = "grad_offset_mmcv" if "grad_offset_mmcv" in data else "grad_offset"
+    expected = [channels_last(data[name]) for name in ("grad_input", grad_offset, "grad_mask")]
+    expected.append(data["grad_weight"].transpose(2, 3, 1, 0))
+    if "bias" in data:
+        arrays.append(data["bias"])
+        expected.append(data["grad_bias"])
+
+    def convolve(inputs, offsets, mask, kernel, bias=None):
+        return deform_conv2d(
+            inputs,
+            offsets,
+            mask,
+            kernel,
+            bias,
+            strides=case["stride"],
+            padding=case["padding"],
+            dilation_rate=case["dilation"],
+            groups=case["weight_groups"],
+            offset_groups=case["offset_groups"],
+        )
+
+    output, gradients = vjp(convolve, arrays, channels_last(data["grad_output"]))
+    assert relative_error(output, channels_last(data["output"])) <= 1e-5
+    for found, wanted in zip(gradients, expected, strict=True):
+        assert relative_error(found, wanted) <= 1e-4
+
+
+@st.composite
+def problems(draw):
+    """Small convolutions with offsets of every kind: huge, NaN, infinite, exactly on borders."""
+    height, width = draw(st.integers(1, 7)), draw(st.integers(1, 7))
+    kernel = draw(st.sampled_from([1, 2, 3]))
+    stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
+    reach = dilation * (kernel - 1) + 1
+    least = max(0, -(-(reach - min(height, width)) // 2))
+    padding = draw(st.integers(least, least + 2))
+    rows, columns = ((n + 2 * padding - reach) // stride + 1 for n in (height, width))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    batch, channels, filters = (
+        draw(st.integers(1, 2)),
+        draw(st.integers(1, 3)),
+        draw(st.integers(1, 3)),
+    )
+    shape = (batch, rows, columns, 2 * kernel * kernel)
+    offsets = rng.normal(0, draw(st.sampled_from([0.0, 0.3, 2.0, 50.0])), shape)
+    kinds = draw(
+        st.sets(st.sampled_from(["integer", "half", "border", "edge", "huge", "nan", "infinite"]))
+    )
+    for kind in sorted(kinds):
+        chosen = rng.random(shape) < 0.3
+        # The undisplaced position of every tap, to put some exactly on -1, 0, size - 1 and size.
+        taps = np.arange(kernel) * dilation - padding
+        y = np.arange(rows)[:, None, None, None] * stride + taps[:, None]
+        x = np.arange(columns)[None, :, None, None] * stride + taps[None, :]
+        base = np.stack(np.broadcast_arrays(y, x), axis=-1).reshape(rows, columns, -1)
+        sizes = np.tile([height, width], kernel * kernel)
+        border = np.choose(rng.integers(0, 4, shape), [-1 + 0 * sizes, 0 * sizes, sizes - 1, sizes])
+        values = {
+            "integer": np.round(offsets),
+            "half": np.round(offsets) + 0.5,
+            "border": border - base,
+            "edge": border - base + rng.choice([-1e-3, 1e-3], shape),
+            "huge": rng.choice([-3e38, -1e10, 1e6, 3e9, 3e38], shape),
+            "nan": np.full(shape, np.nan),
+            "infinite": rng.choice([-np.inf, np.inf], shape),
+        }[kind]
+        offsets = np.where(chosen, values, offsets)
+    arrays = (
+        rng.normal(size=(batch, height, width, channels)),
+        offsets,
+        rng.normal(size=(*shape[:3], kernel * kernel)),
+        rng.normal(size=(kernel, kernel, channels, filters)),
+    )
+    cotangent = rng.normal(size=(batch, rows, columns, filters)).astype("float32")
+    return [a.astype("float32") for a in arrays], cotangent, (stride, padding, dilation)
+
+
+@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(problems())
+def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem):
+    arrays, cotangent, (stride, padding, dilation) = problem
+
+    def convolve(*tensors):
+        return deform_conv2d(*tensors, strides=stride, padding=padding, dilation_rate=dilation)
+
+    output, gradients = vjp(convolve, arrays, cotangent)
+    expected = loop_reference(*arrays, stride, padding, dilation, grad=cotangent)
+    assert relative_error(output, expected[0]) <= 1e-5
+    for name, found, wanted in zip(
+        ("inputs", "offsets", "mask", "kernel"), gradients, expected[1:], strict=True
+    ):
+        assert relative_error(found, wanted) <= 1e-4, name
+
+
+def test_zero_offsets_and_no_mask_give_the_ordinary_convolution():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(2, 9, 6, 4)).astype("float32")
+    kernel = rng.normal(size=(3, 3, 2, 6)).astype("float32")
+    offsets = np.zeros((2, 5, 3, 18), "float32")
+    found = deform_conv2d(x, offsets, None, kernel, strides=2, groups=2)
+    padded = np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    assert relative_error(found, keras.ops.conv(padded, kernel, strides=2)) <= 1e-5
+
+
+def test_float64_inputs_are_sampled_in_float64():
+    rng = np.random.default_rng(1)
+    arrays = [
+        rng.normal(size=shape)
+        for shape in ((1, 5, 6, 2), (1, 5, 6, 18), (1, 5, 6, 9), (3, 3, 2, 3))
+    ]
+    single = deform_conv2d(*(a.astype("float32") for a in arrays))
+    double = deform_conv2d(*arrays)
+    assert relative_error(double, loop_reference(*arrays)) <= 1e-12
+    assert 1e-9 < relative_error(single, double) <= 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_half_precision_features_keep_float32_coordinates(dtype):
+    """Position 200.4 has no bfloat16: coordinates rounded to the features' dtype would be far off."""
+    ramp = np.linspace(0, 1, 256, dtype="float32").reshape(1, 1, 256, 1)
+    offsets = np.full((1, 1, 256, 2), 0.4, "float32") * [0, 1]
+    kernel = np.ones((1, 1, 1, 1), "float32")
+    x, k = (keras.ops.cast(a, dtype) for a in (ramp, kernel))
+    found = deform_conv2d(x, offsets.astype("float32"), None, k, padding=0)
+    assert keras.backend.standardize_dtype(found.dtype) == dtype
+    found = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")))[0, 0, :-1, 0]
+    expected = ramp[0, 0, :-1, 0] + 0.4 / 255
+    assert np.abs(found - expected).max() <= 2 * 2.0**-8
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"offsets": (1, 5, 6, 17)}, "offsets.shape=\\(1, 5, 6, 17\\)"),
+        ({"offsets": (1, 4, 6, 18)}, "size of the output, \\(5, 6\\)"),
+        ({"mask": (1, 5, 6, 18)}, "mask.shape=\\(1, 5, 6, 18\\)"),
+        ({"kernel": (3, 3, 3, 4)}, "channels=4"),
+        ({"bias": (3,)}, "`bias` must have shape \\(4,\\)"),
+        ({"strides": (1, 2, 3)}, "strides=\\(1, 2, 3\\)"),
+        ({"padding": "full"}, "padding='full'"),
+        ({"offset_groups": 3}, "offset_groups=3"),
+    ],
+)
+def test_errors_show_the_received_value(change, message):
+    arguments = {
+        "inputs": (1, 5, 6, 4),
+        "offsets": (1, 5, 6, 18),
+        "mask": (1, 5, 6, 9),
+        "kernel": (3, 3, 4, 4),
+        "bias": (4,),
+    }
+    arguments = {**arguments, **change}
+    arguments = {
+        name: np.zeros(value, "float32")
+        if name in ("inputs", "offsets", "mask", "kernel", "bias")
+        else value
+        for name, value in arguments.items()
+    }
+    with pytest.raises(ValueError, match=message):
+        deform_conv2d(**arguments)

@@ -1,0 +1,30 @@
+"""Align-corners resizing against a float64 loop and torch's values."""
+
+import numpy as np
+import pytest
+from gradients import relative_error
+from numpy_reference import resize_align_corners as loop_reference
+
+from keras_dyhead.ops import resize_align_corners
+
+
+@pytest.mark.parametrize(
+    ("size", "new_size"),
+    [((2, 3), (4, 5)), ((1, 1), (2, 2)), ((13, 17), (25, 34)), ((4, 4), (1, 7)), ((5, 6), (5, 6))],
+)
+def test_agrees_with_a_float64_loop(size, new_size):
+    x = np.random.default_rng(0).normal(size=(2, *size, 3))
+    found = resize_align_corners(x.astype("float32"), new_size)
+    assert relative_error(found, loop_reference(x, new_size)) <= 1e-5
+
+
+def test_values_of_torch_interpolate_with_align_corners():
+    """The documented behaviour of `interpolate([[1, 2], [3, 4]], size=4, align_corners=True)`."""
+    x = np.array([[1.0, 2.0], [3.0, 4.0]], "float32").reshape(1, 2, 2, 1)
+    expected = [
+        [1.0000, 1.3333, 1.6667, 2.0000],
+        [1.6667, 2.0000, 2.3333, 2.6667],
+        [2.3333, 2.6667, 3.0000, 3.3333],
+        [3.0000, 3.3333, 3.6667, 4.0000],
+    ]
+    np.testing.assert_allclose(np.squeeze(resize_align_corners(x, (4, 4))), expected, atol=1e-4)
