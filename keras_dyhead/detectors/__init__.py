@@ -1,1 +1,19 @@
-"""Detectors of keras_dyhead."""
+"""Detectors: one class per detector, and the small objects they are made of."""
+
+from keras_dyhead.detectors.anchors import AnchorGenerator
+from keras_dyhead.detectors.assigners import MaxIoUAssigner
+from keras_dyhead.detectors.decoding import DetectionDecoder
+from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.prediction_head import PredictionHead
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.detectors.retinanet import RetinaNet
+
+__all__ = [
+    "AnchorGenerator",
+    "DetectionDecoder",
+    "DetectionPreprocessor",
+    "Detector",
+    "MaxIoUAssigner",
+    "PredictionHead",
+    "RetinaNet",
+]

@@ -1,0 +1,87 @@
+"""Anchor boxes of dense detectors."""
+
+import dataclasses
+import math
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dyhead.detectors.settings import Settings
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+@dataclasses.dataclass(frozen=True)
+class AnchorGenerator(Settings):
+    """Places the same set of boxes in every cell of every pyramid level.
+
+    Level `l` has stride `2**l`. The cell in row `y` and column `x` holds boxes centred on
+    `((x + offset) * stride, (y + offset) * stride)`: one for every octave step and ratio, in this
+    order, of area `(scale * stride * 2**(step / octaves))**2`. Anchors may leave the image.
+
+    Args:
+        scale: float. Side of the smallest square anchor in units of the stride. Defaults to 4.0
+            (RetinaNet; ATSS uses 8.0).
+        octaves: int. Number of sizes per cell, between `scale` and `2 * scale`. Defaults to 3.
+        ratios: Heights divided by widths. Defaults to `(0.5, 1.0, 2.0)`.
+        offset: float. Position of the anchor's centre within its cell: 0.0 (corner; RetinaNet) or
+            0.5 (middle; ATSS of microsoft/DynamicHead). Defaults to 0.0.
+
+    Example:
+    ```python
+    anchors = AnchorGenerator(scale=4.0, octaves=1, ratios=(1.0,))
+    anchors([(2, 2), (1, 1)], min_level=3)  # (5, 4); the first is [-16, -16, 16, 16]
+    ```
+    """
+
+    scale: float = 4.0
+    octaves: int = 3
+    ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    offset: float = 0.0
+
+    def __post_init__(self):
+        object.__setattr__(self, "ratios", tuple(self.ratios))  # a list, once through JSON
+        if self.scale <= 0 or self.octaves < 1 or not self.ratios or min(self.ratios) <= 0:
+            raise ValueError(
+                f"`scale` and `ratios` must be positive, `octaves` at least 1. Received: {self}"
+            )
+
+    @property
+    def per_cell(self) -> int:
+        """Number of anchors in every cell."""
+        return self.octaves * len(self.ratios)
+
+    def cell(self, stride: int) -> np.ndarray:
+        """Returns the `(per_cell, 4)` anchors of a level, around the origin."""
+        boxes = []
+        for step in range(self.octaves):
+            size = self.scale * stride * 2 ** (step / self.octaves)
+            for ratio in self.ratios:
+                width = math.sqrt(size**2 / ratio)
+                height = ratio * width
+                boxes.append([-width / 2, -height / 2, width / 2, height / 2])
+        return np.array(boxes, "float32")
+
+    def __call__(self, level_sizes, min_level: int):
+        """Generates the anchors of a whole pyramid.
+
+        Args:
+            level_sizes: `(height, width)` of each level: ints or scalar int tensors.
+            min_level: int. Level of the first size.
+
+        Returns:
+            `(A, 4)` float32 xyxy boxes in image pixels, ordered by level, row, column, anchor.
+        """
+        return ops.concatenate(
+            [
+                self._level(height, width, 2 ** (min_level + index))
+                for index, (height, width) in enumerate(level_sizes)
+            ]
+        )
+
+    def _level(self, height, width, stride):
+        y = (ops.arange(height, dtype="float32") + self.offset) * stride
+        x = (ops.arange(width, dtype="float32") + self.offset) * stride
+        y, x = ops.meshgrid(y, x, indexing="ij")
+        centres = ops.stack([x, y, x, y], axis=-1)[:, :, None]
+        return ops.reshape(centres + self.cell(stride), (-1, 4))

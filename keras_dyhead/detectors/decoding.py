@@ -1,0 +1,111 @@
+"""From raw head outputs to detections."""
+
+import dataclasses
+
+import keras
+from keras import ops
+
+from keras_dyhead.detectors.settings import Settings
+from keras_dyhead.ops.boxes import clip_boxes, take_per_image
+from keras_dyhead.ops.nms import non_max_suppression
+
+CLIPPING = ("before_nms", "after_nms")
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+@dataclasses.dataclass(frozen=True)
+class DetectionDecoder(Settings):
+    """Selects candidates level by level, then suppresses duplicates within each class.
+
+    Args:
+        score_threshold: float. A (box, class) pair is a candidate when its probability is larger
+            than this. Defaults to 0.05.
+        iou_threshold: float. Of two detections of one class with a larger IoU the better one
+            stays. Defaults to 0.5.
+        max_candidates: int. Best pairs kept per level. Defaults to 1000.
+        max_detections: int. Detections per image. Defaults to 100.
+        clip: Whether boxes are clipped to the image, and empty ones dropped, `"before_nms"`
+            (OpenMMLab) or `"after_nms"` (detectron2, microsoft/DynamicHead: boxes outside the
+            image use up places). Defaults to `"before_nms"`.
+
+    Example:
+    ```python
+    logits = keras.ops.array([[[4.0, -4.0], [3.0, -4.0], [-4.0, 2.0]]])  # (B=1, A=3, K=2)
+    boxes = keras.ops.array([[[0.0, 0, 9, 9], [0, 0, 9, 8], [0, 0, 9, 9]]])
+    decode = DetectionDecoder(max_detections=5)
+    decode(logits, boxes, level_counts=[3])["labels"]  # [[0, 1, -1, -1, -1]]
+    ```
+    """
+
+    score_threshold: float = 0.05
+    iou_threshold: float = 0.5
+    max_candidates: int = 1000
+    max_detections: int = 100
+    clip: str = "before_nms"
+
+    def __post_init__(self):
+        if self.clip not in CLIPPING:
+            raise ValueError(f"`clip` must be one of {CLIPPING}. Received: {self.clip!r}")
+
+    def __call__(self, class_logits, boxes, level_counts, image_sizes=None):
+        """Decodes a batch.
+
+        Args:
+            class_logits: `(B, A, K)` float32.
+            boxes: `(B, A, 4)` float32 xyxy boxes.
+            level_counts: Number of anchors in each level, ints or scalar tensors; their sum is A.
+            image_sizes: `(B, 2)` (height, width) of the images without padding, to clip boxes to.
+                `None` leaves them unclipped.
+
+        Returns:
+            Dict `{"boxes": (B, N, 4) float32, "labels": (B, N) int32, "confidence": (B, N)
+            float32, "num_detections": (B,) int32}`, N = `max_detections`, by descending
+            confidence; unused places have box 0, label -1 and confidence 0.
+        """
+        logits, pairs = self._best_pairs(class_logits, level_counts)
+        num_classes = class_logits.shape[-1]
+        boxes = take_per_image(boxes, pairs // num_classes)
+        labels = pairs % num_classes
+        scores = ops.sigmoid(logits)
+        scores = ops.where(scores > self.score_threshold, scores, 0.0)
+        if image_sizes is not None and self.clip == "before_nms":
+            boxes = clip_boxes(boxes, image_sizes)
+            scores = ops.where(_is_empty(boxes), 0.0, scores)
+
+        picked = non_max_suppression(boxes, scores, labels, self.iou_threshold, self.max_detections)
+        found, picked = picked >= 0, ops.maximum(picked, 0)
+        boxes, labels, scores = (take_per_image(x, picked) for x in (boxes, labels, scores))
+        scores = ops.where(found, scores, 0.0)
+        if image_sizes is not None and self.clip == "after_nms":
+            boxes = clip_boxes(boxes, image_sizes)
+            scores, kept = ops.top_k(ops.where(_is_empty(boxes), 0.0, scores), self.max_detections)
+            boxes, labels = take_per_image(boxes, kept), take_per_image(labels, kept)
+        found = scores > 0
+        return {
+            "boxes": ops.where(found[..., None], boxes, 0.0),
+            "labels": ops.where(found, labels, -1),
+            "confidence": scores,
+            "num_detections": ops.sum(ops.cast(found, "int32"), axis=1),
+        }
+
+    def _best_pairs(self, class_logits, level_counts):
+        """Returns logits and flat (anchor, class) indices of the best pairs of every level."""
+        num_classes = class_logits.shape[-1]
+        logits, pairs, start = [], [], 0
+        for count in level_counts:
+            level = class_logits[:, start : start + count]
+            level = ops.reshape(level, (-1, count * num_classes))
+            best, index = ops.top_k(level, _smaller(self.max_candidates, count * num_classes))
+            logits.append(best)
+            pairs.append(ops.cast(index, "int32") + start * num_classes)
+            start = start + count
+        return ops.concatenate(logits, axis=1), ops.concatenate(pairs, axis=1)
+
+
+def _smaller(a, b):
+    """Returns the minimum as an int where both are ints: XLA needs that of `top_k`."""
+    return min(a, b) if isinstance(b, int) else ops.minimum(a, b)
+
+
+def _is_empty(boxes):
+    return ops.any(boxes[..., 2:] <= boxes[..., :2], axis=-1)

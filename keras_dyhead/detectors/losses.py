@@ -1,0 +1,62 @@
+"""Losses of dense detectors, element by element in float32."""
+
+import keras
+from keras import ops
+
+
+def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
+    """Cross-entropy that fades out for well-classified examples.
+
+    Keras' own `BinaryFocalCrossentropy` goes through clipped probabilities, which loses the
+    gradient of confident mistakes; this one stays with logits.
+
+    Args:
+        targets: `(...)` float tensor of 0 and 1.
+        logits: `(...)` float tensor.
+        alpha: float. Weight of the ones; zeros weigh `1 - alpha`. Defaults to 0.25.
+        gamma: float. Exponent of the fading. Defaults to 2.0.
+
+    Returns:
+        `(...)` float32 tensor of losses.
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, equation 5.
+    """
+    targets, logits = ops.cast(targets, "float32"), ops.cast(logits, "float32")
+    margin = (2 * targets - 1) * logits  # probability of the truth = sigmoid(margin)
+    weight = alpha * targets + (1 - alpha) * (1 - targets)
+    return weight * ops.power(ops.sigmoid(-margin), gamma) * ops.softplus(-margin)
+
+
+def smooth_l1_loss(targets, predictions, beta=0.0):
+    """Absolute error, quadratic below `beta`.
+
+    Args:
+        targets: `(...)` float tensor.
+        predictions: `(...)` float tensor.
+        beta: float. Error at which the quadratic part ends; 0 is plain L1. Defaults to 0.0.
+
+    Returns:
+        `(...)` float32 tensor of losses.
+    """
+    error = ops.abs(ops.cast(predictions, "float32") - ops.cast(targets, "float32"))
+    if not beta:
+        return error
+    return ops.where(error < beta, 0.5 * ops.square(error) / beta, error - 0.5 * beta)
+
+
+def sum_over_replicas(value):
+    """Sums a scalar over the replicas of a running `tf.distribute` strategy, if there is one."""
+    if num_replicas() > 1:
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().all_reduce("sum", value)
+    return value
+
+
+def num_replicas() -> int:
+    """Returns how many replicas share a batch."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync

@@ -1,0 +1,201 @@
+"""Raw images to the batch a detector was trained on."""
+
+import functools
+
+import keras
+import tensorflow as tf
+from keras import ops
+
+IMAGENET_MEAN = (123.675, 116.28, 103.53)
+IMAGENET_STD = (58.395, 57.12, 57.375)
+CHANNEL_ORDERS = ("RGB", "BGR")
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class DetectionPreprocessor(keras.layers.Layer):
+    """Resizes, orders, normalises and pads images; belongs to a detector and is saved with it.
+
+    The aspect ratio is kept: both sides are multiplied by one factor and rounded,
+    `int(side * factor + 0.5)`. Padding is zero, at the bottom and the right, after normalisation.
+
+    Args:
+        image_size: `(height, width)` of the batch, into which every image is fitted, or `None`
+            to follow the next three arguments. Defaults to `None`.
+        min_side: int. The shorter side becomes this long ... Defaults to 800.
+        max_side: int. ... unless the longer side would exceed this. Defaults to 1333.
+        pad_multiple: int. The batch is padded to multiples of this. Defaults to 128, the
+            coarsest stride of a P3..P7 pyramid.
+        mean: Three floats subtracted from the channels, in `channel_order`. Defaults to
+            ImageNet's RGB means.
+        std: Three floats the channels are divided by. Defaults to ImageNet's.
+        channel_order: `"RGB"` or `"BGR"`, what the backbone expects. Inputs are always RGB.
+            Defaults to `"RGB"`.
+        antialias: bool. Filter when shrinking, as Pillow does and OpenCV does not. Defaults to
+            `True`.
+        **kwargs: `name` and other arguments of `keras.layers.Layer`. The layer computes in
+            float32 under every policy.
+
+    Call arguments:
+        images: RGB values 0..255 of any dtype: one batch `(B, H, W, 3)`, or a list of images
+            `(H, W, 3)` of different sizes.
+
+    Returns:
+        Dict `{"images": (B, H', W', 3) float32, "image_sizes": (B, 2) int32 height and width
+        without padding, "scales": (B, 2) float32 factors of height and width}`. A box in the
+        original image is the detected box divided by (scale_x, scale_y, scale_x, scale_y).
+
+    Example:
+    ```python
+    preprocessor = DetectionPreprocessor(image_size=(64, 64))
+    batch = preprocessor(np.zeros((1, 100, 200, 3), "uint8"))
+    batch["images"].shape, batch["image_sizes"]  # (1, 64, 64, 3), [[32, 64]]
+    ```
+    """
+
+    def __init__(
+        self,
+        image_size=None,
+        min_side=800,
+        max_side=1333,
+        pad_multiple=128,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        channel_order="RGB",
+        antialias=True,
+        **kwargs,
+    ):
+        super().__init__(**kwargs | {"dtype": "float32"})
+        if channel_order not in CHANNEL_ORDERS:
+            raise ValueError(
+                f"`channel_order` must be one of {CHANNEL_ORDERS}. Received: {channel_order!r}"
+            )
+        if min_side > max_side:
+            raise ValueError(
+                "`min_side` must not exceed `max_side`. "
+                f"Received: min_side={min_side}, max_side={max_side}"
+            )
+        self.image_size = tuple(image_size) if image_size else None
+        self.min_side = min_side
+        self.max_side = max_side
+        self.pad_multiple = pad_multiple
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+        self.channel_order = channel_order
+        self.antialias = antialias
+        self.built = True
+
+    @classmethod
+    def for_shape(cls, image_shape, max_level: int):
+        """Returns the default preprocessor of a detector with this input shape."""
+        fixed = None not in image_shape[:2]
+        return cls(image_size=image_shape[:2] if fixed else None, pad_multiple=2**max_level)
+
+    def call(self, images):
+        """Preprocesses a batch, or images of different sizes into one batch."""
+        groups = (
+            [image[None] for image in images] if isinstance(images, (list, tuple)) else [images]
+        )
+        if any(len(group.shape) != 4 or group.shape[-1] != 3 for group in groups):
+            raise ValueError(
+                "Expected RGB images (B, H, W, 3), or a list of (H, W, 3). "
+                f"Received shapes: {[tuple(image.shape) for image in images]}"
+            )
+        originals = [ops.shape(group)[1:3] for group in groups]
+        sizes = [self.resized_size(*original) for original in originals]
+        canvas = self.canvas_size(sizes)
+        pixels = [
+            pad_images(self.normalize(self.resize(group, size)), canvas)
+            for group, size in zip(groups, sizes, strict=True)
+        ]
+        batches = [ops.shape(group)[0] for group in groups]
+        sizes, originals = _repeat(sizes, batches), _repeat(originals, batches)
+        return {
+            "images": ops.concatenate(pixels),
+            "image_sizes": sizes,
+            "scales": ops.cast(sizes, "float32") / ops.cast(originals, "float32"),
+        }
+
+    def resized_size(self, height, width):
+        """Returns the (height, width) an image takes, for ints or scalar int tensors."""
+        if isinstance(height, int) and isinstance(width, int):
+            factor = self._factor(height, width, min, max)
+            return tuple(max(1, int(side * factor + 0.5)) for side in (height, width))
+        # float64 as in the published code, whose rounding of .5 this must meet.
+        height, width = ops.cast(height, "float64"), ops.cast(width, "float64")
+        factor = self._factor(height, width, ops.minimum, ops.maximum)
+        return tuple(
+            ops.maximum(1, ops.cast(side * factor + 0.5, "int32")) for side in (height, width)
+        )
+
+    def _factor(self, height, width, smaller, larger):
+        if self.image_size:
+            return smaller(self.image_size[0] / height, self.image_size[1] / width)
+        return smaller(
+            self.max_side / larger(height, width), self.min_side / smaller(height, width)
+        )
+
+    def canvas_size(self, sizes):
+        """Returns the (height, width) of a batch that holds resized images of these sizes."""
+        if self.image_size:
+            return self.image_size
+        canvas = []
+        for sides in zip(*sizes, strict=True):
+            largest = functools.reduce(_larger, sides)
+            canvas.append(-(-largest // self.pad_multiple) * self.pad_multiple)
+        return tuple(canvas)
+
+    def resize(self, images, size):
+        """Resizes `(B, H, W, 3)` images bilinearly to whole values 0..255 in float32."""
+        images = ops.cast(images, "float32")
+        if keras.backend.backend() == "tensorflow":  # Keras' own resize takes no dynamic size
+            images = tf.image.resize(images, size, antialias=self.antialias)
+        else:
+            images = ops.image.resize(
+                images, size, antialias=self.antialias, data_format="channels_last"
+            )
+        return ops.floor(images + 0.5)
+
+    def normalize(self, images):
+        """Orders the channels of RGB images `(..., 3)` and normalises them, in float32."""
+        images = ops.cast(images, "float32")
+        if self.channel_order == "BGR":
+            images = ops.flip(images, axis=-1)
+        mean, std = (ops.convert_to_tensor(x, "float32") for x in (self.mean, self.std))
+        return (images - mean) / std
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        config = super().get_config()
+        del config["dtype"]
+        return config | {
+            "image_size": self.image_size,
+            "min_side": self.min_side,
+            "max_side": self.max_side,
+            "pad_multiple": self.pad_multiple,
+            "mean": self.mean,
+            "std": self.std,
+            "channel_order": self.channel_order,
+            "antialias": self.antialias,
+        }
+
+
+def pad_images(images, canvas):
+    """Pads `(B, H, W, 3)` images with zeros at the bottom and right to (height, width)."""
+    missing = [side - actual for side, actual in zip(canvas, ops.shape(images)[1:3], strict=True)]
+    padded = ops.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+    if all(isinstance(side, int) for side in canvas):  # tell the graph what it cannot infer
+        padded = ops.reshape(padded, (-1, *canvas, 3))
+    return padded
+
+
+def _repeat(sizes, batches):
+    """Stacks the (height, width) of groups into a row for each of their images."""
+    rows = [
+        ops.tile(ops.cast(ops.stack(size), "int32")[None], (batch, 1))
+        for size, batch in zip(sizes, batches, strict=True)
+    ]
+    return ops.concatenate(rows)
+
+
+def _larger(a, b):
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)

@@ -1,0 +1,39 @@
+"""Which pyramid level the flat outputs of a detector come from."""
+
+import keras
+
+
+def known_sizes(level_sizes):
+    """Unpacks a `(L, 2)` tensor into (height, width) pairs, of ints where the graph knows them."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        static = tf.get_static_value(level_sizes)
+    else:
+        static = keras.ops.convert_to_numpy(level_sizes)
+    if static is not None:
+        return [(int(height), int(width)) for height, width in static]
+    return [(level_sizes[i, 0], level_sizes[i, 1]) for i in range(level_sizes.shape[0])]
+
+
+def sizes_for(canvas, levels):
+    """Returns the (height, width) of each level on a canvas: stride `2**level`, rounded up."""
+    height, width = canvas
+    return [(-(-height // 2**level), -(-width // 2**level)) for level in levels]
+
+
+def sizes_that_fit(num_cells, canvases, levels):
+    """Returns the level sizes of the first canvas that has `num_cells` cells.
+
+    Raises:
+        ValueError: If none has.
+    """
+    for canvas in canvases:
+        sizes = sizes_for(canvas, levels)
+        if sum(height * width for height, width in sizes) == num_cells:
+            return sizes
+    raise ValueError(
+        f"Cannot tell how the outputs of {num_cells} cells are spread over the levels: none of "
+        f"the image sizes {canvases} has as many. Pass `level_sizes` (L, 2) along with the raw "
+        "outputs, as `model(images)` does, or the `image_sizes` they were computed for."
+    )

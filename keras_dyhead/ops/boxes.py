@@ -1,0 +1,106 @@
+"""Box arithmetic in float32 on `xyxy` pixel coordinates (no -1/+1 conventions)."""
+
+import math
+
+from keras import ops
+
+MAX_LOG_SCALE = math.log(1000 / 16)
+
+
+def box_iou(boxes1, boxes2):
+    """Computes the intersection over union of every pair of boxes.
+
+    Args:
+        boxes1: `(..., N, 4)` xyxy boxes.
+        boxes2: `(..., M, 4)` xyxy boxes with the same leading dimensions.
+
+    Returns:
+        `(..., N, M)` float32 tensor; 0 for boxes without area.
+
+    Example:
+    ```python
+    box_iou([[0.0, 0.0, 2.0, 2.0]], [[1.0, 0.0, 3.0, 2.0]])  # [[0.3333]]
+    ```
+    """
+    boxes1 = ops.cast(boxes1, "float32")[..., :, None, :]
+    boxes2 = ops.cast(boxes2, "float32")[..., None, :, :]
+    width = ops.minimum(boxes1[..., 2], boxes2[..., 2]) - ops.maximum(
+        boxes1[..., 0], boxes2[..., 0]
+    )
+    height = ops.minimum(boxes1[..., 3], boxes2[..., 3]) - ops.maximum(
+        boxes1[..., 1], boxes2[..., 1]
+    )
+    intersection = ops.relu(width) * ops.relu(height)
+    union = box_area(boxes1) + box_area(boxes2) - intersection
+    return intersection / ops.maximum(union, 1e-6)
+
+
+def box_area(boxes):
+    """Computes the area of `(..., 4)` xyxy boxes; negative sides count as they are."""
+    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+
+
+def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+    """Expresses boxes as offsets of centre and size (log) relative to anchors.
+
+    Args:
+        boxes: `(..., 4)` xyxy boxes with positive sides.
+        anchors: `(..., 4)` xyxy anchors, broadcastable against `boxes`.
+        weights: Four floats that multiply (dx, dy, dw, dh): `(10, 10, 5, 5)` equals standard
+            deviations of `(0.1, 0.1, 0.2, 0.2)`. Defaults to ones.
+
+    Returns:
+        `(..., 4)` float32 deltas (dx, dy, dw, dh).
+    """
+    centre, size = _centre_and_size(boxes)
+    anchor_centre, anchor_size = _centre_and_size(anchors)
+    deltas = [(centre - anchor_centre) / anchor_size, ops.log(size / anchor_size)]
+    return ops.concatenate(deltas, axis=-1) * ops.convert_to_tensor(weights, "float32")
+
+
+def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
+    """Applies deltas to anchors: the inverse of `encode_boxes`.
+
+    The scaled dw and dh are clamped to ±log(1000 / 16), so that no prediction overflows.
+
+    Args:
+        deltas: `(..., 4)` deltas (dx, dy, dw, dh).
+        anchors: `(..., 4)` xyxy anchors, broadcastable against `deltas`.
+        weights: Four floats, as in `encode_boxes`. Defaults to ones.
+
+    Returns:
+        `(..., 4)` float32 xyxy boxes.
+    """
+    deltas = ops.cast(deltas, "float32") / ops.convert_to_tensor(weights, "float32")
+    anchor_centre, anchor_size = _centre_and_size(anchors)
+    centre = deltas[..., :2] * anchor_size + anchor_centre
+    size = ops.exp(ops.clip(deltas[..., 2:], -MAX_LOG_SCALE, MAX_LOG_SCALE)) * anchor_size
+    return ops.concatenate([centre - size / 2, centre + size / 2], axis=-1)
+
+
+def clip_boxes(boxes, image_sizes):
+    """Clips `(B, N, 4)` xyxy boxes to the `(B, 2)` (height, width) of their images."""
+    limits = ops.flip(ops.cast(image_sizes, "float32"), axis=-1)
+    limits = ops.concatenate([limits, limits], axis=-1)[:, None]
+    return ops.clip(boxes, 0.0, limits)
+
+
+def take_per_image(values, indices):
+    """Gathers rows of each image: `out[b, n] = values[b, indices[b, n]]`.
+
+    Args:
+        values: `(B, A, ...)` tensor.
+        indices: `(B, N)` int tensor with entries in `[0, A)`.
+
+    Returns:
+        `(B, N, ...)` tensor.
+    """
+    batch, rows = ops.shape(values)[:2]
+    flat = ops.reshape(values, (-1, *values.shape[2:]))
+    return ops.take(flat, indices + ops.arange(batch, dtype=indices.dtype)[:, None] * rows, axis=0)
+
+
+def _centre_and_size(boxes):
+    boxes = ops.cast(boxes, "float32")
+    size = boxes[..., 2:] - boxes[..., :2]
+    return boxes[..., :2] + size / 2, size
