@@ -1,0 +1,118 @@
+"""Detectors as SavedModels: pictures in, detections out, no Keras needed to run them."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import tensorflow as tf
+
+from keras_dyhead.detectors.detector import Detector
+
+
+def export_saved_model(
+    model: Detector,
+    path: str | os.PathLike,
+    image_size: tuple[int, int] | None = None,
+    class_names: Sequence[str] | None = None,
+) -> None:
+    """Writes a detector as a SavedModel that does preprocessing and decoding itself.
+
+    `tf.saved_model.load(path)` runs it without Keras or this package. Its signatures:
+
+    - `serving_default(images)`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size.
+    - `serving_bytes(files)`: `(B,)` strings, the bytes of JPEG or PNG files of any sizes.
+
+    Both return `"boxes"` `(B, N, 4)` float32 xyxy in pixels of the given images, `"labels"`
+    `(B, N)` int32 padded with -1, `"confidence"` `(B, N)` float32 and `"num_detections"` `(B,)`
+    int32.
+
+    Args:
+        model: A detector of this package.
+        path: Directory to write, created as needed.
+        image_size: `(height, width)` every image is fitted into, or `None` to follow the model's
+            preprocessor. Only where one of the two fixes the size does `serving_bytes` run the
+            files as one batch; otherwise each goes through the model by itself, at its own size.
+            Defaults to `None`.
+        class_names: Names of the classes, written one a line to `assets.extra/class_names.txt`.
+            Defaults to `None`.
+
+    Raises:
+        TypeError: If `model` is no detector of this package.
+        ValueError: If `image_size` differs from a size the model is built for, or the number of
+            names from that of its classes.
+
+    Example:
+    ```python
+    export_saved_model(model, "out", image_size=(512, 512))
+    detect = tf.saved_model.load("out").signatures["serving_bytes"]
+    detect(tf.constant([open("image.jpg", "rb").read()]))["boxes"]
+    ```
+    """
+    if not isinstance(model, Detector):
+        raise TypeError(f"`model` must be a keras_dyhead detector. Received: {type(model)}")
+    if class_names is not None and len(class_names) != model.num_classes:
+        raise ValueError(
+            f"Expected {model.num_classes} class names. Received: {len(class_names)} names"
+        )
+    preprocessor = model.preprocessor
+    if image_size is not None:
+        image_size = tuple(image_size)
+        built_for = model.image_shape[:2]
+        if any(b not in (None, s) for b, s in zip(built_for, image_size, strict=True)):
+            raise ValueError(
+                f"The model is built for images of {built_for}. Received: image_size={image_size}"
+            )
+        config = preprocessor.get_config() | {"image_size": image_size}
+        preprocessor = type(preprocessor).from_config(config)
+
+    def preprocess_file(file):
+        image = tf.io.decode_image(file, channels=3, expand_animations=False)
+        return preprocessor(tf.ensure_shape(image, (None, None, 3))[None])
+
+    def detect(batch):
+        raw = model(batch["images"], training=False)
+        detections = model.decode(raw, batch["image_sizes"])
+        scales = tf.tile(tf.reverse(batch["scales"], axis=[-1]), [1, 2])  # x, y, x, y
+        return detections | {"boxes": detections["boxes"] / scales[:, None]}
+
+    def serving_default(images):
+        return detect(preprocessor(images))
+
+    def serving_bytes(files):
+        if preprocessor.image_size is None:
+            places = model.decoder.max_detections
+            one = {
+                "boxes": tf.TensorSpec((places, 4)),
+                "labels": tf.TensorSpec((places,), tf.int32),
+                "confidence": tf.TensorSpec((places,)),
+                "num_detections": tf.TensorSpec((), tf.int32),
+            }
+            return _map_files(lambda file: detect(preprocess_file(file)), files, one)
+        one = {
+            "images": tf.TensorSpec((*preprocessor.image_size, 3)),
+            "image_sizes": tf.TensorSpec((2,), tf.int32),
+            "scales": tf.TensorSpec((2,)),
+        }
+        return detect(_map_files(preprocess_file, files, one))
+
+    archive = keras.export.ExportArchive()
+    archive.track(model)
+    images = tf.TensorSpec((None, None, None, 3), tf.float32, name="images")
+    files = tf.TensorSpec((None,), tf.string, name="files")
+    archive.add_endpoint("serving_default", serving_default, [images])
+    archive.add_endpoint("serving_bytes", serving_bytes, [files])
+    archive.write_out(os.fspath(path), verbose=False)
+    if class_names is not None:
+        names = Path(path, "assets.extra", "class_names.txt")
+        names.parent.mkdir(exist_ok=True)
+        names.write_text("\n".join(class_names) + "\n", encoding="utf-8")
+
+
+def _map_files(function, files, signature):
+    """Applies `function`, which returns a dict of batches of one, to every file."""
+
+    def first(file):
+        return {name: batch[0] for name, batch in function(file).items()}
+
+    return tf.map_fn(first, files, fn_output_signature=signature)
