@@ -1,1 +1,20 @@
-"""Coco of keras_dyhead."""
+"""COCO annotations as `tf.data`, and COCO evaluation of any Keras detector."""
+
+from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
+from keras_dyhead.coco.coco_evaluation import CocoEvaluation
+from keras_dyhead.coco.dataset import load_coco
+from keras_dyhead.coco.evaluation import coco_results, evaluate_coco
+from keras_dyhead.coco.metrics import METRIC_NAMES, coco_metrics
+from keras_dyhead.coco.problems import Problem
+
+__all__ = [
+    "METRIC_NAMES",
+    "CocoAnnotations",
+    "CocoEvaluation",
+    "CocoImage",
+    "Problem",
+    "coco_metrics",
+    "coco_results",
+    "evaluate_coco",
+    "load_coco",
+]

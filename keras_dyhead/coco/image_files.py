@@ -1,0 +1,72 @@
+"""Reading image files, and finding out beforehand which of them cannot be read."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import tensorflow as tf
+from PIL import Image
+
+_EXIF_ORIENTATION = 0x0112
+
+
+def read_image(path: tf.Tensor) -> tf.Tensor:
+    """Reads a JPEG or PNG file (grey, palette, RGBA: anything) as RGB.
+
+    An EXIF orientation is not applied: COCO boxes are drawn on the pixels as they are stored.
+
+    Args:
+        path: Scalar string tensor.
+
+    Returns:
+        A uint8 tensor of shape `(height, width, 3)`.
+    """
+    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
+    return tf.ensure_shape(image, (None, None, 3))
+
+
+def find_broken_images(
+    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], decode: bool = True
+) -> list[str | None]:
+    """Checks image files against their annotated sizes, on all processor cores.
+
+    Args:
+        paths: The files.
+        sizes: The `(height, width)` that the annotations state for each.
+        decode: Whether to decode every file, which is what finds the truncated ones; otherwise
+            files only have to exist. Defaults to `True`.
+
+    Returns:
+        For every file, what is wrong with it, or `None`.
+    """
+    if not decode:
+        return [None if path.is_file() else _missing(path) for path in paths]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(_find_fault, paths, sizes))
+
+
+def _missing(path: Path) -> str:
+    return f"no such file: {path}"
+
+
+def _find_fault(path: Path, size: tuple[int, int]) -> str | None:
+    if not path.is_file():
+        return _missing(path)
+    try:
+        with Image.open(path) as header:
+            stored = header.size[::-1]
+            orientation = header.getexif().get(_EXIF_ORIENTATION, 1) if stored != size else 1
+        with tf.device("CPU:0"):  # device scopes are per thread
+            read_image(tf.constant(str(path)))
+    except tf.errors.OpError as error:
+        return f"the file cannot be decoded: {error.message.split('}} ')[-1].splitlines()[0]}"
+    except Exception as error:  # Pillow's readers raise many kinds of error on a broken header
+        return f"not a readable image file: {error}"
+    if stored == size:
+        return None
+    hint = f"; its EXIF orientation {orientation} is not applied" if orientation != 1 else ""
+    return (
+        f"the file is {stored[1]}x{stored[0]} pixels (width x height), "
+        f"the annotations say {size[1]}x{size[0]}{hint}"
+    )

@@ -1,0 +1,148 @@
+"""The checks that a COCO annotation file has to pass, item by item."""
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from keras_dyhead.coco.problems import Problem
+
+# COCO rounds coordinates: a box may reach this far over the edge before it is worth a word.
+_ROUNDING = 0.5
+
+
+def read_coco_json(path: Path) -> dict[str, list]:
+    """Reads an annotation file and checks its outer form, without which nothing can be used.
+
+    Args:
+        path: The JSON file.
+
+    Returns:
+        Its content, with the lists `images`, `annotations` and `categories`.
+
+    Raises:
+        ValueError: If the file is missing, is not JSON, or lacks one of the three lists.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ValueError(f"`annotations` must be an existing file. Received: {path}") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error}") from error
+    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(
+            f"{path} must hold a JSON object with images, annotations and categories. "
+            f"Received: a {type(content).__name__}"
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), list):
+            raise ValueError(
+                f"{path} must have a list under {key!r}. Received: {type(content.get(key))}, "
+                f"keys of the file: {sorted(content)}"
+            )
+    return content
+
+
+def check_records(
+    records: Iterable[Any], kind: str, keys: Sequence[str], problems: list[Problem]
+) -> Iterator[dict]:
+    """Yields the records that are complete and whose id is an integer seen for the first time.
+
+    Args:
+        records: The entries of one list of the file.
+        kind: `"image"`, `"annotation"` or `"category"`, to name them in the report.
+        keys: The keys each must have besides `"id"`.
+        problems: The list that what is wrong is appended to.
+    """
+    seen = set()
+    for position, record in enumerate(records):
+        if not isinstance(record, dict) or "id" not in record:
+            problems.append(
+                Problem(f"{kind} at position {position}", f"has no id. Received: {record!r:.80}")
+            )
+            continue
+        item = name_record(record, kind)
+        missing = [key for key in keys if key not in record]
+        if missing:
+            problems.append(Problem(item, f"lacks {', '.join(map(repr, missing))}"))
+        elif not _is_integer(record["id"]):
+            problems.append(Problem(item, f"its id {record['id']!r} is not an integer"))
+        elif record["id"] in seen:
+            problems.append(Problem(item, "its id is used twice; the first one counts"))
+        else:
+            seen.add(record["id"])
+            yield record
+
+
+def name_record(record: dict, kind: str) -> str:
+    """Names a record in a report, with the file name of an image."""
+    file_name = f" ({record['file_name']})" if "file_name" in record else ""
+    return f"{kind} {record['id']}{file_name}"
+
+
+def check_categories(records: Iterable[Any], problems: list[Problem]) -> list[dict]:
+    """Returns the usable categories in the order of their ids; a name may be used once."""
+    names: dict[str, int] = {}
+    kept = []
+    for record in check_records(records, "category", ("name",), problems):
+        first = names.setdefault(str(record["name"]), record["id"])
+        if first != record["id"]:
+            message = f"its name {record['name']!r} is already that of category {first}"
+            problems.append(Problem(f"category {record['id']}", message))
+        else:
+            kept.append({"id": record["id"], "name": str(record["name"])})
+    return sorted(kept, key=lambda category: category["id"])
+
+
+def check_images(records: Iterable[Any], problems: list[Problem]) -> list[dict]:
+    """Returns the image records with a file name and a positive integer size."""
+    kept = []
+    for record in check_records(records, "image", ("file_name", "height", "width"), problems):
+        size = record["height"], record["width"]
+        if not isinstance(record["file_name"], str):
+            message = f"its file name {record['file_name']!r} is not a string"
+            problems.append(Problem(name_record(record, "image"), message))
+        elif not all(_is_integer(side) and side > 0 for side in size):
+            message = f"its (height, width) {size} are not positive integers"
+            problems.append(Problem(name_record(record, "image"), message))
+        else:
+            kept.append(record)
+    return kept
+
+
+def check_box(bbox: Any, height: int, width: int) -> tuple[list[float] | None, str | None]:
+    """Checks a COCO box and clips it to its image.
+
+    Args:
+        bbox: What the file has: `[x, y, width, height]` in pixels.
+        height: Height of the image.
+        width: Width of the image.
+
+    Returns:
+        The clipped box as `[left, top, right, bottom]`, or `None` where it cannot be used; and
+        what is wrong with it, or `None`.
+    """
+    numbers = isinstance(bbox, list) and all(isinstance(v, (int, float)) for v in bbox)
+    if not numbers or len(bbox) != 4:
+        return None, f"its box is not [x, y, width, height]. Received: {bbox!r:.80}"
+    if not all(map(math.isfinite, bbox)):
+        return None, f"its box {bbox} has a NaN or infinite value"
+    left, top, box_width, box_height = bbox
+    right, bottom = left + box_width, top + box_height
+    if box_width <= 0 or box_height <= 0:
+        return None, f"its box {bbox} (x, y, width, height) has no area"
+    where = f"its image of {width}x{height} pixels (width x height)"
+    if left >= width or top >= height or right <= 0 or bottom <= 0:
+        return None, f"its box {bbox} (x, y, width, height) lies outside {where}"
+    clipped = [max(left, 0), max(top, 0), min(right, width), min(bottom, height)]
+    overhang = max(-left, -top, right - width, bottom - height)
+    if overhang > _ROUNDING:
+        return clipped, f"its box {bbox} (x, y, width, height) was clipped to {where}"
+    return clipped, None
+
+
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -1,0 +1,56 @@
+"""A COCO data set drawn into a temporary folder, record by record."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+class CocoFolder:
+    """Writes image files and collects records; `write` puts them into `instances.json`."""
+
+    def __init__(self, folder):
+        self.folder = folder / "images"
+        self.folder.mkdir()
+        self.json = folder / "instances.json"
+        self.images, self.annotations = [], []
+        self.categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
+
+    def add_image(self, picture, name=None, **record):
+        """Saves an array or a PIL image (`picture`), or none at all, under a new image id."""
+        image_id = len(self.images) + 1
+        name = name or f"{image_id}.png"
+        if not isinstance(picture, tuple):
+            picture = picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+            picture.save(self.folder / name)
+            picture = picture.size[::-1]
+        size = {"height": picture[0], "width": picture[1]}
+        self.images.append({"id": image_id, "file_name": name, **size, **record})
+        return self.images[-1]["id"]
+
+    def add_box(self, image_id, bbox, category_id=3, **record):
+        number = len(self.annotations) + 1
+        known = {"id": number, "image_id": image_id, "category_id": category_id, "bbox": bbox}
+        self.annotations.append({**known, "area": 1.0, "iscrowd": 0, **record})
+        return self.annotations[-1]["id"]
+
+    def write(self):
+        content = {
+            "images": self.images,
+            "annotations": self.annotations,
+            "categories": self.categories,
+        }
+        self.json.write_text(json.dumps(content))
+        return self.json
+
+
+@pytest.fixture
+def coco(tmp_path):
+    return CocoFolder(tmp_path)
+
+
+@pytest.fixture
+def noise():
+    """Dark noise of a given size, the same every time."""
+    return lambda h, w: np.random.default_rng(h * w).integers(0, 60, (h, w, 3)).astype("uint8")

@@ -1,0 +1,386 @@
+"""COCO figures of known detections, against pycocotools called by hand."""
+
+import csv
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from keras_dyhead.coco import (
+    METRIC_NAMES,
+    CocoAnnotations,
+    CocoEvaluation,
+    coco_metrics,
+    coco_results,
+    evaluate_coco,
+    load_coco,
+)
+
+NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
+SIZES = [(60, 90), (200, 120), (64, 64), (33, 47), (150, 300)]  # height, width
+CANVAS = 96
+
+
+class KnownDetections(keras.Model):
+    """Returns fixed detections; the grey value of an image says which row of the table is its."""
+
+    def __init__(self, table, bounding_box_format=None):
+        super().__init__()
+        self.table = {key: tf.constant(value) for key, value in table.items()}
+        self.weight = self.add_weight(shape=(), initializer="ones")
+        self.traces = []
+        if bounding_box_format is not None:
+            self.bounding_box_format = bounding_box_format
+
+    def call(self, images):
+        self.traces.append(tuple(images.shape))
+        row = keras.ops.cast(keras.ops.round(images[:, 0, 0, 0] / 10), "int32")
+        return {key: tf.gather(value, row) for key, value in self.table.items()}
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return self.weight**2
+
+
+def pycocotools_figures(path, results):
+    truth = COCO(str(path))
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation.evaluate()
+    evaluation.accumulate()
+    evaluation.summarize()
+    return dict(zip(NAMES, evaluation.stats, strict=True))
+
+
+@pytest.fixture
+def scenes(coco):
+    """Five images of sizes 33 to 300, the fourth without boxes, one crowd region."""
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        image_id = coco.add_image(np.full((height, width, 3), 10 * number, "uint8"))
+        for _ in range(0 if number == 3 else 6):
+            w, h = random.uniform(0.1, 0.7, 2) * (width, height)
+            x, y = random.uniform(0, 1, 2) * (width - w, height - h)
+            box = [float(v) for v in (x, y, w, h)]
+            coco.add_box(image_id, box, int(random.choice([3, 7])), area=0.6 * w * h)
+    coco.annotations[1]["iscrowd"] = 1
+    coco.write()
+    return coco
+
+
+def shifted_results(scenes):
+    """Hand-made detections: shifted boxes, wrong classes, misses, false alarms, also in a crowd."""
+    random = np.random.default_rng(1)
+    results = []
+    for record in scenes.annotations:
+        for _ in range(random.integers(0, 3)):
+            x, y, w, h = record["bbox"]
+            dx, dy, dw, dh = random.normal(0, 0.07, 4) * (w, h, w, h)
+            height, width = SIZES[record["image_id"] - 1]
+            left, top = max(x + dx, 0), max(y + dy, 0)
+            right, bottom = min(x + w + dw, width), min(y + h + dh, height)
+            category = (
+                record["category_id"] if random.uniform() < 0.8 else 10 - record["category_id"]
+            )
+            results.append(
+                {
+                    "image_id": record["image_id"],
+                    "category_id": category,
+                    "bbox": [left, top, right - left, bottom - top],
+                    "score": float(np.float32(random.uniform())),
+                }
+            )
+    results.append({"image_id": 4, "category_id": 3, "bbox": [1, 2, 10, 8], "score": 0.5})
+    return results
+
+
+def detections_on_canvas(results, bounding_box_format="xyxy", label_key="labels"):
+    """The table of a model that finds `results`: in canvas pixels, padded with -1."""
+    slots = 20
+    boxes = np.zeros((len(SIZES), slots, 4), "float32")
+    labels = -np.ones((len(SIZES), slots), "float32")
+    scores = -np.ones((len(SIZES), slots), "float32")
+    counts = np.zeros(len(SIZES), "int32")
+    for result in results:
+        row = result["image_id"] - 1
+        height, width = SIZES[row]
+        fit = CANVAS / max(height, width)
+        scale_y, scale_x = round(height * fit) / height, round(width * fit) / width
+        x, y, w, h = np.array(result["bbox"]) * [scale_x, scale_y, scale_x, scale_y]
+        corners = {
+            "xyxy": [x, y, x + w, y + h],
+            "yxyx": [y, x, y + h, x + w],
+            "xywh": [x, y, w, h],
+            "center_xywh": [x + w / 2, y + h / 2, w, h],
+            "center_yxhw": [y + h / 2, x + w / 2, h, w],
+            "rel_xyxy": np.array([x, y, x + w, y + h]) / CANVAS,
+            "rel_yxyx": np.array([y, x, y + h, x + w]) / CANVAS,
+        }
+        slot = counts[row]
+        boxes[row, slot] = corners[bounding_box_format]
+        labels[row, slot] = [3, 7].index(result["category_id"])
+        scores[row, slot] = result["score"]
+        counts[row] += 1
+    return {"boxes": boxes, label_key: labels, "confidence": scores, "num_detections": counts}
+
+
+def load(scenes, **kwargs):
+    return load_coco(
+        scenes.folder, scenes.json, batch_size=2, image_size=(CANVAS, CANVAS), **kwargs
+    )
+
+
+def perfect_results(scenes):
+    keys = ("image_id", "category_id", "bbox")
+    return [
+        {**{key: record[key] for key in keys}, "score": 0.9}
+        for record in scenes.annotations
+        if not record["iscrowd"]
+    ]
+
+
+def assert_same_figures(found, expected):
+    assert list(found) == NAMES == list(METRIC_NAMES)
+    np.testing.assert_allclose(
+        [found[name] for name in NAMES], [expected[name] for name in NAMES], rtol=0, atol=1e-9
+    )
+
+
+def test_perfect_detections_have_average_precision_one(scenes):
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    figures = evaluate_coco(model, load(scenes), verbose=0)
+    assert figures["AP"] == figures["AP75"] == figures["AR100"] == pytest.approx(1.0)
+    assert min(figures["APs"], figures["APm"], figures["APl"]) == pytest.approx(1.0)
+
+
+HOSTS = [("xyxy", "labels"), ("yxyx", "labels"), ("xywh", "classes"), ("center_xywh", "classes")]
+HOSTS += [("center_yxhw", "labels"), ("rel_xyxy", "classes"), ("rel_yxyx", "labels")]
+
+
+@pytest.mark.parametrize("box_format, label_key", HOSTS)
+def test_known_detections_give_the_figures_of_pycocotools_in_every_host_format(
+    scenes, box_format, label_key
+):
+    results = shifted_results(scenes)
+    expected = pycocotools_figures(scenes.json, results)
+    assert 0.1 < expected["AP"] < 0.9 and len({*expected.values()}) > 8
+    table = detections_on_canvas(results, box_format, label_key)
+    by_attribute = KnownDetections(table, box_format if box_format != "xyxy" else None)
+    assert_same_figures(evaluate_coco(by_attribute, load(scenes), verbose=0), expected)
+    by_argument = evaluate_coco(
+        KnownDetections(table), load(scenes), bounding_box_format=box_format, verbose=0
+    )
+    assert_same_figures(by_argument, expected)
+
+
+def test_results_are_in_original_pixels_and_can_be_written(scenes, tmp_path):
+    results = shifted_results(scenes)
+    model = KnownDetections(detections_on_canvas(results))
+    path = tmp_path / "new" / "results.json"
+    evaluate_coco(model, load(scenes), results_path=path, verbose=0)
+    written = json.loads(path.read_text())
+    assert written == coco_results(model, load(scenes), verbose=0)
+
+    def key(result):
+        return result["image_id"], result["category_id"], result["score"]
+
+    assert sorted(map(key, written)) == sorted(map(key, results))
+    for found, expected in zip(sorted(written, key=key), sorted(results, key=key), strict=True):
+        np.testing.assert_allclose(found["bbox"], expected["bbox"], atol=1e-4)
+    # The file is one that pycocotools reads, with the same figures.
+    assert_same_figures(
+        pycocotools_figures(scenes.json, str(path)), pycocotools_figures(scenes.json, results)
+    )
+
+
+def test_boxes_are_clipped_to_the_image_and_those_in_the_padding_left_out(scenes):
+    """Image 1 is 60x90 on a canvas of 96x96: the rows below 64 are padding."""
+    table = detections_on_canvas([])
+    table["boxes"][0, :3] = [[-5, 60, 200, 90], [10, 70, 20, 90], [0, 0, np.nan, 5]]
+    table["labels"][0, :3] = table["confidence"][0, :3] = 1
+    table["num_detections"][0] = 3
+    (result,) = coco_results(KnownDetections(table), load(scenes), verbose=0)
+    assert result["category_id"] == 7 and result["image_id"] == 1
+    np.testing.assert_allclose(result["bbox"], [0, 56.25, 90, 3.75], rtol=1e-6)
+
+
+def test_only_num_detections_count(scenes):
+    table = detections_on_canvas(perfect_results(scenes))
+    table["num_detections"][:] = [2, 0, 1, 0, 0]
+    assert len(coco_results(KnownDetections(table), load(scenes), verbose=0)) == 3
+
+
+def test_a_model_that_finds_nothing_has_average_precision_zero(scenes):
+    model = KnownDetections(detections_on_canvas([]))
+    figures = evaluate_coco(model, load(scenes), verbose=0)
+    assert set(figures.values()) == {0.0}
+    assert coco_results(model, load(scenes), verbose=0) == []
+
+
+def test_without_any_ground_truth_the_figures_are_minus_one(scenes):
+    found = shifted_results(scenes)
+    scenes.annotations = []
+    scenes.write()
+    for results in (found, []):
+        model = KnownDetections(detections_on_canvas(results))
+        assert set(evaluate_coco(model, load(scenes), verbose=0).values()) == {-1.0}
+        with pytest.warns(UserWarning, match="lost its COCO annotations"):
+            rebuilt = evaluate_coco(model, load(scenes).take(3), verbose=0)
+        assert set(rebuilt.values()) == {-1.0}
+
+
+def test_an_annotation_with_the_id_zero_counts(scenes):
+    """pycocotools itself takes a match with the id 0 for a miss."""
+    for record in scenes.annotations:
+        record["id"] -= 1
+    scenes.write()
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    assert evaluate_coco(model, load(scenes), verbose=0)["AP"] == pytest.approx(1.0)
+
+
+def test_missing_areas_and_crowd_flags_are_filled_in(scenes):
+    for record in scenes.annotations:
+        del record["area"], record["iscrowd"]
+    scenes.write()
+    annotations = CocoAnnotations(scenes.json)
+    keys = ("image_id", "category_id", "bbox")
+    results = [{**{k: r[k] for k in keys}, "score": 1.0} for r in scenes.annotations]
+    figures = coco_metrics(annotations.ground_truth(), results)
+    assert figures["AP"] == figures["APl"] == pytest.approx(1.0)
+
+
+def test_only_the_images_that_were_delivered_count(scenes):
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    dataset = load(scenes)
+    annotations = dataset.annotations
+    assert evaluate_coco(model, dataset.take(1), annotations, verbose=0)["AP"] == pytest.approx(1)
+    assert evaluate_coco(model, dataset.take(1), scenes.json, verbose=0)["AP"] == pytest.approx(1)
+
+
+def test_lost_annotations_are_rebuilt_from_the_targets(scenes):
+    """Without crowds and with areas as width x height, the targets tell the same story."""
+    for record in scenes.annotations:
+        record["iscrowd"], record["area"] = 0, record["bbox"][2] * record["bbox"][3]
+    scenes.write()
+    model = KnownDetections(detections_on_canvas(shifted_results(scenes)))
+    expected = evaluate_coco(model, load(scenes), verbose=0)
+    with pytest.warns(UserWarning, match="lost its COCO annotations"):
+        found = evaluate_coco(model, load(scenes).map(lambda x, y: (x, y)), verbose=0)
+    assert_same_figures(found, expected)
+
+
+def test_any_data_set_of_boxes_and_labels_can_be_evaluated():
+    boxes = np.array([[[10, 20, 50, 60], [5, 5, 90, 30]], [[1, 2, 40, 50], [-1] * 4]], "float32")
+    labels = np.array([[0, 4], [1, -1]], "float32")
+    table = {"boxes": boxes[..., [1, 0, 3, 2]], "labels": labels, "confidence": labels / 8 + 0.5}
+    model = KnownDetections({**table, "num_detections": np.array([2, 1])}, "yxyx")
+    images = np.zeros((2, 100, 100, 3), "float32") + np.array([0, 10]).reshape(2, 1, 1, 1)
+    targets = {"boxes": boxes[..., [1, 0, 3, 2]], "classes": labels}
+    dataset = tf.data.Dataset.from_tensor_slices((images, targets)).batch(1)
+    assert evaluate_coco(model, dataset, verbose=0)["AP"] == pytest.approx(1.0)
+
+
+def test_what_cannot_be_evaluated_is_said(scenes):
+    dataset = load(scenes)
+    table = detections_on_canvas(perfect_results(scenes))
+    model = KnownDetections(table)
+    with pytest.raises(ValueError, match="image_id.*training=False"):
+        evaluate_coco(model, load(scenes, training=True), dataset.annotations)
+    with pytest.raises(ValueError, match="repeats forever"):
+        evaluate_coco(model, dataset.repeat(), dataset.annotations)
+    with pytest.raises(ValueError, match="every image once"):
+        evaluate_coco(model, dataset.repeat(2), dataset.annotations, verbose=0)
+    with pytest.raises(ValueError, match=r"\(images, targets\)"):
+        evaluate_coco(model, dataset.map(lambda x, y: x))
+    with pytest.raises(TypeError, match="CocoAnnotations, a path or None.*3"):
+        evaluate_coco(model, dataset, annotations=3)
+    del table["confidence"]
+    with pytest.raises(ValueError, match="'confidence'.*'boxes', 'labels', 'num_detections'"):
+        evaluate_coco(KnownDetections(table), dataset, verbose=0)
+    table = detections_on_canvas(perfect_results(scenes))
+    table["labels"] += 1
+    with pytest.raises(ValueError, match="label 2, but the annotations have 2 classes"):
+        evaluate_coco(KnownDetections(table), dataset, verbose=0)
+
+
+def fit(model, scenes, *callbacks, epochs=2, **kwargs):
+    model.compile("sgd")
+    dataset = load(scenes, training=True)
+    return model.fit(dataset, epochs=epochs, callbacks=list(callbacks), **{"verbose": 0, **kwargs})
+
+
+def test_all_twelve_figures_are_in_the_history_and_known_to_later_callbacks(scenes, tmp_path):
+    results = shifted_results(scenes)
+    model = KnownDetections(detections_on_canvas(results))
+    val = load(scenes)
+    early = keras.callbacks.EarlyStopping("val_AP", mode="max", patience=1)
+    best = keras.callbacks.ModelCheckpoint(
+        str(tmp_path / "{epoch}.weights.h5"), "val_AP50", mode="max", save_weights_only=True
+    )
+    best.save_best_only = True
+    table = keras.callbacks.CSVLogger(str(tmp_path / "log.csv"))
+    history = fit(model, scenes, CocoEvaluation(val), early, best, table, epochs=5)
+    # The figures never improve: EarlyStopping saw them, and only the first epoch was saved.
+    assert history.epoch == [0, 1]
+    assert [path.name for path in tmp_path.glob("*.h5")] == ["1.weights.h5"]
+    expected = pycocotools_figures(scenes.json, results)
+    with open(tmp_path / "log.csv") as file:
+        rows = list(csv.DictReader(file))
+    for name in NAMES:
+        assert history.history[f"val_{name}"] == pytest.approx([expected[name]] * 2)
+        assert float(rows[1][f"val_{name}"]) == pytest.approx(expected[name])
+
+
+def test_the_figures_stand_beside_those_of_validation_data(scenes):
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    val = load(scenes)
+    history = fit(model, scenes, CocoEvaluation(val, prefix=""), epochs=1, validation_data=val)
+    assert {"loss", "val_loss", *NAMES} == set(history.history)
+
+
+def test_evaluation_every_two_epochs_and_after_the_last(scenes, tmp_path):
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    callback = CocoEvaluation(load(scenes), eval_freq=2, results_path=tmp_path / "r{epoch}.json")
+    history = fit(model, scenes, callback, epochs=5)
+    assert len(history.history["val_AP"]) == 3
+    assert sorted(path.name for path in tmp_path.glob("r*")) == ["r2.json", "r4.json", "r5.json"]
+    with pytest.raises(ValueError, match="`eval_freq` must be at least 1"):
+        CocoEvaluation(load(scenes), eval_freq=0)
+
+
+def test_the_model_is_traced_once_for_all_batches_with_a_static_batch_size(scenes):
+    """Also for the smaller last batch: KerasHub's NMS fails on a batch size of None."""
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    assert [len(images) for images, _ in load(scenes)] == [2, 2, 1]
+    evaluate_coco(model, load(scenes), verbose=0)
+    evaluate_coco(model, load(scenes), verbose=0)
+    assert model.traces == [(2, CANVAS, CANVAS, 3)]
+
+
+def test_the_model_is_not_traced_again_in_later_epochs(scenes):
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    traces = []
+    count = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda e, logs: traces.append(len(model.traces))
+    )
+    fit(model, scenes, CocoEvaluation(load(scenes)), count, epochs=4)
+    assert traces[0] == traces[-1]
+
+
+def test_pycocotools_is_silent_and_the_progress_bar_follows_fit(scenes, capsys):
+    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
+    evaluate_coco(model, load(scenes), verbose=0)
+    fit(model, scenes, CocoEvaluation(load(scenes)), epochs=1)
+    assert capsys.readouterr().out == ""
+    evaluate_coco(model, load(scenes))
+    assert "3/3" in capsys.readouterr().out
+    fit(model, scenes, CocoEvaluation(load(scenes)), epochs=1, verbose="auto")
+    shown = capsys.readouterr().out
+    assert "val_AP50: 1.0" in shown and "index" not in shown and shown.count("3/3") >= 2
+
+
+def test_annotations_that_do_not_fit_fail_before_training(scenes):
+    with pytest.raises(ValueError, match="image_id"):
+        CocoEvaluation(load(scenes, training=True))
