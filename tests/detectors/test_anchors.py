@@ -1,0 +1,72 @@
+"""Anchors against loops over levels, rows, columns and shapes."""
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dyhead.detectors.anchors import AnchorGenerator
+from keras_dyhead.detectors.pyramid_layout import sizes_for, sizes_that_fit
+
+
+def loop(generator, level_sizes, min_level):
+    anchors = []
+    for level, (height, width) in enumerate(level_sizes, start=min_level):
+        for y in range(height):
+            for x in range(width):
+                for step in range(generator.octaves):
+                    for ratio in generator.ratios:
+                        area = (generator.scale * 2**level * 2 ** (step / generator.octaves)) ** 2
+                        w, h = (area / ratio) ** 0.5, (area * ratio) ** 0.5
+                        cx, cy = (2**level * (i + generator.offset) for i in (x, y))
+                        anchors.append([cx - w / 2, cy - h / 2, cx + w / 2, cy + h / 2])
+    return np.array(anchors)
+
+
+@pytest.mark.parametrize(
+    "generator",
+    [
+        AnchorGenerator(),
+        AnchorGenerator(scale=8.0, octaves=1, ratios=(1.0,), offset=0.5),
+        AnchorGenerator(scale=1.5, octaves=2, ratios=[0.3, 1.0]),
+    ],
+)
+@pytest.mark.parametrize("min_level", [2, 3])
+def test_anchors_are_ordered_by_level_row_column_size_ratio(generator, min_level):
+    sizes = [(5, 7), (3, 4), (2, 2), (1, 1)]
+    expected = loop(generator, sizes, min_level)
+    assert len(expected) == generator.per_cell * sum(h * w for h, w in sizes)
+    np.testing.assert_allclose(generator(sizes, min_level), expected, rtol=1e-6, atol=1e-4)
+
+
+def test_published_retinanet_sizes():
+    """The table of dyhead_r50_retina_fpn_1x: sizes 32, 40.3, 50.8 at P3 up to 812.7 at P7."""
+    for stride, largest in [(8, 50.79683366298238), (128, 812.7493386077181)]:
+        cell = AnchorGenerator().cell(stride)
+        squares = cell[1::3]
+        np.testing.assert_allclose(squares[-1][2:] - squares[-1][:2], largest, rtol=1e-6)
+    first = [-22.627417, -11.313708, 22.627417, 11.313708]
+    np.testing.assert_allclose(AnchorGenerator().cell(8)[0], first, rtol=1e-6)
+
+
+def test_sizes_unknown_to_the_graph_give_the_same_anchors():
+    generator = AnchorGenerator(octaves=1)
+    traced = tf.function(
+        lambda sizes: generator([(sizes[i, 0], sizes[i, 1]) for i in range(2)], 3)
+    ).get_concrete_function(tf.TensorSpec((2, 2), tf.int32))
+    expected = generator([(3, 5), (2, 3)], 3)
+    np.testing.assert_array_equal(traced(tf.constant([[3, 5], [2, 3]])), expected)
+
+
+@pytest.mark.parametrize("wrong", [{"scale": 0}, {"octaves": 0}, {"ratios": ()}, {"ratios": (-1,)}])
+def test_wrong_arguments_are_shown(wrong):
+    with pytest.raises(ValueError, match="Received: AnchorGenerator"):
+        AnchorGenerator(**wrong)
+
+
+def test_level_sizes_round_up_and_are_found_again_from_their_sum():
+    sizes = sizes_for((200, 264), range(3, 8))
+    assert sizes == [(25, 33), (13, 17), (7, 9), (4, 5), (2, 3)]
+    cells = sum(h * w for h, w in sizes)
+    assert sizes_that_fit(cells, [(100, 100), (200, 264)], range(3, 8)) == sizes
+    with pytest.raises(ValueError, match="none of the image sizes"):
+        sizes_that_fit(cells, [(100, 100)], range(3, 8))

@@ -1,0 +1,104 @@
+"""DetectionDecoder against a loop in numpy."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dyhead.detectors.decoding import DetectionDecoder
+
+COUNTS, CLASSES = [60, 20, 3], 4
+
+
+def outputs(seed, batch=2):
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(-1, 2, (batch, sum(COUNTS), CLASSES)).astype("float32")
+    corner = rng.uniform(-30, 70, (batch, sum(COUNTS), 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 50, corner.shape)], -1)
+    return logits, boxes.astype("float32")
+
+
+def clip(box, size):
+    return np.clip(box, 0, [size[1], size[0], size[1], size[0]])
+
+
+def overlap(a, b):
+    sides = np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]))
+    return np.prod(sides) / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(sides))
+
+
+def loop(decoder, logits, boxes, size):
+    """One image: (score, label, box) triples in the order of the detections."""
+    candidates, start = [], 0
+    for count in COUNTS:
+        level = logits[start : start + count].astype("float64")
+        for flat in np.argsort(-level, axis=None)[: decoder.max_candidates]:
+            anchor, label = divmod(int(flat), CLASSES)
+            score = 1 / (1 + np.exp(-level[anchor, label]))
+            box = boxes[start + anchor].astype("float64")
+            if decoder.clip == "before_nms":
+                box = clip(box, size)
+            if score > decoder.score_threshold and (box[2:] > box[:2]).all():
+                candidates.append((score, label, box))
+        start += count
+    kept = []
+    for score, label, box in sorted(candidates, key=lambda c: -c[0]):
+        if len(kept) < decoder.max_detections and not any(
+            label == other[1] and overlap(box, other[2]) > decoder.iou_threshold for other in kept
+        ):
+            kept.append((score, label, box))
+    kept = [(score, label, clip(box, size)) for score, label, box in kept]
+    return [k for k in kept if (k[2][2:] > k[2][:2]).all()]
+
+
+@pytest.mark.parametrize("places", [10, 100])
+@pytest.mark.parametrize("clipping", ["before_nms", "after_nms"])
+def test_detections_equal_a_loop_over_levels_and_candidates(clipping, places):
+    decoder = DetectionDecoder(0.2, 0.4, 40, places, clip=clipping)
+    logits, boxes = outputs(seed=places)
+    sizes = np.array([[90, 80], [60, 70]])
+    out = {k: np.asarray(v) for k, v in decoder(logits, boxes, COUNTS, sizes).items()}
+    for i, size in enumerate(sizes):
+        expected = loop(decoder, logits[i], boxes[i], size)
+        n = out["num_detections"][i]
+        assert n == len(expected) > 0
+        np.testing.assert_allclose(out["confidence"][i, :n], [e[0] for e in expected], rtol=1e-5)
+        np.testing.assert_array_equal(out["labels"][i, :n], [e[1] for e in expected])
+        np.testing.assert_allclose(out["boxes"][i, :n], [e[2] for e in expected], atol=1e-4)
+        assert (out["labels"][i, n:] == -1).all()
+        assert not out["boxes"][i, n:].any() and not out["confidence"][i, n:].any()
+
+
+def test_clipping_afterwards_loses_places_to_boxes_outside_the_image():
+    """With one place, the best box lies outside: published detectron2 models return nothing."""
+    logits = np.array([[[3.0], [2.0]]], "float32")
+    boxes = np.array([[[50, 50, 60, 60], [0, 0, 10, 10]]], "float32")
+    before = DetectionDecoder(max_detections=1)
+    after = dataclasses.replace(before, clip="after_nms")
+    assert int(before(logits, boxes, [2], [[20, 20]])["num_detections"][0]) == 1
+    assert int(after(logits, boxes, [2], [[20, 20]])["num_detections"][0]) == 0
+
+
+def test_level_counts_unknown_to_the_graph_and_xla_give_the_same():
+    decoder = DetectionDecoder(max_candidates=50)
+    logits, boxes = (tf.constant(x) for x in outputs(seed=1))
+    expected = decoder(logits, boxes, COUNTS)
+    traced = tf.function(lambda x, b, n: decoder(x, b, [n[0], n[1], n[2]])).get_concrete_function(
+        tf.TensorSpec((None, None, CLASSES)),
+        tf.TensorSpec((None, None, 4)),
+        tf.TensorSpec((3,), tf.int32),
+    )
+    compiled = tf.function(lambda x, b: decoder(x, b, COUNTS), jit_compile=True)
+    for out in (traced(logits, boxes, tf.constant(COUNTS)), compiled(logits, boxes)):
+        np.testing.assert_array_equal(out["labels"], expected["labels"])
+        np.testing.assert_allclose(out["boxes"], expected["boxes"], atol=1e-5)
+
+
+def test_settings_survive_serialization_and_wrong_ones_are_shown():
+    decoder = DetectionDecoder(score_threshold=0.3, clip="after_nms")
+    config = keras.saving.serialize_keras_object(decoder)
+    assert keras.saving.deserialize_keras_object(config) == decoder
+    with pytest.raises(ValueError, match="'never'"):
+        DetectionDecoder(clip="never")
