@@ -18,7 +18,7 @@ def generated_weight(key, shape):
 
 
 def microsoft_tower(channels, blocks, prefix="dyhead_tower.", offset_conv_zeroed=False, factors=()):
-    """State dict of a microsoft/DynamicHead tower; `factors` are (pattern, "mul" or "set", number)."""
+    """State dict of a microsoft/DynamicHead tower; `factors`: (pattern, "mul" or "set", number)."""
     c = channels
     shapes = {
         **{f"DyConv.{i}.conv.weight": (c, c, 3, 3) for i in range(3)},

@@ -55,8 +55,8 @@ _TOWERS = {"dyhead_tower": MICROSOFT_BLOCK, "dyhead_blocks": OPENMMLAB_BLOCK}
 def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
     """Copies the weights of a published DyHead tower into a built neck.
 
-    The state may be that of a whole detector: keys outside the tower are left alone. Microsoft's keys
-    contain `dyhead_tower.<N>.`, OpenMMLab's `dyhead_blocks.<N>.`. Weights were trained with
+    The state may be that of a whole detector: keys outside the tower are left alone. Microsoft's
+    keys contain `dyhead_tower.<N>.`, OpenMMLab's `dyhead_blocks.<N>.`. Weights were trained with
     `alignment="published"`; OpenMMLab's need `use_bias=False`.
 
     Args:
@@ -93,7 +93,9 @@ def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
         key = f"{prefix}{match[1]}.{name}"
         if name is None or key not in state:
             hint = " (build the neck with `use_bias=False`)" if path.endswith("_bias") else ""
-            problems.append(f"{path}: no tensor {key if name else 'of this kind'} in the state{hint}")
+            problems.append(
+                f"{path}: no tensor {key if name else 'of this kind'} in the state{hint}"
+            )
             continue
         array = _to_keras(np.asarray(state[key]), variable.shape)
         if array.shape != tuple(variable.shape):
@@ -104,7 +106,7 @@ def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
     problems += [
         f"{key}: the neck has no such weight"
         for key in state
-        if key.startswith(prefix) and key not in wanted and not _is_reported(key, problems)
+        if key.startswith(prefix) and key not in wanted
     ]
     if problems:
         raise ValueError(
@@ -116,12 +118,8 @@ def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
 
 
 def _find_tower(state):
-    found = {
-        (match[1], name)
-        for key in state
-        if (match := re.match(r"((?:.*\.)?(dyhead_tower|dyhead_blocks)\.)\d+\.", key))
-        for name in [match[2]]
-    }
+    matches = (re.match(r"((?:.*\.)?(dyhead_tower|dyhead_blocks)\.)\d+\.", key) for key in state)
+    found = {match.groups() for match in matches if match}
     if len(found) != 1:
         raise ValueError(
             "The state must hold one tower, with keys like 'dyhead_tower.0.offset.weight' or "
@@ -133,17 +131,13 @@ def _find_tower(state):
 
 
 def _path_below(neck, variable):
-    return variable.path.split(f"{neck.name}/", 1)[-1]
+    return variable.path.rsplit(f"{neck.name}/", 1)[-1]
 
 
 def _to_keras(array, shape):
-    """PyTorch layout to Keras': OIHW -> HWIO, OI or OI11 -> IO."""
-    if array.ndim == 4 and len(shape) == 4:
+    """PyTorch layout to Keras': OIHW -> HWIO, and OI or OI11 -> IO for dense kernels."""
+    if len(shape) == 4 and array.ndim == 4:
         return array.transpose(2, 3, 1, 0)
-    if array.ndim >= 2:
-        return array.reshape(array.shape[:2]).T if array.size == np.prod(array.shape[:2]) else array
+    if len(shape) == 2 and array.shape[2:] in ((), (1, 1)):
+        return array.reshape(array.shape[:2]).T
     return array
-
-
-def _is_reported(key, problems):
-    return any(key in problem for problem in problems)

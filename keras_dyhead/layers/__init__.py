@@ -1,4 +1,4 @@
-"""Keras layers: the three attentions, the blocks and neck built of them, and the feature pyramid."""
+"""Keras layers: the three attentions, block and neck built of them, and the feature pyramid."""
 
 from keras_dyhead.layers.deform_conv2d import DeformConv2D
 from keras_dyhead.layers.dyhead_block import DyHeadBlock

@@ -20,21 +20,22 @@ class DyHeadNeck(keras.layers.Layer):
         use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
         use_scale_attention: `False` averages the neighbouring levels without weights.
         use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
-        use_bias: Whether the deformable convolutions have a bias: `True` (default) as in Microsoft's
-            weights, `False` as in OpenMMLab's.
+        use_bias: Whether the deformable convolutions have a bias: `True` (default) as in
+            Microsoft's weights, `False` as in OpenMMLab's.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Pyramid, fine to coarse: dict `{"P3": map, ...}` or list of maps `(B, H_l, W_l, C_l)`
-            whose sizes halve from level to level, rounded up; H and W may be unknown until the call.
-            Levels with other than `channels` channels are projected by a 1x1 convolution first.
+        inputs: Pyramid, fine to coarse: dict `{"P3": map, ...}` or list of maps
+            `(B, H_l, W_l, C_l)` whose sizes halve from level to level, rounded up; H and W may be
+            unknown until the call. Levels with other than `channels` channels are projected by a
+            1x1 convolution first.
 
     Returns:
         Pyramid with the same keys (or a list) and sizes, every level with `channels` channels.
 
     Raises:
-        ValueError: If the pyramid has no levels, a level is not a 4-D map or its number of channels is
-            unknown.
+        ValueError: If the pyramid has no levels, a level is not a 4-D map or its number of channels
+            is unknown.
 
     Example:
 

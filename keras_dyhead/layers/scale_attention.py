@@ -54,9 +54,7 @@ class ScaleAwareAttention(keras.layers.Layer):
 
     def call(self, inputs):
         gates = self.weights_of(inputs)
-        total = sum(
-            branch * gates[:, i, None, None, None] for i, branch in enumerate(inputs)
-        )
+        total = sum(branch * gates[:, i, None, None, None] for i, branch in enumerate(inputs))
         return total / len(inputs)
 
     def compute_output_shape(self, input_shape):

@@ -17,25 +17,27 @@ class SpatialAwareAttention(keras.layers.Layer):
     A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits. With them three
     modulated deformable 3x3 convolutions, shared over the levels and each followed by its own
     `GroupNormalization`, sample the level (`mid`), the finer level with stride 2 (`low`) and the
-    coarser one (`high`). Each kernel runs once over all levels of the pyramid.
+    coarser one (`high`). Each kernel runs once over all levels of the pyramid. Offsets and mask are
+    float32 under every dtype policy.
 
     Args:
         channels: Number of output channels, a multiple of `groups`.
-        alignment: How offsets predicted on a level act on the coarser map. `"paper"` (default) resizes
-            the coarser map to the level first, so that every offset acts where it was predicted.
-            `"published"` is what every published checkpoint was trained with: the coarser map is
-            convolved on its own grid, with the level's offsets and masks read as flat channel-first
-            memory, normalised there, and the result is resized (microsoft/DynamicHead issue 25).
+        alignment: How offsets predicted on a level act on the coarser map. `"paper"` (default)
+            resizes the coarser map to the level first, so that every offset acts where it was
+            predicted. `"published"` is what every published checkpoint was trained with: the
+            coarser map is convolved on its own grid, with the level's offsets and masks read as
+            flat channel-first memory, normalised there, and the result is resized
+            (microsoft/DynamicHead issue 25).
         deformable: `False` samples the regular grid: ordinary convolutions without offsets and
             mask. Defaults to `True`.
-        use_bias: Whether the three convolutions have a bias (Microsoft's have, OpenMMLab's have not;
-            `GroupNormalization` does not absorb it). Defaults to `True`.
+        use_bias: Whether the three convolutions have a bias (Microsoft's have, OpenMMLab's have
+            not; `GroupNormalization` does not absorb it). Defaults to `True`.
         groups: Groups of the normalisation. Defaults to 16.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: List of maps `(B, H_l, W_l, C)`, fine to coarse, each half the size of the one before
-            (rounded up).
+        inputs: List of maps `(B, H_l, W_l, C)`, fine to coarse, each half the size of the one
+            before (rounded up).
 
     Returns:
         List with one list of maps `(B, H_l, W_l, channels)` per level: `[mid, low, high]`, without
@@ -80,7 +82,7 @@ class SpatialAwareAttention(keras.layers.Layer):
                 3,
                 padding="same",
                 kernel_initializer="zeros",
-                dtype=self.dtype_policy,
+                dtype=keras.backend.result_type(self.compute_dtype, "float32"),
                 name="offset_conv",
             )
         self.norms = {
@@ -144,9 +146,7 @@ class SpatialAwareAttention(keras.layers.Layer):
 
     def _offsets_and_mask(self, level):
         """Field `(B, H * W, 27)`, float32: 18 offsets and 9 mask values in (0, 1)."""
-        field = self.offset_conv(level)
-        field = ops.reshape(field, (-1, _size(level), 3 * _TAPS))
-        field = ops.cast(field, keras.backend.result_type(field.dtype, "float32"))
+        field = ops.reshape(self.offset_conv(level), (-1, _size(level), 3 * _TAPS))
         return ops.concatenate(
             [field[..., : 2 * _TAPS], ops.sigmoid(field[..., 2 * _TAPS :])], axis=-1
         )
@@ -184,9 +184,7 @@ class SpatialAwareAttention(keras.layers.Layer):
             start = start + input_size[0] * input_size[1]
         field = ops.concatenate(fields, axis=1)
         outputs = deform_conv_rows(
-            ops.concatenate(
-                [ops.reshape(s, (-1, _size(s), s.shape[-1])) for s in sources], axis=1
-            ),
+            ops.concatenate([ops.reshape(s, (-1, _size(s), s.shape[-1])) for s in sources], axis=1),
             concatenate_grids(grids),
             field[..., : 2 * _TAPS],
             field[..., 2 * _TAPS :],

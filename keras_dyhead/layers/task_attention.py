@@ -10,9 +10,9 @@ from keras_dyhead.layers.scale_attention import global_mean
 class TaskAwareAttention(keras.layers.Layer):
     """Dynamic ReLU: per image and channel, the larger of two learned linear functions.
 
-    `out = max(a1 * x + b1, a2 * x + b2)`, where the coefficients of each channel come from the global
-    mean of the map through two dense layers: `s = hard_sigmoid(theta(mean))` in [0, 1], then
-    `a1 = 2 (s - 0.5) + 1`, `a2 = 2 (s - 0.5)` and `b = s - 0.5`. It starts close to an ordinary ReLU.
+    `out = max(a1 * x + b1, a2 * x + b2)`, where the coefficients of each channel come from the
+    global mean of the map through two dense layers: `s = hard_sigmoid(theta(mean))` in [0, 1], then
+    `a1 = 2 (s - 0.5) + 1`, `a2 = 2 (s - 0.5)` and `b = s - 0.5`. It starts close to a plain ReLU.
 
     Args:
         reduction: Factor by which the first dense layer narrows the channels. Defaults to 4.
@@ -29,8 +29,8 @@ class TaskAwareAttention(keras.layers.Layer):
     >>> TaskAwareAttention()(keras.random.normal((2, 8, 8, 32))).shape
     (2, 8, 8, 32)
 
-    Source: paper, section 3.2, equation 5; `DYReLU` in the released code, which has no normalisation
-    between the dense layers.
+    Source: paper, section 3.2, equation 5; `DYReLU` in the released code, which has no
+    normalisation between the dense layers.
     """
 
     def __init__(self, reduction: int = 4, **kwargs):
@@ -58,7 +58,7 @@ class TaskAwareAttention(keras.layers.Layer):
         self.built = True
 
     def coefficients(self, inputs):
-        """Returns `s`, the coefficients before their shift, `(B, 4 C)` in the order a1, b1, a2, b2."""
+        """Returns `s`, the unshifted coefficients, `(B, 4 C)` in the order a1, b1, a2, b2."""
         return self.excite(self.squeeze(global_mean(inputs)))
 
     def call(self, inputs):

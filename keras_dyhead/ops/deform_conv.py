@@ -15,7 +15,8 @@ class SamplingGrid(NamedTuple):
     Attributes:
         y, x: Tensors of shape `(P, K)`, float32: pixel coordinates of the `K` taps.
         height, width: Tensors of shape `(P, 1)`, float32: size of the sampled map.
-        start: Tensor of shape `(P, 1)`, int32: number of the sampled map's first row among all rows.
+        start: Tensor of shape `(P, 1)`, int32: number of the sampled map's first row among all
+            rows.
     """
 
     y: keras.KerasTensor
@@ -40,24 +41,25 @@ def deform_conv2d(
     """Convolves `inputs` at displaced, bilinearly interpolated and modulated positions.
 
     A tap reads position `output * strides - padding + tap * dilation_rate + offset`. Pixels outside
-    the image count as zero, each of the four neighbours on its own, and a tap at `<= -1` or `>= size`
-    (or at a NaN position) is zero with zero derivatives. Where a tap lies exactly on a pixel, the
-    derivative to its offset is the one towards the larger coordinate.
+    the image count as zero, each of the four neighbours on its own, and a tap at `<= -1` or
+    `>= size` (or at a NaN position) is zero with zero derivatives. Where a tap lies exactly on a
+    pixel, the derivative to its offset is the one towards the larger coordinate.
 
-    Coordinates are computed in float32 (float64 for float64 offsets), the matrix product in the dtype
-    of `inputs`. Training keeps no sampled columns: the gradient samples again.
+    Coordinates are computed in float32 (float64 for float64 offsets), the matrix product in the
+    dtype of `inputs`. Training keeps no sampled columns: the gradient samples again.
 
     Args:
         inputs: Tensor of shape `(B, H, W, C)`, float.
-        offsets: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw * 2)`: per offset group and tap
-            (row-major) the displacement `(y, x)` in pixels.
+        offsets: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw * 2)`: per offset group and
+            tap (row-major) the displacement `(y, x)` in pixels.
         mask: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw)` that multiplies the sampled
             values, or `None` for the unmodulated convolution (DCNv1).
         kernel: Tensor of shape `(kh, kw, C // groups, F)`.
         bias: Tensor of shape `(F,)` or `None`.
         strides: Int or pair (y, x). Defaults to 1.
         padding: Int or pair of pixels added on both sides, `"valid"` (0) or `"same"`
-            (`dilation_rate * (k - 1) // 2`). Symmetric as in DCN, not as in TensorFlow. Defaults to 1.
+            (`dilation_rate * (k - 1) // 2`). Symmetric as in DCN, not as in TensorFlow. Defaults to
+            1.
         dilation_rate: Int or pair. Defaults to 1.
         groups: Number of blocks that input and output channels are split into. Defaults to 1.
         offset_groups: Number of blocks of input channels with offsets of their own. Defaults to 1.
@@ -78,6 +80,10 @@ def deform_conv2d(
     `torchvision.ops.deform_conv2d`, the zero derivative at exactly -1 that of the CUDA kernel in
     microsoft/DynamicHead.
     """
+    inputs, offsets, kernel = (ops.convert_to_tensor(t) for t in (inputs, offsets, kernel))
+    for name, tensor in (("inputs", inputs), ("offsets", offsets), ("kernel", kernel)):
+        if len(tensor.shape) != 4:
+            raise ValueError(f"`{name}` must have 4 dimensions. Received shape {tensor.shape}")
     kernel_size = tuple(kernel.shape[:2])
     strides, dilation_rate = pair(strides, "strides"), pair(dilation_rate, "dilation_rate")
     padding = resolve_padding(padding, kernel_size, dilation_rate)
@@ -148,7 +154,13 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
 
 
 def sampling_grid(
-    size, input_size, kernel_size=(3, 3), strides=(1, 1), padding=(1, 1), dilation_rate=(1, 1), start=0
+    size,
+    input_size,
+    kernel_size=(3, 3),
+    strides=(1, 1),
+    padding=(1, 1),
+    dilation_rate=(1, 1),
+    start=0,
 ) -> SamplingGrid:
     """Lays the taps of a convolution with output `size` over a map of `input_size`.
 
@@ -214,7 +226,8 @@ def _taps_first(tensor, shape):
 
 def _bilinear_corners(grid, offset_y, offset_x, mask):
     """Row numbers and weights of the four pixels around each tap: two tensors `(4, B, P, K, G)`."""
-    y, x, height, width, start = (field[..., None] for field in grid)
+    y, x, height, width = (ops.cast(field, offset_y.dtype)[..., None] for field in grid[:4])
+    start = grid.start[..., None]
     (top, bottom), weights_y = _linear_neighbours(y + offset_y, height)
     (left, right), weights_x = _linear_neighbours(x + offset_x, width)
     width = ops.cast(width, "int32")
@@ -242,11 +255,14 @@ def _check_shapes(inputs, offsets, mask, kernel, bias, size, groups, offset_grou
     kernel_height, kernel_width, group_channels, filters = kernel.shape
     taps = kernel_height * kernel_width
     channels = inputs.shape[-1]
-    expected = {"offsets": (offsets, 2 * taps * offset_groups), "mask": (mask, taps * offset_groups)}
+    expected = {
+        "offsets": (offsets, 2 * taps * offset_groups),
+        "mask": (mask, taps * offset_groups),
+    }
     for name, (field, field_channels) in expected.items():
         if field is None:
             continue
-        if len(field.shape) != 4 or field.shape[-1] != field_channels:
+        if field.shape[-1] != field_channels:
             raise ValueError(
                 f"`{name}` must have shape (batch, height, width, {field_channels}) for a "
                 f"{kernel_height}x{kernel_width} kernel and offset_groups={offset_groups}. "
@@ -260,8 +276,8 @@ def _check_shapes(inputs, offsets, mask, kernel, bias, size, groups, offset_grou
                 )
     if channels != group_channels * groups or filters % groups:
         raise ValueError(
-            f"`kernel` must have shape (kh, kw, channels // groups, filters) with filters a multiple "
-            f"of groups. Received: kernel.shape={tuple(kernel.shape)}, channels={channels}, "
+            "`kernel` must have shape (kh, kw, channels // groups, filters), filters a multiple of "
+            f"groups. Received: kernel.shape={tuple(kernel.shape)}, channels={channels}, "
             f"groups={groups}"
         )
     if channels % offset_groups:

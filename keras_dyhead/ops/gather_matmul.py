@@ -8,7 +8,8 @@ def gather_matmul(rows, index, weights, kernel, groups: int = 1):
     """Multiplies weighted sums of gathered rows with a kernel: `columns(rows) @ kernel`.
 
     Column `s` of output position `p` is `sum_j weights[j, p, s] * rows[index[j, p, s]]`. Deformable
-    convolution is this operation with the four bilinear corners as `j` and the kernel's taps as `s`.
+    convolution is this operation with the four bilinear corners as `j` and the kernel's taps as
+    `s`.
     The columns are never kept for the gradient: it stores the four arguments and gathers again.
 
     Args:

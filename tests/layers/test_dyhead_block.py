@@ -1,0 +1,92 @@
+"""DyHeadBlock against a float64 reference written from the paper's formulas; its switches."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import relative_error
+from numpy_reference import conv3x3, dyhead_block, group_norm, resize_align_corners
+
+from keras_dyhead.layers import DyHeadBlock
+
+SIZES = ((11, 9), (6, 5), (3, 3))
+
+
+def random_block(**kwargs):
+    """A block with strongly moved weights, the same as float64 arrays, and a pyramid."""
+    rng = np.random.default_rng(0)
+    pyramid = [rng.normal(size=(2, *size, 16)) for size in SIZES]
+    block = DyHeadBlock(16, **kwargs)
+    block.build([x.shape for x in pyramid])
+    weights = {}
+    for variable in block.weights:
+        scale = 0.15 if "kernel" in variable.path else 0.3
+        variable.assign(rng.normal("gamma" in variable.path, scale, variable.shape))
+        name = variable.path.split(f"{block.name}/")[1]
+        weights[name] = keras.ops.convert_to_numpy(variable).astype("float64")
+    return block, weights, [x.astype("float32") for x in pyramid]
+
+
+def test_paper_alignment_is_what_the_formulas_say():
+    block, weights, pyramid = random_block(alignment="paper")
+    expected = dyhead_block([x.astype("float64") for x in pyramid], weights)
+    for found, wanted in zip(block(pyramid), expected, strict=True):
+        assert relative_error(found, wanted) <= 1e-5
+
+
+def test_alignments_differ_only_where_there_is_a_coarser_level():
+    paper, _, pyramid = random_block(alignment="paper")
+    published, _, _ = random_block(alignment="published")
+    errors = [relative_error(a, b) for a, b in zip(paper(pyramid), published(pyramid), strict=True)]
+    assert errors[0] > 0.01 and errors[1] > 0.01 and errors[2] <= 1e-6
+
+
+@pytest.mark.parametrize("alignment", ["paper", "published"])
+def test_switched_off_attentions_are_convolutions_a_plain_mean_and_relu(alignment):
+    block, w, pyramid = random_block(
+        alignment=alignment,
+        use_spatial_attention=False,
+        use_scale_attention=False,
+        use_task_attention=False,
+    )
+
+    def branch(name, x, stride=1):
+        kernel, bias = (w[f"spatial_attention/{name}_{n}"] for n in ("kernel", "bias"))
+        norm = (w[f"spatial_attention/{name}_norm/{n}"] for n in ("gamma", "beta"))
+        return group_norm(conv3x3(x, kernel, bias)[:, ::stride, ::stride], *norm)
+
+    pyramid = [x.astype("float64") for x in pyramid]
+    found = block([x.astype("float32") for x in pyramid])
+    for level, x in enumerate(pyramid):
+        branches = [branch("mid", x)]
+        if level > 0:
+            branches.append(branch("low", pyramid[level - 1], stride=2))
+        if level < len(pyramid) - 1 and alignment == "paper":
+            branches.append(branch("high", resize_align_corners(pyramid[level + 1], x.shape[1:3])))
+        elif level < len(pyramid) - 1:
+            branches.append(resize_align_corners(branch("high", pyramid[level + 1]), x.shape[1:3]))
+        expected = np.maximum(sum(branches) / len(branches), 0)
+        assert relative_error(found[level], expected) <= 1e-5
+    assert not any("gate" in v.path or "squeeze" in v.path for v in block.weights)
+
+
+def test_a_new_block_samples_the_regular_grid_with_mask_one_half():
+    """Offsets start at zero, so the start is the ordinary convolution at half its strength."""
+    keras.utils.set_random_seed(0)
+    block = DyHeadBlock(16, use_bias=False)
+    x = np.random.default_rng(0).normal(size=(1, 6, 7, 16)).astype("float32")
+    (found,) = block.spatial_attention([x])[0]
+    kernel = keras.ops.convert_to_numpy(block.spatial_attention.kernels["mid"])
+    expected = group_norm(conv3x3(x.astype("float64"), 0.5 * kernel, 0.0), 1.0, 0.0)
+    assert relative_error(found, expected) <= 1e-5
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"channels": 24}, "channels=24"),
+        ({"channels": 16, "alignment": "legacy"}, "alignment='legacy'"),
+    ],
+)
+def test_errors_show_the_received_value(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        DyHeadBlock(**kwargs)

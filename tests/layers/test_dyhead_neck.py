@@ -1,0 +1,108 @@
+"""DyHeadNeck: structures, projections, level counts and clear refusals."""
+
+import keras
+import numpy as np
+import pytest
+from gradients import relative_error
+
+from keras_dyhead.layers import DyHeadNeck
+
+
+def maps(sizes, channels):
+    rng = np.random.default_rng(0)
+    return [
+        rng.normal(size=(1, *size, c)).astype("float32")
+        for size, c in zip(sizes, channels, strict=True)
+    ]
+
+
+@pytest.mark.parametrize(
+    "sizes", [[(5, 5)], [(9, 6), (5, 3)], [(2**i + 1, 2**i) for i in (6, 5, 4, 3, 2, 1)]]
+)
+@pytest.mark.parametrize("alignment", ["paper", "published"])
+def test_any_number_of_levels_keeps_its_sizes(sizes, alignment):
+    pyramid = maps(sizes, [16] * len(sizes))
+    outputs = DyHeadNeck(2, 16, alignment)(pyramid)
+    assert [tuple(x.shape) for x in outputs] == [x.shape for x in pyramid]
+    assert all(np.isfinite(x).all() for x in outputs)
+
+
+def test_dicts_and_lists_compute_the_same():
+    pyramid = maps([(8, 8), (4, 4)], [16, 16])
+    neck = DyHeadNeck(1, 16)
+    from_list = neck(pyramid)
+    from_dict = neck({"P3": pyramid[0], "P4": pyramid[1]})
+    assert list(from_dict) == ["P3", "P4"]
+    for a, b in zip(from_list, from_dict.values(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_unequal_channels_are_projected_by_a_1x1_convolution_first():
+    pyramid = maps([(8, 8), (4, 4), (2, 2)], [24, 32, 48])
+    neck = DyHeadNeck(1, 32)
+    outputs = neck(pyramid)
+    assert [x.shape[-1] for x in outputs] == [32, 32, 32]
+    assert [projection is None for projection in neck.projections] == [False, True, False]
+    projected = [p(x) if p else x for p, x in zip(neck.projections, pyramid, strict=True)]
+    for a, b in zip(outputs, neck.blocks[0](projected), strict=True):
+        assert relative_error(a, b) <= 1e-6
+
+
+def test_no_blocks_leave_the_pyramid_as_it_is():
+    pyramid = maps([(8, 8), (4, 4)], [16, 16])
+    for a, b in zip(DyHeadNeck(0, 16)(pyramid), pyramid, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_the_published_size_has_the_published_number_of_parameters():
+    """11 503 656 in microsoft/DynamicHead, 11 499 048 without the biases in mmdetection."""
+    shapes = {f"P{i}": (None, None, None, 256) for i in range(3, 8)}
+    for use_bias, count in ((True, 11_503_656), (False, 11_499_048)):
+        neck = DyHeadNeck(use_bias=use_bias)
+        neck.build(shapes)
+        assert neck.count_params() == count
+
+
+def test_non_finite_features_of_one_image_do_not_reach_the_other():
+    """NaN features give NaN offsets: they must stay inside their image and its indices."""
+    pyramid = [np.repeat(x, 2, axis=0) for x in maps([(8, 8), (4, 4)], [16, 16])]
+    neck = DyHeadNeck(2, 16)
+    neck.build([x.shape for x in pyramid])
+    rng = np.random.default_rng(0)
+    for weight in neck.weights:
+        weight.assign(weight + 0.1 * rng.normal(size=weight.shape))
+    clean = neck(pyramid)
+    pyramid[0][1, 3, 3] = np.nan
+    for a, b in zip(neck(pyramid), clean, strict=True):
+        np.testing.assert_allclose(a[0], b[0], rtol=1e-5, atol=1e-5)
+        assert np.isnan(np.asarray(a[1])).any()
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ([], "at least one level"),
+        ({"P3": (None, None, 16)}, "level P3 with shape \\(None, None, 16\\)"),
+        ([(None, 8, 8, None)], "known channels"),
+    ],
+)
+def test_pyramids_that_are_none_are_refused(shapes, message):
+    with pytest.raises(ValueError, match=message):
+        DyHeadNeck(1, 16).build(shapes)
+
+
+def test_a_negative_number_of_blocks_is_refused():
+    with pytest.raises(ValueError, match="num_blocks=-1"):
+        DyHeadNeck(num_blocks=-1)
+
+
+def test_it_trains_with_fit():
+    """A one-block neck learns to reproduce the output of another."""
+    keras.utils.set_random_seed(0)
+    inputs = [keras.Input((8, 8, 16)), keras.Input((4, 4, 16))]
+    model = keras.Model(inputs, DyHeadNeck(1, 16)(inputs))
+    x = [np.random.default_rng(i).normal(size=(8, n, n, 16)) for i, n in enumerate((8, 4))]
+    y = DyHeadNeck(1, 16)([a.astype("float32") for a in x])
+    model.compile(keras.optimizers.Adam(0.01), loss=["mse", "mse"])
+    history = model.fit(x, [np.asarray(a) for a in y], epochs=15, batch_size=8, verbose=0).history
+    assert history["loss"][-1] < 0.5 * history["loss"][0]
