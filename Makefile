@@ -1,0 +1,39 @@
+# Each target works alone on a fresh machine with Python (3.10 to 3.13) and make.
+PYTHON ?= python3
+VENV ?= .venv
+BENCH_VENV ?= .venv-bench
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: help demo test bench clean
+
+help:
+	@echo "make demo   train, evaluate and export a small RetinaNet + DyHead on drawn shapes (runs/demo)"
+	@echo "make test   lint and test"
+	@echo "make bench  time the sampler and the tower against torchvision (own environment, large download)"
+	@echo "make clean  remove environments and build products"
+
+$(VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev,kerascv]'
+	touch $@
+
+$(BENCH_VENV)/installed: setup.cfg pyproject.toml
+	$(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(BENCH_VENV)/bin/python -m pip install --quiet --editable '.[bench]'
+	touch $@
+
+demo: $(VENV)/installed
+	$(VENV)/bin/keras-dyhead demo --out runs/demo --overwrite
+
+test: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest
+
+bench: $(BENCH_VENV)/installed
+	$(BENCH_VENV)/bin/python benchmarks/sampling.py --out benchmarks/sampling
+
+clean:
+	rm -rf $(VENV) $(BENCH_VENV) build dist runs *.egg-info
