@@ -1,0 +1,143 @@
+"""export_saved_model: files in, detections out, in a process without Keras."""
+
+import json
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_dyhead.detectors import (
+    AnchorGenerator,
+    DetectionDecoder,
+    DetectionPreprocessor,
+    RetinaNet,
+)
+from keras_dyhead.export import export_saved_model
+
+# Loads a SavedModel and runs it on files, with TensorFlow alone: importing Keras would fail.
+FRESH_PROCESS = """
+import json, sys
+sys.modules.update(dict.fromkeys(["keras", "keras_dyhead", "tf_keras"]))
+import tensorflow as tf
+
+_, model, *files = sys.argv
+detect = tf.saved_model.load(model).signatures["serving_bytes"]
+out = detect(tf.stack([tf.io.read_file(file) for file in files]))
+print(json.dumps({name: value.numpy().tolist() for name, value in out.items()}))
+"""
+
+
+def small_retinanet(num_blocks=0, image_shape=(None, None, 3)):
+    keras.utils.set_random_seed(1)
+    images = x = keras.Input((None, None, 3))
+    maps = {}
+    for level, strides in [("P3", 8), ("P4", 2)]:
+        maps[level] = x = keras.layers.Conv2D(16, 9, strides, "same", activation="relu")(x)
+    return RetinaNet(
+        keras.Model(images, maps),
+        num_classes=3,
+        num_blocks=num_blocks,
+        channels=16,
+        head_convs=0,
+        max_level=5,
+        image_shape=image_shape,
+        anchors=AnchorGenerator(3.0, 1),
+        decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
+        preprocessor=DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32),
+    )
+
+
+def pictures(folder):
+    """A JPEG, a PNG and a grey PNG of different sizes; their paths and pixels as decoded."""
+    rng, paths = np.random.default_rng(0), []
+    for name, size in [("a.jpg", (90, 60)), ("b.png", (40, 100)), ("grey.png", (64, 64))]:
+        image = Image.fromarray(rng.integers(0, 256, (7, 9, 3), "uint8")).resize(size)
+        image = image.convert("L") if name == "grey.png" else image
+        image.save(folder / name)
+        paths.append(str(folder / name))
+    decoded = [tf.io.decode_image(tf.io.read_file(path), channels=3).numpy() for path in paths]
+    return paths, decoded
+
+
+def by_hand(model, image, preprocessor=None):
+    """Preprocess, predict and map one image's boxes back, outside any graph."""
+    batch = (preprocessor or model.preprocessor)(image[None])
+    out = {
+        k: np.array(v)
+        for k, v in model.decode(model(batch["images"]), batch["image_sizes"]).items()
+    }
+    height, width = np.asarray(batch["scales"])[0]
+    out["boxes"] /= [width, height, width, height]
+    return out
+
+
+def assert_same(out, expected):
+    """Compares one image: equal in number, and close as sorted by score."""
+    assert out["num_detections"] == expected["num_detections"][0] == 20
+    np.testing.assert_allclose(out["confidence"], expected["confidence"][0], atol=1e-5)
+    np.testing.assert_array_equal(out["labels"], expected["labels"][0])
+    np.testing.assert_allclose(out["boxes"], expected["boxes"][0], atol=0.01)
+
+
+@pytest.mark.parametrize("image_size", [None, (64, 96)])
+def test_a_process_without_keras_detects_the_same_in_files(image_size, tmp_path):
+    model = small_retinanet(num_blocks=1 if image_size else 0)
+    paths, images = pictures(tmp_path)
+    export_saved_model(model, tmp_path / "model", image_size)
+    process = subprocess.run(
+        [sys.executable, "-c", FRESH_PROCESS, str(tmp_path / "model"), *paths],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
+    assert process.returncode == 0, process.stderr
+    out = json.loads(process.stdout)
+    canvas = DetectionPreprocessor(image_size) if image_size else None
+    for i, image in enumerate(images):
+        assert_same({key: out[key][i] for key in out}, by_hand(model, image, canvas))
+
+
+def test_image_batches_give_boxes_in_their_own_pixels(tmp_path):
+    model = small_retinanet()
+    _, (image, *_) = pictures(tmp_path)
+    export_saved_model(model, tmp_path / "model")
+    detect = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
+    batch = np.stack([image, image[:, ::-1]]).astype("float32")
+    out = {key: value.numpy() for key, value in detect(images=tf.constant(batch)).items()}
+    for i in range(2):
+        assert_same({key: out[key][i] for key in out}, by_hand(model, batch[i]))
+    height, width = image.shape[:2]
+    assert out["boxes"].min() >= 0
+    assert out["boxes"][..., 2].max() <= width * 1.0001  # clipped to the image, not the padding
+    assert out["boxes"][..., 3].max() <= height * 1.0001
+
+
+def test_a_file_is_detected_alike_whatever_shares_its_batch(tmp_path):
+    model = small_retinanet()
+    paths, _ = pictures(tmp_path)
+    export_saved_model(model, tmp_path / "model")
+    detect = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_bytes"]
+    files = tf.stack([tf.io.read_file(path) for path in paths])
+    together, alone = detect(files), detect(files[1:2])
+    for key in alone:
+        np.testing.assert_allclose(together[key][1], alone[key][0], atol=1e-3)
+    assert detect(tf.constant([], tf.string))["boxes"].shape == (0, 20, 4)
+
+
+def test_class_names_travel_along(tmp_path):
+    export_saved_model(small_retinanet(), tmp_path / "model", class_names=["a", "b", "ü"])
+    names = (tmp_path / "model" / "assets.extra" / "class_names.txt").read_text("utf-8")
+    assert names.splitlines() == ["a", "b", "ü"]
+
+
+def test_wrong_arguments_are_explained(tmp_path):
+    with pytest.raises(TypeError, match="Sequential"):
+        export_saved_model(keras.Sequential(), tmp_path)
+    with pytest.raises(ValueError, match="2 names"):
+        export_saved_model(small_retinanet(), tmp_path, class_names=["a", "b"])
+    with pytest.raises(ValueError, match=r"\(64, 64\)"):
+        export_saved_model(small_retinanet(image_shape=(64, 64, 3)), tmp_path, (64, 96))
