@@ -73,7 +73,8 @@ def load_coco(
             `None`: all, by ascending category id.
         on_error: `"raise"` or `"skip"`, what to do about broken files and unusable annotations.
             Defaults to `"raise"`.
-        verify: Whether to decode every file once beforehand. Defaults to `True`.
+        verify: Whether to decode every file once beforehand, which is what finds broken ones, see
+            `CocoAnnotations`. Defaults to `True`.
         shuffle: Whether to shuffle the images anew in each epoch. `None` means as `training` says.
             Defaults to `None`.
         seed: Seed of order and augmentation: the same seed gives the same epochs. `None` draws one
@@ -124,6 +125,7 @@ def load_coco(
     with tf.device("CPU:0"):
         table = _tabulate(opened.images, max_boxes)
 
+    @tf.autograph.experimental.do_not_convert
     def load(row, noise_seed):
         image, boxes = read_image(table["paths"][row]), table["boxes"][row]
         boxes, labels = boxes[:, :4], boxes[:, 4]

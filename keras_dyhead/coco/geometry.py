@@ -55,7 +55,7 @@ def resize_crop_flip(
     width = tf.cast(window[1], "float32")
     left, top, right, bottom = tf.unstack(boxes, axis=-1)
     mirrored = tf.stack([width - right, top, width - left, bottom], axis=-1)
-    image = tf.where(flip, image[:, ::-1], image)
+    image = tf.cond(tf.cast(flip, "bool"), lambda: tf.reverse(image, [1]), lambda: image)
     return image, tf.where(flip, mirrored, boxes), scale
 
 
