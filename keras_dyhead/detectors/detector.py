@@ -129,6 +129,16 @@ class Detector(keras.Model):
         regularization = [ops.cast(loss, "float32") / num_replicas() for loss in self.losses]
         return sum([*losses.values(), *regularization])
 
+    def make_train_function(self, force=False):
+        """Creates the compiled training step, with the optimizer's variables created before.
+
+        Variables created during the first step would have TensorFlow trace it a second time.
+        """
+        if keras.backend.backend() == "tensorflow" and not self.optimizer.built:
+            with self.distribute_strategy.scope():
+                self.optimizer.build(self.trainable_variables)
+        return super().make_train_function(force)
+
     def predict_step(self, *args):
         """Predicts the detections of a batch, clipped to the batch's height and width."""
         outputs = super().predict_step(*args)
