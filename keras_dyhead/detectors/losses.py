@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 
-def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
+def sigmoid_focal_loss(targets, logits, alpha: float = 0.25, gamma: float = 2.0):
     """Cross-entropy that fades out for well-classified examples.
 
     Keras' own `BinaryFocalCrossentropy` goes through clipped probabilities, which loses the
@@ -27,7 +27,7 @@ def sigmoid_focal_loss(targets, logits, alpha=0.25, gamma=2.0):
     return weight * ops.power(ops.sigmoid(-margin), gamma) * ops.softplus(-margin)
 
 
-def smooth_l1_loss(targets, predictions, beta=0.0):
+def smooth_l1_loss(targets, predictions, beta: float = 0.0):
     """Absolute error, quadratic below `beta`.
 
     Args:

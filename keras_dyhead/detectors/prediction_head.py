@@ -39,11 +39,11 @@ class PredictionHead(keras.layers.Layer):
 
     def __init__(
         self,
-        num_classes,
-        anchors_per_cell=1,
-        num_convs=0,
-        channels=256,
-        kernel_size=3,
+        num_classes: int,
+        anchors_per_cell: int = 1,
+        num_convs: int = 0,
+        channels: int = 256,
+        kernel_size: int = 3,
         **kwargs,
     ):
         super().__init__(**kwargs)

@@ -1,6 +1,7 @@
 """Raw images to the batch a detector was trained on."""
 
 import functools
+from collections.abc import Sequence
 
 import keras
 import tensorflow as tf
@@ -54,14 +55,14 @@ class DetectionPreprocessor(keras.layers.Layer):
 
     def __init__(
         self,
-        image_size=None,
-        min_side=800,
-        max_side=1333,
-        pad_multiple=128,
-        mean=IMAGENET_MEAN,
-        std=IMAGENET_STD,
-        channel_order="RGB",
-        antialias=True,
+        image_size: tuple[int, int] | None = None,
+        min_side: int = 800,
+        max_side: int = 1333,
+        pad_multiple: int = 128,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
+        channel_order: str = "RGB",
+        antialias: bool = True,
         **kwargs,
     ):
         super().__init__(**kwargs | {"dtype": "float32"})

@@ -5,7 +5,9 @@ from keras import ops
 from keras_dyhead.ops.boxes import box_iou, take_per_image
 
 
-def non_max_suppression(boxes, scores, labels, iou_threshold=0.5, max_detections=100):
+def non_max_suppression(
+    boxes, scores, labels, iou_threshold: float = 0.5, max_detections: int = 100
+):
     """Picks the best boxes greedily, each removing the boxes of its class that overlap it.
 
     The candidates of all classes compete for the `max_detections` places by score. Classes are
