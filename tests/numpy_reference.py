@@ -108,7 +108,7 @@ def dyhead_block(pyramid, w, alignment="paper"):
         def sample(branch, source, stride=1, offsets=offsets, mask=mask):
             kernel, bias = (w[f"spatial_attention/{branch}_{n}"] for n in ("kernel", "bias"))
             sampled = deform_conv2d(source, offsets, mask, kernel, stride) + bias
-            gamma, beta = (w[f"spatial_attention/{branch}_norm/{n}"] for n in ("gamma", "beta"))
+            gamma, beta = (w[f"spatial_attention/{branch}_{n}"] for n in ("gamma", "beta"))
             return group_norm(sampled, gamma, beta)
 
         branches = [sample("mid", x)]

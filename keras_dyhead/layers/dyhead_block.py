@@ -1,6 +1,7 @@
 """One block of Dynamic Head: the three attentions in sequence."""
 
 import keras
+from keras import ops
 
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
 from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
@@ -87,16 +88,57 @@ class DyHeadBlock(keras.layers.Layer):
 
     def call(self, inputs):
         levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
-        outputs = [self._attend(branches) for branches in self.spatial_attention(levels)]
+        outputs = self._attend(self.spatial_attention.sample(levels))
         return dict(zip(inputs, outputs, strict=True)) if isinstance(inputs, dict) else outputs
 
-    def _attend(self, branches):
-        """Fuses the sampled branches of one level and activates the result."""
+    def _attend(self, pyramid):
+        """Weighs the sampled maps of every level, adds them up and activates the sum.
+
+        All of it is affine in the maps but for one maximum: means and coefficients of all maps are
+        worked out together, as small tensors, and every pixel is touched once.
+        """
+
+        def by_level(values):
+            """Splits axis 1, the maps, into one list per level."""
+            parts = iter(ops.unstack(values, axis=1))
+            return [[next(parts) for _ in branches] for branches in pyramid]
+
+        samples = [sample for branches in pyramid for sample in branches]
+        mean, scale, shift = (
+            ops.stack([getattr(sample, name) for sample in samples], axis=1)
+            for name in ("mean", "scale", "shift")
+        )
+        share = ops.convert_to_tensor(
+            [[1 / len(branches)] for branches in pyramid for _ in branches], dtype=mean.dtype
+        )
         if self.scale_attention:
-            fused = self.scale_attention(branches)
-        else:
-            fused = sum(branches) / len(branches)
-        return self.task_attention(fused) if self.task_attention else keras.ops.relu(fused)
+            share = share * self.scale_attention.gates(mean * scale + shift)
+        scale, shift = scale * share, shift * share
+
+        def add_maps(values):
+            """Sums of the maps of each level: `(B, levels, C)`."""
+            return ops.stack([sum(maps) for maps in by_level(values)], axis=1)
+
+        fused = [
+            sum(sample.values * factor for sample, factor in zip(branches, factors, strict=True))
+            for branches, factors in zip(pyramid, by_level(self._per_pixel(scale)), strict=True)
+        ]
+        mean, shift = add_maps(mean * scale + shift), add_maps(shift)
+        if not self.task_attention:
+            shifts = ops.unstack(self._per_pixel(shift), axis=1)
+            return [ops.relu(level + b) for level, b in zip(fused, shifts, strict=True)]
+        a1, b1, a2, b2 = self.task_attention.coefficients(mean)
+        lines = (
+            ops.unstack(self._per_pixel(values), axis=1)
+            for values in (a1, a1 * shift + b1, a2, a2 * shift + b2)
+        )
+        return [
+            ops.maximum(level * a1 + b1, level * a2 + b2)
+            for level, a1, b1, a2, b2 in zip(fused, *lines, strict=True)
+        ]
+
+    def _per_pixel(self, values):
+        return ops.cast(values, self.compute_dtype)[:, :, None, None]
 
     def compute_output_shape(self, input_shape):
         def widen(shape):

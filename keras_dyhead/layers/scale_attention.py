@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dyhead.layers.spatial_attention import global_mean
+
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class ScaleAwareAttention(keras.layers.Layer):
@@ -39,7 +41,7 @@ class ScaleAwareAttention(keras.layers.Layer):
             1,
             activation="relu",
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            dtype=self.dtype_policy,
+            dtype=keras.backend.result_type(self.compute_dtype, "float32"),
             name="gate",
         )
 
@@ -47,14 +49,14 @@ class ScaleAwareAttention(keras.layers.Layer):
         self.gate.build((None, None, input_shape[0][-1]))
         self.built = True
 
-    def weights_of(self, inputs):
-        """Returns the numbers the maps are weighed with: `(B, len(inputs))`."""
-        pooled = ops.stack([global_mean(branch) for branch in inputs], axis=1)
-        return self.activation(self.gate(pooled))[..., 0]
+    def gates(self, means):
+        """Turns means of maps, `(..., C)`, into the number each is weighed with, `(..., 1)`."""
+        return self.activation(self.gate(means))
 
     def call(self, inputs):
-        gates = self.weights_of(inputs)
-        total = sum(branch * gates[:, i, None, None, None] for i, branch in enumerate(inputs))
+        gates = self.gates(ops.stack([global_mean(level) for level in inputs], axis=1))
+        gates = ops.cast(gates, self.compute_dtype)[:, :, None, None]
+        total = sum(level * gates[:, i] for i, level in enumerate(inputs))
         return total / len(inputs)
 
     def compute_output_shape(self, input_shape):
@@ -65,9 +67,3 @@ class ScaleAwareAttention(keras.layers.Layer):
             **super().get_config(),
             "activation": keras.activations.serialize(self.activation),
         }
-
-
-def global_mean(inputs):
-    """Mean of `(B, H, W, C)` over the positions, summed in at least float32."""
-    dtype = keras.backend.result_type(inputs.dtype, "float32")
-    return ops.cast(ops.mean(ops.cast(inputs, dtype), axis=(1, 2)), inputs.dtype)

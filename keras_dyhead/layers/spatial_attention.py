@@ -1,13 +1,36 @@
 """Spatial-aware attention (π_S): deformable sampling of each level and of its neighbours."""
 
+from typing import NamedTuple
+
 import keras
 from keras import ops
 
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
 from keras_dyhead.ops.resize import resize_align_corners
+from keras_dyhead.ops.rows import split_rows
 
 _TAPS = 9
+
+
+class SampledMap(NamedTuple):
+    """A sampled map, normalised on demand: the normalised map is `values * scale + shift`.
+
+    Normalisation, scale- and task-aware attention are affine in the map, with coefficients that
+    depend on its means only. Whoever combines maps folds the coefficients first and passes over the
+    pixels once.
+
+    Attributes:
+        values: Output of the convolution, `(B, H, W, C)`, in the layer's compute dtype.
+        mean: Mean of `values` over the positions, `(B, C)`, float32.
+        scale: Factor of the normalisation, `(B, C)`, float32.
+        shift: Summand of the normalisation, `(B, C)`, float32.
+    """
+
+    values: keras.KerasTensor
+    mean: keras.KerasTensor
+    scale: keras.KerasTensor
+    shift: keras.KerasTensor
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -15,10 +38,10 @@ class SpatialAwareAttention(keras.layers.Layer):
     """Samples every level, its finer and its coarser neighbour where the level itself says to look.
 
     A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits. With them three
-    modulated deformable 3x3 convolutions, shared over the levels and each followed by its own
-    `GroupNormalization`, sample the level (`mid`), the finer level with stride 2 (`low`) and the
-    coarser one (`high`). Each kernel runs once over all levels of the pyramid. Offsets and mask are
-    float32 under every dtype policy.
+    modulated deformable 3x3 convolutions, shared over the levels and each followed by a group
+    normalisation of its own (epsilon 1e-5), sample the level (`mid`), the finer level with stride 2
+    (`low`) and the coarser one (`high`). Each kernel runs once over all levels of the pyramid.
+    Offsets and mask are float32 under every dtype policy.
 
     Args:
         channels: Number of output channels, a multiple of `groups`.
@@ -31,7 +54,7 @@ class SpatialAwareAttention(keras.layers.Layer):
         deformable: `False` samples the regular grid: ordinary convolutions without offsets and
             mask. Defaults to `True`.
         use_bias: Whether the three convolutions have a bias (Microsoft's have, OpenMMLab's have
-            not; `GroupNormalization` does not absorb it). Defaults to `True`.
+            not; the normalisation does not absorb it). Defaults to `True`.
         groups: Groups of the normalisation. Defaults to 16.
         **kwargs: Of `keras.layers.Layer`.
 
@@ -85,12 +108,6 @@ class SpatialAwareAttention(keras.layers.Layer):
                 dtype=keras.backend.result_type(self.compute_dtype, "float32"),
                 name="offset_conv",
             )
-        self.norms = {
-            branch: keras.layers.GroupNormalization(
-                groups, epsilon=1e-5, dtype=self.dtype_policy, name=f"{branch}_norm"
-            )
-            for branch in ("mid", "low", "high")
-        }
 
     def build(self, input_shape):
         widths = {shape[-1] for shape in input_shape}
@@ -102,100 +119,157 @@ class SpatialAwareAttention(keras.layers.Layer):
         (width,) = widths
         if self.deformable:
             self.offset_conv.build((None, None, None, width))
-        self.kernels, self.biases = {}, {}
-        for branch, norm in self.norms.items():
+        self.kernels, self.biases, self.gammas, self.betas = {}, {}, {}, {}
+        for branch in ("mid", "low", "high"):
             self.kernels[branch] = self.add_weight(
                 name=f"{branch}_kernel",
                 shape=(3, 3, width, self.channels),
                 initializer=uniform_fan_in(),
             )
+            vectors = {"gamma": (self.gammas, "ones"), "beta": (self.betas, "zeros")}
             if self.use_bias:
-                self.biases[branch] = self.add_weight(
-                    name=f"{branch}_bias", shape=(self.channels,), initializer="zeros"
+                vectors["bias"] = (self.biases, "zeros")
+            for name, (weights, initializer) in vectors.items():
+                weights[branch] = self.add_weight(
+                    name=f"{branch}_{name}",
+                    shape=(self.channels,),
+                    initializer=initializer,
+                    autocast=False,
                 )
-            norm.build((None, None, self.channels))
         self.built = True
 
     def call(self, inputs):
+        return [
+            [
+                sample.values * self._per_pixel(sample.scale) + self._per_pixel(sample.shift)
+                for sample in branches
+            ]
+            for branches in self.sample(inputs)
+        ]
+
+    def sample(self, inputs):
+        """Samples like a call, with the normalisation yet to be applied: lists of `SampledMap`."""
         maps = list(inputs)
-        fields = [self._offsets_and_mask(level) for level in maps] if self.deformable else None
-        mid = self._convolve("mid", maps, maps, fields)
-        low = self._convolve("low", maps[:-1], maps[1:], fields and fields[1:], strides=2)
+        finer, coarser = maps[:-1], maps[1:]
+        sizes = [ops.shape(level)[1:3] for level in maps]
+        fields = [self._fields(level) for level in maps] if self.deformable else None
+
+        branches = {
+            "mid": self._convolve("mid", maps, sizes, fields),
+            "low": self._convolve("low", finer, sizes[1:], fields and fields[1:], strides=2),
+        }
         if self.alignment == "paper":
             coarser = [
-                resize_align_corners(coarse, ops.shape(fine)[1:3])
-                for fine, coarse in zip(maps, maps[1:], strict=False)
+                resize_align_corners(level, size)
+                for level, size in zip(coarser, sizes, strict=False)
             ]
-            high = self._convolve("high", coarser, maps[:-1], fields and fields[:-1])
+            branches["high"] = self._convolve("high", coarser, sizes[:-1], fields and fields[:-1])
+            resized = branches["high"]
         else:
             if self.deformable:
                 fields = [
-                    read_flat(field, _size(coarse))
-                    for field, coarse in zip(fields, maps[1:], strict=False)
+                    read_flat(field, height * width)
+                    for field, (height, width) in zip(fields, sizes[1:], strict=False)
                 ]
-            high = self._convolve("high", maps[1:], maps[1:], fields)
-            high = [
-                resize_align_corners(coarse, ops.shape(fine)[1:3])
-                for fine, coarse in zip(maps, high, strict=False)
+            branches["high"] = self._convolve("high", coarser, sizes[1:], fields)
+            resized = [
+                resize_align_corners(level, size)
+                for level, size in zip(branches["high"], sizes, strict=False)
             ]
-        low, high = [None, *low], [*high, None]
+        samples = self._normalise(branches)
+        if self.alignment == "published":
+            samples["high"] = [
+                sample._replace(values=values, mean=global_mean(values))
+                for sample, values in zip(samples["high"], resized, strict=True)
+            ]
+        low, high = [None, *samples["low"]], [*samples["high"], None]
         return [
-            [branch for branch in branches if branch is not None]
-            for branches in zip(mid, low, high, strict=True)
+            [sample for sample in level if sample is not None]
+            for level in zip(samples["mid"], low, high, strict=True)
         ]
 
-    def _offsets_and_mask(self, level):
-        """Field `(B, H * W, 27)`, float32: 18 offsets and 9 mask values in (0, 1)."""
-        field = ops.reshape(self.offset_conv(level), (-1, _size(level), 3 * _TAPS))
-        return ops.concatenate(
-            [field[..., : 2 * _TAPS], ops.sigmoid(field[..., 2 * _TAPS :])], axis=-1
-        )
+    def _fields(self, level):
+        """Offsets (18) and mask logits (9) of every pixel: `(B, H * W, 27)`, at least float32."""
+        field = self.offset_conv(level)
+        height, width = ops.shape(field)[1:3]
+        return ops.reshape(field, (-1, height * width, 3 * _TAPS))
 
-    def _convolve(self, branch, sources, targets, fields, strides=1):
-        """Convolves and normalises `sources`, with outputs of the sizes of `targets`."""
+    def _convolve(self, branch, sources, sizes, fields, strides=1):
+        """Convolves all sources with one kernel; the outputs have the given sizes."""
         if not sources:
             return []
-        shapes = [ops.shape(target) for target in targets]
-        if self.deformable:
-            outputs = self._deform(branch, sources, shapes, fields, strides)
-        else:
-            outputs = [
+        if not self.deformable:
+            return [
                 ops.conv(
                     ops.pad(source, ((0, 0), (1, 1), (1, 1), (0, 0))), self.kernels[branch], strides
                 )
                 for source in sources
             ]
-            outputs = [ops.reshape(o, (-1, _size(o), self.channels)) for o in outputs]
-        if self.use_bias:
-            outputs = [output + self.biases[branch] for output in outputs]
-        return [
-            ops.reshape(self.norms[branch](output), (-1, *shape[1:3], self.channels))
-            for output, shape in zip(outputs, shapes, strict=True)
-        ]
-
-    def _deform(self, branch, sources, shapes, fields, strides):
-        """One deformable convolution over all sources: a list of `(B, positions, channels)`."""
-        grids, start = [], 0
-        for source, shape in zip(sources, shapes, strict=True):
-            input_size = ops.shape(source)[1:3]
+        grids, rows, start = [], [], 0
+        for source, size in zip(sources, sizes, strict=True):
+            height, width = ops.shape(source)[1:3]
             grids.append(
-                sampling_grid(shape[1:3], input_size, strides=(strides, strides), start=start)
+                sampling_grid(size, (height, width), strides=(strides, strides), start=start)
             )
-            start = start + input_size[0] * input_size[1]
+            rows.append(ops.reshape(source, (-1, height * width, source.shape[-1])))
+            start = start + height * width
         field = ops.concatenate(fields, axis=1)
         outputs = deform_conv_rows(
-            ops.concatenate([ops.reshape(s, (-1, _size(s), s.shape[-1])) for s in sources], axis=1),
+            ops.concatenate(rows, axis=1),
             concatenate_grids(grids),
             field[..., : 2 * _TAPS],
-            field[..., 2 * _TAPS :],
+            ops.sigmoid(field[..., 2 * _TAPS :]),
             self.kernels[branch],
         )
-        parts, start = [], 0
-        for shape in shapes:
-            end = start + shape[1] * shape[2]
-            parts.append(outputs[:, start:end])
-            start = end
-        return parts
+        parts = split_rows(outputs, [height * width for height, width in sizes])
+        return [
+            ops.reshape(part, (-1, *size, self.channels))
+            for part, size in zip(parts, sizes, strict=True)
+        ]
+
+    def _normalise(self, branches):
+        """Finds scale and shift of every map's group normalisation, all maps at once."""
+        maps = [level for levels in branches.values() for level in levels]
+        names = [name for name, levels in branches.items() for _ in levels]
+        means = [global_mean(level) for level in maps]
+        mean = ops.stack(means, axis=1)
+        variance = ops.stack(
+            [
+                ops.mean(ops.square(ops.cast(level, m.dtype) - m[:, None, None]), axis=(1, 2))
+                for level, m in zip(maps, means, strict=True)
+            ],
+            axis=1,
+        )
+
+        def of_maps(weights):
+            return ops.stack([ops.cast(weights[name], mean.dtype) for name in names])
+
+        def of_group(values):
+            shape = (-1, len(maps), self.groups, self.channels // self.groups)
+            grouped = ops.mean(ops.reshape(values, shape), axis=-1, keepdims=True)
+            grouped = ops.repeat(grouped, shape[-1], axis=-1)
+            return ops.reshape(grouped, (-1, len(maps), self.channels))
+
+        # The bias moves the mean, the mean's distance from that of its group widens the variance.
+        biased_mean = mean + of_maps(self.biases) if self.use_bias else mean
+        group_mean = of_group(biased_mean)
+        group_variance = of_group(variance + ops.square(biased_mean - group_mean))
+        scale = of_maps(self.gammas) * ops.rsqrt(group_variance + 1e-5)
+        shift = of_maps(self.betas) - (group_mean - biased_mean + mean) * scale
+
+        samples = [
+            SampledMap(*parts)
+            for parts in zip(
+                maps, means, ops.unstack(scale, axis=1), ops.unstack(shift, axis=1), strict=True
+            )
+        ]
+        return {
+            branch: [s for s, name in zip(samples, names, strict=True) if name == branch]
+            for branch in branches
+        }
+
+    def _per_pixel(self, values):
+        return ops.cast(values, self.compute_dtype)[:, None, None]
 
     def compute_output_shape(self, input_shape):
         last = len(input_shape) - 1
@@ -213,6 +287,12 @@ class SpatialAwareAttention(keras.layers.Layer):
             "use_bias": self.use_bias,
             "groups": self.groups,
         }
+
+
+def global_mean(inputs):
+    """Mean of `(B, H, W, C)` over the positions: `(B, C)`, at least float32."""
+    dtype = keras.backend.result_type(inputs.dtype, "float32")
+    return ops.mean(ops.cast(inputs, dtype), axis=(1, 2))
 
 
 def read_flat(field, positions):
@@ -235,8 +315,3 @@ def read_flat(field, positions):
         memory = ops.reshape(memory[:, : channels * positions], (-1, channels, positions))
         parts.append(ops.swapaxes(memory, 1, 2))
     return ops.concatenate(parts, axis=-1)
-
-
-def _size(level):
-    height, width = ops.shape(level)[1:3]
-    return height * width

@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_dyhead.layers.scale_attention import global_mean
+from keras_dyhead.layers.spatial_attention import global_mean
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -47,7 +47,7 @@ class TaskAwareAttention(keras.layers.Layer):
                 units,
                 activation=activation,
                 kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                dtype=self.dtype_policy,
+                dtype=keras.backend.result_type(self.compute_dtype, "float32"),
                 name=name,
             )
 
@@ -57,17 +57,18 @@ class TaskAwareAttention(keras.layers.Layer):
         self.excite.build((None, self.squeeze.units))
         self.built = True
 
-    def coefficients(self, inputs):
-        """Returns `s`, the unshifted coefficients, `(B, 4 C)` in the order a1, b1, a2, b2."""
-        return self.excite(self.squeeze(global_mean(inputs)))
+    def coefficients(self, means):
+        """Turns the means of maps, `(..., C)`, into a1, b1, a2 and b2, each of the same shape."""
+        s = self.excite(self.squeeze(means)) - 0.5
+        slope1, bias1, slope2, bias2 = ops.split(s, 4, axis=-1)
+        return 2 * slope1 + 1, bias1, 2 * slope2, bias2
 
     def call(self, inputs):
-        s = self.coefficients(inputs)[:, None, None, :]
-        slope1, bias1, slope2, bias2 = ops.split(s - 0.5, 4, axis=-1)
-        return ops.maximum(
-            inputs * (2 * slope1 + 1) + bias1,
-            inputs * (2 * slope2) + bias2,
+        a1, b1, a2, b2 = (
+            ops.cast(coefficient, self.compute_dtype)[:, None, None]
+            for coefficient in self.coefficients(global_mean(inputs))
         )
+        return ops.maximum(inputs * a1 + b1, inputs * a2 + b2)
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -4,23 +4,29 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dyhead.ops.gather_matmul import gather_matmul
 
 
 class SamplingGrid(NamedTuple):
-    """Where the undisplaced taps of `P` output positions lie, and in which map.
+    """Where `P` output positions with `K` taps each lie, before offsets, and in which map.
 
     Attributes:
-        y, x: Tensors of shape `(P, K)`, float32: pixel coordinates of the `K` taps.
-        height, width: Tensors of shape `(P, 1)`, float32: size of the sampled map.
-        start: Tensor of shape `(P, 1)`, int32: number of the sampled map's first row among all
-            rows.
+        y: Pixel coordinate of the position's first tap, `(P, 1)`, float32.
+        x: Likewise.
+        taps_y: Distance of each tap from the first, `(K,)`, float32.
+        taps_x: Likewise.
+        height: Size of the sampled map, `(P, 1)`, int32.
+        width: Likewise.
+        start: Number of the map's first row among all rows, `(P, 1)`, int32.
     """
 
     y: keras.KerasTensor
     x: keras.KerasTensor
+    taps_y: keras.KerasTensor
+    taps_x: keras.KerasTensor
     height: keras.KerasTensor
     width: keras.KerasTensor
     start: keras.KerasTensor
@@ -136,17 +142,20 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
     if mask is not None:
         mask = ops.cast(mask, offsets.dtype)
         mask = _taps_first(mask, (batch, positions, offset_groups, num_taps, 1))[..., 0]
-    index, weights = _bilinear_corners(grid, offsets[..., 0], offsets[..., 1], mask)
+    indices, weights = _bilinear_corners(grid, offsets[..., 0], offsets[..., 1], mask)
 
     # Every (image, pixel, offset group) is a row of its own, gathered by one flat index.
     image = ops.reshape(ops.arange(batch, dtype="int32"), (batch, 1, 1, 1)) * num_rows
-    group = ops.arange(offset_groups, dtype="int32")
-    index = (index + image) * offset_groups + group
-    columns = num_taps * offset_groups
+    if offset_groups > 1:
+        group = ops.arange(offset_groups, dtype="int32")
+        indices = [(index + image) * offset_groups + group for index in indices]
+    else:
+        indices = [index + image for index in indices]
+    flat = (batch * positions, num_taps * offset_groups)
     outputs = gather_matmul(
         ops.reshape(rows, (batch * num_rows * offset_groups, channels // offset_groups)),
-        ops.reshape(index, (4, batch * positions, columns)),
-        ops.reshape(weights, (4, batch * positions, columns)),
+        [ops.reshape(index, flat) for index in indices],
+        [ops.reshape(weight, flat) for weight in weights],
         ops.cast(ops.reshape(kernel, (num_taps, group_channels, filters)), rows.dtype),
         groups,
     )
@@ -176,25 +185,42 @@ def sampling_grid(
     Returns:
         `SamplingGrid` with `P = Ho * Wo` and `K = kh * kw`.
     """
-    rows, columns = (
-        (ops.arange(n, dtype="float32") * s - p)[:, None] + ops.arange(k, dtype="float32") * d
-        for n, s, p, k, d in zip(size, strides, padding, kernel_size, dilation_rate, strict=True)
+    # Sizes known beforehand become constants of the graph, unknown ones a few operations.
+    static = all(isinstance(n, int) for n in (*size, *input_size, start))
+    np_or_ops = np if static else ops
+    y, x = (
+        np_or_ops.arange(n, dtype="float32") * s - p
+        for n, s, p in zip(size, strides, padding, strict=True)
     )
-    positions, taps = size[0] * size[1], kernel_size[0] * kernel_size[1]
-    full = (size[0], size[1], kernel_size[0], kernel_size[1])
-    constant = ops.ones((positions, 1), dtype="int32")
+    positions = size[0] * size[1]
+    taps_y, taps_x = np.meshgrid(
+        *(
+            np.arange(k, dtype="float32") * d
+            for k, d in zip(kernel_size, dilation_rate, strict=True)
+        ),
+        indexing="ij",
+    )
+    constant = np_or_ops.ones((positions, 1), dtype="int32")
     return SamplingGrid(
-        y=ops.reshape(ops.broadcast_to(rows[:, None, :, None], full), (positions, taps)),
-        x=ops.reshape(ops.broadcast_to(columns[None, :, None, :], full), (positions, taps)),
-        height=ops.cast(constant * input_size[0], "float32"),
-        width=ops.cast(constant * input_size[1], "float32"),
+        y=np_or_ops.reshape(np_or_ops.broadcast_to(y[:, None], size), (positions, 1)),
+        x=np_or_ops.reshape(np_or_ops.broadcast_to(x, size), (positions, 1)),
+        taps_y=taps_y.ravel(),
+        taps_x=taps_x.ravel(),
+        height=constant * input_size[0],
+        width=constant * input_size[1],
         start=constant * start,
     )
 
 
 def concatenate_grids(grids: Sequence[SamplingGrid]) -> SamplingGrid:
-    """Joins the grids of several maps, in the order of their output positions."""
-    return SamplingGrid(*(ops.concatenate(parts, axis=0) for parts in zip(*grids, strict=True)))
+    """Joins grids of the same kernel over several maps, in the order of their positions."""
+    static = all(isinstance(field, np.ndarray) for grid in grids for field in grid)
+    concatenate = np.concatenate if static else ops.concatenate
+    fields = {
+        name: concatenate([getattr(grid, name) for grid in grids], axis=0)
+        for name in ("y", "x", "height", "width", "start")
+    }
+    return grids[0]._replace(**fields)
 
 
 def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
@@ -220,21 +246,33 @@ def resolve_padding(padding, kernel_size, dilation_rate) -> tuple[int, int]:
 
 
 def _taps_first(tensor, shape):
-    """Reshapes `(B, P, groups * K * n)` to `(B, P, K, groups, n)`."""
+    """Turns `(B, P, groups * K * n)`, to be read as `shape`, into `(B, P, K, groups, n)`."""
+    batch, positions, groups, taps, n = shape
+    if groups == 1:
+        return ops.reshape(tensor, (batch, positions, taps, 1, n))
     return ops.swapaxes(ops.reshape(tensor, shape), 2, 3)
 
 
 def _bilinear_corners(grid, offset_y, offset_x, mask):
-    """Row numbers and weights of the four pixels around each tap: two tensors `(4, B, P, K, G)`."""
-    y, x, height, width = (ops.cast(field, offset_y.dtype)[..., None] for field in grid[:4])
-    start = grid.start[..., None]
-    (top, bottom), weights_y = _linear_neighbours(y + offset_y, height)
-    (left, right), weights_x = _linear_neighbours(x + offset_x, width)
-    width = ops.cast(width, "int32")
-    index = ops.stack([start + i * width + j for i in (top, bottom) for j in (left, right)])
+    """Row numbers and weights of the four pixels around each tap: two lists of `(B, P, K, G)`."""
+    y, x, taps_y, taps_x, height, width, start = (
+        ops.convert_to_tensor(field)[..., None] for field in grid
+    )
+    dtype = offset_y.dtype
+    (top, bottom), weights_y = _linear_neighbours(
+        ops.cast(y + taps_y, dtype) + offset_y, ops.cast(height, dtype)
+    )
+    (left, right), weights_x = _linear_neighbours(
+        ops.cast(x + taps_x, dtype) + offset_x, ops.cast(width, dtype)
+    )
+    indices = [
+        row + column
+        for row in (start + top * width, start + bottom * width)
+        for column in (left, right)
+    ]
     if mask is not None:
-        weights_y = [w * mask for w in weights_y]
-    return index, ops.stack([wy * wx for wy in weights_y for wx in weights_x])
+        weights_y = [weight * mask for weight in weights_y]
+    return indices, [wy * wx for wy in weights_y for wx in weights_x]
 
 
 def _linear_neighbours(position, size):

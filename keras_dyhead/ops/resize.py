@@ -1,5 +1,6 @@
 """Bilinear resizing with aligned corners, which `keras.ops.image.resize` does not offer."""
 
+import numpy as np
 from keras import ops
 
 
@@ -31,6 +32,10 @@ def resize_align_corners(inputs, size):
 
 def _interpolation_matrix(size, new_size):
     """Matrix `(new_size, size)` whose row holds the two bilinear weights of one output pixel."""
+    if isinstance(size, int) and isinstance(new_size, int):  # a constant of the graph
+        position = np.linspace(0, size - 1, new_size)
+        distance = position[:, None] - np.arange(size)
+        return np.maximum(1 - np.abs(distance), 0).astype("float32")
     last = ops.cast(ops.maximum(new_size - 1, 1), "float32")
     position = ops.arange(new_size, dtype="float32") * ops.cast(size - 1, "float32") / last
     distance = position[:, None] - ops.arange(size, dtype="float32")

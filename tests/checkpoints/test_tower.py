@@ -13,7 +13,7 @@ from published_weights import microsoft_tower, openmmlab_tower
 from keras_dyhead.checkpoints import load_tower
 from keras_dyhead.checkpoints.tower import MICROSOFT_BLOCK
 from keras_dyhead.layers import DyHeadNeck
-from keras_dyhead.layers.spatial_attention import read_flat
+from keras_dyhead.layers.spatial_attention import global_mean, read_flat
 
 DATA = Path(__file__).parents[1] / "data" / "dyhead_tower"
 CASES = {case["name"]: case for case in json.loads((DATA / "cases.json").read_text())}
@@ -49,6 +49,12 @@ def loaded_neck(case, inputs):
     )
 
 
+def unshifted(coefficients):
+    """The output of DYReLU's hard sigmoid, from which the released code derives a1, b1, a2, b2."""
+    a1, b1, a2, b2 = coefficients
+    return keras.ops.concatenate([a1 / 2, b1 + 0.5, (a2 + 1) / 2, b2 + 0.5], axis=-1)
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_outputs_are_those_of_the_released_code(name):
     case, reference, inputs = load_case(name)
@@ -71,7 +77,7 @@ def test_intermediates_are_those_of_the_released_code(name):
         checked.add(f"b0/{key}")
 
     maps = [keras.ops.convert_to_tensor(x) for x in inputs]
-    fields = [spatial._offsets_and_mask(level) for level in maps]
+    fields = [spatial._fields(level) for level in maps]
     sampled = spatial(maps)
     for i, level in enumerate(LEVELS):
         branches = dict(
@@ -81,20 +87,23 @@ def test_intermediates_are_those_of_the_released_code(name):
                 strict=True,
             )
         )
+        means = keras.ops.stack([global_mean(branch) for branch in sampled[i]], axis=1)
         fused = scale(sampled[i])
         found = {
             **branches,
             "offset": fields[i][..., :18],
-            "mask": fields[i][..., 18:],
-            "scale_attention": np.transpose(scale.weights_of(sampled[i])),
+            "mask": keras.ops.sigmoid(fields[i][..., 18:]),
+            "scale_attention": np.transpose(scale.gates(means)[..., 0]),
             "mean_fea": fused,
-            "dyrelu_theta": task.coefficients(fused),
+            "dyrelu_theta": unshifted(task.coefficients(global_mean(fused))),
         }
         if i < 4:
             positions = maps[i + 1].shape[1] * maps[i + 1].shape[2]
             field = read_flat(fields[i], positions)
-            (coarse,) = spatial._convolve("high", maps[i + 1 : i + 2], maps[i + 1 : i + 2], [field])
-            found["coarser_before_upsample"] = coarse
+            raw = spatial._convolve("high", [maps[i + 1]], [maps[i + 1].shape[1:3]], [field])
+            (sample,) = spatial._normalise({"high": raw})["high"]
+            scaled = sample.values * sample.scale[:, None, None]
+            found["coarser_before_upsample"] = scaled + sample.shift[:, None, None]
         for key, value in found.items():
             if f"b0/{level}/{key}" in reference:
                 check(f"{level}/{key}", keras.ops.convert_to_numpy(value))

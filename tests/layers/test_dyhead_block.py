@@ -51,7 +51,7 @@ def test_switched_off_attentions_are_convolutions_a_plain_mean_and_relu(alignmen
 
     def branch(name, x, stride=1):
         kernel, bias = (w[f"spatial_attention/{name}_{n}"] for n in ("kernel", "bias"))
-        norm = (w[f"spatial_attention/{name}_norm/{n}"] for n in ("gamma", "beta"))
+        norm = (w[f"spatial_attention/{name}_{n}"] for n in ("gamma", "beta"))
         return group_norm(conv3x3(x, kernel, bias)[:, ::stride, ::stride], *norm)
 
     pyramid = [x.astype("float64") for x in pyramid]

@@ -1,0 +1,32 @@
+"""Gathering, adding up and splitting rows, in the form that suits each backend."""
+
+import keras
+from keras import ops
+
+
+def take_rows(rows, index):
+    """Gathers `rows[index]` for an index known to be in range."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.gather(rows, index)
+    return ops.take(rows, index, axis=0)
+
+
+def scatter_add_rows(updates, index, num_rows):
+    """Adds up `updates` (N, D) by their row number `index` (N,): `(num_rows, D)`."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.math.unsorted_segment_sum(updates, index, num_rows)
+    return ops.segment_sum(updates, index, num_segments=num_rows)
+
+
+def split_rows(tensor, sizes):
+    """Splits axis 1 into parts of the given sizes (ints or scalar tensors)."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.split(tensor, sizes, axis=1, num=len(sizes))
+    ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
+    return ops.split(tensor, ends, axis=1)
