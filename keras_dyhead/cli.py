@@ -1,0 +1,299 @@
+"""The command line: `keras-dyhead demo` and `keras-dyhead train`."""
+
+import contextlib
+import os
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keras_dyhead.version import __version__
+
+if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
+    from keras_dyhead.training import Training
+
+app = typer.Typer(
+    name="keras-dyhead",
+    epilog="Start with `keras-dyhead demo`: it needs no data and no download.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+_FIGURES = {
+    "AP": "mean over IoU 0.50 to 0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small objects, under 32² px",
+    "APm": "medium objects",
+    "APl": "large objects, over 96² px",
+    "AR1": "recall, 1 detection per image",
+    "AR10": "recall, 10 detections",
+    "AR100": "recall, 100 detections",
+    "ARs": "recall, small objects",
+    "ARm": "recall, medium objects",
+    "ARl": "recall, large objects",
+}
+
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on after the last finished epoch of the training in --out."),
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Delete an earlier training in --out first.")
+]
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"keras-dyhead {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Detectors with Dynamic Head (DyHead, CVPR 2021) in Keras 3."""
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the drawings and the results.")] = Path(
+        "runs/demo"
+    ),
+    images: Annotated[int, typer.Option(min=2, help="Images to draw; half are held out.")] = 1600,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training half.")] = 5,
+    seed: Seed = 0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train, evaluate and export a small detector on drawn shapes, in minutes on two cores.
+
+    Draws a COCO-format data set of circles, squares, triangles, stars and crosses, trains a
+    RetinaNet with DyHead on one half, evaluates it on the other with pycocotools, and exports a
+    SavedModel, which a fresh Python process without Keras then runs on image files.
+
+    **Examples**
+
+    keras-dyhead demo
+
+    keras-dyhead demo --out runs/longer --epochs 12 --seed 1
+    """
+    _run(lambda training: training.demo_training(out, images, epochs, seed, resume, overwrite), out)
+
+
+@app.command()
+def train(
+    images: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of the training images.")
+    ],
+    annotations: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and results.")],
+    val_images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Folder of the images to evaluate on."),
+    ] = None,
+    val_annotations: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="Their COCO JSON file. Without the two, the training images are evaluated.",
+        ),
+    ] = None,
+    epochs: Annotated[
+        int | None,
+        typer.Option(min=1, help="Passes over the images; by default 12, or 1500 steps if more."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
+    image_size: Annotated[
+        int, typer.Option(min=32, help="Side in px of the square that images are fitted into.")
+    ] = 512,
+    backbone: Annotated[
+        str,
+        typer.Option(
+            help="small, resnet18 or resnet50 with random weights, or a KerasHub preset such as "
+            "resnet_50_imagenet, which is downloaded, or a preset's folder."
+        ),
+    ] = "small",
+    num_blocks: Annotated[int, typer.Option(min=0, help="DyHead blocks; 0 for none.")] = 1,
+    channels: Annotated[int, typer.Option(help="Channels of pyramid and DyHead; 16, 32...")] = 64,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
+    eval_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Epochs between evaluations; by default a fifth of all."),
+    ] = None,
+    jit_compile: Annotated[
+        bool, typer.Option("--jit-compile", help="Compile with XLA; the first step takes minutes.")
+    ] = False,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
+        ),
+    ] = "raise",
+    seed: Seed = 0,
+    resume: Resume = False,
+    overwrite: Overwrite = False,
+) -> None:
+    """Train a RetinaNet with DyHead on your images; evaluate and export it.
+
+    Saves a checkpoint after every epoch: after an interruption, the same command with --resume
+    goes on from there. At the end, --out holds the model (model.keras), a SavedModel that takes
+    images or image files (saved_model/), the COCO figures (metrics.json), the course of the
+    training (history.json, .csv, .png) and pictures (detections.png).
+
+    **Examples**
+
+    keras-dyhead train --images photos --annotations photos.json --out runs/photos
+
+    keras-dyhead train --images train --annotations train.json --val-images val
+    --val-annotations val.json --out runs/big --backbone resnet_50_imagenet --num-blocks 6
+    --channels 256 --learning-rate 1e-4 --epochs 12
+
+    keras-dyhead train --images photos --annotations photos.json --out runs/photos --resume
+    """
+
+    def build(training):
+        settings = training.TrainingSettings(
+            images=images,
+            annotations=annotations,
+            val_images=val_images,
+            val_annotations=val_annotations,
+            epochs=epochs,
+            batch_size=batch_size,
+            image_size=image_size,
+            backbone=backbone,
+            num_blocks=num_blocks,
+            channels=channels,
+            learning_rate=learning_rate,
+            eval_every=eval_every,
+            jit_compile=jit_compile,
+            on_error=on_error,
+            seed=seed,
+        )
+        return training.Training(settings, out, resume, overwrite)
+
+    _run(build, out)
+
+
+def _run(build: Callable[..., "Training"], out: Path) -> None:
+    """Builds a training, runs it and reports; input errors are one message and exit code 2."""
+    console = Console()
+    with console.status("starting TensorFlow and reading the data"), _quiet_tensorflow():
+        from keras_dyhead import training
+
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # problems are listed below
+                planned = build(training)
+        except ValueError as error:
+            Console(stderr=True).print(f"[bold red]Error:[/] {_escape(error)}", soft_wrap=True)
+            raise typer.Exit(2) from None
+    _describe(planned, console)
+    try:
+        metrics = planned.run(verbose=1 if console.is_terminal else 2)
+    except KeyboardInterrupt:
+        console.print("\nInterrupted. The same command with --resume goes on from here.")
+        raise typer.Exit(130) from None
+    except FloatingPointError as error:
+        Console(stderr=True).print(f"[bold red]Error:[/] {_escape(error)}", soft_wrap=True)
+        raise typer.Exit(1) from None
+    _report(metrics, out, console)
+    if not metrics["serving_check"]["same"]:
+        raise typer.Exit(1)
+
+
+def _describe(planned: "Training", console: Console) -> None:
+    settings = planned.settings
+    for name, data in (("train on", planned.train_data), ("evaluate on", planned.val_data)):
+        annotations = data.annotations
+        boxes = sum(len(image.boxes) for image in annotations.images)
+        console.print(
+            f"{name:>12}  {len(annotations.images)} images, {boxes} boxes, "
+            f"{len(planned.class_names)} classes: {', '.join(planned.class_names[:10])}"
+        )
+        for problem in annotations.problems:
+            console.print(f"{'':>12}  [yellow]{_escape(problem)}[/]", soft_wrap=True)
+    if settings.val_images is None:
+        console.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
+    console.print(
+        f"{'model':>12}  RetinaNet on {settings.backbone}, {settings.num_blocks} DyHead blocks of "
+        f"{settings.channels} channels, {planned.model.count_params():,} parameters"
+    )
+    console.print(
+        f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "
+        f"{settings.batch_size} images of {settings.image_size} px each"
+    )
+    if planned.epochs_done:
+        console.print(f"{'resumed':>12}  {planned.epochs_done} epochs are done already")
+
+
+def _report(metrics: dict, out: Path, console: Console) -> None:
+    table = Table(title=f"COCO figures on {metrics['images_evaluated']} images")
+    table.add_column("figure", style="bold")
+    table.add_column("value", justify="right")
+    table.add_column("counts")
+    for name, meaning in _FIGURES.items():
+        value = metrics["figures"][name]
+        table.add_row(name, "-" if value is None or value < 0 else f"{value:.3f}", meaning)
+    console.print(table)
+    console.print(
+        f"trained in {metrics['timings']['training'] / 60:.1f} minutes; written to {out}:"
+    )
+    for path in sorted(out.iterdir()):
+        console.print(f"  {path.name}{'/' if path.is_dir() else ''}", highlight=False)
+    check = metrics["serving_check"]
+    if check["same"]:
+        console.print(
+            f"[green]A fresh Python process without Keras loaded saved_model/ and found the same "
+            f"{check['detections']} detections in {check['images']} image files.[/]"
+        )
+    else:
+        console.print(
+            "[bold red]The SavedModel, run in a fresh Python process, does not return the model's "
+            f"detections.[/] {_escape(check.get('error', ''))}"
+        )
+
+
+def _escape(text: object) -> str:
+    """Text as Rich prints it unchanged: its own brackets are no markup."""
+    return str(text).replace("[", r"\[")
+
+
+@contextlib.contextmanager
+def _quiet_tensorflow() -> Iterator[None]:
+    """Imports TensorFlow without the lines that it logs before its log level applies."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0":
+        sys.stderr.flush()
+        kept, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(silence)
+    yield
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,18 @@
+"""The whole road from a COCO data set to a served detector: what the command line runs."""
+
+from keras_dyhead.training.checkpoint import EpochCheckpoint
+from keras_dyhead.training.demo import demo_training
+from keras_dyhead.training.results import check_serving, write_results
+from keras_dyhead.training.run import Training
+from keras_dyhead.training.settings import BACKBONES, TrainingSettings, build_detector
+
+__all__ = [
+    "BACKBONES",
+    "EpochCheckpoint",
+    "Training",
+    "TrainingSettings",
+    "build_detector",
+    "check_serving",
+    "demo_training",
+    "write_results",
+]

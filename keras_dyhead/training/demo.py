@@ -1,0 +1,59 @@
+"""The demonstration: drawn shapes in, a trained and served detector out."""
+
+from pathlib import Path
+
+from keras_dyhead.coco.shapes import draw_shapes
+from keras_dyhead.training.run import Training, check_folder
+from keras_dyhead.training.settings import TrainingSettings
+
+
+def demo_training(
+    out: str | Path,
+    num_images: int = 1600,
+    epochs: int = 5,
+    seed: int = 0,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> Training:
+    """Draws the data set of the demonstration into `out/shapes` and sets up its training.
+
+    Half of the images are trained on, the other half is held out to evaluate on.
+
+    Args:
+        out: Folder for the data set and the results.
+        num_images: Images to draw, at least 2. Defaults to `1600`.
+        epochs: Passes over the training half. Defaults to `5`.
+        seed: Seed of the drawings and of the training. Defaults to `0`.
+        resume: See `Training`. Defaults to `False`.
+        overwrite: See `Training`. Defaults to `False`.
+
+    Returns:
+        The training, ready to `run()`.
+
+    Example:
+    ```python
+    print(demo_training("runs/demo").run()["figures"]["AP50"])
+    ```
+    """
+    if num_images < 2:
+        raise ValueError(f"`num_images` must be at least 2. Received: num_images={num_images}")
+    data = Path(out) / "shapes"
+    settings = TrainingSettings(
+        images=data / "train" / "images",
+        annotations=data / "train" / "instances.json",
+        val_images=data / "held_out" / "images",
+        val_annotations=data / "held_out" / "instances.json",
+        epochs=epochs,
+        batch_size=8,
+        image_size=256,
+        max_level=6,
+        anchor_octaves=2,
+        anchor_ratios=(1.0,),
+        eval_every=max(1, epochs // 2),
+        seed=seed,
+    )
+    check_folder(Path(out), settings, resume, overwrite)
+    half = num_images // 2
+    draw_shapes(data / "train", num_images - half, seed=seed)
+    draw_shapes(data / "held_out", half, seed=seed, start=num_images - half)
+    return Training(settings, out, resume, overwrite)

@@ -1,0 +1,178 @@
+"""What remains of a training: the model, its figures, its pictures, and proof that it serves."""
+
+import csv
+import dataclasses
+import json
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations
+from keras_dyhead.detectors import Detector
+from keras_dyhead.export import export_saved_model
+from keras_dyhead.training import serving_check
+from keras_dyhead.training.settings import TrainingSettings
+from keras_dyhead.version import __version__
+from keras_dyhead.visualization import plot_detections, plot_history
+
+RESULTS = (
+    *("model.keras", "saved_model", "history.json", "history.csv", "history.png"),
+    *("detections.png", "metrics.json"),
+)
+"""Names of everything a finished training leaves in its folder, in the order of writing."""
+
+
+def write_results(
+    model: Detector,
+    annotations: CocoAnnotations,
+    settings: TrainingSettings,
+    records: Sequence[dict[str, float]],
+    out: Path,
+    num_pictures: int = 6,
+) -> dict:
+    """Writes all files of a finished training, see `RESULTS`; the last one marks the end.
+
+    Args:
+        model: The trained detector.
+        annotations: The evaluation images; the first with boxes are drawn.
+        settings: What the training was made of.
+        records: One dictionary per epoch, see `EpochCheckpoint`; the last has the COCO figures.
+        out: The folder.
+        num_pictures: Images to draw. Defaults to `6`.
+
+    Returns:
+        What `metrics.json` holds: `figures` (the twelve COCO figures), `class_names`,
+        `serving_check` (see `check_serving`), `timings` in seconds, `settings`, `versions` and
+        more.
+    """
+    started = time.perf_counter()
+    model.save(out / "model.keras")
+    shutil.rmtree(out / "saved_model", ignore_errors=True)
+    export_saved_model(model, out / "saved_model", class_names=annotations.class_names)
+
+    history = _columns(records)
+    (out / "history.json").write_text(json.dumps(history, indent=1))
+    with open(out / "history.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(history))
+        writer.writeheader()
+        writer.writerows(records)
+    plot_history(history).savefig(out / "history.png", dpi=120)
+
+    chosen = [image for image in annotations.images if len(image.boxes)] or annotations.images
+    chosen = chosen[:num_pictures]
+    pictures = [_read(image.path) for image in chosen]
+    detections = _detect(model, pictures)
+    truths = [{"boxes": image.boxes, "labels": image.labels} for image in chosen]
+    figure = plot_detections(pictures, truths, detections, annotations.class_names)
+    figure.savefig(out / "detections.png", dpi=120)
+
+    check = check_serving(out / "saved_model", [image.path for image in chosen], detections)
+    metrics = {
+        "figures": {name: records[-1].get(f"val_{name}") for name in METRIC_NAMES},
+        "class_names": list(annotations.class_names),
+        "images_evaluated": len(annotations.images),
+        "epochs": len(records),
+        "parameters": model.count_params(),
+        "serving_check": check,
+        "timings": {
+            "training": round(sum(record["seconds"] for record in records), 1),
+            "first_epoch": records[0]["seconds"],
+            "results": round(time.perf_counter() - started, 1),
+        },
+        "settings": dataclasses.asdict(settings),
+        "versions": {
+            "keras_dyhead": __version__,
+            "keras": keras.__version__,
+            "tensorflow": tf.__version__,
+            "python": platform.python_version(),
+        },
+    }
+    (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
+    return metrics
+
+
+def check_serving(
+    saved_model: Path, images: Sequence[Path], expected: Sequence[dict[str, np.ndarray]]
+) -> dict:
+    """Compares a SavedModel, run in a process without Keras, with the detections of the model.
+
+    The fresh Python process can import neither Keras nor this package; it gets the bytes of the
+    image files. Detections agree when each has a counterpart of the same class whose confidence
+    is within 0.001 and whose box is within 0.1 % of the image's longer side. Those within 0.001 of
+    the weakest shown may be missing: rounding decides about them.
+
+    Args:
+        saved_model: Folder of the SavedModel.
+        images: Image files.
+        expected: What the Keras model detects in each: `boxes` in pixels of the file, `labels`,
+            `confidence`.
+
+    Returns:
+        `{"same": bool, "images": int, "detections": int}`, with `"error"` if the process failed.
+    """
+    script = serving_check.__file__
+    result = {"same": False, "images": len(images), "detections": 0}
+    with tempfile.TemporaryDirectory() as folder:
+        output = Path(folder, "detections.npz")
+        process = subprocess.run(
+            [sys.executable, "-I", script, saved_model, output, *images],
+            env=os.environ | {"CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
+            capture_output=True,
+            text=True,
+        )
+        if process.returncode:
+            return result | {"error": process.stderr.strip()[-2000:]}
+        with np.load(output) as arrays:
+            detections = dict(arrays)
+    served = [{name: v[i] for name, v in detections.items()} for i in range(len(images))]
+    result["detections"] = sum(int((found["labels"] >= 0).sum()) for found in served)
+    sides = [max(_read(image).shape[:2]) for image in images]
+    result["same"] = all(map(_agree, expected, served, sides))
+    return result
+
+
+def _agree(first: dict, second: dict, side: int) -> bool:
+    """Whether each detection of either set has its counterpart in the other."""
+    a, b = (
+        {key: np.asarray(found[key])[np.asarray(found["labels"]) >= 0] for key in found}
+        for found in ({k: f[k] for k in ("boxes", "labels", "confidence")} for f in (first, second))
+    )
+    boxes = np.abs(a["boxes"][:, None] - b["boxes"][None]).max(-1, initial=0) <= 1e-3 * side
+    scores = np.abs(a["confidence"][:, None] - b["confidence"][None]) <= 1e-3
+    same = boxes & scores & (a["labels"][:, None] == b["labels"][None])
+    weakest = min(np.concatenate([a["confidence"], b["confidence"]]), default=0) + 1e-3
+    return bool(
+        np.all(same.any(1) | (a["confidence"] < weakest))
+        and np.all(same.any(0) | (b["confidence"] < weakest))
+    )
+
+
+def _detect(model: Detector, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The detections in raw images, in their own pixels."""
+    batch = model.preprocessor(list(images))
+    detections = model.decode(model(batch["images"], training=False), batch["image_sizes"])
+    detections = {name: keras.ops.convert_to_numpy(value) for name, value in detections.items()}
+    scales = np.tile(keras.ops.convert_to_numpy(batch["scales"])[:, None, ::-1], 2)
+    detections["boxes"] = detections["boxes"] / scales
+    return [{name: value[i] for name, value in detections.items()} for i in range(len(images))]
+
+
+def _read(path: Path) -> np.ndarray:
+    image = tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
+    return image.numpy()
+
+
+def _columns(records: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
+    """The history as Keras has it, with `None` in epochs that lack a value."""
+    names = dict.fromkeys(name for record in records for name in record)
+    return {name: [record.get(name) for record in records] for name in names}

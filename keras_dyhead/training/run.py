@@ -1,0 +1,221 @@
+"""One training, from a data set and an empty folder to all its results."""
+
+import dataclasses
+import json
+import shutil
+from pathlib import Path
+
+import keras
+
+from keras_dyhead.coco import CocoEvaluation, load_coco
+from keras_dyhead.coco.validation import read_coco_json
+from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.training.checkpoint import EpochCheckpoint
+from keras_dyhead.training.results import RESULTS, write_results
+from keras_dyhead.training.settings import TrainingSettings, build_detector
+
+STATE = "settings.json"
+"""The file that marks a folder as that of a training."""
+
+# A training that goes on may have its data moved and its end postponed; its model stays.
+_FREE_ON_RESUME = (
+    *("images", "annotations", "val_images", "val_annotations"),
+    *("epochs", "eval_every", "on_error", "jit_compile", "anchor_scale"),
+)
+
+
+class Training:
+    """Trains a RetinaNet + DyHead through `model.fit`, and can go on after the process died.
+
+    Everything that can be wrong with the input is found here, before anything is written.
+
+    Args:
+        settings: Data, model and schedule.
+        out: Folder for the results. It must be empty or absent, unless one of the next two says
+            otherwise.
+        resume: Go on after the last finished epoch of the training in `out`, if there is one.
+            Defaults to `False`.
+        overwrite: Delete the training in `out` first, if there is one. Defaults to `False`.
+
+    Attributes:
+        settings: The settings with all defaults filled in.
+        train_data: The training data set, see `load_coco`.
+        val_data: The evaluation data set.
+        model: The compiled detector, restored if `resume`.
+        epochs_done: Number of finished epochs.
+
+    Raises:
+        ValueError: If the data cannot be used, `out` holds files, or the training to resume was
+            made of something else.
+
+    Example:
+    ```python
+    settings = TrainingSettings("images", "instances.json", epochs=50, image_size=256)
+    metrics = Training(settings, out="runs/mine").run()
+    print(metrics["figures"]["AP50"])
+    ```
+    """
+
+    def __init__(
+        self,
+        settings: TrainingSettings,
+        out: str | Path,
+        resume: bool = False,
+        overwrite: bool = False,
+    ):
+        self.out = Path(out)
+        earlier = check_folder(self.out, settings, resume, overwrite)
+        if earlier is not None and settings.epochs is None:
+            settings = dataclasses.replace(settings, epochs=earlier["settings"]["epochs"])
+        keras.utils.set_random_seed(settings.seed)
+        self._checkpoint = EpochCheckpoint(self.out / "checkpoints")
+        preprocessor = DetectionPreprocessor(image_size=(settings.image_size,) * 2)
+        self._load_data(settings, preprocessor)
+        self.settings = settings.resolve(self.train_data.annotations)
+        if earlier is not None:
+            self._check_same(earlier)
+            scale = earlier["settings"]["anchor_scale"]
+            self.settings = dataclasses.replace(self.settings, anchor_scale=scale)
+        self.model = build_detector(
+            self.settings,
+            len(self.class_names),
+            steps=len(self.train_data) * self.settings.epochs,
+            preprocessor=preprocessor,
+        )
+        if overwrite:
+            _delete_results(self.out)
+        self.out.mkdir(parents=True, exist_ok=True)
+        state = {"settings": dataclasses.asdict(self.settings), "class_names": self.class_names}
+        unfinished = self.out / "settings.json.unfinished"
+        unfinished.write_text(json.dumps(state, indent=1))
+        unfinished.replace(self.out / STATE)
+        self._checkpoint.restore(self.model)
+
+    @property
+    def class_names(self) -> list[str]:
+        """The name of each label."""
+        return list(self.train_data.class_names)
+
+    @property
+    def epochs_done(self) -> int:
+        """Number of finished epochs."""
+        return len(self._checkpoint.records)
+
+    def run(self, verbose: int = 1) -> dict:
+        """Trains the epochs that are left and writes the results.
+
+        Args:
+            verbose: `0` is silent, `1` shows progress bars, `2` one line per epoch. Defaults to
+                `1`.
+
+        Returns:
+            The content of `metrics.json`, see `write_results`.
+        """
+        if self.epochs_done < self.settings.epochs:
+            evaluation = CocoEvaluation(self.val_data, eval_freq=self.settings.eval_every)
+            self.model.fit(
+                self.train_data,
+                epochs=self.settings.epochs,
+                initial_epoch=self.epochs_done,
+                callbacks=[evaluation, self._checkpoint],
+                shuffle=False,  # the data set shuffles itself
+                verbose=verbose,
+            )
+        return write_results(
+            self.model,
+            self.val_data.annotations,
+            self.settings,
+            self._checkpoint.records,
+            self.out,
+        )
+
+    def _load_data(self, settings: TrainingSettings, preprocessor: DetectionPreprocessor) -> None:
+        form = {
+            "batch_size": settings.batch_size,
+            "image_size": preprocessor.image_size,
+            "preprocessor": preprocessor,
+            "on_error": settings.on_error,
+        }
+        self.train_data = load_coco(
+            settings.images, settings.annotations, training=True, seed=settings.seed, **form
+        )
+        if not any(len(image.boxes) for image in self.train_data.annotations.images):
+            raise ValueError(f"{settings.annotations} has no box to learn from.")
+        val_annotations = settings.val_annotations or settings.annotations
+        categories = read_coco_json(Path(val_annotations))["categories"]
+        names = {str(c["name"]) for c in categories if isinstance(c, dict) and "name" in c}
+        unknown = names.difference(self.class_names)
+        if unknown and settings.on_error == "raise":
+            raise ValueError(
+                f"{val_annotations} has categories that the training data lack: {sorted(unknown)}; "
+                f"those have {self.class_names} (`on_error='skip'` leaves the others out)"
+            )
+        self.val_data = load_coco(
+            settings.val_images or settings.images,
+            val_annotations,
+            class_names=self.class_names,
+            **form,
+        )
+
+    def _check_same(self, earlier: dict) -> None:
+        """Refuses to go on with another model than the one that was begun."""
+        if earlier["class_names"] != self.class_names:
+            raise ValueError(
+                f"{self.out} was trained on the classes {earlier['class_names']}. "
+                f"Received data with {self.class_names}"
+            )
+        now = json.loads(json.dumps(dataclasses.asdict(self.settings)))
+        changed = [
+            f"{name}={value} (now {now.get(name)})"
+            for name, value in earlier["settings"].items()
+            if name not in _FREE_ON_RESUME and now.get(name) != value
+        ]
+        if changed:
+            raise ValueError(
+                f"{self.out} was begun with {', '.join(changed)}: resume it with that."
+            )
+
+
+def check_folder(
+    out: Path, settings: TrainingSettings, resume: bool = False, overwrite: bool = False
+) -> dict | None:
+    """Checks that a training may write to a folder. The data set may lie inside it.
+
+    Args:
+        out: The folder.
+        settings: The settings, which name the data.
+        resume: Whether a training in the folder is to go on. Defaults to `False`.
+        overwrite: Whether it is to be deleted. Defaults to `False`.
+
+    Returns:
+        The content of `settings.json` of the training to resume, or `None`.
+
+    Raises:
+        ValueError: If the folder holds other files, or a training and neither flag is set.
+    """
+    if resume and overwrite:
+        raise ValueError("`resume` and `overwrite` exclude each other.")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"`out` must be a folder. Received: {out}")
+    data = [settings.images, settings.annotations, settings.val_images, settings.val_annotations]
+    data = [Path(path).resolve() for path in data if path is not None]
+    entries = out.resolve().iterdir() if out.is_dir() else ()
+    if all(any(path.is_relative_to(entry) for path in data) for entry in entries):
+        return None
+    if not (resume or overwrite):
+        raise ValueError(
+            f"{out} is not empty: resume the training in it (--resume), delete that "
+            "(--overwrite), or choose another folder."
+        )
+    if not (out / STATE).is_file():
+        raise ValueError(f"{out} holds files but no training: it has no {STATE}.")
+    return json.loads((out / STATE).read_text()) if resume else None
+
+
+def _delete_results(out: Path) -> None:
+    for name in (STATE, "checkpoints", *RESULTS):
+        path = out / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,194 @@
+"""What a training is made of, and the detector and optimizer that follow from it."""
+
+import dataclasses
+import math
+import os
+
+import keras
+import keras_hub
+import numpy as np
+
+from keras_dyhead.coco import CocoAnnotations
+from keras_dyhead.detectors import AnchorGenerator, DetectionPreprocessor, RetinaNet
+
+BACKBONES = {
+    "small": {
+        "input_conv_filters": [16],
+        "input_conv_kernel_sizes": [3],
+        "stackwise_num_filters": [64, 64, 96, 128],
+        "stackwise_num_blocks": [1, 1, 1, 1],
+        "block_type": "basic_block_vd",
+    },
+    "resnet18": {
+        "input_conv_filters": [64],
+        "input_conv_kernel_sizes": [7],
+        "stackwise_num_filters": [64, 128, 256, 512],
+        "stackwise_num_blocks": [2, 2, 2, 2],
+        "block_type": "basic_block",
+    },
+    "resnet50": {
+        "input_conv_filters": [64],
+        "input_conv_kernel_sizes": [7],
+        "stackwise_num_filters": [64, 128, 256, 512],
+        "stackwise_num_blocks": [3, 4, 6, 3],
+        "block_type": "bottleneck_block",
+    },
+}
+"""Arguments of KerasHub's `ResNetBackbone`, by name; built with random weights."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSettings:
+    """Data, model and schedule of a training.
+
+    Args:
+        images: Folder of the training images.
+        annotations: COCO JSON file of the training images.
+        val_images: Folder of the images to evaluate on. Defaults to `None`: the training images.
+        val_annotations: COCO JSON file of those. Defaults to `None`: the training annotations.
+        epochs: Passes over the training images. Defaults to `None`: 12, or as many as make
+            1500 steps on a small data set.
+        batch_size: Images per step. Defaults to `8`.
+        image_size: Side in pixels of the square that images are fitted into. Defaults to `512`.
+        backbone: One of `BACKBONES`, or the name or path of a KerasHub preset with a feature
+            pyramid, such as `"resnet_50_imagenet"`. Defaults to `"small"`.
+        num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
+        channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `64`.
+        head_convs: Convolutions between DyHead and the predictions. Defaults to `0`.
+        max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `7`.
+        anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
+            `None`: such that it is about as large as the smallest tenth of the training boxes.
+        anchor_octaves: Anchor sizes per level. Defaults to `3`.
+        anchor_ratios: Heights divided by widths of the anchors. Defaults to `(0.5, 1.0, 2.0)`.
+        learning_rate: Peak of the schedule: a linear warm-up over the first twentieth of the
+            steps, then a cosine down to a fiftieth. Defaults to `1e-3`.
+        weight_decay: Of AdamW. Defaults to `1e-4`.
+        eval_every: Epochs between two evaluations. Defaults to `None`: a fifth of `epochs`.
+        jit_compile: Whether to compile steps with XLA. Defaults to `False`.
+        on_error: `"raise"` or `"skip"`, what to do about broken images and unusable annotations.
+            Defaults to `"raise"`.
+        seed: Seed of weights, order and augmentation. Defaults to `0`.
+    """
+
+    images: str | os.PathLike
+    annotations: str | os.PathLike
+    val_images: str | os.PathLike | None = None
+    val_annotations: str | os.PathLike | None = None
+    epochs: int | None = None
+    batch_size: int = 8
+    image_size: int = 512
+    backbone: str = "small"
+    num_blocks: int = 1
+    channels: int = 64
+    head_convs: int = 0
+    max_level: int = 7
+    anchor_scale: float | None = None
+    anchor_octaves: int = 3
+    anchor_ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    eval_every: int | None = None
+    jit_compile: bool = False
+    on_error: str = "raise"
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("images", "annotations", "val_images", "val_annotations"):
+            value = getattr(self, name)
+            object.__setattr__(self, name, None if value is None else os.fspath(value))
+        object.__setattr__(self, "anchor_ratios", tuple(self.anchor_ratios))
+        if (self.val_images is None) != (self.val_annotations is None):
+            raise ValueError(
+                "`val_images` and `val_annotations` go together. Received: "
+                f"val_images={self.val_images}, val_annotations={self.val_annotations}"
+            )
+        for name in ("epochs", "batch_size", "image_size", "eval_every", "learning_rate"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        if self.num_blocks < 0 or self.channels < 16 or self.channels % 16:
+            raise ValueError(
+                "`num_blocks` must be at least 0 and `channels` a multiple of 16. "
+                f"Received: num_blocks={self.num_blocks}, channels={self.channels}"
+            )
+
+    def resolve(self, annotations: CocoAnnotations) -> "TrainingSettings":
+        """Returns the settings with everything that depends on the training data filled in.
+
+        Args:
+            annotations: The checked training annotations.
+        """
+        steps_per_epoch = math.ceil(len(annotations.images) / self.batch_size)
+        epochs = self.epochs or max(12, math.ceil(1500 / steps_per_epoch))
+        return dataclasses.replace(
+            self,
+            epochs=epochs,
+            eval_every=self.eval_every or max(1, epochs // 5),
+            anchor_scale=self.anchor_scale or _fitting_scale(annotations, self.image_size),
+        )
+
+
+def _fitting_scale(annotations: CocoAnnotations, image_size: int) -> float:
+    sides = [np.zeros(0)]
+    for image in annotations.images:
+        width, height = (image.boxes[:, 2:] - image.boxes[:, :2]).T
+        sides.append(np.sqrt(width * height) * image_size / max(image.height, image.width))
+    small = float(np.quantile(np.concatenate(sides), 0.1))
+    return round(min(4.0, max(1.0, small / 8)), 2)
+
+
+def build_detector(
+    settings: TrainingSettings, num_classes: int, steps: int, preprocessor: DetectionPreprocessor
+) -> RetinaNet:
+    """Builds and compiles the detector of a training.
+
+    Args:
+        settings: Resolved settings.
+        num_classes: Number of classes.
+        steps: Optimizer steps of the whole training, which the learning rate is scheduled over.
+        preprocessor: The preprocessor of the data, which becomes the model's.
+
+    Raises:
+        ValueError: If there is no such backbone.
+    """
+    shape = (settings.image_size, settings.image_size, 3)
+    model = RetinaNet(
+        _build_backbone(settings.backbone, shape),
+        num_classes,
+        num_blocks=settings.num_blocks,
+        channels=settings.channels,
+        image_shape=shape,
+        max_level=settings.max_level,
+        head_convs=settings.head_convs,
+        anchors=AnchorGenerator(
+            settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios
+        ),
+        preprocessor=preprocessor,
+    )
+    warmup = max(1, steps // 20)
+    schedule = keras.optimizers.schedules.CosineDecay(
+        initial_learning_rate=settings.learning_rate / 100,
+        warmup_target=settings.learning_rate,
+        warmup_steps=warmup,
+        decay_steps=max(1, steps - warmup),
+        alpha=0.02,
+    )
+    optimizer = keras.optimizers.AdamW(
+        schedule, weight_decay=settings.weight_decay, global_clipnorm=10.0
+    )
+    model.compile(optimizer, jit_compile=settings.jit_compile)
+    return model
+
+
+def _build_backbone(name: str, shape):
+    if name in BACKBONES:
+        return keras_hub.models.ResNetBackbone(
+            **BACKBONES[name], stackwise_num_strides=[1, 2, 2, 2], image_shape=shape
+        )
+    try:
+        return keras_hub.models.Backbone.from_preset(name)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"`backbone` must be one of {list(BACKBONES)} or a KerasHub preset. "
+            f"Received: backbone={name!r}, which KerasHub could not load: {error}"
+        ) from error

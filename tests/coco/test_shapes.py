@@ -1,0 +1,91 @@
+"""The drawn data set, held against the pixels of its own JPEG files."""
+
+import itertools
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_dyhead.coco import load_coco
+from keras_dyhead.coco.shapes import SHAPES, draw_shapes
+
+
+def read(path):
+    """The COCO dictionary, and for each image its pixels and boxes (x1, y1, x2, y2)."""
+    content = json.loads(path.read_text())
+    pictures = []
+    for image in content["images"]:
+        with Image.open(path.parent / "images" / image["file_name"]) as file:
+            pixels = np.asarray(file).astype(float)
+        boxes = [a["bbox"] for a in content["annotations"] if a["image_id"] == image["id"]]
+        boxes = np.array(boxes).reshape(-1, 4)
+        pictures.append((pixels, np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])))
+    return content, pictures
+
+
+def files(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_the_same_seed_draws_the_same_bytes(tmp_path):
+    for name, seed in (("a", 5), ("b", 5), ("c", 6)):
+        draw_shapes(tmp_path / name, 4, image_size=96, seed=seed)
+    assert files(tmp_path / "a") == files(tmp_path / "b")
+    a, c = files(tmp_path / "a"), files(tmp_path / "c")
+    assert a.keys() == c.keys() and all(a[name] != c[name] for name in a)
+
+
+def test_an_image_depends_on_its_number_alone(tmp_path):
+    draw_shapes(tmp_path / "all", 4, image_size=96)
+    draw_shapes(tmp_path / "end", 2, image_size=96, start=2)
+    whole, end = files(tmp_path / "all" / "images"), files(tmp_path / "end" / "images")
+    assert len(end) == 2 and all(whole[name] == end[name] for name in end)
+
+
+def test_a_box_is_tight_around_the_pixels_that_differ_from_the_background(tmp_path):
+    path = draw_shapes(tmp_path, 40, max_shapes=1, empty_fraction=0, clutter=0)
+    for pixels, boxes in read(path)[1]:
+        distance = np.linalg.norm(pixels - np.median(pixels.reshape(-1, 3), axis=0), axis=-1)
+        if (boxes[0, 2:] - boxes[0, :2]).prod() > pixels.shape[0] ** 2 / 3:
+            continue  # the median may be the shape
+        rows, columns = np.nonzero(distance > distance.max() / 2)
+        extent = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        np.testing.assert_allclose(boxes[0], extent, atol=1)
+
+
+def test_every_pixel_of_an_object_is_in_a_box_and_overlaps_are_small(tmp_path):
+    path = draw_shapes(tmp_path, 20, empty_fraction=0, size_range=(12, 60), clutter=0)
+    for pixels, boxes in read(path)[1]:
+        background = np.median(pixels.reshape(-1, 3), axis=0)
+        outside = np.ones(pixels.shape[:2], bool)
+        for x1, y1, x2, y2 in boxes:
+            outside[max(0, y1 - 1) : y2 + 1, max(0, x1 - 1) : x2 + 1] = False
+        distance = np.linalg.norm(pixels - background, axis=-1)
+        assert distance[outside].max() < max(40, distance.max() / 4)  # JPEG rings
+        for a, b in itertools.combinations(boxes, 2):
+            common = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+            assert common <= 0.2 * min((a[2:] - a[:2]).prod(), (b[2:] - b[:2]).prod())
+
+
+def test_all_classes_sizes_and_empty_images_occur(tmp_path):
+    content, pictures = read(draw_shapes(tmp_path, 200))
+    categories = [annotation["category_id"] for annotation in content["annotations"]]
+    assert min(np.bincount(categories, minlength=len(SHAPES) + 1)[1:]) > 100
+    sides = np.array([max(annotation["bbox"][2:]) for annotation in content["annotations"]])
+    assert 10 <= sides.min() <= 14 and 140 <= sides.max() <= 160
+    assert 2 <= sum(len(boxes) == 0 for _, boxes in pictures) <= 25
+    assert all((boxes >= 0).all() and (boxes <= 256).all() for _, boxes in pictures)
+
+
+def test_load_coco_finds_nothing_wrong(tmp_path):
+    path = draw_shapes(tmp_path, 5, image_size=64)
+    dataset = load_coco(tmp_path / "images", path, batch_size=5, image_size=(64, 64))
+    assert dataset.class_names == list(SHAPES) and not dataset.annotations.problems
+    assert sum(int(batch[0].shape[0]) for batch in dataset) == 5
+
+
+@pytest.mark.parametrize("wrong", [{"num_images": 0}, {"size_range": (50, 40)}, {"image_size": 16}])
+def test_impossible_requests_are_refused(tmp_path, wrong):
+    with pytest.raises(ValueError, match="Received"):
+        draw_shapes(tmp_path, **{"num_images": 1} | wrong)
