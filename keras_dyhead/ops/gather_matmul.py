@@ -6,6 +6,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.ops.rows import scatter_add_rows, take_rows
+from keras_dyhead.ops.sparse_sampling import samples_sparsely, sparse_matmul, sparse_weights
 
 
 def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: int = 1):
@@ -70,6 +71,9 @@ def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: in
 
 def weighted_gather(rows, indices, weights):
     """Adds up gathered rows times their weights: `(P, S, D)`, dtype of `rows`."""
+    if samples_sparsely(rows):
+        columns = sparse_matmul(sparse_weights(indices, weights, rows), rows)
+        return ops.reshape(columns, (*ops.shape(indices[0]), rows.shape[-1]))
     return sum(
         take_rows(rows, index) * ops.cast(weight, rows.dtype)[..., None]
         for index, weight in zip(indices, weights, strict=True)
@@ -80,10 +84,17 @@ def weighted_gather_gradient(grad_columns, rows, indices, weights):
     """Gradients of `weighted_gather` to `rows` and `weights`, accumulated in at least float32."""
     accumulator = keras.backend.result_type(rows.dtype, "float32")
     num_rows, width = ops.shape(rows)
-    grad_rows, grad_weights = 0.0, []
+    grad_weights = []
     for index, weight in zip(indices, weights, strict=True):
         products = ops.cast(grad_columns * take_rows(rows, index), accumulator)
         grad_weights.append(ops.cast(ops.sum(products, axis=-1), weight.dtype))
+
+    if samples_sparsely(rows):
+        updates = ops.reshape(grad_columns, (-1, width))
+        matrix = sparse_weights(indices, weights, rows)
+        return sparse_matmul(matrix, updates, transpose=True), grad_weights
+    grad_rows = 0.0
+    for index, weight in zip(indices, weights, strict=True):
         updates = ops.cast(grad_columns, accumulator) * ops.cast(weight, accumulator)[..., None]
         grad_rows += scatter_add_rows(
             ops.reshape(updates, (-1, width)), ops.reshape(index, (-1,)), num_rows

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy_reference import deform_conv2d as loop_reference
 
-from keras_dyhead.ops import deform_conv2d
+from keras_dyhead.ops import deform_conv2d, sparse_sampling
 
 DATA = Path(__file__).parents[1] / "data" / "op_deform_conv"
 CASES = {case["id"]: case for case in json.loads((DATA / "cases.json").read_text())}
@@ -22,8 +22,9 @@ def channels_last(array):
     return array.transpose(0, 2, 3, 1)
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("case_id", CASES)
-def test_agrees_with_torchvision_forward_and_in_all_gradients(case_id):
+def test_agrees_with_torchvision_forward_and_in_all_gradients(case_id, sparse):
     case, data = CASES[case_id], np.load(DATA / f"{case_id}.npz")
     arrays = [channels_last(data[name]) for name in ("input", "offset", "mask")]
     arrays.append(data["weight"].transpose(2, 3, 1, 0))
@@ -50,7 +51,8 @@ def test_agrees_with_torchvision_forward_and_in_all_gradients(case_id):
             offset_groups=case["offset_groups"],
         )
 
-    output, gradients = vjp(convolve, arrays, channels_last(data["grad_output"]))
+    with sparse_sampling(sparse):
+        output, gradients = vjp(convolve, arrays, channels_last(data["grad_output"]))
     assert relative_error(output, channels_last(data["output"])) <= 1e-5
     for found, wanted in zip(gradients, expected, strict=True):
         assert relative_error(found, wanted) <= 1e-4
@@ -107,20 +109,38 @@ def problems(draw):
 
 
 @settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(problems())
-def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem):
+@given(problems(), st.booleans())
+def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem, sparse):
     arrays, cotangent, (stride, padding, dilation) = problem
 
     def convolve(*tensors):
         return deform_conv2d(*tensors, strides=stride, padding=padding, dilation_rate=dilation)
 
-    output, gradients = vjp(convolve, arrays, cotangent)
+    with sparse_sampling(sparse):
+        output, gradients = vjp(convolve, arrays, cotangent)
     expected = loop_reference(*arrays, stride, padding, dilation, grad=cotangent)
     assert relative_error(output, expected[0]) <= 1e-5
     for name, found, wanted in zip(
         ("inputs", "offsets", "mask", "kernel"), gradients, expected[1:], strict=True
     ):
         assert relative_error(found, wanted) <= 1e-4, name
+
+
+def test_sparse_sampling_holds_inside_its_context_only():
+    """A compiled function of either kind contains the operations of that kind."""
+    import tensorflow as tf
+
+    arrays = [
+        tf.zeros(shape) for shape in ((1, 4, 4, 2), (1, 4, 4, 18), (1, 4, 4, 9), (3, 3, 2, 2))
+    ]
+
+    def operations():
+        graph = tf.function(lambda: deform_conv2d(*arrays)).get_concrete_function().graph
+        return {operation.type for operation in graph.get_operations()}
+
+    with sparse_sampling():
+        assert "SparseMatrixMatMul" in operations()
+    assert "SparseMatrixMatMul" not in operations()
 
 
 def test_zero_offsets_and_no_mask_give_the_ordinary_convolution():
