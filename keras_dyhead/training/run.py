@@ -6,10 +6,12 @@ import shutil
 from pathlib import Path
 
 import keras
+import tensorflow as tf
 
 from keras_dyhead.coco import CocoEvaluation, load_coco
 from keras_dyhead.coco.validation import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.results import RESULTS, write_results
 from keras_dyhead.training.settings import TrainingSettings, build_detector
@@ -113,14 +115,16 @@ class Training:
         """
         if self.epochs_done < self.settings.epochs:
             evaluation = CocoEvaluation(self.val_data, eval_freq=self.settings.eval_every)
-            self.model.fit(
-                self.train_data,
-                epochs=self.settings.epochs,
-                initial_epoch=self.epochs_done,
-                callbacks=[evaluation, self._checkpoint],
-                shuffle=False,  # the data set shuffles itself
-                verbose=verbose,
-            )
+            on_cpu = not tf.config.list_physical_devices("GPU")
+            with sparse_sampling(on_cpu and not self.settings.jit_compile):
+                self.model.fit(
+                    self.train_data,
+                    epochs=self.settings.epochs,
+                    initial_epoch=self.epochs_done,
+                    callbacks=[evaluation, self._checkpoint],
+                    shuffle=False,  # the data set shuffles itself
+                    verbose=verbose,
+                )
         return write_results(
             self.model,
             self.val_data.annotations,
