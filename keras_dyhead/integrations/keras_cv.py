@@ -1,0 +1,396 @@
+"""DyHead inside KerasCV's detectors (needs `pip install keras-dyhead[kerascv]`).
+
+RetinaNet takes DyHead as its feature pyramid:
+
+```python
+import keras_cv
+from keras_dyhead.integrations.keras_cv import DyHeadFeaturePyramid, to_keras_cv
+
+backbone = keras_cv.models.ResNet50V2Backbone(input_shape=(512, 512, 3))
+pyramid = DyHeadFeaturePyramid(num_blocks=6)
+model = keras_cv.models.RetinaNet(backbone, 80, "xyxy", feature_pyramid=pyramid)
+model.compile(optimizer="adam", box_loss="smoothl1", classification_loss="focal")
+model.fit(to_keras_cv(dataset))  # batches of (images, {"boxes", "labels"})
+```
+
+YOLOV8 gets DyHead between its path-aggregation pyramid and its head, and keeps published weights:
+
+```python
+from keras_dyhead.integrations.keras_cv import DyHeadYOLOV8Detector, to_keras_cv
+
+preset, boxes = "yolo_v8_m_pascalvoc", "xyxy"
+plain = keras_cv.models.YOLOV8Detector.from_preset(preset, bounding_box_format=boxes)
+model = DyHeadYOLOV8Detector.from_detector(plain, num_blocks=2, residual=True)
+model.compile(optimizer="adam", box_loss="ciou", classification_loss="binary_crossentropy")
+model.fit(to_keras_cv(dataset))
+```
+
+What to know about KerasCV 0.9.0, its last release:
+
+- Saving. `RetinaNet.get_config` leaves `feature_pyramid` out, so that a file could not be loaded.
+  Importing this module completes `RetinaNet` for the pyramid defined here, and for no other: import
+  it before `keras.models.load_model` too. The arguments of `compile` are not restored (Keras
+  warns): compile a loaded model before `fit` or `evaluate`.
+- Mixed precision. KerasCV's box arithmetic follows the global policy: in bfloat16, `predict` of
+  RetinaNet and everything of YOLOV8 fail, and RetinaNet's targets are rounded to 8 bits. In the
+  detectors here outputs, assignment, decoding and non-maximum suppression are float32 under every
+  policy. KerasCV does not save policies: set the global one again before loading.
+- XLA. `jit_compile=True` works for `fit`, `evaluate` and `predict` of both detectors.
+- Image sizes. A compiled model trains and predicts at one image size, for KerasCV computes anchors
+  from static shapes; `compile` again to change it. YOLOV8 wants multiples of 32.
+"""
+
+import contextlib
+import functools
+
+import keras
+
+from keras_dyhead.integrations import NECK_ARGUMENTS
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
+
+try:
+    import keras_cv
+except ImportError as error:
+    raise ImportError(
+        "keras_dyhead.integrations.keras_cv needs KerasCV. "
+        "Install it with `pip install keras-dyhead[kerascv]`."
+    ) from error
+
+__all__ = ["DyHeadFeaturePyramid", "DyHeadYOLOV8Detector", "to_keras_cv"]
+
+
+def to_keras_cv(data):
+    """Renames `"labels"` to KerasCV's `"classes"` in targets or in a dataset.
+
+    Args:
+        data: A dict `{"boxes": (B, N, 4), "labels": (B, N), ...}`, or a `tf.data.Dataset` (anything
+            with `map`) of `(images, dict)`, such as `keras_dyhead.coco.load_coco` gives. Boxes and
+            padding (-1) stay as they are: build the detector with `bounding_box_format="xyxy"`.
+
+    Returns:
+        The same with the key renamed. A dict passed in is not changed.
+
+    Raises:
+        ValueError: If a dict has no key `"labels"`.
+
+    Example:
+
+    >>> sorted(to_keras_cv({"boxes": [[[0.0, 0.0, 8.0, 8.0]]], "labels": [[1]]}))
+    ['boxes', 'classes']
+    """
+    if isinstance(data, dict):
+        if "labels" not in data:
+            raise ValueError(f"Targets must have the key 'labels'. Received keys: {list(data)}")
+        return {"classes" if key == "labels" else key: value for key, value in data.items()}
+    return data.map(lambda images, targets, *rest: (images, to_keras_cv(targets), *rest))
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class DyHeadFeaturePyramid(keras.layers.Layer):
+    """FPN followed by DyHead, in the form KerasCV's RetinaNet wants.
+
+    Args:
+        num_blocks: Number of DyHead blocks. Defaults to 6.
+        channels: Channels of every output level, a multiple of 16. Defaults to 256.
+        alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
+            for the four switches that follow.
+        use_spatial_attention: Defaults to `True`.
+        use_scale_attention: Defaults to `True`.
+        use_task_attention: Defaults to `True`.
+        use_bias: Defaults to `True`.
+        feature_pyramid: Layer from the backbone's maps to the pyramid (dict or list). Defaults to
+            `keras_dyhead.layers.FeaturePyramid(channels)`, P3..P7. Pass the `feature_pyramid` of a
+            trained KerasCV RetinaNet to keep its weights.
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Dict `{"P3": (B, H, W, C3), "P4": ..., "P5": ...}` of backbone maps.
+
+    Returns:
+        List of maps `(B, H_l, W_l, channels)`, fine to coarse: P3..P7 by default.
+
+    Example:
+
+    >>> maps = {f"P{i}": keras.ops.ones((1, 2 ** (8 - i), 2 ** (8 - i), 24)) for i in (3, 4, 5)}
+    >>> [tuple(x.shape) for x in DyHeadFeaturePyramid(num_blocks=1, channels=16)(maps)]
+    [(1, 32, 32, 16), (1, 16, 16, 16), (1, 8, 8, 16), (1, 4, 4, 16), (1, 2, 2, 16)]
+    """
+
+    def __init__(
+        self,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        use_spatial_attention: bool = True,
+        use_scale_attention: bool = True,
+        use_task_attention: bool = True,
+        use_bias: bool = True,
+        feature_pyramid: keras.layers.Layer | None = None,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.feature_pyramid = feature_pyramid or FeaturePyramid(
+            channels, dtype=self.dtype_policy, name="fpn"
+        )
+        self.neck = DyHeadNeck(
+            num_blocks,
+            channels,
+            alignment,
+            use_spatial_attention,
+            use_scale_attention,
+            use_task_attention,
+            use_bias,
+            dtype=self.dtype_policy,
+            name="dyhead",
+        )
+
+    def build(self, input_shape):
+        if not self.feature_pyramid.built:
+            self.feature_pyramid.build(input_shape)
+        self.neck.build(self._pyramid_shapes(input_shape))
+        self.built = True
+
+    def call(self, inputs):
+        return self.neck(_as_list(self.feature_pyramid(inputs)))
+
+    def compute_output_shape(self, input_shape):
+        return self.neck.compute_output_shape(self._pyramid_shapes(input_shape))
+
+    def _pyramid_shapes(self, input_shape):
+        maps = {level: keras.KerasTensor(shape) for level, shape in input_shape.items()}
+        return [x.shape for x in _as_list(self.feature_pyramid.compute_output_spec(maps))]
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **{name: getattr(self.neck, name) for name in NECK_ARGUMENTS},
+            "feature_pyramid": keras.layers.serialize(self.feature_pyramid),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        pyramid = keras.layers.deserialize(config["feature_pyramid"])
+        return cls(**{**config, "feature_pyramid": pyramid})
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
+    """KerasCV's YOLOV8 detector with DyHead between its path-aggregation pyramid and its head.
+
+    The pyramid's levels have unequal channels: each is projected to `channels`, refined by DyHead,
+    and projected back, so that backbone, pyramid and head are exactly those of
+    `keras_cv.models.YOLOV8Detector` and weights published for it fit:
+
+    - a whole detector: load it as a plain `YOLOV8Detector` and pass it to `from_detector`;
+    - a backbone: `DyHeadYOLOV8Detector.from_preset("yolo_v8_m_backbone_coco", num_classes=20,
+      bounding_box_format="xyxy")`;
+    - a `.weights.h5` file of a plain detector: `model.load_weights(path, skip_mismatch=True)`,
+      which warns of DyHead's layers and fills all others.
+
+    Args:
+        backbone: As for `keras_cv.models.YOLOV8Detector`, like the next five.
+        num_classes: Number of classes.
+        bounding_box_format: Of targets and detections; `"xyxy"` for this package's data sets.
+        fpn_depth: Depth of the pyramid's blocks. Defaults to 2.
+        label_encoder: Defaults to KerasCV's.
+        prediction_decoder: Defaults to KerasCV's.
+        num_blocks: Number of DyHead blocks. Defaults to 6.
+        channels: Channels inside DyHead, a multiple of 16. Defaults to 256.
+        alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
+            for the four switches that follow.
+        use_spatial_attention: Defaults to `True`.
+        use_scale_attention: Defaults to `True`.
+        use_task_attention: Defaults to `True`.
+        use_bias: Defaults to `True`.
+        residual: Adds what DyHead returns to the pyramid instead of replacing it, and starts its
+            projection back at zero: until training moves that, the detector predicts exactly what
+            the plain one did. Not in the paper; meant for trained weights. Defaults to `False`.
+        **kwargs: `name` and other arguments of `keras.Model`.
+
+    Example:
+
+    >>> backbone = keras_cv.models.YOLOV8Backbone(
+    ...     [16, 32, 48, 64], [1, 1, 1, 1], include_rescaling=True, input_shape=(64, 64, 3))
+    >>> model = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, num_blocks=1, channels=16)
+    >>> model.predict(np.zeros((1, 64, 64, 3)), verbose=0)["boxes"].shape
+    (1, 100, 4)
+    """
+
+    def __init__(
+        self,
+        backbone,
+        num_classes: int,
+        bounding_box_format: str,
+        fpn_depth: int = 2,
+        label_encoder=None,
+        prediction_decoder=None,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        use_spatial_attention: bool = True,
+        use_scale_attention: bool = True,
+        use_task_attention: bool = True,
+        use_bias: bool = True,
+        residual: bool = False,
+        **kwargs,
+    ):
+        plain = keras_cv.models.YOLOV8Detector(
+            backbone, num_classes, bounding_box_format, fpn_depth, label_encoder, prediction_decoder
+        )
+        outputs = map(plain.get_layer, ("box", "class"))
+        _keep_float32(plain.label_encoder, plain.prediction_decoder, *outputs)
+        dyhead = _DyHeadBetween(
+            DyHeadNeck(
+                num_blocks,
+                channels,
+                alignment,
+                use_spatial_attention,
+                use_scale_attention,
+                use_task_attention,
+                use_bias,
+                name="neck",
+            ),
+            residual,
+            name="dyhead",
+        )
+        # The head, cut off where it meets the pyramid, is replayed on what DyHead returns.
+        pyramid = [plain.get_layer(f"yolo_v8_head_{i}_box_1_pad").input for i in (1, 2, 3)]
+        outputs = keras.Model(pyramid, plain.output).call(dyhead(pyramid))
+        # Not YOLOV8Detector.__init__, which would build its own graph.
+        super(keras_cv.models.YOLOV8Detector, self).__init__(plain.input, outputs, **kwargs)
+        for name in (
+            "backbone",
+            "num_classes",
+            "bounding_box_format",
+            "fpn_depth",
+            "label_encoder",
+            "_prediction_decoder",
+        ):
+            setattr(self, name, getattr(plain, name))
+        self.dyhead = dyhead
+
+    @classmethod
+    def from_detector(cls, detector: keras_cv.models.YOLOV8Detector, **kwargs):
+        """Puts DyHead into a (trained) plain detector; all its weights are copied.
+
+        Args:
+            detector: A `keras_cv.models.YOLOV8Detector`, for instance from `from_preset`, or built
+                and then filled by `load_weights`. It is not changed.
+            **kwargs: DyHead's arguments: `num_blocks`, `channels`, ..., `residual`.
+
+        Returns:
+            A `DyHeadYOLOV8Detector`. Only DyHead's own weights, in `model.dyhead`, are new.
+
+        Raises:
+            TypeError: If `detector` is not a `YOLOV8Detector`.
+        """
+        if not isinstance(detector, keras_cv.models.YOLOV8Detector):
+            raise TypeError(
+                f"`detector` must be a keras_cv.models.YOLOV8Detector. Received: {type(detector)}"
+            )
+        model = cls.from_config({**detector.get_config(), **kwargs})
+        weights = {weight.path: weight for weight in model.weights}
+        for weight in detector.weights:
+            weights[weight.path].assign(weight)
+        return model
+
+    def compute_loss(self, *args, **kwargs):
+        with _float32_policy():
+            return super().compute_loss(*args, **kwargs)
+
+    def decode_predictions(self, pred, images):
+        with _float32_policy():
+            return super().decode_predictions(pred, images)
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **{name: getattr(self.dyhead.neck, name) for name in NECK_ARGUMENTS},
+            "residual": self.dyhead.residual,
+        }
+
+
+class _DyHeadBetween(keras.layers.Layer):
+    """Pyramid of unequal channels -> DyHead -> pyramid of the same channels."""
+
+    def __init__(self, neck, residual, **kwargs):
+        super().__init__(**kwargs)
+        self.neck = neck
+        self.residual = residual
+
+    def build(self, input_shape):
+        self.neck.build(input_shape)
+        self.back = []
+        for i, shape in enumerate(input_shape):
+            kernel = "zeros" if self.residual else "glorot_uniform"
+            conv = keras.layers.Conv2D(
+                shape[-1], 1, kernel_initializer=kernel, dtype=self.dtype_policy, name=f"back_{i}"
+            )
+            conv.build((*shape[:-1], self.neck.channels))
+            self.back.append(conv)
+        self.built = True
+
+    def call(self, inputs):
+        outputs = [conv(x) for conv, x in zip(self.back, self.neck(inputs), strict=True)]
+        if self.residual:
+            outputs = [x + y for x, y in zip(inputs, outputs, strict=True)]
+        return outputs
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+def _as_list(pyramid):
+    return list(pyramid.values() if isinstance(pyramid, dict) else pyramid)
+
+
+def _keep_float32(*layers):
+    """Exempts box arithmetic from a global mixed-precision policy."""
+    for layer in layers:
+        layer.dtype_policy = "float32"
+
+
+@contextlib.contextmanager
+def _float32_policy():
+    """KerasCV's YOLOV8 creates layers while it computes the loss and decodes boxes."""
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float32")
+    try:
+        yield
+    finally:
+        keras.config.set_dtype_policy(policy)
+
+
+def _complete_retinanet(retinanet):
+    """Makes KerasCV's RetinaNet save our pyramid, and keep its box arithmetic in float32."""
+    init, get_config = retinanet.__init__, retinanet.get_config
+    from_config = retinanet.from_config.__func__
+
+    @functools.wraps(init)
+    def init_in_float32(self, *args, **kwargs):
+        init(self, *args, **kwargs)
+        if isinstance(self.feature_pyramid, DyHeadFeaturePyramid):
+            encoder, decoder = self.label_encoder, self.prediction_decoder
+            outputs = map(self.get_layer, ("box", "classification"))
+            _keep_float32(encoder, encoder.box_matcher, decoder, *outputs)
+
+    @functools.wraps(get_config)
+    def get_config_with_pyramid(self):
+        config = get_config(self)
+        if isinstance(self.feature_pyramid, DyHeadFeaturePyramid):
+            config["feature_pyramid"] = keras.layers.serialize(self.feature_pyramid)
+        return config
+
+    @functools.wraps(from_config)
+    def from_config_with_pyramid(cls, config):
+        if isinstance(config.get("feature_pyramid"), dict):
+            pyramid = keras.layers.deserialize(config["feature_pyramid"])
+            config = {**config, "feature_pyramid": pyramid}
+        return from_config(cls, config)
+
+    retinanet.__init__ = init_in_float32
+    retinanet.get_config = get_config_with_pyramid
+    retinanet.from_config = classmethod(from_config_with_pyramid)
+
+
+_complete_retinanet(keras_cv.models.RetinaNet)

@@ -1,0 +1,187 @@
+"""DyHead inside KerasHub's RetinaNet: a backbone that ends in DyHead.
+
+```python
+import keras_hub
+from keras_dyhead.integrations.keras_hub import DyHeadBackbone, correct_retinanet
+
+preset = "retinanet_resnet50_fpn_coco"
+pyramid = keras_hub.models.RetinaNetBackbone.from_preset(preset, image_shape=(512, 512, 3))
+backbone = DyHeadBackbone(pyramid, num_blocks=6)
+model = keras_hub.models.RetinaNetObjectDetector(backbone, 80, bounding_box_format="xyxy")
+correct_retinanet(model).compile(optimizer="adam")
+model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalised as the preset wants
+```
+
+What to know about KerasHub 0.32:
+
+- Prior probability. `RetinaNetObjectDetector` gives the bias meant for the classification logits,
+  `-log((1 - p) / p)`, to the box head: every class starts at probability 0.5, and every box shifted
+  and shrunk by `exp(-4.6)`. `correct_retinanet` puts both right.
+- Saving. The arguments of `compile` are not restored (Keras warns): a loaded detector is compiled
+  with KerasHub's defaults. Presets of whole detectors (`save_to_preset`) cannot be found again, for
+  KerasHub looks for a task by the class of its backbone: use `.keras` files.
+- Mixed precision. Give the policy to the backbone, `RetinaNetBackbone(encoder, ...,
+  dtype="mixed_bfloat16")`, and to its encoder; DyHead takes it over and files keep it. Under the
+  *global* policy KerasHub rounds outputs and targets to bfloat16, and `predict` fails, until
+  `correct_retinanet` has been called (again after `load_model`).
+- XLA. `jit_compile=True` works for `fit`, `evaluate` and `predict`.
+- Image sizes. A compiled detector trains and predicts at one image size, for KerasHub computes
+  anchors from static shapes; `compile` again to change it.
+"""
+
+import math
+
+import keras
+import keras_hub
+
+from keras_dyhead.integrations import NECK_ARGUMENTS
+from keras_dyhead.layers import DyHeadNeck
+
+__all__ = ["DyHeadBackbone", "correct_retinanet"]
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
+    """A KerasHub `RetinaNetBackbone` followed by DyHead.
+
+    Give it to `keras_hub.models.RetinaNetObjectDetector`, and the detector to `correct_retinanet`.
+
+    Args:
+        backbone: A `keras_hub.models.RetinaNetBackbone`, or any `FeaturePyramidBackbone` that
+            returns its pyramid and has `min_level`, `max_level` and `image_shape`.
+        num_blocks: Number of DyHead blocks. Defaults to 6.
+        channels: Channels of every output level, a multiple of 16. Defaults to 256.
+        alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
+            for the four switches that follow.
+        use_spatial_attention: Defaults to `True`.
+        use_scale_attention: Defaults to `True`.
+        use_task_attention: Defaults to `True`.
+        use_bias: Defaults to `True`.
+        dtype: Policy of DyHead. Defaults to that of `backbone`.
+        **kwargs: `name`, `trainable`.
+
+    Call arguments:
+        inputs: Preprocessed images `(B, H, W, 3)`.
+
+    Returns:
+        Dict `{"P3": (B, H / 8, W / 8, channels), ...}` from `min_level` to `max_level`.
+
+    Raises:
+        TypeError: If `backbone` is not a `FeaturePyramidBackbone` with levels and image shape.
+
+    Example:
+
+    >>> encoder = keras_hub.models.ResNetBackbone(
+    ...     [64], [7], [64, 64, 64, 64], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block")
+    >>> pyramid = keras_hub.models.RetinaNetBackbone(encoder, 3, 7, use_p5=True)
+    >>> backbone = DyHeadBackbone(pyramid, num_blocks=1)
+    >>> backbone.pyramid_outputs["P3"].shape
+    (None, None, None, 256)
+    """
+
+    def __init__(
+        self,
+        backbone: keras_hub.models.FeaturePyramidBackbone,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        use_spatial_attention: bool = True,
+        use_scale_attention: bool = True,
+        use_task_attention: bool = True,
+        use_bias: bool = True,
+        dtype=None,
+        **kwargs,
+    ):
+        if not isinstance(backbone, keras_hub.models.FeaturePyramidBackbone) or not all(
+            hasattr(backbone, name) for name in ("min_level", "max_level", "image_shape")
+        ):
+            raise TypeError(
+                "`backbone` must be a keras_hub.models.RetinaNetBackbone (put around an image "
+                f"encoder such as ResNetBackbone). Received: {backbone}"
+            )
+        neck = DyHeadNeck(
+            num_blocks,
+            channels,
+            alignment,
+            use_spatial_attention,
+            use_scale_attention,
+            use_task_attention,
+            use_bias,
+            dtype=dtype or backbone.dtype_policy,
+            name="dyhead",
+        )
+        inputs = keras.layers.Input(backbone.image_shape, name="inputs")
+        pyramid = neck(backbone(inputs))
+        super().__init__(inputs, pyramid, dtype=neck.dtype_policy, **kwargs)
+        self.backbone = backbone
+        self.neck = neck
+        self.image_shape = backbone.image_shape
+        self.min_level = backbone.min_level
+        self.max_level = backbone.max_level
+        self.pyramid_outputs = pyramid
+
+    def get_config(self):
+        return {
+            **super().get_config(),
+            **{name: getattr(self.neck, name) for name in NECK_ARGUMENTS},
+            "backbone": keras.layers.serialize(self.backbone),
+        }
+
+    @classmethod
+    def from_config(cls, config):
+        backbone = keras.layers.deserialize(config["backbone"])
+        return super().from_config({**config, "backbone": backbone})
+
+
+def correct_retinanet(
+    detector: keras_hub.models.RetinaNetObjectDetector, prior_probability: float = 0.01
+) -> keras_hub.models.RetinaNetObjectDetector:
+    """Puts KerasHub's prior bias on the right head, and its box arithmetic into float32.
+
+    Call it once on a new detector. On a trained one it is harmless: a bias that has been trained,
+    or loaded, stays as it is.
+
+    Args:
+        detector: A `keras_hub.models.RetinaNetObjectDetector`, with any backbone.
+        prior_probability: Probability every class starts with, between 0 and 1. Defaults to 0.01.
+
+    Returns:
+        The same detector: classification bias `-log((1 - p) / p)`, box bias 0; outputs, anchor
+        matching, decoding and non-maximum suppression in float32 under every dtype policy.
+
+    Raises:
+        TypeError: If `detector` is not a `RetinaNetObjectDetector`.
+        ValueError: If `prior_probability` is not between 0 and 1.
+
+    Example:
+
+    >>> detector = keras_hub.models.RetinaNetObjectDetector(backbone, 80, "xyxy")
+    >>> detector = correct_retinanet(detector)
+    >>> float(detector.classification_head.prediction_layer.bias[0])
+    -4.595119953155518
+
+    Source: Lin et al., "Focal Loss for Dense Object Detection" (ICCV 2017), section 3.3.
+    """
+    if not isinstance(detector, keras_hub.models.RetinaNetObjectDetector):
+        raise TypeError(
+            "`detector` must be a keras_hub.models.RetinaNetObjectDetector. "
+            f"Received: {type(detector)}"
+        )
+    if not 0 < prior_probability < 1:
+        raise ValueError(
+            f"`prior_probability` must lie between 0 and 1. Received: {prior_probability}"
+        )
+    prior_logit = -math.log((1 - prior_probability) / prior_probability)
+    for head, start in ((detector.classification_head, prior_logit), (detector.box_head, 0.0)):
+        bias = head.prediction_layer.bias
+        values = keras.ops.convert_to_numpy(bias)
+        if values.min() == values.max():  # as initialised: no training leaves all entries equal
+            bias.assign(keras.ops.full_like(bias, start))
+    encoder = detector.label_encoder
+    for layer in (
+        *map(detector.get_layer, ("bbox_regression", "cls_logits")),
+        *(encoder, encoder.box_matcher, encoder.anchor_generator),
+        *(detector.anchor_generator, detector.prediction_decoder),
+    ):
+        layer.dtype_policy = "float32"
+    return detector

@@ -1,0 +1,157 @@
+"""What every composition of DyHead with a host package must do: the whole life of a Keras model."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from integrations import tiny_detectors
+
+pytest.importorskip("keras_cv")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def mirrored_training():
+    """Starts in the background; the test of MirroredStrategy collects it."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "integrations.mirrored_training"],
+        cwd=pathlib.Path(__file__).parents[1],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process
+    process.kill()
+    process.communicate()
+
+
+@pytest.fixture(scope="module", params=list(tiny_detectors.COMPOSITIONS))
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def trained(name):
+    """The composition after `fit` under XLA, with what `fit` and the weights said."""
+    keras.utils.set_random_seed(0)
+    model = tiny_detectors.COMPOSITIONS[name]()
+    tiny_detectors.compile_model(name, model, jit_compile=True)
+    before = {w.path: keras.ops.convert_to_numpy(w) for w in model.trainable_weights}
+    history = model.fit(*tiny_detectors.data(name), batch_size=2, verbose=0).history
+    return model, history, before
+
+
+def test_fit_under_xla_trains_dyhead(trained):
+    """With jit_compile=True the loss is finite and gradients reach the deformable kernels."""
+    model, history, before = trained
+    assert model.jit_compile is True
+    assert np.isfinite(history["loss"]).all()
+    kernels = [w for w in model.trainable_weights if "spatial" in w.path and "kernel" in w.path]
+    assert kernels
+    for weight in kernels:
+        assert not np.array_equal(keras.ops.convert_to_numpy(weight), before[weight.path])
+
+
+def test_predict_under_xla_finds_what_the_model_finds_without(trained):
+    """The same scores and boxes as an eager forward pass and decoding.
+
+    The order of near ties, and what suppresses what at the very threshold, may differ: 95 of 100
+    boxes must be there, anywhere in the list.
+    """
+    model, _, _ = trained
+    images = tiny_detectors.images(2)
+    found = model.predict(images, verbose=0)
+    expected = model.decode_predictions(model(images), keras.ops.convert_to_tensor(images))
+    count = int(found["num_detections"].min())
+    assert count > 0
+    np.testing.assert_allclose(found["confidence"][:, :5], expected["confidence"][:, :5], rtol=1e-3)
+    for boxes, others in zip(found["boxes"], expected["boxes"].numpy(), strict=True):
+        distances = np.abs(boxes[:count, None] - others[None]).max(-1).min(1)
+        assert np.mean(distances < 0.1) >= 0.95
+
+
+def test_evaluate_returns_the_sum_of_both_losses(name, trained):
+    x, y = tiny_detectors.data(name)
+    model = tiny_detectors.compile_model(name, trained[0], run_eagerly=True)
+    loss, *parts = model.evaluate(x, y, batch_size=2, verbose=0)[:3]
+    assert np.isfinite(loss) and min(parts) > 0
+    np.testing.assert_allclose(loss, sum(parts), rtol=1e-5)
+
+
+def test_a_saved_and_loaded_model_predicts_the_same(trained, tmp_path):
+    """Bit for bit, raw outputs and detections; and the loaded model is of the same class."""
+    model, _, _ = trained
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    assert type(loaded) is type(model)
+    images = tiny_detectors.images()
+    expected = model(images)
+    for key, value in loaded(images).items():
+        np.testing.assert_array_equal(value, expected[key])
+    model.run_eagerly = loaded.run_eagerly = True
+    expected = model.predict(images, verbose=0)
+    assert expected["num_detections"].min() > 0
+    for key, value in loaded.predict(images, verbose=0).items():
+        np.testing.assert_array_equal(value, expected[key])
+
+
+def test_an_exported_model_computes_the_same(trained, tmp_path):
+    """`export` writes a SavedModel whose raw outputs are the model's."""
+    model, _, _ = trained
+    model.export(str(tmp_path), verbose=False)
+    exported = tf.saved_model.load(str(tmp_path))
+    images = tf.constant(tiny_detectors.images())
+    outputs = exported.serve({"images": images} if isinstance(model.input, dict) else images)
+    for key, expected in model(images).items():
+        np.testing.assert_allclose(outputs[key], expected, rtol=1e-4, atol=1e-4)
+
+
+def test_mixed_bfloat16_keeps_boxes_in_float32(name, trained):
+    """Under the global policy everything runs, with bfloat16 inside and float32 boxes.
+
+    With the same weights the losses are those of float32 up to the rounding of features.
+    """
+    reference, _, _ = trained
+    x, y = tiny_detectors.data(name)
+    expected = tiny_detectors.compile_model(name, reference, run_eagerly=True).evaluate(
+        x, y, batch_size=2, verbose=0
+    )
+    policy = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        model = tiny_detectors.COMPOSITIONS[name]()
+        model.set_weights(reference.get_weights())
+        tiny_detectors.compile_model(name, model, run_eagerly=True)
+        loss = model.evaluate(x, y, batch_size=2, verbose=0)
+        detections = model.predict(x, batch_size=2, verbose=0)
+        history = model.fit(x, y, batch_size=2, verbose=0).history
+        raw = model(x)
+    finally:
+        keras.config.set_dtype_policy(policy)
+    necks = [x for x in model._flatten_layers() if type(x).__name__ == "DyHeadNeck"]
+    assert [x.compute_dtype for x in necks] == ["bfloat16"]
+    assert {value.dtype for value in raw.values()} == {tf.float32}
+    assert detections["boxes"].dtype == np.float32
+    assert np.isfinite(history["loss"]).all()
+    np.testing.assert_allclose(loss[0], expected[0], rtol=0.05)
+
+
+def test_mirrored_strategy_trains_two_identical_replicas(mirrored_training):
+    """Every composition fits, evaluates and predicts on two devices; the replicas stay equal."""
+    output, errors = mirrored_training.communicate(timeout=600)
+    assert mirrored_training.returncode == 0, errors[-3000:]
+    report = json.loads(output.splitlines()[-1])
+    assert list(report) == list(tiny_detectors.COMPOSITIONS)
+    for result in report.values():
+        assert result == {
+            "replicas": 2,
+            "loss_is_finite": True,
+            "evaluation_is_finite": True,
+            "kernels_moved": True,
+            "replicas_agree": True,
+            "detections": [4, 100, 4],
+        }

@@ -1,0 +1,119 @@
+"""What is particular to the KerasHub adapter."""
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+from integrations import tiny_detectors
+
+from keras_dyhead.integrations.keras_hub import DyHeadBackbone, correct_retinanet
+
+
+def uncorrected_detector(**kwargs):
+    return keras_hub.models.RetinaNetObjectDetector(
+        tiny_detectors.keras_hub_backbone(max_level=7), 2, bounding_box_format="xyxy", **kwargs
+    )
+
+
+def test_the_backbone_is_its_retinanet_backbone_followed_by_its_neck():
+    backbone = tiny_detectors.keras_hub_backbone(max_level=7)
+    images = tiny_detectors.images(1)
+    outputs = backbone(images)
+    expected = backbone.neck(backbone.backbone(images))
+    assert {k: tuple(x.shape) for k, x in outputs.items()} == {
+        f"P{3 + i}": (1, n, n, 16) for i, n in enumerate([8, 4, 2, 1, 1])
+    }
+    for level, x in outputs.items():
+        np.testing.assert_array_equal(x, expected[level])
+
+
+def test_pyramid_outputs_are_the_models_outputs():
+    """As `FeaturePyramidBackbone` promises: they can feed any other model."""
+    backbone = tiny_detectors.keras_hub_backbone()
+    model = keras.Model(backbone.inputs, backbone.pyramid_outputs["P4"])
+    images = tiny_detectors.images(1)
+    np.testing.assert_array_equal(model(images), backbone(images)["P4"])
+
+
+def test_the_backbone_survives_its_config_with_everything_nested():
+    backbone = DyHeadBackbone(
+        tiny_detectors.keras_hub_backbone("mixed_bfloat16").backbone,
+        num_blocks=1,
+        channels=32,
+        alignment="published",
+        use_spatial_attention=False,
+        use_scale_attention=False,
+        use_task_attention=False,
+        use_bias=False,
+        name="pyramid",
+    )
+    again = DyHeadBackbone.from_config(backbone.get_config())
+    assert again.get_config() == backbone.get_config()
+    assert again.neck.dtype_policy.name == again.dtype_policy.name == "mixed_bfloat16"
+    assert [w.shape for w in again.weights] == [w.shape for w in backbone.weights]
+
+
+def test_the_backbone_refuses_an_image_encoder():
+    encoder = tiny_detectors.keras_hub_backbone().backbone.image_encoder
+    with pytest.raises(TypeError, match="RetinaNetBackbone .* Received: <ResNetBackbone"):
+        DyHeadBackbone(encoder)
+
+
+@pytest.mark.parametrize("prior", [0.01, 0.1])
+def test_classes_start_at_the_prior_and_boxes_at_their_anchors(prior):
+    keras.utils.set_random_seed(0)
+    outputs = correct_retinanet(uncorrected_detector(), prior)(tiny_detectors.images())
+    logits, deltas = outputs["cls_logits"], outputs["bbox_regression"]
+    np.testing.assert_allclose(np.median(logits), np.log(prior / (1 - prior)), atol=0.3)
+    np.testing.assert_allclose(np.median(deltas), 0, atol=0.3)
+    if prior == 0.01:
+        assert 0.008 < np.mean(keras.ops.sigmoid(logits)) < 0.02
+
+
+def test_correcting_leaves_trained_biases_alone():
+    detector = correct_retinanet(uncorrected_detector())
+    biases = [h.prediction_layer.bias for h in (detector.box_head, detector.classification_head)]
+    trained = [np.random.default_rng(0).normal(size=bias.shape) for bias in biases]
+    for bias, value in zip(biases, trained, strict=True):
+        bias.assign(value)
+    correct_retinanet(detector)
+    for bias, value in zip(biases, trained, strict=True):
+        np.testing.assert_allclose(bias, value, rtol=1e-6)
+
+
+@pytest.mark.parametrize("prior", [0, 1, -0.5])
+def test_a_prior_that_is_no_probability_is_refused(prior):
+    with pytest.raises(ValueError, match=f"Received: {prior}"):
+        correct_retinanet(uncorrected_detector(), prior)
+
+
+def test_only_a_retinanet_can_be_corrected():
+    with pytest.raises(TypeError, match="RetinaNetObjectDetector. Received: .*Sequential"):
+        correct_retinanet(keras.Sequential())
+
+
+def test_the_detector_preprocesses_images_of_any_size():
+    """KerasHub's image converter resizes; the detections are those of the resized images."""
+    converter = keras_hub.layers.RetinaNetImageConverter(image_size=(64, 64), scale=1 / 255.0)
+    preprocessor = keras_hub.models.RetinaNetObjectDetectorPreprocessor(converter)
+    detector = tiny_detectors.keras_hub_retinanet(preprocessor=preprocessor)
+    photo = np.random.default_rng(0).uniform(0, 255, (1, 80, 100, 3)).astype("float32")
+    detector.run_eagerly = True
+    detections = detector.predict(photo, verbose=0)
+    detector.preprocessor = None
+    expected = detector.predict(keras.ops.convert_to_numpy(converter(photo)), verbose=0)
+    assert detections["num_detections"][0] > 0
+    np.testing.assert_allclose(detections["boxes"], expected["boxes"], rtol=1e-4, atol=1e-3)
+
+
+def test_the_policy_of_the_backbones_is_kept_by_a_saved_detector(tmp_path):
+    """bfloat16 inside, float32 outside, without touching the global policy; also after loading."""
+    detector = tiny_detectors.keras_hub_retinanet("mixed_bfloat16")
+    images = tiny_detectors.images(1)
+    detector.save(tmp_path / "detector.keras")
+    loaded = keras.models.load_model(tmp_path / "detector.keras", compile=False)
+    for model in (detector, loaded):
+        assert {x.dtype for x in model.backbone(images).values()} == {tf.bfloat16}
+        assert {x.dtype for x in model(images).values()} == {tf.float32}
+    np.testing.assert_array_equal(detector(images)["cls_logits"], loaded(images)["cls_logits"])
