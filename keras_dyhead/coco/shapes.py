@@ -1,5 +1,6 @@
 """A COCO-format data set of geometric shapes: no download, and the same every time."""
 
+import colorsys
 import json
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from PIL import Image, ImageDraw, ImageFilter
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
 _SUPERSAMPLING = 4  # shapes are drawn at this scale and averaged down, for smooth edges
-_MIN_CONTRAST = 60.0  # smallest RGB distance between a shape and the background under it
+_DARK = 110  # backgrounds stay below this; shapes are lighter than what is under them ...
+_MIN_CONTRAST = 50  # ... by this at least, in the mean of the channels
 
 
 def draw_shapes(
@@ -26,9 +28,10 @@ def draw_shapes(
     """Draws a deterministic COCO-format data set of rotated geometric shapes.
 
     Writes `directory/images/*.jpg` and `directory/instances.json`. The classes are circle, square,
-    triangle, star and cross; boxes are tight to the pixels of a shape that remain visible after
-    its neighbours are drawn. Image `i` depends on `seed` and `i` only, so two sets drawn with the
-    same seed and disjoint ranges of `start` are different pictures of the same kind.
+    triangle, star and cross, each with a range of hues of its own, as traffic signs have; boxes are
+    tight to the pixels of a shape that remain visible after its neighbours are drawn. Image `i`
+    depends on `seed` and `i` only, so two sets drawn with the same seed and disjoint ranges of
+    `start` are different pictures of the same kind.
 
     Args:
         directory: Folder to write to; created if absent.
@@ -109,8 +112,7 @@ def _draw_scene(rng, size, count, size_range, clutter):
             continue
         left, top = corner
         covered = np.s_[top : top + mask.height, left : left + mask.width]
-        behind = canvas[covered].reshape(-1, 3).mean(axis=0)
-        picture.paste(_contrasting_colour(rng, behind), (left, top), mask)
+        picture.paste(_shape_colour(rng, label, canvas[covered].mean()), (left, top), mask)
         owners[covered][np.asarray(mask) >= 128] = len(labels)
         labels.append(label)
         boxes.append((left, top, left + mask.width, top + mask.height))
@@ -162,16 +164,23 @@ def _free_corner(rng, size, shape_size, boxes, tries=20, max_overlap=0.1):
     return None
 
 
-def _contrasting_colour(rng, behind):
+def _colour(rng, end):
+    return tuple(int(channel) for channel in rng.integers(0, end, 3))
+
+
+def _shape_colour(rng, label, brightness):
+    """A colour of the class's hue that stands out from what lies behind."""
     while True:
-        colour = rng.integers(0, 256, 3)
-        if np.linalg.norm(colour - behind) >= _MIN_CONTRAST:
-            return tuple(int(channel) for channel in colour)
+        hue = (label + rng.uniform(-0.4, 0.4)) / len(SHAPES)
+        colour = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.3, 1), rng.uniform(0.4, 1))
+        colour = tuple(int(255 * channel) for channel in colour)
+        if sum(colour) / 3 >= brightness + _MIN_CONTRAST:
+            return colour
 
 
 def _background(rng, size, clutter):
     """A colour gradient with soft blobs and thin lines, as a uint8 array."""
-    first, second = rng.uniform(20, 235, (2, 3))
+    first, second = rng.uniform(0, _DARK, (2, 3))
     if not clutter:
         return np.broadcast_to(first, (size, size, 3)).astype(np.uint8)
     angle = rng.uniform(0, 2 * np.pi)
@@ -185,11 +194,10 @@ def _background(rng, size, clutter):
         centre, reach = rng.uniform(0, size, 2), rng.uniform(0.05, 0.2, 2) * size
         pen.ellipse([*(centre - reach), *(centre + reach)], fill=int(rng.integers(60, 200)))
     blobs = blobs.filter(ImageFilter.GaussianBlur(size / 20))
-    picture.paste(tuple(int(c) for c in rng.integers(0, 256, 3)), mask=blobs)
+    picture.paste(_colour(rng, _DARK), mask=blobs)
 
     pen = ImageDraw.Draw(picture)
     for _ in range(int(rng.integers(0, 1 + round(8 * clutter)))):
         ends = rng.uniform(-0.2, 1.2, 4) * size
-        colour = tuple(int(c) for c in rng.integers(0, 256, 3))
-        pen.line(list(ends), fill=colour, width=int(rng.integers(1, 4)))
+        pen.line(list(ends), fill=_colour(rng, 2 * _DARK), width=int(rng.integers(1, 4)))
     return np.asarray(picture)

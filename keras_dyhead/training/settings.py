@@ -54,7 +54,7 @@ class TrainingSettings:
             pyramid, such as `"resnet_50_imagenet"`. Defaults to `"small"`.
         num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
         channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `64`.
-        head_convs: Convolutions between DyHead and the predictions. Defaults to `0`.
+        head_convs: Convolutions between DyHead and the predictions. Defaults to `1`.
         max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `7`.
         anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
             `None`: such that it is about as large as the smallest tenth of the training boxes.
@@ -80,7 +80,7 @@ class TrainingSettings:
     backbone: str = "small"
     num_blocks: int = 1
     channels: int = 64
-    head_convs: int = 0
+    head_convs: int = 1
     max_level: int = 7
     anchor_scale: float | None = None
     anchor_octaves: int = 3
@@ -163,6 +163,7 @@ def build_detector(
         anchors=AnchorGenerator(
             settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios
         ),
+        smooth_l1_beta=0.3,  # plain L1 drowns the classes while all is learned from scratch
         preprocessor=preprocessor,
     )
     warmup = max(1, steps // 20)
