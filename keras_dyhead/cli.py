@@ -77,7 +77,7 @@ def demo(
         "runs/demo"
     ),
     images: Annotated[int, typer.Option(min=2, help="Images to draw; half are held out.")] = 1600,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training half.")] = 9,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training half.")] = 7,
     seed: Seed = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
