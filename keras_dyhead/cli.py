@@ -120,9 +120,9 @@ def train(
     ] = None,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the images; by default 12, or 1500 steps if more."),
+        typer.Option(min=1, help="Passes over the images; by default 12, or 600 steps if more."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 8,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
     image_size: Annotated[
         int, typer.Option(min=32, help="Side in px of the square that images are fitted into.")
     ] = 512,

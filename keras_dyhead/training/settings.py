@@ -47,8 +47,8 @@ class TrainingSettings:
         val_images: Folder of the images to evaluate on. Defaults to `None`: the training images.
         val_annotations: COCO JSON file of those. Defaults to `None`: the training annotations.
         epochs: Passes over the training images. Defaults to `None`: 12, or as many as make
-            1500 steps on a small data set.
-        batch_size: Images per step. Defaults to `8`.
+            600 steps on a small data set.
+        batch_size: Images per step. Defaults to `4`.
         image_size: Side in pixels of the square that images are fitted into. Defaults to `512`.
         backbone: One of `BACKBONES`, or the name or path of a KerasHub preset with a feature
             pyramid, such as `"resnet_50_imagenet"`. Defaults to `"small"`.
@@ -75,7 +75,7 @@ class TrainingSettings:
     val_images: str | os.PathLike | None = None
     val_annotations: str | os.PathLike | None = None
     epochs: int | None = None
-    batch_size: int = 8
+    batch_size: int = 4
     image_size: int = 512
     backbone: str = "small"
     num_blocks: int = 1
@@ -119,7 +119,7 @@ class TrainingSettings:
             annotations: The checked training annotations.
         """
         steps_per_epoch = math.ceil(len(annotations.images) / self.batch_size)
-        epochs = self.epochs or max(12, math.ceil(1500 / steps_per_epoch))
+        epochs = self.epochs or max(12, math.ceil(600 / steps_per_epoch))
         return dataclasses.replace(
             self,
             epochs=epochs,
