@@ -1,0 +1,44 @@
+"""Backbones as published detectors use them: images in, maps of strides 4 to 32 out.
+
+Layers are named after the published modules, so that a weight's `path` tells the tensor it comes
+from (`L` counts ResNet's stages from 1, `S` Swin's from 0, `N` blocks from 0):
+
+| `ResNetBackbone` | torchvision, mmdet | detectron2 |
+|---|---|---|
+| `conv1/kernel` | `conv1.weight` | `stem.conv1.weight` |
+| `bn1/{gamma,beta,moving_mean,moving_variance}` | `bn1.*` | `stem.conv1.norm.*` |
+| `layerL_N_conv1/kernel` (2, 3) | `layerL.N.conv1.weight` | `res(L+1).N.conv1.weight` |
+| `layerL_N_bn1/...` (2, 3) | `layerL.N.bn1.*` | `res(L+1).N.conv1.norm.*` |
+| `layerL_N_downsample_conv/kernel` | `layerL.N.downsample.0.weight` | `res(L+1).N.shortcut.weight` |
+| `layerL_N_downsample_bn/...` | `layerL.N.downsample.1.*` | `res(L+1).N.shortcut.norm.*` |
+
+| `SwinBackbone` | Microsoft | mmdet |
+|---|---|---|
+| `patch_embed/proj/{kernel,bias}` | `patch_embed.proj.*` | `patch_embed.projection.*` |
+| `patch_embed/norm/{gamma,beta}` | `patch_embed.norm.*` | `patch_embed.norm.*` |
+| `stageS_blockN/norm1/...` (norm2) | `layers.S.blocks.N.norm1.*` | `stages.S.blocks.N.norm1.*` |
+| `stageS_blockN/attn/relative_position_bias_table` | `...attn.` | `...attn.w_msa.` |
+| `stageS_blockN/attn/{qkv,proj}/{kernel,bias}` | `...attn.{qkv,proj}.*` | `...attn.w_msa.{qkv,proj}.*` |
+| `stageS_blockN/{fc1,fc2}/{kernel,bias}` | `...mlp.{fc1,fc2}.*` | `...ffn.layers.{0.0,1}.*` |
+| `stageS_downsample/norm/{gamma,beta}` | `layers.S.downsample.norm.*` | `stages.S.downsample.norm.*` |
+| `stageS_downsample/reduction/kernel` | `layers.S.downsample.reduction.weight` | `stages.S...` |
+| `normS/{gamma,beta}` | `normS.*` | `normS.*` |
+
+Convolution kernels are HWIO where PyTorch's are OIHW, matrices `(in, out)` where PyTorch's are
+`(out, in)`. Patch merging reads the four pixels of a patch as Microsoft, timm and torchvision do;
+mmdet's tensors need the permutation given by `PatchMerging`.
+"""
+
+from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
+from keras_dyhead.backbones.resnet import ResNetBackbone
+from keras_dyhead.backbones.swin import SwinBackbone
+from keras_dyhead.backbones.swin_layers import PatchEmbedding, PatchMerging, SwinBlock
+
+__all__ = [
+    "FrozenBatchNormalization",
+    "PatchEmbedding",
+    "PatchMerging",
+    "ResNetBackbone",
+    "SwinBackbone",
+    "SwinBlock",
+]

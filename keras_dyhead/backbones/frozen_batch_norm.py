@@ -1,0 +1,77 @@
+"""Batch normalisation that always uses its stored statistics."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class FrozenBatchNormalization(keras.layers.Layer):
+    """Normalises channels by stored means and variances, in training too.
+
+    Published detectors are trained with few images per device, too few for statistics of their
+    own; they keep those of the pretrained backbone. Setting `trainable = True` on a model does not
+    thaw what this layer holds fixed.
+
+    Args:
+        train_affine: bool. Train the scale `gamma` and the shift `beta`. Defaults to `False`.
+        epsilon: float. Added to the variance. Defaults to 1e-5.
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. Weights and
+            arithmetic are at least float32 under every policy.
+
+    Call arguments:
+        inputs: `(..., C)` float maps.
+
+    Returns:
+        `(inputs - moving_mean) / sqrt(moving_variance + epsilon) * gamma + beta`, in the layer's
+        compute dtype.
+
+    Example:
+    ```python
+    layer = FrozenBatchNormalization()
+    layer(keras.ops.ones((1, 4, 4, 8))).shape  # (1, 4, 4, 8)
+    len(layer.trainable_weights)  # 0
+    ```
+
+    Source: `FrozenBatchNorm2d` of detectron2; with `train_affine`, `norm_eval` of mmdetection.
+    """
+
+    def __init__(self, train_affine: bool = False, epsilon: float = 1e-5, **kwargs):
+        super().__init__(**kwargs)
+        self.train_affine = train_affine
+        self.epsilon = epsilon
+
+    def build(self, input_shape):
+        """Creates one number of each kind per channel."""
+
+        def add(name, initializer, trainable=False):
+            return self.add_weight(
+                name=name,
+                shape=(input_shape[-1],),
+                initializer=initializer,
+                trainable=trainable,
+                dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+                autocast=False,
+            )
+
+        self.gamma = add("gamma", "ones", self.train_affine)
+        self.beta = add("beta", "zeros", self.train_affine)
+        self.moving_mean = add("moving_mean", "zeros")
+        self.moving_variance = add("moving_variance", "ones")
+        self.built = True
+
+    def call(self, inputs):
+        """Scales and shifts every channel."""
+        scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
+        shift = self.beta - self.moving_mean * scale
+        return ops.cast(ops.cast(inputs, scale.dtype) * scale + shift, self.compute_dtype)
+
+    def compute_output_spec(self, inputs):
+        """Returns the shape of the inputs in the compute dtype."""
+        return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {
+            "train_affine": self.train_affine,
+            "epsilon": self.epsilon,
+        }

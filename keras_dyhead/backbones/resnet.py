@@ -1,0 +1,205 @@
+"""ResNet and ResNeXt."""
+
+import keras
+from keras import layers
+
+from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
+
+STAGE_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+STYLES = ("pytorch", "caffe")
+BATCH_NORMS = ("frozen", "affine", "train")
+EPSILON = 1e-5
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class ResNetBackbone(keras.Model):
+    """ResNet-18 to ResNet-152 and ResNeXt, with the padding and strides of PyTorch's weights.
+
+    Every strided convolution and the max pooling pad both sides alike: Keras' `"same"` would pad
+    even sizes at the bottom and right only, and gives other numbers with published weights.
+
+    Args:
+        depth: int. 18, 34 (two 3x3 convolutions per block), 50, 101 or 152 (1x1, 3x3, 1x1).
+            Defaults to 50.
+        style: Which convolution of a block with three has the stride: `"pytorch"`, the 3x3
+            (torchvision, most of mmdet) or `"caffe"`, the first 1x1 (detectron2's MSRA weights,
+            microsoft/DynamicHead, mmdet's `caffe`). Defaults to `"pytorch"`.
+        batch_norm: `"frozen"` normalises by stored statistics and trains nothing, `"affine"`
+            trains scale and shift alone, `"train"` is ordinary batch normalisation, for training
+            from scratch with large batches. Defaults to `"frozen"`.
+        frozen_stages: int. Convolutions that do not train: -1 none, 0 those of the stem, 1 those
+            of `layer1` too, and so on; their normalisation is fully frozen. Defaults to -1.
+        groups: int. Groups of the 3x3 convolutions (ResNeXt). Defaults to 1.
+        width_per_group: int. Channels of a group where the first stage's blocks have
+            `base_channels`; ResNeXt-101-64x4d has 64 groups of 4. Defaults to 64.
+        base_channels: int. Channels of the stem. Defaults to 64.
+        image_shape: Shape of an image. Defaults to `(None, None, 3)`.
+        dtype: Policy of all layers. Defaults to the global policy.
+        **kwargs: `name` and `trainable`.
+
+    Call arguments:
+        images: `(B, H, W, 3)` normalised images, of any size.
+
+    Returns:
+        Dict `{"P2": (B, H / 4, W / 4, C2), "P3": ..., "P4": ..., "P5": (B, H / 32, W / 32, C5)}`,
+        sizes halved by rounding up; also as symbolic tensors in the attribute `pyramid_outputs`.
+
+    Raises:
+        ValueError: If an argument is not one of those named above.
+
+    Example:
+    ```python
+    backbone = ResNetBackbone(18)
+    {level: x.shape[-1] for level, x in backbone.pyramid_outputs.items()}
+    # {'P2': 64, 'P3': 128, 'P4': 256, 'P5': 512}
+    ```
+
+    Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al.,
+    "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017.
+    """
+
+    def __init__(
+        self,
+        depth: int = 50,
+        style: str = "pytorch",
+        batch_norm: str = "frozen",
+        frozen_stages: int = -1,
+        groups: int = 1,
+        width_per_group: int = 64,
+        base_channels: int = 64,
+        image_shape=(None, None, 3),
+        dtype=None,
+        **kwargs,
+    ):
+        for name, value, allowed in (
+            ("depth", depth, tuple(STAGE_BLOCKS)),
+            ("style", style, STYLES),
+            ("batch_norm", batch_norm, BATCH_NORMS),
+            ("frozen_stages", frozen_stages, tuple(range(-1, 5))),
+        ):
+            if value not in allowed:
+                raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
+        if depth < 50 and (groups, width_per_group) != (1, 64):
+            raise ValueError(
+                "`groups` and `width_per_group` need blocks of three convolutions, depth >= 50. "
+                f"Received: depth={depth}, groups={groups}, width_per_group={width_per_group}"
+            )
+        dtype = keras.dtype_policies.get(dtype)
+
+        images = keras.Input(image_shape, name="images")
+        stem = _Layers(dtype, batch_norm, trainable=frozen_stages < 0)
+        x = stem.conv(images, base_channels, 7, 2, name="conv1")
+        x = layers.ReLU(name="relu1", dtype=dtype)(stem.norm(x, "bn1"))
+        # Zeros pad as well as -inf would: no value here is negative.
+        x = layers.ZeroPadding2D(1, name="maxpool_pad", dtype=dtype)(x)
+        x = layers.MaxPooling2D(3, 2, name="maxpool", dtype=dtype)(x)
+        pyramid = {}
+        for stage, num_blocks in enumerate(STAGE_BLOCKS[depth], start=1):
+            make = _Layers(dtype, batch_norm, trainable=frozen_stages < stage)
+            planes = base_channels * 2 ** (stage - 1)
+            for number in range(num_blocks):
+                name = f"layer{stage}_{number}_"
+                strides = 2 if stage > 1 and number == 0 else 1
+                if depth < 50:
+                    x = make.basic_block(x, planes, strides, name, project=strides > 1)
+                else:
+                    width = planes * width_per_group // 64 * groups
+                    x = make.bottleneck(
+                        x, width, planes * 4, strides, groups, style, name, project=number == 0
+                    )
+            pyramid[f"P{stage + 1}"] = x
+        super().__init__(inputs=images, outputs=pyramid, **kwargs)
+
+        self.depth = depth
+        self.style = style
+        self.batch_norm = batch_norm
+        self.frozen_stages = frozen_stages
+        self.groups = groups
+        self.width_per_group = width_per_group
+        self.base_channels = base_channels
+        self.image_shape = tuple(image_shape)
+        self.pyramid_outputs = pyramid
+        self.dtype_policy = dtype
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return {
+            "depth": self.depth,
+            "style": self.style,
+            "batch_norm": self.batch_norm,
+            "frozen_stages": self.frozen_stages,
+            "groups": self.groups,
+            "width_per_group": self.width_per_group,
+            "base_channels": self.base_channels,
+            "image_shape": self.image_shape,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+        }
+
+
+class _Layers:
+    """Makes the layers of one stage and applies them."""
+
+    def __init__(self, dtype, batch_norm, trainable):
+        self.dtype = dtype
+        self.batch_norm = batch_norm if trainable else "frozen"
+        self.trainable = trainable
+
+    def basic_block(self, x, planes, strides, name, project):
+        y = self.conv(x, planes, 3, strides, f"{name}conv1")
+        y = self.relu(self.norm(y, f"{name}bn1"), f"{name}relu1")
+        y = self.norm(self.conv(y, planes, 3, 1, f"{name}conv2"), f"{name}bn2")
+        return self.add(x, y, strides, f"{name}", project)
+
+    def bottleneck(self, x, width, channels, strides, groups, style, name, project):
+        first, second = (strides, 1) if style == "caffe" else (1, strides)
+        y = self.conv(x, width, 1, first, f"{name}conv1")
+        y = self.relu(self.norm(y, f"{name}bn1"), f"{name}relu1")
+        y = self.conv(y, width, 3, second, f"{name}conv2", groups)
+        y = self.relu(self.norm(y, f"{name}bn2"), f"{name}relu2")
+        y = self.norm(self.conv(y, channels, 1, 1, f"{name}conv3"), f"{name}bn3")
+        return self.add(x, y, strides, f"{name}", project)
+
+    def add(self, x, y, strides, name, project):
+        """Adds the shortcut, a strided 1x1 convolution where a stage begins."""
+        if project:
+            x = self.conv(x, y.shape[-1], 1, strides, f"{name}downsample_conv")
+            x = self.norm(x, f"{name}downsample_bn")
+        y = layers.Add(name=f"{name}add", dtype=self.dtype)([y, x])
+        return self.relu(y, f"{name}relu")
+
+    def conv(self, x, filters, size, strides, name, groups=1):
+        padding = "same" if strides == 1 else "valid"
+        if padding == "valid" and size > 1:
+            x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad", dtype=self.dtype)(x)
+        return layers.Conv2D(
+            filters,
+            size,
+            strides,
+            padding,
+            groups=groups,
+            use_bias=False,
+            kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out"),
+            trainable=self.trainable,
+            name=name,
+            dtype=self.dtype,
+        )(x)
+
+    def norm(self, x, name):
+        if self.batch_norm == "train":
+            return layers.BatchNormalization(
+                momentum=0.9, epsilon=EPSILON, name=name, dtype=self.dtype
+            )(x)
+        return FrozenBatchNormalization(
+            self.batch_norm == "affine", EPSILON, name=name, dtype=self.dtype
+        )(x)
+
+    def relu(self, x, name):
+        return layers.ReLU(name=name, dtype=self.dtype)(x)
