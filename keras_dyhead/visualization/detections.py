@@ -64,10 +64,10 @@ def plot_detections(
     shown = set()
     for (left, right), image, truth, found in zip(axes, images, y_true, y_pred, strict=False):
         shown |= _draw(left, "ground truth", image, truth, class_names)
-        confident = np.asarray(found["confidence"]) >= score_threshold
-        found = {
-            key: np.asarray(found[key])[confident] for key in ("boxes", "labels", "confidence")
-        }
+        scores = np.asarray(found["confidence"])
+        order = np.argsort(scores, kind="stable")  # the most confident is drawn last, on top
+        order = order[scores[order] >= score_threshold]
+        found = {key: np.asarray(found[key])[order] for key in ("boxes", "labels", "confidence")}
         shown |= _draw(right, f"detections ≥ {score_threshold:.2g}", image, found, class_names)
     for axis in axes.flat:
         axis.set_axis_off()
