@@ -287,7 +287,7 @@ def _layer_norm(name, dtype):
 def _pad_to_multiple(x, multiple):
     """Pads `(B, H, W, C)` with zeros at the bottom and right."""
     missing = [-size % multiple for size in ops.shape(x)[1:3]]
-    if missing == [0, 0]:
+    if all(isinstance(pixels, int) and pixels == 0 for pixels in missing):
         return x
     return ops.pad(x, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
 
