@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 
 # Where each tensor of a block lives: name in our layers -> name in the state dict.
@@ -80,44 +81,22 @@ def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
     """
     if not neck.built:
         raise ValueError(f"`neck` must be built before weights are loaded. Received: {neck}")
-    prefix, blocks = _find_tower(state)
-    weights = {_path_below(neck, variable): variable for variable in neck.weights}
-
-    wanted, problems = {}, []
-    for path, variable in weights.items():
-        match = re.fullmatch(r"block_(\d+)/(.+)", path)
-        if match is None:
-            problems.append(f"{path}: no published tower has this weight")
-            continue
-        name = blocks.get(match[2])
-        key = f"{prefix}{match[1]}.{name}"
-        if name is None or key not in state:
-            hint = " (build the neck with `use_bias=False`)" if path.endswith("_bias") else ""
-            problems.append(
-                f"{path}: no tensor {key if name else 'of this kind'} in the state{hint}"
-            )
-            continue
-        array = _to_keras(np.asarray(state[key]), variable.shape)
-        if array.shape != tuple(variable.shape):
-            problems.append(
-                f"{path}: expected shape {tuple(variable.shape)}, received {array.shape} from {key}"
-            )
-        wanted[key] = (variable, array)
-    problems += [
-        f"{key}: the neck has no such weight"
-        for key in state
-        if key.startswith(prefix) and key not in wanted
-    ]
-    if problems:
-        raise ValueError(
-            f"The tower under {prefix!r} does not fit the neck:\n  " + "\n  ".join(problems)
-        )
-    for variable, array in wanted.values():
-        variable.assign(array)
+    part = tower_part(neck, state)
+    tower = {name: state[name] for name in state if name.startswith(part.prefix)}
+    copy_tensors([part], tower, what=f"tower under {part.prefix!r}")
     return neck
 
 
-def _find_tower(state):
+def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
+    """Returns the neck's weights with the table of the tower that the state holds.
+
+    Args:
+        neck: Built `DyHeadNeck`.
+        state: Mapping of tensor name to array.
+
+    Raises:
+        ValueError: If there is no tower or several, or `use_bias` must be another.
+    """
     matches = (re.match(r"((?:.*\.)?(dyhead_tower|dyhead_blocks)\.)\d+\.", key) for key in state)
     found = {match.groups() for match in matches if match}
     if len(found) != 1:
@@ -127,17 +106,12 @@ def _find_tower(state):
             f"{sorted(prefix for prefix, _ in found) or 'no tower'}"
         )
     ((prefix, name),) = found
-    return prefix, _TOWERS[name]
-
-
-def _path_below(neck, variable):
-    return variable.path.rsplit(f"{neck.name}/", 1)[-1]
-
-
-def _to_keras(array, shape):
-    """PyTorch layout to Keras': OIHW -> HWIO, and OI or OI11 -> IO for dense kernels."""
-    if len(shape) == 4 and array.ndim == 4:
-        return array.transpose(2, 3, 1, 0)
-    if len(shape) == 2 and array.shape[2:] in ((), (1, 1)):
-        return array.reshape(array.shape[:2]).T
-    return array
+    block = _TOWERS[name]
+    use_bias = "spatial_attention/mid_bias" in block
+    if neck.use_bias != use_bias:
+        raise ValueError(
+            f"The weights under {prefix!r} need a neck with `use_bias={use_bias}`. "
+            f"Received: use_bias={neck.use_bias}"
+        )
+    table = {f"block_{{n}}/{ours}": f"{{n}}.{theirs}" for ours, theirs in block.items()}
+    return Part(weights_by_path(neck), table, prefix)

@@ -16,8 +16,8 @@ class AnchorGenerator(Settings):
     """Places the same set of boxes in every cell of every pyramid level.
 
     Level `l` has stride `2**l`. The cell in row `y` and column `x` holds boxes centred on
-    `((x + offset) * stride, (y + offset) * stride)`: one for every octave step and ratio, in this
-    order, of area `(scale * stride * 2**(step / octaves))**2`. Anchors may leave the image.
+    `((x + offset) * stride, (y + offset) * stride)`: one for every octave step and ratio, of area
+    `(scale * stride * 2**(step / octaves))**2`. Anchors may leave the image.
 
     Args:
         scale: float. Side of the smallest square anchor in units of the stride. Defaults to 4.0
@@ -26,6 +26,8 @@ class AnchorGenerator(Settings):
         ratios: Heights divided by widths. Defaults to `(0.5, 1.0, 2.0)`.
         offset: float. Position of the anchor's centre within its cell: 0.0 (corner; RetinaNet) or
             0.5 (middle; ATSS of microsoft/DynamicHead). Defaults to 0.0.
+        ratios_first: bool. Order within the cell: the ratios of each step (`False`; detectron2)
+            or the steps of each ratio (`True`; OpenMMLab). Defaults to `False`.
 
     Example:
     ```python
@@ -38,6 +40,7 @@ class AnchorGenerator(Settings):
     octaves: int = 3
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     offset: float = 0.0
+    ratios_first: bool = False
 
     def __post_init__(self):
         object.__setattr__(self, "ratios", tuple(self.ratios))  # a list, once through JSON
@@ -60,7 +63,8 @@ class AnchorGenerator(Settings):
                 width = math.sqrt(size**2 / ratio)
                 height = ratio * width
                 boxes.append([-width / 2, -height / 2, width / 2, height / 2])
-        return np.array(boxes, "float32")
+        boxes = np.array(boxes, "float32").reshape(self.octaves, len(self.ratios), 4)
+        return (boxes.swapaxes(0, 1) if self.ratios_first else boxes).reshape(-1, 4)
 
     def __call__(self, level_sizes, min_level: int):
         """Generates the anchors of a whole pyramid.

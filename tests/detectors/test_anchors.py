@@ -48,6 +48,16 @@ def test_published_retinanet_sizes():
     np.testing.assert_allclose(AnchorGenerator().cell(8)[0], first, rtol=1e-6)
 
 
+def test_openmmlabs_order_is_by_ratio_then_size():
+    """The base anchors of mmdet's RetinaNet at stride 8, up to the first of the second ratio."""
+    half_width, half_height = [22.627417, 28.508759, 35.918785, 16.0], [11.313708, 14.254379]
+    cell = AnchorGenerator(ratios_first=True).cell(8)
+    np.testing.assert_allclose(cell[:4, 2], half_width, rtol=1e-6)
+    np.testing.assert_allclose(cell[:2, 3], half_height, rtol=1e-6)
+    default = AnchorGenerator().cell(8)
+    assert sorted(map(tuple, cell)) == sorted(map(tuple, default)) and (cell != default).any()
+
+
 def test_sizes_unknown_to_the_graph_give_the_same_anchors():
     generator = AnchorGenerator(octaves=1)
     traced = tf.function(

@@ -1,0 +1,119 @@
+"""Where published checkpoints keep each weight: our layers to their modules (`transfer.Part`).
+
+What Keras calls the kernel or gamma of a layer is the weight of a PyTorch module, and so on: see
+`transfer.LEAVES`. Braces hold numbers: `l` counts ResNet's stages from 1, `s` Swin's from 0, `n`
+blocks, `i` convolutions or layers of a block, `p` pyramid levels.
+"""
+
+RESNET_DETECTRON2 = {
+    "conv1": "stem.conv1",
+    "bn1": "stem.conv1.norm",
+    "layer{l}_{n}_conv{i}": "res{l+1}.{n}.conv{i}",
+    "layer{l}_{n}_bn{i}": "res{l+1}.{n}.conv{i}.norm",
+    "layer{l}_{n}_downsample_conv": "res{l+1}.{n}.shortcut",
+    "layer{l}_{n}_downsample_bn": "res{l+1}.{n}.shortcut.norm",
+}
+RESNET_TORCHVISION = {  # timm's and mmdet's names too
+    "conv1": "conv1",
+    "bn1": "bn1",
+    "layer{l}_{n}_conv{i}": "layer{l}.{n}.conv{i}",
+    "layer{l}_{n}_bn{i}": "layer{l}.{n}.bn{i}",
+    "layer{l}_{n}_downsample_conv": "layer{l}.{n}.downsample.0",
+    "layer{l}_{n}_downsample_bn": "layer{l}.{n}.downsample.1",
+}
+
+SWIN_MICROSOFT = {
+    "patch_embed/proj": "patch_embed.proj",
+    "patch_embed/norm": "patch_embed.norm",
+    "stage{s}_block{n}/norm{i}": "layers.{s}.blocks.{n}.norm{i}",
+    "stage{s}_block{n}/attn/qkv": "layers.{s}.blocks.{n}.attn.qkv",
+    "stage{s}_block{n}/attn/proj": "layers.{s}.blocks.{n}.attn.proj",
+    "stage{s}_block{n}/attn/relative_position_bias_table": (
+        "layers.{s}.blocks.{n}.attn.relative_position_bias_table"
+    ),
+    "stage{s}_block{n}/fc{i}": "layers.{s}.blocks.{n}.mlp.fc{i}",
+    "stage{s}_downsample/norm": "layers.{s}.downsample.norm",
+    "stage{s}_downsample/reduction": "layers.{s}.downsample.reduction",
+    "norm{s}": "norm{s}",
+}
+SWIN_TIMM = SWIN_MICROSOFT | {  # from timm 0.9 on, a stage begins with its downsampling
+    "stage{s}_downsample/norm": "layers.{s+1}.downsample.norm",
+    "stage{s}_downsample/reduction": "layers.{s+1}.downsample.reduction",
+}
+SWIN_TORCHVISION = {
+    "patch_embed/proj": "features.0.0",
+    "patch_embed/norm": "features.0.2",
+    "stage{s}_block{n}/norm{i}": "features.{2*s+1}.{n}.norm{i}",
+    "stage{s}_block{n}/attn/qkv": "features.{2*s+1}.{n}.attn.qkv",
+    "stage{s}_block{n}/attn/proj": "features.{2*s+1}.{n}.attn.proj",
+    "stage{s}_block{n}/attn/relative_position_bias_table": (
+        "features.{2*s+1}.{n}.attn.relative_position_bias_table"
+    ),
+    "stage{s}_block{n}/fc1": "features.{2*s+1}.{n}.mlp.0",
+    "stage{s}_block{n}/fc2": "features.{2*s+1}.{n}.mlp.3",
+    "stage{s}_downsample/norm": "features.{2*s+2}.norm",
+    "stage{s}_downsample/reduction": "features.{2*s+2}.reduction",
+}
+SWIN_MMDET = {
+    "patch_embed/proj": "patch_embed.projection",
+    "patch_embed/norm": "patch_embed.norm",
+    "stage{s}_block{n}/norm{i}": "stages.{s}.blocks.{n}.norm{i}",
+    "stage{s}_block{n}/attn/qkv": "stages.{s}.blocks.{n}.attn.w_msa.qkv",
+    "stage{s}_block{n}/attn/proj": "stages.{s}.blocks.{n}.attn.w_msa.proj",
+    "stage{s}_block{n}/attn/relative_position_bias_table": (
+        "stages.{s}.blocks.{n}.attn.w_msa.relative_position_bias_table"
+    ),
+    "stage{s}_block{n}/fc1": "stages.{s}.blocks.{n}.ffn.layers.0.0",
+    "stage{s}_block{n}/fc2": "stages.{s}.blocks.{n}.ffn.layers.1",
+    "stage{s}_downsample/norm": "stages.{s}.downsample.norm",
+    "stage{s}_downsample/reduction": "stages.{s}.downsample.reduction",
+    "norm{s}": "norm{s}",
+}
+
+FPN_DETECTRON2 = {
+    "lateral_P{p}": "fpn_lateral{p}",
+    "output_P6": "top_block.p6",
+    "output_P7": "top_block.p7",
+    "output_P{p}": "fpn_output{p}",
+}
+FPN_MMDET = {  # counted from P3
+    "lateral_P{p}": "lateral_convs.{p-3}.conv",
+    "output_P{p}": "fpn_convs.{p-3}.conv",
+}
+
+RETINANET_DETECTRON2 = {
+    "class_conv_{i}": "cls_subnet.{2*i}",  # a ReLU between any two
+    "box_conv_{i}": "bbox_subnet.{2*i}",
+    "class_logits": "cls_score",
+    "box_deltas": "bbox_pred",
+}
+RETINANET_MMDET = {
+    "class_conv_{i}": "cls_convs.{i}.conv",
+    "box_conv_{i}": "reg_convs.{i}.conv",
+    "class_logits": "retina_cls",
+    "box_deltas": "retina_reg",
+}
+ATSS_MICROSOFT = {
+    "class_logits": "cls_logits",
+    "box_deltas": "bbox_pred",
+    "centerness_logits": "centerness",
+    "scale_P{p}": "scales.{p-3}.scale",
+}
+ATSS_MMDET = {
+    "class_logits": "atss_cls",
+    "box_deltas": "atss_reg",
+    "centerness_logits": "atss_centerness",
+    "scale_P{p}": "scales.{p-3}.scale",
+}
+
+# Tensors that hold nothing the models need: counters, constants a model computes by itself, and
+# what older versions of detectron2 stored along.
+UNUSED = (
+    r"(.*\.)?num_batches_tracked",
+    r"(.*\.)?relative_position_index",
+    r"(.*\.)?attn_mask",
+    r"pixel_(mean|std)",
+    r"(.*\.)?anchor_generator\.cell_anchors\.\d+",
+)
+# Of ImageNet weights: the classifier, and the normalisation before it.
+UNUSED_CLASSIFIER = (r"(fc|head|classifier)\..*", r"norm\.(weight|bias)")

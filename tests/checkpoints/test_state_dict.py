@@ -1,0 +1,226 @@
+"""Checkpoint files of every kind are read alike; damaged and dangerous ones are refused by name."""
+
+import collections
+import io
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from keras_dyhead.checkpoints import read_state_dict
+from keras_dyhead.checkpoints.state_dict import INERT_GLOBALS, _Inert
+
+torch = pytest.importorskip("torch")
+
+ARRAYS = {
+    "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4),
+    "a.scale": np.float32(1.5),
+    "a.num_batches_tracked": np.int64(7),
+}
+
+
+def tensors():
+    return collections.OrderedDict((k, torch.tensor(v)) for k, v in ARRAYS.items())
+
+
+def assert_arrays(state):
+    assert list(state) == list(ARRAYS) and len(state) == len(ARRAYS)
+    for name, array in ARRAYS.items():
+        assert state[name].dtype == array.dtype and state[name].shape == array.shape
+        np.testing.assert_array_equal(state[name], array)
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state: state,
+        lambda state: {"model": state, "iteration": 90000, "__author__": "third party"},
+        lambda state: {"state_dict": state, "meta": {"CLASSES": ("a", "b"), "time": "now"}},
+    ],
+    ids=["plain", "detectron2", "openmmlab"],
+)
+def test_pytorch_files_are_read_whatever_their_wrapping_and_age(tmp_path, wrap, zipped):
+    path = tmp_path / "x.pth"
+    torch.save(wrap(tensors()), path, _use_new_zipfile_serialization=zipped)
+    assert_arrays(read_state_dict(path))
+
+
+def test_safetensors_files_are_read_tensor_by_tensor(tmp_path):
+    numpy_files = pytest.importorskip("safetensors.numpy")
+    path = tmp_path / "x.safetensors"
+    numpy_files.save_file({k: np.asarray(v) for k, v in ARRAYS.items()}, path)
+    state = read_state_dict(path)
+    assert_arrays({name: state[name] for name in ARRAYS})
+    assert set(state) == set(ARRAYS) and "b" not in state
+    with pytest.raises(KeyError):
+        state["b"]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
+def test_floats_of_other_precision_become_float32(tmp_path, dtype):
+    torch.save({"w": torch.ones(3, dtype=getattr(torch, dtype)) * 1.5}, tmp_path / "x.pth")
+    array = read_state_dict(tmp_path / "x.pth")["w"]
+    assert array.dtype == "float32" and array.tolist() == [1.5] * 3
+
+
+def test_a_mapping_is_returned_as_it_is():
+    assert read_state_dict(ARRAYS) is ARRAYS
+
+
+def test_training_records_of_mmengine_are_passed_over(tmp_path):
+    """Log histories and numpy's numbers in `meta` neither stop the loading nor come to life."""
+    code = """
+import sys, types, numpy as np, torch
+module = types.ModuleType("mmengine.logging.history_buffer")
+class HistoryBuffer:
+    def mean(self): pass
+HistoryBuffer.__module__ = module.__name__
+module.HistoryBuffer = HistoryBuffer
+sys.modules.update({"mmengine": types.ModuleType("mmengine"),
+    "mmengine.logging": types.ModuleType("mmengine.logging"), module.__name__: module})
+buffer = HistoryBuffer()
+buffer._log_history = np.array([1.0, 2.0])
+buffer._statistics_methods = {"mean": HistoryBuffer.mean}
+hub = {"log_scalars": {"train/loss": buffer}, "runtime_info": {"best": np.float64(0.433)}}
+torch.save({"state_dict": {"w": torch.ones(2)}, "meta": {}, "message_hub": hub}, sys.argv[1])
+"""
+    path = tmp_path / "x.pth"
+    subprocess.run([sys.executable, "-c", code, path], check=True)
+    with pytest.raises(pickle.UnpicklingError, match="HistoryBuffer"):
+        torch.load(path, weights_only=True)
+    assert read_state_dict(path)["w"].tolist() == [1, 1]
+    assert "mmengine" not in sys.modules
+
+
+class CreatesFile:
+    """Creates a file when unpickled."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+class RunsCommand(CreatesFile):
+    """Runs a shell command when unpickled."""
+
+    def __reduce__(self):
+        import os
+
+        return os.system, (f"touch {self.path}",)
+
+
+@pytest.mark.parametrize("payload", [CreatesFile, RunsCommand])
+@pytest.mark.parametrize("place", ["file", "meta", "tensor", "bare pickle", "old file"])
+def test_a_malicious_file_is_refused_and_its_code_not_run(tmp_path, payload, place):
+    victim, path = tmp_path / "created", tmp_path / "evil.pth"
+    evil = payload(victim)
+    content = {
+        "file": evil,
+        "meta": {"state_dict": tensors(), "meta": {"hook": evil}},
+        "tensor": {**tensors(), "b.weight": evil},
+        "bare pickle": evil,
+        "old file": {"model": tensors(), "optimizer": evil},
+    }[place]
+    if place == "bare pickle":
+        path.write_bytes(pickle.dumps(content, protocol=2))
+    else:
+        torch.save(content, path, _use_new_zipfile_serialization=place != "old file")
+    pattern = r"evil.pth was refused: besides tensors it holds '\w+(\.open|\.system)?'"
+    with pytest.raises(ValueError, match=pattern):
+        read_state_dict(path)
+    assert not victim.exists()
+    pickle.loads(pickle.dumps(evil))  # what would have happened
+    assert victim.exists()
+
+
+def test_nothing_that_may_be_named_in_a_file_is_what_it_names():
+    """The allow-list holds no function that does anything: `getattr` in a file is not getattr."""
+    assert "builtins.getattr" in INERT_GLOBALS
+    payload = pickle.PROTO + b"\x02" + b"cbuiltins\ngetattr\n(cbuiltins\ngetattr\nX\x04\x00\x00\x00"
+    payload += b"nametR."
+    with torch.serialization.safe_globals([(_Inert, name) for name in INERT_GLOBALS]):
+        found = torch._weights_only_unpickler.load(io.BytesIO(payload))
+    assert type(found) is _Inert
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "x.pth is empty"),
+        (b"<!DOCTYPE html>\n<html>404</html>", "x.pth is a web page.*the download went wrong"),
+        (b"\n<html><body>", "x.pth is a web page"),
+        (b"PK\x03\x04" + bytes(300), "x.pth is cut off"),
+        (b"no checkpoint at all", "x.pth is (no|damaged or no) PyTorch checkpoint"),
+        (bytes(1000), "x.pth is (no|damaged or no) PyTorch checkpoint"),
+    ],
+)
+def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content, message):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        read_state_dict(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_truncated_file_is_refused_at_every_length(tmp_path, zipped):
+    path = tmp_path / "x.pth"
+    torch.save(tensors(), path, _use_new_zipfile_serialization=zipped)
+    whole = path.read_bytes()
+    for length in range(1, len(whole) - 30, len(whole) // 12):
+        path.write_bytes(whole[:length])
+        with pytest.raises(ValueError, match="x.pth"):
+            read_state_dict(path)
+
+
+def test_flipped_bytes_in_the_file_are_refused_or_change_values_only(tmp_path):
+    path = tmp_path / "x.pth"
+    torch.save(tensors(), path)
+    whole = path.read_bytes()
+    random = np.random.default_rng(0)
+    for position in random.integers(0, len(whole), 60):
+        path.write_bytes(whole[:position] + bytes([whole[position] ^ 0xFF]) + whole[position + 1 :])
+        try:
+            assert all(isinstance(v, np.ndarray) for v in read_state_dict(path).values())
+        except ValueError as error:
+            assert "x.pth" in str(error)
+
+
+@pytest.mark.parametrize("content", [b"", bytes(64), b"\xff" * 64])
+def test_a_damaged_safetensors_file_is_named(tmp_path, content):
+    pytest.importorskip("safetensors")
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        read_state_dict(tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("content", [{}, {"meta": {"a": 1}}, {"state_dict": {}}, [1, 2]])
+def test_a_file_without_tensors_is_refused(tmp_path, content):
+    torch.save(content, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth holds no"):
+        read_state_dict(tmp_path / "x.pth")
+
+
+def test_a_missing_file_and_a_wrong_argument_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no file .*x.pth"):
+        read_state_dict(tmp_path / "x.pth")
+    with pytest.raises(TypeError, match="a path, or a mapping"):
+        read_state_dict(3)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("pth", "torch"), ("safetensors", "safetensors")])
+def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch, suffix, package):
+    (tmp_path / f"x.{suffix}").write_bytes(bytes(64))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install 'keras-dyhead\[convert\]'"):
+        read_state_dict(tmp_path / f"x.{suffix}")
+
+
+def test_a_pytorch_whose_safe_loading_is_not_safe_is_refused(tmp_path, monkeypatch):
+    torch.save(tensors(), tmp_path / "x.pth")
+    monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1"))
+    with pytest.raises(ImportError, match="needs PyTorch 2.6"):
+        read_state_dict(tmp_path / "x.pth")
