@@ -9,7 +9,7 @@ from (`L` counts ResNet's stages from 1, `S` Swin's from 0, `N` blocks from 0):
 | `bn1/{gamma,beta,moving_mean,moving_variance}` | `bn1.*` | `stem.conv1.norm.*` |
 | `layerL_N_conv1/kernel` (2, 3) | `layerL.N.conv1.weight` | `res(L+1).N.conv1.weight` |
 | `layerL_N_bn1/...` (2, 3) | `layerL.N.bn1.*` | `res(L+1).N.conv1.norm.*` |
-| `layerL_N_downsample_conv/kernel` | `layerL.N.downsample.0.weight` | `res(L+1).N.shortcut.weight` |
+| `layerL_N_downsample_conv/...` | `layerL.N.downsample.0.*` | `res(L+1).N.shortcut.*` |
 | `layerL_N_downsample_bn/...` | `layerL.N.downsample.1.*` | `res(L+1).N.shortcut.norm.*` |
 
 | `SwinBackbone` | Microsoft | mmdet |
@@ -18,10 +18,10 @@ from (`L` counts ResNet's stages from 1, `S` Swin's from 0, `N` blocks from 0):
 | `patch_embed/norm/{gamma,beta}` | `patch_embed.norm.*` | `patch_embed.norm.*` |
 | `stageS_blockN/norm1/...` (norm2) | `layers.S.blocks.N.norm1.*` | `stages.S.blocks.N.norm1.*` |
 | `stageS_blockN/attn/relative_position_bias_table` | `...attn.` | `...attn.w_msa.` |
-| `stageS_blockN/attn/{qkv,proj}/{kernel,bias}` | `...attn.{qkv,proj}.*` | `...attn.w_msa.{qkv,proj}.*` |
+| `stageS_blockN/attn/qkv/...` (proj) | `...attn.qkv.*` | `...attn.w_msa.qkv.*` |
 | `stageS_blockN/{fc1,fc2}/{kernel,bias}` | `...mlp.{fc1,fc2}.*` | `...ffn.layers.{0.0,1}.*` |
-| `stageS_downsample/norm/{gamma,beta}` | `layers.S.downsample.norm.*` | `stages.S.downsample.norm.*` |
-| `stageS_downsample/reduction/kernel` | `layers.S.downsample.reduction.weight` | `stages.S...` |
+| `stageS_downsample/norm/...` | `layers.S.downsample.norm.*` | `stages.S.downsample.norm.*` |
+| `stageS_downsample/reduction/kernel` | `layers.S.downsample.reduction.*` | `stages.S...` |
 | `normS/{gamma,beta}` | `normS.*` | `normS.*` |
 
 Convolution kernels are HWIO where PyTorch's are OIHW, matrices `(in, out)` where PyTorch's are
