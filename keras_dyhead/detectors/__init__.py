@@ -1,7 +1,8 @@
 """Detectors: one class per detector, and the small objects they are made of."""
 
 from keras_dyhead.detectors.anchors import AnchorGenerator
-from keras_dyhead.detectors.assigners import MaxIoUAssigner
+from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
+from keras_dyhead.detectors.atss import ATSS
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.prediction_head import PredictionHead
@@ -9,6 +10,8 @@ from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.retinanet import RetinaNet
 
 __all__ = [
+    "ATSS",
+    "ATSSAssigner",
     "AnchorGenerator",
     "DetectionDecoder",
     "DetectionPreprocessor",

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_dyhead.detectors.pyramid_layout import smaller
 from keras_dyhead.detectors.settings import Settings
 from keras_dyhead.ops.boxes import box_iou
 
@@ -47,13 +48,14 @@ class MaxIoUAssigner(Settings):
                 f"Thresholds must satisfy 0 <= negative_iou <= positive_iou <= 1. Received: {self}"
             )
 
-    def __call__(self, anchors, boxes, labels):
+    def __call__(self, anchors, boxes, labels, level_counts=None):
         """Assigns anchors to objects, image by image.
 
         Args:
             anchors: `(A, 4)` float32 xyxy anchors.
             boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
             labels: `(B, N)` int classes; -1 marks padding.
+            level_counts: Number of anchors in each level; makes no difference here.
 
         Returns:
             `(B, A)` int32: index of the anchor's object, -1 for background, -2 for ignored.
@@ -74,3 +76,106 @@ class MaxIoUAssigner(Settings):
         unmatched = ops.where(best_iou < self.negative_iou, NEGATIVE, IGNORED)
         positive = claimed | (best_iou >= self.positive_iou)
         return ops.where(positive, assigned, unmatched)
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+@dataclasses.dataclass(frozen=True)
+class ATSSAssigner(Settings):
+    """Gives each object the anchors that suit it better than most near its centre do.
+
+    Candidates are the `top_k` anchors of every level whose centres are nearest to the object's.
+    Those are positive whose IoU reaches the mean plus the standard deviation of the candidates'
+    IoUs, and whose centre lies inside the object. An anchor that several objects want goes to the
+    one it overlaps most, the first of equals. An object may go without.
+
+    Args:
+        top_k: int. Candidates per level. Defaults to 9.
+        margin: float. Pixels by which a centre must lie inside. Defaults to 0.01.
+
+    Example:
+    ```python
+    anchors = keras.ops.array([[0.0, 0, 8, 8], [8, 0, 16, 8], [0, 8, 8, 16], [8, 8, 16, 16]])
+    boxes = keras.ops.array([[[0.0, 0, 9, 9]]])
+    labels = keras.ops.array([[2]])
+    ATSSAssigner()(anchors, boxes, labels, level_counts=[4])  # [[0, -1, -1, -1]]
+    ```
+
+    Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via
+    Adaptive Training Sample Selection", CVPR 2020, algorithm 1; deviation (of a sample, divided
+    by n - 1) and margin as in the released codes.
+    """
+
+    top_k: int = 9
+    margin: float = 0.01
+
+    def __post_init__(self):
+        if self.top_k < 1:
+            raise ValueError(f"`top_k` must be at least 1. Received: {self}")
+
+    def __call__(self, anchors, boxes, labels, level_counts):
+        """Assigns anchors to objects, image by image.
+
+        Args:
+            anchors: `(A, 4)` float32 xyxy anchors, level by level.
+            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
+            labels: `(B, N)` int classes; -1 marks padding.
+            level_counts: Number of anchors in each level, ints or scalar tensors; their sum is A.
+
+        Returns:
+            `(B, A)` int32: index of the anchor's object, -1 for background.
+        """
+        anchors = ops.convert_to_tensor(anchors, "float32")
+        candidates = self._nearest(anchors, boxes, level_counts)  # (B, N, C)
+        near = ops.take(anchors, candidates, axis=0)
+        iou = box_iou(boxes[:, :, None], near)[:, :, 0]
+        count = ops.cast(ops.shape(iou)[-1], "float32")
+        mean = ops.mean(iou, axis=-1, keepdims=True)
+        variance = ops.sum(ops.square(iou - mean), axis=-1, keepdims=True) / ops.maximum(
+            count - 1, 1
+        )
+        centres = _centres(near)
+        depth = ops.minimum(centres - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centres)
+        inside = ops.min(depth, axis=-1) > self.margin
+        claims = inside & (iou >= mean + ops.sqrt(variance)) & (labels >= 0)[..., None]
+        return _award(claims, iou, candidates, ops.shape(anchors)[0])
+
+    def _nearest(self, anchors, boxes, level_counts):
+        """Returns the indices `(B, N, C)` of the anchors nearest to each object, of all levels."""
+        anchor_centres, centres = _centres(anchors), _centres(boxes)[:, :, None]
+        nearest, start = [], 0
+        for count in level_counts:
+            level = anchor_centres[start : start + count]
+            distances = ops.sum(ops.square(level - centres), axis=-1)
+            index = ops.top_k(-distances, smaller(self.top_k, count))[1]
+            nearest.append(ops.cast(index, "int32") + start)
+            start = start + count
+        return ops.concatenate(nearest, axis=-1)
+
+
+def _centres(boxes):
+    return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def _award(claims, iou, candidates, num_anchors):
+    """Gives every claimed anchor to the claimant with the largest IoU, the first of equals.
+
+    Args:
+        claims: `(B, N, C)` bool, which objects claim which of their candidates.
+        iou: `(B, N, C)` float32.
+        candidates: `(B, N, C)` int32 indices of the anchors.
+        num_anchors: Their number A.
+
+    Returns:
+        `(B, A)` int32 indices of the objects, -1 where nobody claims.
+    """
+    batch, num_objects, _ = ops.shape(claims)
+    first_rows = ops.arange(batch, dtype="int32")[:, None, None] * num_anchors
+    rows = ops.reshape(candidates + first_rows, (-1,))
+    iou = ops.reshape(ops.where(claims, iou, -1.0), (-1,))
+    best = ops.take(ops.segment_max(iou, rows, batch * num_anchors), rows)
+    rank = num_objects - ops.arange(num_objects, dtype="int32")  # the first object ranks highest
+    rank = ops.reshape(ops.broadcast_to(rank[:, None], ops.shape(claims)), (-1,))
+    rank = ops.where(ops.reshape(claims, (-1,)) & (iou == best), rank, 0)
+    best_rank = ops.maximum(ops.segment_max(rank, rows, batch * num_anchors), 0)
+    awarded = ops.where(best_rank > 0, num_objects - best_rank, NEGATIVE)
+    return ops.reshape(awarded, (batch, num_anchors))

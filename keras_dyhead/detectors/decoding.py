@@ -5,11 +5,13 @@ import dataclasses
 import keras
 from keras import ops
 
+from keras_dyhead.detectors.pyramid_layout import smaller
 from keras_dyhead.detectors.settings import Settings
 from keras_dyhead.ops.boxes import clip_boxes, take_per_image
 from keras_dyhead.ops.nms import non_max_suppression
 
 CLIPPING = ("before_nms", "after_nms")
+RANKINGS = ("class", "confidence")
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -17,9 +19,12 @@ CLIPPING = ("before_nms", "after_nms")
 class DetectionDecoder(Settings):
     """Selects candidates level by level, then suppresses duplicates within each class.
 
+    The confidence of a candidate is the probability of its class, times its centerness where the
+    detector predicts one.
+
     Args:
-        score_threshold: float. A (box, class) pair is a candidate when its probability is larger
-            than this. Defaults to 0.05.
+        score_threshold: float. A (box, class) pair is a candidate when the probability of the
+            class, without centerness, is larger than this. Defaults to 0.05.
         iou_threshold: float. Of two detections of one class with a larger IoU the better one
             stays. Defaults to 0.5.
         max_candidates: int. Best pairs kept per level. Defaults to 1000.
@@ -27,6 +32,9 @@ class DetectionDecoder(Settings):
         clip: Whether boxes are clipped to the image, and empty ones dropped, `"before_nms"`
             (OpenMMLab) or `"after_nms"` (detectron2, microsoft/DynamicHead: boxes outside the
             image use up places). Defaults to `"before_nms"`.
+        rank_by: What makes the best pairs of a level: the probability of the `"class"`
+            (OpenMMLab) or the `"confidence"`, with centerness (microsoft/DynamicHead). Defaults to
+            `"class"`.
 
     Example:
     ```python
@@ -42,12 +50,15 @@ class DetectionDecoder(Settings):
     max_candidates: int = 1000
     max_detections: int = 100
     clip: str = "before_nms"
+    rank_by: str = "class"
 
     def __post_init__(self):
         if self.clip not in CLIPPING:
             raise ValueError(f"`clip` must be one of {CLIPPING}. Received: {self.clip!r}")
+        if self.rank_by not in RANKINGS:
+            raise ValueError(f"`rank_by` must be one of {RANKINGS}. Received: {self.rank_by!r}")
 
-    def __call__(self, class_logits, boxes, level_counts, image_sizes=None):
+    def __call__(self, class_logits, boxes, level_counts, image_sizes=None, centerness_logits=None):
         """Decodes a batch.
 
         Args:
@@ -56,18 +67,24 @@ class DetectionDecoder(Settings):
             level_counts: Number of anchors in each level, ints or scalar tensors; their sum is A.
             image_sizes: `(B, 2)` (height, width) of the images without padding, to clip boxes to.
                 `None` leaves them unclipped.
+            centerness_logits: `(B, A)` float32, or `None`.
 
         Returns:
             Dict `{"boxes": (B, N, 4) float32, "labels": (B, N) int32, "confidence": (B, N)
             float32, "num_detections": (B,) int32}`, N = `max_detections`, by descending
             confidence; unused places have box 0, label -1 and confidence 0.
         """
-        logits, pairs = self._best_pairs(class_logits, level_counts)
         num_classes = class_logits.shape[-1]
-        boxes = take_per_image(boxes, pairs // num_classes)
-        labels = pairs % num_classes
-        scores = ops.sigmoid(logits)
-        scores = ops.where(scores > self.score_threshold, scores, 0.0)
+        centerness = None if centerness_logits is None else ops.sigmoid(centerness_logits)
+        if centerness is not None and self.rank_by == "confidence":
+            confidence = self._probabilities(class_logits) * centerness[..., None]
+            scores, pairs = self._best_pairs(confidence, level_counts)
+        else:
+            logits, pairs = self._best_pairs(class_logits, level_counts)
+            scores = self._probabilities(logits)
+            if centerness is not None:
+                scores = scores * take_per_image(centerness, pairs // num_classes)
+        boxes, labels = take_per_image(boxes, pairs // num_classes), pairs % num_classes
         if image_sizes is not None and self.clip == "before_nms":
             boxes = clip_boxes(boxes, image_sizes)
             scores = ops.where(_is_empty(boxes), 0.0, scores)
@@ -88,23 +105,22 @@ class DetectionDecoder(Settings):
             "num_detections": ops.sum(ops.cast(found, "int32"), axis=1),
         }
 
-    def _best_pairs(self, class_logits, level_counts):
-        """Returns logits and flat (anchor, class) indices of the best pairs of every level."""
-        num_classes = class_logits.shape[-1]
-        logits, pairs, start = [], [], 0
+    def _probabilities(self, logits):
+        """Returns the sigmoids, 0 where they do not exceed the threshold."""
+        probabilities = ops.sigmoid(logits)
+        return ops.where(probabilities > self.score_threshold, probabilities, 0.0)
+
+    def _best_pairs(self, ranked, level_counts):
+        """Returns values and flat (anchor, class) indices of the best pairs of every level."""
+        num_classes = ranked.shape[-1]
+        values, pairs, start = [], [], 0
         for count in level_counts:
-            level = class_logits[:, start : start + count]
-            level = ops.reshape(level, (-1, count * num_classes))
-            best, index = ops.top_k(level, _smaller(self.max_candidates, count * num_classes))
-            logits.append(best)
+            level = ops.reshape(ranked[:, start : start + count], (-1, count * num_classes))
+            best, index = ops.top_k(level, smaller(self.max_candidates, count * num_classes))
+            values.append(best)
             pairs.append(ops.cast(index, "int32") + start * num_classes)
             start = start + count
-        return ops.concatenate(logits, axis=1), ops.concatenate(pairs, axis=1)
-
-
-def _smaller(a, b):
-    """Returns the minimum as an int where both are ints: XLA needs that of `top_k`."""
-    return min(a, b) if isinstance(b, int) else ops.minimum(a, b)
+        return ops.concatenate(values, axis=1), ops.concatenate(pairs, axis=1)
 
 
 def _is_empty(boxes):

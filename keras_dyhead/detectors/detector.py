@@ -1,4 +1,4 @@
-"""The training and prediction loop all detectors share."""
+"""What all detectors share: backbone, pyramid and DyHead, and the training and prediction loop."""
 
 import inspect
 
@@ -6,17 +6,20 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.losses import num_replicas
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.pyramid_layout import known_sizes, sizes_that_fit
+from keras_dyhead.layers.dyhead_neck import DyHeadNeck
+from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 
 
 class Detector(keras.Model):
     """A `keras.Model` that trains on boxes and predicts detections.
 
-    A subclass builds its functional graph from preprocessed images to raw outputs, names its
-    losses in `loss_names`, and implements `compute_losses` and `decode`. It keeps these
-    attributes: `preprocessor`, `image_shape`, `min_level`, `max_level`, and `locations_per_cell`
-    (rows of raw output for every pixel of a pyramid level).
+    Backbone, feature pyramid, DyHead and head make the functional graph from preprocessed images
+    to raw outputs. A subclass brings the head, names its losses in `loss_names`, and implements
+    `compute_losses` and `decode`.
 
     Training data are `(images, targets)` batches: preprocessed images `(B, H, W, 3)` and a dict
     with `"boxes"` `(B, N, 4)`, xyxy pixels of those images, and `"labels"` `(B, N)`, padded with
@@ -25,23 +28,111 @@ class Detector(keras.Model):
     Under a `tf.distribute` strategy losses are normalised by the positives of all replicas: one
     step equals the step of a single device on the whole batch.
 
-    Every constructor argument is an attribute of the same name, from which `get_config` saves it.
+    Every constructor argument is an attribute of the same name, from which `get_config` saves it;
+    a subclass may replace `head` by arguments of its own and hand on the others.
+
+    Args:
+        backbone: A model with `pyramid_outputs`, such as a KerasHub `FeaturePyramidBackbone`, or a
+            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        head: Layer from the pyramid to the raw outputs.
+        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
+        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
+        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        image_shape: Shape of a preprocessed image. A known height and width give XLA static
+            shapes. Defaults to `(None, None, 3)`.
+        min_level: int. Finest pyramid level. Defaults to 3.
+        max_level: int. Coarsest pyramid level. Defaults to 7.
+        extra_levels: Where levels above the backbone come from, as in `FeaturePyramid`. Defaults
+            to `"on_output"`.
+        relu_before_extra_convs: bool. As in `FeaturePyramid`. Defaults to `False`.
+        use_spatial_attention: bool. As in `DyHeadNeck`, like the next three; the first three
+            switch parts of DyHead off to measure what they contribute. Defaults to `True`.
+        use_scale_attention: bool. Defaults to `True`.
+        use_task_attention: bool. Defaults to `True`.
+        use_bias: bool. Whether DyHead's deformable convolutions have a bias. Defaults to `True`.
+        decoder: Defaults to `DetectionDecoder()`.
+        preprocessor: Defaults to a `DetectionPreprocessor` for `image_shape`.
+        dtype: Policy of the layers above the backbone. Defaults to the global policy.
+        **kwargs: `name` and `trainable`.
     """
 
     loss_names = ("class_loss", "box_loss")
+    locations_per_cell = 1  # rows of raw output for every pixel of a pyramid level
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
+    def __init__(
+        self,
+        backbone,
+        head: keras.layers.Layer,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        image_shape=(None, None, 3),
+        min_level: int = 3,
+        max_level: int = 7,
+        extra_levels: str = "on_output",
+        relu_before_extra_convs: bool = False,
+        use_spatial_attention: bool = True,
+        use_scale_attention: bool = True,
+        use_task_attention: bool = True,
+        use_bias: bool = True,
+        decoder: DetectionDecoder | None = None,
+        preprocessor: DetectionPreprocessor | None = None,
+        dtype=None,
+        **kwargs,
+    ):
+        dtype = keras.dtype_policies.get(dtype)
+        image_shape = tuple(image_shape)
+        images = keras.Input(image_shape, name="images")
+        pyramid = FeaturePyramid(
+            channels,
+            min_level,
+            max_level,
+            extra_levels,
+            relu_before_extra_convs,
+            dtype=dtype,
+            name="feature_pyramid",
+        )(backbone_pyramid(backbone, min_level, max_level)(images))
+        if num_blocks:
+            pyramid = DyHeadNeck(
+                num_blocks,
+                channels,
+                alignment,
+                use_spatial_attention,
+                use_scale_attention,
+                use_task_attention,
+                use_bias,
+                dtype=dtype,
+                name="dyhead",
+            )(pyramid)
+        super().__init__(inputs=images, outputs=head(pyramid), **kwargs)
+
+        self.backbone = backbone
+        self.num_blocks = num_blocks
+        self.channels = channels
+        self.alignment = alignment
+        self.image_shape = image_shape
+        self.min_level = min_level
+        self.max_level = max_level
+        self.extra_levels = extra_levels
+        self.relu_before_extra_convs = relu_before_extra_convs
+        self.use_spatial_attention = use_spatial_attention
+        self.use_scale_attention = use_scale_attention
+        self.use_task_attention = use_task_attention
+        self.use_bias = use_bias
+        self.decoder = decoder or DetectionDecoder()
+        self.preprocessor = preprocessor or DetectionPreprocessor.for_shape(image_shape, max_level)
+        self.dtype_policy = dtype
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
         self.jit_compile = False  # until `compile` says otherwise; compiling predict takes minutes
 
-    def compute_losses(self, raw, boxes, labels):
+    def compute_losses(self, raw, boxes, labels, training=False):
         """Returns a scalar for each of `loss_names`.
 
         Args:
             raw: Dict of raw outputs.
             boxes: `(B, N, 4)` float32, N >= 1.
             labels: `(B, N)` int32, -1 where padded.
+            training: bool. Whether this is a training step, which may update running statistics.
         """
         raise NotImplementedError
 
@@ -90,10 +181,15 @@ class Detector(keras.Model):
 
     def get_config(self):
         """Returns the arguments of the constructor, serialized."""
-        arguments = set(inspect.signature(type(self).__init__).parameters)
+        arguments = {
+            name
+            for cls in type(self).__mro__
+            if issubclass(cls, Detector)
+            for name in inspect.signature(cls.__init__).parameters
+        }
         config = {
             name: keras.saving.serialize_keras_object(getattr(self, name))
-            for name in arguments - {"self", "dtype", "kwargs"}
+            for name in sorted(arguments - {"self", "head", "dtype", "kwargs"})
         }
         dtype = keras.dtype_policies.serialize(self.dtype_policy)
         return config | {"dtype": dtype, "name": self.name, "trainable": self.trainable}
@@ -120,7 +216,7 @@ class Detector(keras.Model):
         # One padded place more, so that there is one even where no image has objects.
         boxes = ops.pad(ops.cast(y["boxes"], "float32"), ((0, 0), (0, 1), (0, 0)))
         labels = ops.pad(ops.cast(y["labels"], "int32"), ((0, 0), (0, 1)), constant_values=-1)
-        losses = self.compute_losses(y_pred, boxes, labels)
+        losses = self.compute_losses(y_pred, boxes, labels, training)
         for name, value in losses.items():
             # Replicas add up their shares, whereas the metric averages over replicas.
             self.loss_trackers[name].update_state(

@@ -15,10 +15,15 @@ class PredictionHead(keras.layers.Layer):
     Args:
         num_classes: int. Number of classes K.
         anchors_per_cell: int. Defaults to 1.
-        num_convs: int. 3x3 convolutions with ReLU before each of the two predictions.
-            Defaults to 0.
+        num_convs: int. 3x3 convolutions with ReLU before the predictions, one branch for classes,
+            one for boxes and centerness. Defaults to 0.
         channels: int. Channels of those convolutions. Defaults to 256.
         kernel_size: int. Kernel size of the predictions. Defaults to 3.
+        use_group_norm: bool. Normalise after each of those convolutions, in groups of 8 channels
+            (32 groups of 256), in place of a bias. Defaults to `False`.
+        use_centerness: bool. Predict centerness too. Defaults to `False`.
+        use_level_scales: bool. Multiply the deltas of each level by a learned number of its own.
+            Defaults to `False`.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -26,8 +31,9 @@ class PredictionHead(keras.layers.Layer):
 
     Returns:
         Dict, float32 under every policy, flat over level, row, column and anchor:
-        `"class_logits"` `(B, A, K)`, `"box_deltas"` `(B, A, 4)`; and `"level_sizes"` `(L, 2)`
-        int32, height and width of each level, which tell what lies where in A.
+        `"class_logits"` `(B, A, K)`, `"box_deltas"` `(B, A, 4)`, `"centerness_logits"` `(B, A)` if
+        wanted; and `"level_sizes"` `(L, 2)` int32, height and width of each level, which tell
+        what lies where in A.
 
     Example:
     ```python
@@ -44,6 +50,9 @@ class PredictionHead(keras.layers.Layer):
         num_convs: int = 0,
         channels: int = 256,
         kernel_size: int = 3,
+        use_group_norm: bool = False,
+        use_centerness: bool = False,
+        use_level_scales: bool = False,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -52,16 +61,41 @@ class PredictionHead(keras.layers.Layer):
         self.num_convs = num_convs
         self.channels = channels
         self.kernel_size = kernel_size
-        self.class_tower = [self._conv(channels, 3, f"class_conv_{i}") for i in range(num_convs)]
-        self.box_tower = [self._conv(channels, 3, f"box_conv_{i}") for i in range(num_convs)]
-        for conv in self.class_tower + self.box_tower:
-            conv.activation = ops.relu
+        self.use_group_norm = use_group_norm
+        self.use_centerness = use_centerness
+        self.use_level_scales = use_level_scales
+        self.class_tower = self._tower("class")
+        self.box_tower = self._tower("box")
         self.class_logits = self._conv(num_classes * anchors_per_cell, kernel_size, "class_logits")
         # Every anchor starts as background: its sigmoid is the prior probability.
         self.class_logits.bias_initializer = keras.initializers.Constant(
             -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
         )
         self.box_deltas = self._conv(4 * anchors_per_cell, kernel_size, "box_deltas")
+        self.centerness_logits = (
+            self._conv(anchors_per_cell, kernel_size, "centerness_logits")
+            if use_centerness
+            else None
+        )
+        self.level_scales = None
+
+    def _tower(self, branch):
+        layers = []
+        for i in range(self.num_convs):
+            conv = self._conv(self.channels, 3, f"{branch}_conv_{i}")
+            conv.use_bias = not self.use_group_norm
+            layers.append(conv)
+            if self.use_group_norm:
+                norm = keras.layers.GroupNormalization(
+                    max(1, self.channels // 8),
+                    epsilon=1e-5,
+                    dtype=self.dtype_policy,
+                    name=f"{branch}_norm_{i}",
+                )
+                layers.append(norm)
+            relu = keras.layers.ReLU(dtype=self.dtype_policy, name=f"{branch}_relu_{i}")
+            layers.append(relu)
+        return layers
 
     def _conv(self, filters, kernel_size, name):
         return keras.layers.Conv2D(
@@ -74,34 +108,60 @@ class PredictionHead(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        """Creates the convolutions."""
+        """Creates the convolutions and the scale of each level."""
         channels = next(iter(input_shape.values()))[-1]
-        for tower, prediction in self._branches():
+        for tower, predictions in self._branches():
             shape = (None, None, None, channels)
-            for conv in tower:
-                conv.build(shape)
+            for layer in tower:
+                layer.build(shape)
                 shape = (None, None, None, self.channels)
-            prediction.build(shape)
+            for prediction in predictions:
+                prediction.build(shape)
+        if self.use_level_scales:
+            self.level_scales = [
+                self.add_weight(
+                    shape=(),
+                    initializer="ones",
+                    dtype="float32",
+                    autocast=False,
+                    name=f"box_scale_{level}",
+                )
+                for level in input_shape
+            ]
         self.built = True
 
     def call(self, pyramid):
         """Predicts on every level and joins the levels."""
         outputs = {}
-        for tower, prediction in self._branches():
+        for tower, predictions in self._branches():
             levels = []
             for x in pyramid.values():
-                for conv in tower:
-                    x = conv(x)
-                x = ops.cast(prediction(x), "float32")
-                cells = ops.shape(x)[1] * ops.shape(x)[2]
+                for layer in tower:
+                    x = layer(x)
+                levels.append(x)
+            for prediction in predictions:
+                maps = [ops.cast(prediction(x), "float32") for x in levels]
+                if prediction is self.box_deltas and self.use_level_scales:
+                    maps = [x * s for x, s in zip(maps, self.level_scales, strict=True)]
                 width = prediction.filters // self.anchors_per_cell
-                levels.append(ops.reshape(x, (-1, cells * self.anchors_per_cell, width)))
-            outputs[prediction.name] = ops.concatenate(levels, axis=1)
+                outputs[prediction.name] = ops.concatenate(
+                    [self._flatten(x, width) for x in maps], axis=1
+                )
+        if self.use_centerness:
+            outputs["centerness_logits"] = ops.squeeze(outputs["centerness_logits"], axis=-1)
         sizes = [ops.stack(ops.shape(x)[1:3]) for x in pyramid.values()]
         return outputs | {"level_sizes": ops.cast(ops.stack(sizes), "int32")}
 
+    def _flatten(self, x, width):
+        cells = ops.shape(x)[1] * ops.shape(x)[2]
+        return ops.reshape(x, (-1, cells * self.anchors_per_cell, width))
+
     def _branches(self):
-        return [(self.class_tower, self.class_logits), (self.box_tower, self.box_deltas)]
+        """Returns the layers before, and the convolutions of, the predictions of each branch."""
+        boxes = (
+            [self.box_deltas, self.centerness_logits] if self.use_centerness else [self.box_deltas]
+        )
+        return [(self.class_tower, [self.class_logits]), (self.box_tower, boxes)]
 
     def get_config(self):
         """Returns the arguments of the constructor."""
@@ -111,4 +171,7 @@ class PredictionHead(keras.layers.Layer):
             "num_convs": self.num_convs,
             "channels": self.channels,
             "kernel_size": self.kernel_size,
+            "use_group_norm": self.use_group_norm,
+            "use_centerness": self.use_centerness,
+            "use_level_scales": self.use_level_scales,
         }

@@ -37,3 +37,8 @@ def sizes_that_fit(num_cells, canvases, levels):
         f"the image sizes {canvases} has as many. Pass `level_sizes` (L, 2) along with the raw "
         "outputs, as `model(images)` does, or the `image_sizes` they were computed for."
     )
+
+
+def smaller(a, b):
+    """Returns the minimum as an int where both are ints: XLA needs that of `top_k`."""
+    return min(a, b) if isinstance(b, int) else keras.ops.minimum(a, b)

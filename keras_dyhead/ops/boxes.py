@@ -5,6 +5,7 @@ import math
 from keras import ops
 
 MAX_LOG_SCALE = math.log(1000 / 16)
+EPSILON = 1e-6  # pixels², keeps areas that divide off zero
 
 
 def box_iou(boxes1, boxes2):
@@ -24,15 +25,37 @@ def box_iou(boxes1, boxes2):
     """
     boxes1 = ops.cast(boxes1, "float32")[..., :, None, :]
     boxes2 = ops.cast(boxes2, "float32")[..., None, :, :]
-    width = ops.minimum(boxes1[..., 2], boxes2[..., 2]) - ops.maximum(
-        boxes1[..., 0], boxes2[..., 0]
-    )
-    height = ops.minimum(boxes1[..., 3], boxes2[..., 3]) - ops.maximum(
-        boxes1[..., 1], boxes2[..., 1]
-    )
-    intersection = ops.relu(width) * ops.relu(height)
-    union = box_area(boxes1) + box_area(boxes2) - intersection
-    return intersection / ops.maximum(union, 1e-6)
+    intersection, union = _overlap(boxes1, boxes2)
+    return intersection / union
+
+
+def generalized_iou(boxes1, boxes2):
+    """Computes the generalized IoU box by box: the IoU minus the empty share of the hull.
+
+    Args:
+        boxes1: `(..., 4)` xyxy boxes.
+        boxes2: `(..., 4)` xyxy boxes, broadcastable against `boxes1`.
+
+    Returns:
+        `(...)` float32 tensor between -1 (far apart) and 1 (the same box).
+
+    Example:
+    ```python
+    generalized_iou([[0.0, 0.0, 2.0, 2.0]], [[2.0, 0.0, 4.0, 4.0]])  # [-0.25]
+    ```
+
+    Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019. The released
+    codes keep the divisors off zero in different ways (union + 1e-7, max(union, 1e-6)), which
+    is the same to 1e-6 for boxes of a pixel or more.
+    """
+    boxes1, boxes2 = ops.cast(boxes1, "float32"), ops.cast(boxes2, "float32")
+    intersection, union = _overlap(boxes1, boxes2)
+    corners = [
+        ops.minimum(boxes1[..., :2], boxes2[..., :2]),
+        ops.maximum(boxes1[..., 2:], boxes2[..., 2:]),
+    ]
+    hull = ops.maximum(box_area(ops.concatenate(corners, axis=-1)), EPSILON)
+    return intersection / union - (hull - union) / hull
 
 
 def box_area(boxes):
@@ -98,6 +121,19 @@ def take_per_image(values, indices):
     batch, rows = ops.shape(values)[:2]
     flat = ops.reshape(values, (-1, *values.shape[2:]))
     return ops.take(flat, indices + ops.arange(batch, dtype=indices.dtype)[:, None] * rows, axis=0)
+
+
+def _overlap(boxes1, boxes2):
+    """Returns the areas of intersection and union, the latter kept off zero."""
+    width = ops.minimum(boxes1[..., 2], boxes2[..., 2]) - ops.maximum(
+        boxes1[..., 0], boxes2[..., 0]
+    )
+    height = ops.minimum(boxes1[..., 3], boxes2[..., 3]) - ops.maximum(
+        boxes1[..., 1], boxes2[..., 1]
+    )
+    intersection = ops.relu(width) * ops.relu(height)
+    union = box_area(boxes1) + box_area(boxes2) - intersection
+    return intersection, ops.maximum(union, EPSILON)
 
 
 def _centre_and_size(boxes):

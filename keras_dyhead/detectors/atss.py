@@ -1,0 +1,169 @@
+"""ATSS with DyHead."""
+
+import keras
+from keras import ops
+
+from keras_dyhead.detectors.anchor_detector import AnchorDetector
+from keras_dyhead.detectors.anchors import AnchorGenerator
+from keras_dyhead.detectors.assigners import ATSSAssigner
+from keras_dyhead.detectors.decoding import DetectionDecoder
+from keras_dyhead.detectors.losses import sum_over_replicas
+from keras_dyhead.detectors.prediction_head import PredictionHead
+from keras_dyhead.ops.boxes import decode_boxes, generalized_iou
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class ATSS(AnchorDetector):
+    """Dense detector with one anchor per location and adaptive assignment; the paper's main one.
+
+    It predicts classes, boxes and centerness, how central a location is in its object; confidence
+    is the product of class probability and centerness. The released codes differ in:
+
+    | | microsoft/DynamicHead | OpenMMLab |
+    |---|---|---|
+    | `head_kernel_size` | 1 | 3 (ResNet-50), 1 (ResNet-50 caffe, Swin-L) |
+    | `anchors.offset` | 0.5 | 0.0 (ResNet-50), 0.5 (ResNet-50 caffe, Swin-L) |
+    | `decoder.rank_by` | `"confidence"` | `"class"` |
+    | `decoder.clip` | `"after_nms"` | `"before_nms"` |
+    | `loss_normalizer` | `"batch"` | `"image"` |
+    | `relu_before_extra_convs` | `True` | `False` |
+    | `use_bias` | `True` | `False` |
+
+    Args:
+        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
+            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        num_classes: int. Number of classes K; labels run from 0 to K - 1.
+        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
+        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
+        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        image_shape: Shape of a preprocessed image. A known height and width give XLA static
+            shapes. Defaults to `(None, None, 3)`.
+        head_convs: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
+            classes, one for boxes and centerness. Defaults to 0, straight from DyHead as
+            published; ATSS without DyHead has 4.
+        head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
+        anchors: `AnchorGenerator`. Defaults to one square of 8 strides in the middle of each cell.
+        assigner: Defaults to `ATSSAssigner()`.
+        box_weights: Four floats that scale the box deltas. Defaults to `(10, 10, 5, 5)`.
+        box_loss_weight: float. Weight of the box loss. Defaults to 2.0.
+        loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `AnchorDetector`. The box loss
+            is divided by the sum of the centerness targets instead, which `"image"` takes as at
+            least 1. Defaults to `"image"`.
+        decoder: Defaults to `DetectionDecoder(iou_threshold=0.6)`.
+        dtype: Policy of the layers above the backbone. Defaults to the global policy.
+        **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
+            `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
+            `use_task_attention`, `use_bias`, `preprocessor`, `name`, `trainable`.
+
+    Example:
+    ```python
+    backbone = keras_hub.models.ResNetBackbone(
+        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
+    )
+    model = ATSS(backbone, num_classes=80, num_blocks=1, channels=64)
+    model.compile()
+    images = np.zeros((1, 128, 128, 3), "float32")
+    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
+    model.fit(images, targets)
+    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    ```
+
+    Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via
+    Adaptive Training Sample Selection", CVPR 2020; with DyHead, the configurations
+    `dyhead_*_atss_*` of microsoft/DynamicHead and `atss_*_dyhead_*` of OpenMMLab. The ATSS paper
+    takes the square root of the product as confidence, both released codes do not.
+    """
+
+    loss_names = ("class_loss", "box_loss", "centerness_loss")
+
+    def __init__(
+        self,
+        backbone,
+        num_classes: int,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        image_shape=(None, None, 3),
+        head_convs: int = 0,
+        head_kernel_size: int = 3,
+        anchors: AnchorGenerator | None = None,
+        assigner: ATSSAssigner | None = None,
+        box_weights=(10.0, 10.0, 5.0, 5.0),
+        box_loss_weight: float = 2.0,
+        loss_normalizer: str = "image",
+        decoder: DetectionDecoder | None = None,
+        dtype=None,
+        **kwargs,
+    ):
+        anchors = anchors or AnchorGenerator(8.0, octaves=1, ratios=(1.0,), offset=0.5)
+        head = PredictionHead(
+            num_classes,
+            anchors.per_cell,
+            head_convs,
+            channels,
+            head_kernel_size,
+            use_group_norm=True,
+            use_centerness=True,
+            use_level_scales=True,
+            dtype=dtype,
+            name="head",
+        )
+        super().__init__(
+            backbone,
+            head,
+            anchors,
+            assigner or ATSSAssigner(),
+            box_weights,
+            loss_normalizer,
+            num_blocks=num_blocks,
+            channels=channels,
+            alignment=alignment,
+            image_shape=image_shape,
+            decoder=decoder or DetectionDecoder(iou_threshold=0.6),
+            dtype=dtype,
+            **kwargs,
+        )
+        self.head_convs = head_convs
+        self.head_kernel_size = head_kernel_size
+        self.box_loss_weight = box_loss_weight
+
+    def compute_losses(self, raw, boxes, labels, training=False):
+        """Returns the focal loss of classes, the GIoU loss of boxes, cross-entropy of centerness.
+
+        The box loss of an anchor is weighted by its centerness target.
+        """
+        anchors, assigned, targets = self.match(raw, boxes, labels)
+        positive = assigned >= 0
+        normalizer = self.num_positives(positive, training)
+        centerness = ops.where(positive, centerness_of(anchors, targets), 0.0)
+        centerness_loss = ops.binary_crossentropy(
+            centerness, raw["centerness_logits"], from_logits=True
+        )
+        predicted = decode_boxes(raw["box_deltas"], anchors, self.box_weights)
+        box_loss = centerness * (1.0 - generalized_iou(predicted, targets))
+        smallest = 1.0 if self.loss_normalizer == "image" else keras.config.epsilon()
+        total_centerness = ops.maximum(sum_over_replicas(ops.sum(centerness)), smallest)
+        return {
+            "class_loss": self.sum_class_losses(raw, labels, assigned) / normalizer,
+            "box_loss": self.box_loss_weight * ops.sum(box_loss) / total_centerness,
+            "centerness_loss": ops.sum(ops.where(positive, centerness_loss, 0.0)) / normalizer,
+        }
+
+
+def centerness_of(anchors, boxes):
+    """Returns how central anchors are in boxes: 1 in the middle, 0 at and beyond the border.
+
+    Args:
+        anchors: `(A, 4)` xyxy anchors.
+        boxes: `(..., A, 4)` xyxy boxes.
+
+    Returns:
+        `(..., A)` float32: the root of the product, over both axes, of the distance to the
+        nearer side divided by that to the farther one.
+
+    Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", equation 3.
+    """
+    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
+    before, behind = centres - boxes[..., :2], boxes[..., 2:] - centres
+    nearer, farther = ops.minimum(before, behind), ops.maximum(before, behind)
+    return ops.sqrt(ops.prod(ops.relu(nearer) / ops.maximum(farther, 1e-6), axis=-1))
