@@ -1,10 +1,10 @@
 """Dynamic Head (DyHead, CVPR 2021) for Keras 3.
 
-Importing the package registers its layers and detectors for `keras.saving.load_model`.
+Importing the package registers its layers, backbones and detectors for `keras.saving.load_model`.
 """
 
-from keras_dyhead import detectors, layers, ops
+from keras_dyhead import backbones, detectors, layers, ops
 from keras_dyhead.export import export_saved_model
 from keras_dyhead.version import __version__
 
-__all__ = ["__version__", "detectors", "export_saved_model", "layers", "ops"]
+__all__ = ["__version__", "backbones", "detectors", "export_saved_model", "layers", "ops"]
