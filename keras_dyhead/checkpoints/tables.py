@@ -97,13 +97,13 @@ ATSS_MICROSOFT = {
     "class_logits": "cls_logits",
     "box_deltas": "bbox_pred",
     "centerness_logits": "centerness",
-    "scale_P{p}": "scales.{p-3}.scale",
+    "box_scale_P{p}": "scales.{p-3}.scale",
 }
 ATSS_MMDET = {
     "class_logits": "atss_cls",
     "box_deltas": "atss_reg",
     "centerness_logits": "atss_centerness",
-    "scale_P{p}": "scales.{p-3}.scale",
+    "box_scale_P{p}": "scales.{p-3}.scale",
 }
 
 # Tensors that hold nothing the models need: counters, constants a model computes by itself, and

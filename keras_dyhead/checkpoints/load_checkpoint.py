@@ -1,0 +1,107 @@
+"""A published checkpoint as a Keras model."""
+
+from collections.abc import Mapping
+
+from keras_dyhead.checkpoints import tables
+from keras_dyhead.checkpoints.backbone_weights import backbone_part
+from keras_dyhead.checkpoints.published import (
+    COMPOSED,
+    MICROSOFT,
+    OPENMMLAB,
+    PUBLISHED,
+    PublishedModel,
+)
+from keras_dyhead.checkpoints.state_dict import read_state_dict
+from keras_dyhead.checkpoints.tower import tower_part
+from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
+
+# For each part of a detector: what its tensors' names begin with, and the table of the rest.
+_NAMES = {
+    MICROSOFT: {
+        "ResNetBackbone": ("backbone.backbone.bottom_up.", tables.RESNET_DETECTRON2),
+        "SwinBackbone": ("backbone.backbone.bottom_up.", tables.SWIN_MICROSOFT),
+        "feature_pyramid": ("backbone.backbone.", tables.FPN_DETECTRON2),
+        "RetinaNet": ("head.", tables.RETINANET_DETECTRON2),
+        "ATSS": ("head.", tables.ATSS_MICROSOFT),
+    },
+    OPENMMLAB: {
+        "ResNetBackbone": ("backbone.", tables.RESNET_TORCHVISION),
+        "SwinBackbone": ("backbone.", tables.SWIN_MMDET),
+        "feature_pyramid": ("neck.0.", tables.FPN_MMDET),
+        "RetinaNet": ("bbox_head.", tables.RETINANET_MMDET),
+        "ATSS": ("bbox_head.", tables.ATSS_MMDET),
+    },
+}
+
+
+def load_checkpoint(name: str, path, image_shape=(None, None, 3), dtype=None):
+    """Builds a published detector and sets its weights from a checkpoint file.
+
+    The model computes what the original does, from the preprocessing (`model.preprocessor`) to the
+    decoding (`model.decoder`).
+
+    Args:
+        name: One of `PUBLISHED`, the name of the original config.
+        path: Path of the original `.pth` file or of a `.safetensors` file (see `read_state_dict`),
+            or a mapping of tensor name to array in PyTorch's layout.
+        image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
+        dtype: Policy of all layers. Defaults to the global policy.
+
+    Returns:
+        The detector, a `keras.Model`. Labels are positions in `keras_dyhead.coco.COCO_CLASSES`.
+
+    Raises:
+        ValueError: If the name is unknown, its detector is not available yet, or the tensors are
+            not exactly those of the model: the message names the missing, superfluous or differing
+            ones.
+
+    Example:
+    ```python
+    model = load_checkpoint("dyhead_r50_atss_fpn_1x", "dyhead_r50_atss_fpn_1x.pth")
+    batch = model.preprocessor([image])  # an RGB image (H, W, 3), values 0..255
+    detections = model.decode(model(batch["images"]), batch["image_sizes"])
+    model.save("dyhead_r50_atss_fpn_1x.keras")
+    ```
+    """
+    known = PUBLISHED | COMPOSED
+    if name not in known:
+        raise ValueError(f"`name` must be one of {list(known)}. Received: {name!r}")
+    record = known[name]
+    if not record.available:
+        raise ValueError(
+            f"{name!r} is a {record.detector}, which keras_dyhead does not have yet. Available: "
+            f"{[other for other in known if known[other].available]}"
+        )
+    state = read_state_dict(path)
+    model = record.build(image_shape, dtype)
+    parts = detector_parts(model, record, state)
+    set_ones = {id(variable) for part in parts for variable in part.weights.values()}
+    left = [weight.path for weight in model.weights if id(weight) not in set_ones]
+    left = [path for path in left if not path.endswith("running_positives")]  # of the loss
+    if left:
+        raise ValueError(f"No checkpoint holds these weights of {name!r}: {left}")
+    copy_tensors(parts, state, tables.UNUSED, f"checkpoint for {name!r}")
+    return model
+
+
+def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:
+    """Returns all weights of a detector with the tables of a published record.
+
+    Args:
+        model: The detector, as `record.build` returns it.
+        record: The record.
+        state: Mapping of tensor name to array; it is searched for the DyHead tower.
+    """
+    names = _NAMES[record.origin]
+
+    def part(layer, naming):
+        prefix, table = names[naming]
+        return Part(weights_by_path(model.get_layer(layer)), table, prefix)
+
+    prefix, table = names[record.backbone]
+    return [
+        backbone_part(model.backbone, table, prefix),
+        part("feature_pyramid", "feature_pyramid"),
+        tower_part(model.get_layer("dyhead"), state),
+        part("head", record.detector),
+    ]

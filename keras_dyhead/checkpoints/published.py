@@ -1,0 +1,218 @@
+"""What there is to load: the published detectors with DyHead, one readable record each."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from keras_dyhead import backbones, detectors
+from keras_dyhead.detectors import AnchorGenerator, DetectionDecoder, MaxIoUAssigner
+
+MICROSOFT = "microsoft"
+OPENMMLAB = "openmmlab"
+
+
+@dataclasses.dataclass(frozen=True)
+class PublishedModel:
+    """A detector as it was published, before its weights.
+
+    Args:
+        origin: `"microsoft"` (microsoft/DynamicHead on detectron2) or `"openmmlab"` (mmdetection):
+            whose names the tensors have.
+        detector: Class of `keras_dyhead.detectors`.
+        backbone: Class of `keras_dyhead.backbones`.
+        backbone_arguments: Its arguments.
+        arguments: The detector's other arguments.
+        preprocessing: Arguments of `DetectionPreprocessor`.
+        ap: Published box AP on COCO val2017 in percent, or `None` where there is none.
+        source: Address of the weights, or `None` where none are published.
+    """
+
+    origin: str
+    detector: str
+    backbone: str
+    backbone_arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any]
+    preprocessing: Mapping[str, Any]
+    ap: float | None = None
+    source: str | None = None
+
+    @property
+    def available(self) -> bool:
+        """Whether this package has the detector yet."""
+        return hasattr(detectors, self.detector)
+
+    def build(self, image_shape=(None, None, 3), dtype=None):
+        """Returns the detector for the 80 classes of COCO, with random weights.
+
+        Args:
+            image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
+            dtype: Policy of all layers. Defaults to the global policy.
+
+        Raises:
+            ValueError: If this package lacks the detector.
+        """
+        if not self.available:
+            raise ValueError(f"keras_dyhead does not have {self.detector} yet.")
+        backbone = getattr(backbones, self.backbone)(
+            **self.backbone_arguments, image_shape=image_shape, dtype=dtype
+        )
+        return getattr(detectors, self.detector)(
+            backbone,
+            num_classes=80,
+            alignment="published",
+            image_shape=image_shape,
+            preprocessor=detectors.DetectionPreprocessor(**self.preprocessing),
+            dtype=dtype,
+            **self.arguments,
+        )
+
+
+_RGB = {
+    "channel_order": "RGB",
+    "mean": (123.675, 116.28, 103.53),
+    "std": (58.395, 57.12, 57.375),
+}
+_BGR = {"channel_order": "BGR", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
+# `antialias`: Pillow filters when shrinking (detectron2, mmdet's "pillow"), OpenCV does not.
+_SIZE_800 = {"min_side": 800, "max_side": 1333, "pad_multiple": 128, "antialias": True}
+_SIZE_1200 = {"min_side": 1200, "max_side": 2000, "pad_multiple": 128, "antialias": True}
+_SIZE_800_OPENCV = {"min_side": 800, "max_side": 1333, "pad_multiple": 32, "antialias": False}
+
+_RESNET_50_CAFFE = {"depth": 50, "style": "caffe", "batch_norm": "frozen"}
+_SWIN_TINY = {
+    "embed_dim": 96,
+    "depths": (2, 2, 6, 2),
+    "num_heads": (3, 6, 12, 24),
+    "window_size": 7,
+    "drop_path_rate": 0.2,
+}
+_SWIN_LARGE = {
+    "embed_dim": 192,
+    "depths": (2, 2, 18, 2),
+    "num_heads": (6, 12, 24, 48),
+    "window_size": 12,
+    "drop_path_rate": 0.2,
+}
+
+_SQUARES_IN_CORNERS = AnchorGenerator(8.0, octaves=1, ratios=(1.0,), offset=0.0)
+_SQUARES_IN_MIDDLES = AnchorGenerator(8.0, octaves=1, ratios=(1.0,), offset=0.5)
+_MICROSOFT_ATSS = {
+    "relu_before_extra_convs": True,
+    "head_kernel_size": 1,
+    "anchors": _SQUARES_IN_MIDDLES,
+    "loss_normalizer": "batch",
+    "decoder": DetectionDecoder(iou_threshold=0.6, clip="after_nms", rank_by="confidence"),
+}
+_OPENMMLAB_ATSS = {  # as its authors' reproduction of Microsoft's
+    "use_bias": False,
+    "head_kernel_size": 1,
+    "anchors": _SQUARES_IN_MIDDLES,
+    "loss_normalizer": "image",
+    "decoder": DetectionDecoder(iou_threshold=0.6, clip="before_nms", rank_by="class"),
+}
+
+_MICROSOFT_URL = "https://xiyang.blob.core.windows.net/public/"
+_OPENMMLAB_URL = "https://download.openmmlab.com/mmdetection/v2.0/dyhead/"
+
+PUBLISHED = {
+    "dyhead_r50_retina_fpn_1x": PublishedModel(
+        origin=MICROSOFT,
+        detector="RetinaNet",
+        backbone="ResNetBackbone",
+        backbone_arguments=_RESNET_50_CAFFE,
+        arguments={
+            "relu_before_extra_convs": True,
+            "loss_normalizer": "running",
+            "decoder": DetectionDecoder(clip="after_nms"),
+        },
+        preprocessing=_SIZE_800 | _BGR,
+        ap=39.9,
+        source=_MICROSOFT_URL + "dyhead_r50_retina_fpn_1x.pth",
+    ),
+    "dyhead_r50_atss_fpn_1x": PublishedModel(
+        origin=MICROSOFT,
+        detector="ATSS",
+        backbone="ResNetBackbone",
+        backbone_arguments=_RESNET_50_CAFFE,
+        arguments=_MICROSOFT_ATSS,
+        preprocessing=_SIZE_800 | _BGR,
+        ap=42.4,
+        source=_MICROSOFT_URL + "dyhead_r50_atss_fpn_1x.pth",
+    ),
+    "dyhead_r50_rcnn_fpn_1x": PublishedModel(
+        origin=MICROSOFT,
+        detector="FasterRCNN",
+        backbone="ResNetBackbone",
+        backbone_arguments=_RESNET_50_CAFFE,
+        arguments={"min_level": 2, "max_level": 6, "extra_levels": "pool"},
+        preprocessing=_SIZE_800 | _BGR | {"pad_multiple": 64},
+        ap=40.3,
+        source=_MICROSOFT_URL + "dyhead_r50_rcnn_fpn_1x.pth",
+    ),
+    "dyhead_swint_atss_fpn_2x_ms": PublishedModel(
+        origin=MICROSOFT,
+        detector="ATSS",
+        backbone="SwinBackbone",
+        backbone_arguments=_SWIN_TINY,
+        arguments=_MICROSOFT_ATSS,
+        preprocessing=_SIZE_800 | _RGB,
+        ap=49.8,
+        source=_MICROSOFT_URL + "dyhead_swint_atss_fpn_2x_ms.pth",
+    ),
+    "atss_r50_fpn_dyhead_1x_coco": PublishedModel(
+        origin=OPENMMLAB,
+        detector="ATSS",
+        backbone="ResNetBackbone",
+        backbone_arguments={
+            "depth": 50,
+            "style": "pytorch",
+            "batch_norm": "affine",
+            "frozen_stages": 1,
+        },
+        arguments=_OPENMMLAB_ATSS | {"head_kernel_size": 3, "anchors": _SQUARES_IN_CORNERS},
+        preprocessing=_SIZE_800_OPENCV | _RGB,
+        ap=43.3,
+        source=_OPENMMLAB_URL + "atss_r50_fpn_dyhead_4x4_1x_coco/"
+        "atss_r50_fpn_dyhead_4x4_1x_coco_20211219_023314-eaa620c6.pth",
+    ),
+    "atss_r50-caffe_fpn_dyhead_1x_coco": PublishedModel(
+        origin=OPENMMLAB,
+        detector="ATSS",
+        backbone="ResNetBackbone",
+        backbone_arguments=_RESNET_50_CAFFE | {"frozen_stages": 1},
+        arguments=_OPENMMLAB_ATSS,
+        preprocessing=_SIZE_800 | _BGR,
+        ap=42.5,
+        source=_OPENMMLAB_URL + "atss_r50_fpn_dyhead_for_reproduction_1x_coco/"
+        "atss_r50_fpn_dyhead_for_reproduction_4x4_1x_coco_20220107_213939-162888e6.pth",
+    ),
+    "atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco": PublishedModel(
+        origin=OPENMMLAB,
+        detector="ATSS",
+        backbone="SwinBackbone",
+        backbone_arguments=_SWIN_LARGE,
+        arguments=_OPENMMLAB_ATSS,
+        preprocessing=_SIZE_1200 | _RGB,
+        ap=56.2,
+        source=_OPENMMLAB_URL + "atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco/"
+        "atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco_20220509_100315-bc5b6516.pth",
+    ),
+}
+"""The seven detectors with DyHead whose weights are published, by their original config names."""
+
+COMPOSED = {
+    "retinanet_r50_fpn_1x_coco+dyhead": PublishedModel(
+        origin=OPENMMLAB,
+        detector="RetinaNet",
+        backbone="ResNetBackbone",
+        backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
+        arguments={
+            "use_bias": False,
+            "extra_levels": "on_input",
+            "anchors": AnchorGenerator(ratios_first=True),
+            "assigner": MaxIoUAssigner(reassign=True),
+        },
+        preprocessing=_SIZE_800_OPENCV | _RGB,
+    ),
+}
+"""mmdetection's configs with `neck=[FPN, DyHead]`: no weights are published, but yours load."""
