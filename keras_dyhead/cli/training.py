@@ -1,44 +1,17 @@
-"""The command line: `keras-dyhead demo` and `keras-dyhead train`."""
+"""`keras-dyhead demo` and `keras-dyhead train`."""
 
-import contextlib
-import os
-import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from keras_dyhead.version import __version__
+from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.training import Training
-
-app = typer.Typer(
-    name="keras-dyhead",
-    epilog="Start with `keras-dyhead demo`: it needs no data and no download.",
-    no_args_is_help=True,
-    rich_markup_mode="markdown",
-    pretty_exceptions_enable=False,
-)
-
-_FIGURES = {
-    "AP": "mean over IoU 0.50 to 0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "small objects, under 32² px",
-    "APm": "medium objects",
-    "APl": "large objects, over 96² px",
-    "AR1": "recall, 1 detection per image",
-    "AR10": "recall, 10 detections",
-    "AR100": "recall, 100 detections",
-    "ARs": "recall, small objects",
-    "ARm": "recall, medium objects",
-    "ARl": "recall, large objects",
-}
 
 Resume = Annotated[
     bool,
@@ -48,27 +21,6 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete an earlier training in --out first.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(f"keras-dyhead {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    version: Annotated[
-        bool,
-        typer.Option(
-            "--version",
-            callback=_print_version,
-            is_eager=True,
-            help="Print the version and exit.",
-        ),
-    ] = False,
-) -> None:
-    """Detectors with Dynamic Head (DyHead, CVPR 2021) in Keras 3."""
 
 
 @app.command()
@@ -197,7 +149,7 @@ def train(
 def _run(build: Callable[..., "Training"], out: Path) -> None:
     """Builds a training, runs it and reports; input errors are one message and exit code 2."""
     console = Console()
-    with console.status("starting TensorFlow and reading the data"), _quiet_tensorflow():
+    with console.status("starting TensorFlow and reading the data"), quiet_tensorflow():
         from keras_dyhead import training
 
         try:
@@ -205,7 +157,7 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
                 warnings.simplefilter("ignore", UserWarning)  # problems are listed below
                 planned = build(training)
         except ValueError as error:
-            Console(stderr=True).print(f"[bold red]Error:[/] {_escape(error)}", soft_wrap=True)
+            print_error(error)
             raise typer.Exit(2) from None
     _describe(planned, console)
     try:
@@ -214,7 +166,7 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
         console.print("\nInterrupted. The same command with --resume goes on from here.")
         raise typer.Exit(130) from None
     except FloatingPointError as error:
-        Console(stderr=True).print(f"[bold red]Error:[/] {_escape(error)}", soft_wrap=True)
+        print_error(error)
         raise typer.Exit(1) from None
     _report(metrics, out, console)
     if not metrics["serving_check"]["same"]:
@@ -231,7 +183,7 @@ def _describe(planned: "Training", console: Console) -> None:
             f"{len(planned.class_names)} classes: {', '.join(planned.class_names[:10])}"
         )
         for problem in annotations.problems:
-            console.print(f"{'':>12}  [yellow]{_escape(problem)}[/]", soft_wrap=True)
+            console.print(f"{'':>12}  [yellow]{escape(problem)}[/]", soft_wrap=True)
     if settings.val_images is None:
         console.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
     console.print(
@@ -247,14 +199,7 @@ def _describe(planned: "Training", console: Console) -> None:
 
 
 def _report(metrics: dict, out: Path, console: Console) -> None:
-    table = Table(title=f"COCO figures on {metrics['images_evaluated']} images")
-    table.add_column("figure", style="bold")
-    table.add_column("value", justify="right")
-    table.add_column("counts")
-    for name, meaning in _FIGURES.items():
-        value = metrics["figures"][name]
-        table.add_row(name, "-" if value is None or value < 0 else f"{value:.3f}", meaning)
-    console.print(table)
+    print_figures(metrics["figures"], metrics["images_evaluated"], console)
     console.print(
         f"trained in {metrics['timings']['training'] / 60:.1f} minutes; written to {out}:"
     )
@@ -269,31 +214,5 @@ def _report(metrics: dict, out: Path, console: Console) -> None:
     else:
         console.print(
             "[bold red]The SavedModel, run in a fresh Python process, does not return the model's "
-            f"detections.[/] {_escape(check.get('error', ''))}"
+            f"detections.[/] {escape(check.get('error', ''))}"
         )
-
-
-def _escape(text: object) -> str:
-    """Text as Rich prints it unchanged: its own brackets are no markup."""
-    return str(text).replace("[", r"\[")
-
-
-@contextlib.contextmanager
-def _quiet_tensorflow() -> Iterator[None]:
-    """Imports TensorFlow without the lines that it logs before its log level applies."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    if "tensorflow" not in sys.modules and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0":
-        sys.stderr.flush()
-        kept, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-        os.dup2(silence, 2)
-        try:
-            import tensorflow  # noqa: F401
-        finally:
-            os.dup2(kept, 2)
-            os.close(kept)
-            os.close(silence)
-    yield
-
-
-if __name__ == "__main__":
-    app()

@@ -1,0 +1,96 @@
+"""The command line itself, and how its commands talk."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keras_dyhead.version import __version__
+
+app = typer.Typer(
+    name="keras-dyhead",
+    epilog="Start with `keras-dyhead demo`: it needs no data and no download.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+
+FIGURES = {
+    "AP": "mean over IoU 0.50 to 0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small objects, under 32² px",
+    "APm": "medium objects",
+    "APl": "large objects, over 96² px",
+    "AR1": "recall, 1 detection per image",
+    "AR10": "recall, 10 detections",
+    "AR100": "recall, 100 detections",
+    "ARs": "recall, small objects",
+    "ARm": "recall, medium objects",
+    "ARl": "recall, large objects",
+}
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"keras-dyhead {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print the version and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Detectors with Dynamic Head (DyHead, CVPR 2021) in Keras 3."""
+
+
+def print_figures(figures: Mapping[str, float | None], images: int, console: Console) -> None:
+    """Prints the twelve COCO figures of a number of images as a table."""
+    table = Table(title=f"COCO figures on {images} images")
+    table.add_column("figure", style="bold")
+    table.add_column("value", justify="right")
+    table.add_column("counts")
+    for name, meaning in FIGURES.items():
+        value = figures[name]
+        table.add_row(name, "-" if value is None or value < 0 else f"{value:.3f}", meaning)
+    console.print(table)
+
+
+def print_error(error: object) -> None:
+    """Prints the one message of a command that failed."""
+    Console(stderr=True).print(f"[bold red]Error:[/] {escape(error)}", soft_wrap=True)
+
+
+def escape(text: object) -> str:
+    """Text as Rich prints it unchanged: its own brackets are no markup."""
+    return str(text).replace("[", r"\[")
+
+
+@contextlib.contextmanager
+def quiet_tensorflow() -> Iterator[None]:
+    """Imports TensorFlow without the lines that it logs before its log level applies."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if "tensorflow" not in sys.modules and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0":
+        sys.stderr.flush()
+        kept, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silence, 2)
+        try:
+            import tensorflow  # noqa: F401
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(silence)
+    yield
