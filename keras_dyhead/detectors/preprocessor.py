@@ -147,14 +147,16 @@ class DetectionPreprocessor(keras.layers.Layer):
 
     def resize(self, images, size):
         """Resizes `(B, H, W, 3)` images bilinearly to whole values 0..255 in float32."""
-        images = ops.cast(images, "float32")
+        images = self.interpolate(ops.cast(images, "float32"), size)
+        # Plain ratios give many values midway between two. They are rounded up by every runtime,
+        # whatever its last bits say.
+        return ops.floor(images + (0.5 + 2**-10))
+
+    def interpolate(self, images, size):
+        """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
         if keras.backend.backend() == "tensorflow":  # Keras' own resize takes no dynamic size
-            images = tf.image.resize(images, size, antialias=self.antialias)
-        else:
-            images = ops.image.resize(
-                images, size, antialias=self.antialias, data_format="channels_last"
-            )
-        return ops.floor(images + 0.5)
+            return tf.image.resize(images, size, antialias=self.antialias)
+        return ops.image.resize(images, size, antialias=self.antialias, data_format="channels_last")
 
     def normalize(self, images):
         """Orders the channels of RGB images `(..., 3)` and normalises them, in float32."""

@@ -43,7 +43,7 @@ def non_max_suppression(
         return ops.any(scores > 0)
 
     def pick(turn, scores, picked):
-        best = ops.cast(ops.argmax(scores, axis=1), "int32")[:, None]
+        best = ops.cast(ops.top_k(scores, 1)[1], "int32")  # Keras' argmax has no ONNX form
         exhausted = take_per_image(scores, best) <= 0
         picked = ops.where((places == turn) & ~exhausted, best, picked)
         overlap = box_iou(take_per_image(boxes, best), boxes)[:, 0] > iou_threshold
