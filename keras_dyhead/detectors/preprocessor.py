@@ -142,7 +142,9 @@ class DetectionPreprocessor(keras.layers.Layer):
         canvas = []
         for sides in zip(*sizes, strict=True):
             largest = functools.reduce(_larger, sides)
-            canvas.append(-(-largest // self.pad_multiple) * self.pad_multiple)
+            # Floors of negative numbers would come out wrong in ONNX.
+            multiples = (largest + self.pad_multiple - 1) // self.pad_multiple
+            canvas.append(multiples * self.pad_multiple)
         return tuple(canvas)
 
     def resize(self, images, size):
