@@ -1,10 +1,11 @@
 """One block of Dynamic Head: the three attentions in sequence."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
-from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
+from keras_dyhead.layers.spatial_attention import SpatialAwareAttention, by_level, per_map
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 
 
@@ -88,57 +89,56 @@ class DyHeadBlock(keras.layers.Layer):
 
     def call(self, inputs):
         levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
-        outputs = self._attend(self.spatial_attention.sample(levels))
+        maps = self.spatial_attention.convolve(levels)
+        # The gradient computes again what lies between the maps and the results, and would
+        # otherwise keep several times their size for it.
+        statistics = keras.remat(self.spatial_attention.statistics)(*maps)
+        outputs = keras.remat(self._combine)(*self._coefficients(*statistics), *maps)
         return dict(zip(inputs, outputs, strict=True)) if isinstance(inputs, dict) else outputs
 
-    def _attend(self, pyramid):
-        """Weighs the sampled maps of every level, adds them up and activates the sum.
+    def _coefficients(self, mean, variance, fitted_mean):
+        """Works out all that is to be done to the pixels, from means and variances of the maps.
 
-        All of it is affine in the maps but for one maximum: means and coefficients of all maps are
-        worked out together, as small tensors, and every pixel is touched once.
+        Returns:
+            The factor of each map `(B, maps, C)`; then for every level the slope and intercept of
+            each line whose maximum is the output `(B, levels, C)`.
         """
-
-        def by_level(values):
-            """Splits axis 1, the maps, into one list per level."""
-            parts = iter(ops.unstack(values, axis=1))
-            return [[next(parts) for _ in branches] for branches in pyramid]
-
-        samples = [sample for branches in pyramid for sample in branches]
-        mean, scale, shift = (
-            ops.stack([getattr(sample, name) for sample in samples], axis=1)
-            for name in ("mean", "scale", "shift")
-        )
-        share = ops.convert_to_tensor(
-            [[1 / len(branches)] for branches in pyramid for _ in branches], dtype=mean.dtype
-        )
+        scale, shift = self.spatial_attention.normalisation(mean, variance)
+        mean = fitted_mean * scale + shift
+        branches = by_level(range(mean.shape[1]))
+        share = np.zeros((mean.shape[1], 1))
+        for maps in branches:
+            share[maps] = 1 / len(maps)
+        share = ops.convert_to_tensor(share, dtype=mean.dtype)
         if self.scale_attention:
-            share = share * self.scale_attention.gates(mean * scale + shift)
-        scale, shift = scale * share, shift * share
+            share = share * self.scale_attention.gates(mean)
 
         def add_maps(values):
-            """Sums of the maps of each level: `(B, levels, C)`."""
-            return ops.stack([sum(maps) for maps in by_level(values)], axis=1)
+            return ops.stack([sum(values[:, i] for i in maps) for maps in branches], axis=1)
 
-        fused = [
-            sum(sample.values * factor for sample, factor in zip(branches, factors, strict=True))
-            for branches, factors in zip(pyramid, by_level(self._per_pixel(scale)), strict=True)
-        ]
-        mean, shift = add_maps(mean * scale + shift), add_maps(shift)
+        mean, shift = add_maps(mean * share), add_maps(shift * share)
         if not self.task_attention:
-            shifts = ops.unstack(self._per_pixel(shift), axis=1)
-            return [ops.relu(level + b) for level, b in zip(fused, shifts, strict=True)]
+            return scale * share, shift
         a1, b1, a2, b2 = self.task_attention.coefficients(mean)
-        lines = (
-            ops.unstack(self._per_pixel(values), axis=1)
-            for values in (a1, a1 * shift + b1, a2, a2 * shift + b2)
+        return scale * share, a1, a1 * shift + b1, a2, a2 * shift + b2
+
+    def _combine(self, *tensors):
+        """Adds up the maps of every level, weighted, and takes the maximum of the two lines."""
+        num_coefficients = 5 if self.task_attention else 2
+        factors, *lines = (
+            per_map(ops.cast(values, self.compute_dtype)) for values in tensors[:num_coefficients]
         )
+        maps = self.spatial_attention.fit_to_levels(tensors[num_coefficients:])
+        levels = [
+            sum(values * factor for values, factor in branches)
+            for branches in by_level(list(zip(maps, factors, strict=True)))
+        ]
+        if not self.task_attention:
+            return [ops.relu(level + shift) for level, shift in zip(levels, *lines, strict=True)]
         return [
             ops.maximum(level * a1 + b1, level * a2 + b2)
-            for level, a1, b1, a2, b2 in zip(fused, *lines, strict=True)
+            for level, a1, b1, a2, b2 in zip(levels, *lines, strict=True)
         ]
-
-    def _per_pixel(self, values):
-        return ops.cast(values, self.compute_dtype)[:, :, None, None]
 
     def compute_output_shape(self, input_shape):
         def widen(shape):

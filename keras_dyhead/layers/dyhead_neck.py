@@ -3,6 +3,7 @@
 import keras
 
 from keras_dyhead.layers.dyhead_block import DyHeadBlock
+from keras_dyhead.layers.shared_trace import SharedTrace
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -103,6 +104,7 @@ class DyHeadNeck(keras.layers.Layer):
         shapes = [(*shape[:-1], self.channels) for shape in named.values()]
         for block in self.blocks:
             block.build(shapes)
+        self._call_block = SharedTrace(self.blocks[0]) if self.blocks else None
         self.built = True
 
     def call(self, inputs):
@@ -112,7 +114,7 @@ class DyHeadNeck(keras.layers.Layer):
             for projection, level in zip(self.projections, levels, strict=True)
         ]
         for block in self.blocks:
-            levels = block(levels)
+            levels = self._call_block(block, levels)
         return dict(zip(inputs, levels, strict=True)) if isinstance(inputs, dict) else levels
 
     def compute_output_shape(self, input_shape):

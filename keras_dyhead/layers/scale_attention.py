@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.spatial_attention import global_mean
 
 
@@ -37,11 +38,11 @@ class ScaleAwareAttention(keras.layers.Layer):
     def __init__(self, activation="hard_sigmoid", **kwargs):
         super().__init__(**kwargs)
         self.activation = keras.activations.get(activation)
-        self.gate = keras.layers.Dense(
+        self.gate = FullPrecisionDense(
             1,
             activation="relu",
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            dtype=keras.backend.result_type(self.compute_dtype, "float32"),
+            dtype=self.compute_dtype,
             name="gate",
         )
 

@@ -1,36 +1,15 @@
 """Spatial-aware attention (π_S): deformable sampling of each level and of its neighbours."""
 
-from typing import NamedTuple
-
 import keras
 from keras import ops
 
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
+from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
 from keras_dyhead.ops.resize import resize_align_corners
 from keras_dyhead.ops.rows import split_rows
 
 _TAPS = 9
-
-
-class SampledMap(NamedTuple):
-    """A sampled map, normalised on demand: the normalised map is `values * scale + shift`.
-
-    Normalisation, scale- and task-aware attention are affine in the map, with coefficients that
-    depend on its means only. Whoever combines maps folds the coefficients first and passes over the
-    pixels once.
-
-    Attributes:
-        values: Output of the convolution, `(B, H, W, C)`, in the layer's compute dtype.
-        mean: Mean of `values` over the positions, `(B, C)`, float32.
-        scale: Factor of the normalisation, `(B, C)`, float32.
-        shift: Summand of the normalisation, `(B, C)`, float32.
-    """
-
-    values: keras.KerasTensor
-    mean: keras.KerasTensor
-    scale: keras.KerasTensor
-    shift: keras.KerasTensor
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -100,12 +79,12 @@ class SpatialAwareAttention(keras.layers.Layer):
         self.use_bias = use_bias
         self.groups = groups
         if deformable:
-            self.offset_conv = keras.layers.Conv2D(
+            self.offset_conv = FullPrecisionConv2D(
                 3 * _TAPS,
                 3,
                 padding="same",
                 kernel_initializer="zeros",
-                dtype=keras.backend.result_type(self.compute_dtype, "float32"),
+                dtype=self.compute_dtype,
                 name="offset_conv",
             )
 
@@ -139,53 +118,105 @@ class SpatialAwareAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        return [
+        maps = self.convolve(inputs)
+        mean, variance, _ = self.statistics(*maps)
+        scale, shift = self.normalisation(mean, variance)
+        return by_level(
             [
-                sample.values * self._per_pixel(sample.scale) + self._per_pixel(sample.shift)
-                for sample in branches
+                values * ops.cast(s, values.dtype) + ops.cast(b, values.dtype)
+                for values, s, b in zip(
+                    self.fit_to_levels(maps), per_map(scale), per_map(shift), strict=True
+                )
             ]
-            for branches in self.sample(inputs)
-        ]
+        )
 
-    def sample(self, inputs):
-        """Samples like a call, with the normalisation yet to be applied: lists of `SampledMap`."""
-        maps = list(inputs)
-        finer, coarser = maps[:-1], maps[1:]
-        sizes = [ops.shape(level)[1:3] for level in maps]
-        fields = [self._fields(level) for level in maps] if self.deformable else None
+    # Normalisation, scale- and task-aware attention are affine in the maps, with coefficients that
+    # depend on their statistics only. Whoever combines maps works out all coefficients first and
+    # passes over the pixels once: that is why a call comes in four parts.
 
-        branches = {
-            "mid": self._convolve("mid", maps, sizes, fields),
-            "low": self._convolve("low", finer, sizes[1:], fields and fields[1:], strides=2),
-        }
+    def convolve(self, inputs):
+        """Convolves every level and its neighbours, without normalisation.
+
+        Returns:
+            Flat list of maps, the finest level's first: all `mid` maps, the `low` maps of all
+            levels but the finest, the `high` maps of all levels but the coarsest. With the
+            published alignment the latter have the size of the coarser level.
+        """
+        levels = list(inputs)
+        sizes = [ops.shape(level)[1:3] for level in levels]
+        fields = [self._fields(level) for level in levels] if self.deformable else None
+        pyramid = _Rows(levels) if self.deformable else None
+        mid = self._convolve("mid", levels, sizes, fields, pyramid)
+        low = self._convolve(
+            "low", levels[:-1], sizes[1:], fields and fields[1:], pyramid, strides=2
+        )
         if self.alignment == "paper":
             coarser = [
                 resize_align_corners(level, size)
-                for level, size in zip(coarser, sizes, strict=False)
+                for level, size in zip(levels[1:], sizes, strict=False)
             ]
-            branches["high"] = self._convolve("high", coarser, sizes[:-1], fields and fields[:-1])
-            resized = branches["high"]
+            rows = _Rows(coarser) if self.deformable and coarser else None
+            high = self._convolve("high", coarser, sizes[:-1], fields and fields[:-1], rows)
         else:
             if self.deformable:
                 fields = [
                     read_flat(field, height * width)
                     for field, (height, width) in zip(fields, sizes[1:], strict=False)
                 ]
-            branches["high"] = self._convolve("high", coarser, sizes[1:], fields)
-            resized = [
-                resize_align_corners(level, size)
-                for level, size in zip(branches["high"], sizes, strict=False)
-            ]
-        samples = self._normalise(branches)
-        if self.alignment == "published":
-            samples["high"] = [
-                sample._replace(values=values, mean=global_mean(values))
-                for sample, values in zip(samples["high"], resized, strict=True)
-            ]
-        low, high = [None, *samples["low"]], [*samples["high"], None]
+            high = self._convolve("high", levels[1:], sizes[1:], fields, pyramid, first=1)
+        return [*mid, *low, *high]
+
+    def statistics(self, *maps):
+        """Means and variances of the maps of `convolve` over the pixels.
+
+        Returns:
+            Mean and variance of every map as it is, which the normalisation needs, and mean after
+            `fit_to_levels`: `(B, maps, C)`, at least float32.
+        """
+        means = [global_mean(values) for values in maps]
+        variances = [
+            ops.mean(ops.square(ops.cast(values, m.dtype) - m[:, None, None]), axis=(1, 2))
+            for values, m in zip(maps, means, strict=True)
+        ]
+        fitted = [
+            mean if now is before else global_mean(now)
+            for mean, now, before in zip(means, self.fit_to_levels(maps), maps, strict=True)
+        ]
+        return tuple(ops.stack(values, axis=1) for values in (means, variances, fitted))
+
+    def normalisation(self, mean, variance):
+        """Group normalisation as `values * scale + shift`, from the first two `statistics`."""
+        num_levels = (mean.shape[1] + 2) // 3
+        names = ["mid"] * num_levels
+        names += ["low"] * (num_levels - 1) + ["high"] * (num_levels - 1)
+
+        def of_maps(weights):
+            return ops.stack([ops.cast(weights[name], mean.dtype) for name in names])
+
+        def of_group(values):
+            shape = (-1, len(names), self.groups, self.channels // self.groups)
+            grouped = ops.mean(ops.reshape(values, shape), axis=-1, keepdims=True)
+            grouped = ops.repeat(grouped, shape[-1], axis=-1)
+            return ops.reshape(grouped, (-1, len(names), self.channels))
+
+        # The bias moves the mean, the mean's distance from that of its group widens the variance.
+        biased_mean = mean + of_maps(self.biases) if self.use_bias else mean
+        group_mean = of_group(biased_mean)
+        group_variance = of_group(variance + ops.square(biased_mean - group_mean))
+        scale = of_maps(self.gammas) * ops.rsqrt(group_variance + 1e-5)
+        return scale, of_maps(self.betas) - (group_mean - biased_mean + mean) * scale
+
+    def fit_to_levels(self, maps):
+        """Brings the maps of `convolve` to the size of the level they belong to."""
+        if self.alignment == "paper":
+            return list(maps)
+        first = 2 * ((len(maps) + 2) // 3) - 1
         return [
-            [sample for sample in level if sample is not None]
-            for level in zip(samples["mid"], low, high, strict=True)
+            *maps[:first],
+            *(
+                resize_align_corners(values, ops.shape(level)[1:3])
+                for values, level in zip(maps[first:], maps, strict=False)
+            ),
         ]
 
     def _fields(self, level):
@@ -194,8 +225,11 @@ class SpatialAwareAttention(keras.layers.Layer):
         height, width = ops.shape(field)[1:3]
         return ops.reshape(field, (-1, height * width, 3 * _TAPS))
 
-    def _convolve(self, branch, sources, sizes, fields, strides=1):
-        """Convolves all sources with one kernel; the outputs have the given sizes."""
+    def _convolve(self, branch, sources, sizes, fields, rows, first=0, strides=1):
+        """Convolves all sources with one kernel; the outputs have the given sizes.
+
+        Where the layer is deformable, the sources are the maps of `rows` from number `first` on.
+        """
         if not sources:
             return []
         if not self.deformable:
@@ -205,17 +239,13 @@ class SpatialAwareAttention(keras.layers.Layer):
                 )
                 for source in sources
             ]
-        grids, rows, start = [], [], 0
-        for source, size in zip(sources, sizes, strict=True):
-            height, width = ops.shape(source)[1:3]
-            grids.append(
-                sampling_grid(size, (height, width), strides=(strides, strides), start=start)
-            )
-            rows.append(ops.reshape(source, (-1, height * width, source.shape[-1])))
-            start = start + height * width
+        grids = [
+            sampling_grid(size, ops.shape(source)[1:3], strides=(strides, strides), start=start)
+            for source, size, start in zip(sources, sizes, rows.starts[first:], strict=False)
+        ]
         field = ops.concatenate(fields, axis=1)
         outputs = deform_conv_rows(
-            ops.concatenate(rows, axis=1),
+            rows.values,
             concatenate_grids(grids),
             field[..., : 2 * _TAPS],
             ops.sigmoid(field[..., 2 * _TAPS :]),
@@ -226,50 +256,6 @@ class SpatialAwareAttention(keras.layers.Layer):
             ops.reshape(part, (-1, *size, self.channels))
             for part, size in zip(parts, sizes, strict=True)
         ]
-
-    def _normalise(self, branches):
-        """Finds scale and shift of every map's group normalisation, all maps at once."""
-        maps = [level for levels in branches.values() for level in levels]
-        names = [name for name, levels in branches.items() for _ in levels]
-        means = [global_mean(level) for level in maps]
-        mean = ops.stack(means, axis=1)
-        variance = ops.stack(
-            [
-                ops.mean(ops.square(ops.cast(level, m.dtype) - m[:, None, None]), axis=(1, 2))
-                for level, m in zip(maps, means, strict=True)
-            ],
-            axis=1,
-        )
-
-        def of_maps(weights):
-            return ops.stack([ops.cast(weights[name], mean.dtype) for name in names])
-
-        def of_group(values):
-            shape = (-1, len(maps), self.groups, self.channels // self.groups)
-            grouped = ops.mean(ops.reshape(values, shape), axis=-1, keepdims=True)
-            grouped = ops.repeat(grouped, shape[-1], axis=-1)
-            return ops.reshape(grouped, (-1, len(maps), self.channels))
-
-        # The bias moves the mean, the mean's distance from that of its group widens the variance.
-        biased_mean = mean + of_maps(self.biases) if self.use_bias else mean
-        group_mean = of_group(biased_mean)
-        group_variance = of_group(variance + ops.square(biased_mean - group_mean))
-        scale = of_maps(self.gammas) * ops.rsqrt(group_variance + 1e-5)
-        shift = of_maps(self.betas) - (group_mean - biased_mean + mean) * scale
-
-        samples = [
-            SampledMap(*parts)
-            for parts in zip(
-                maps, means, ops.unstack(scale, axis=1), ops.unstack(shift, axis=1), strict=True
-            )
-        ]
-        return {
-            branch: [s for s, name in zip(samples, names, strict=True) if name == branch]
-            for branch in branches
-        }
-
-    def _per_pixel(self, values):
-        return ops.cast(values, self.compute_dtype)[:, None, None]
 
     def compute_output_shape(self, input_shape):
         last = len(input_shape) - 1
@@ -287,6 +273,45 @@ class SpatialAwareAttention(keras.layers.Layer):
             "use_bias": self.use_bias,
             "groups": self.groups,
         }
+
+
+class _Rows:
+    """The pixels of several maps, one after the other.
+
+    Attributes:
+        values: `(B, R, C)`.
+        starts: Number of each map's first row.
+    """
+
+    def __init__(self, maps):
+        sizes = [height * width for height, width in (ops.shape(level)[1:3] for level in maps)]
+        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
+        self.values = ops.concatenate(
+            [
+                ops.reshape(level, (-1, size, level.shape[-1]))
+                for level, size in zip(maps, sizes, strict=True)
+            ],
+            axis=1,
+        )
+
+
+def by_level(items):
+    """Sorts items in the order of `convolve`'s maps into one list per level: mid, low, high."""
+    num_levels = (len(items) + 2) // 3
+    mid, low, high = (
+        items[:num_levels],
+        items[num_levels : 2 * num_levels - 1],
+        items[2 * num_levels - 1 :],
+    )
+    return [
+        [mid[level], *low[max(level - 1, 0) : level], *high[level : level + 1]]
+        for level in range(num_levels)
+    ]
+
+
+def per_map(coefficients):
+    """Splits `(B, maps, C)` into one `(B, 1, 1, C)` per map."""
+    return ops.unstack(coefficients[:, :, None, None], axis=1)
 
 
 def global_mean(inputs):

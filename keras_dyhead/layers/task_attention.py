@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.spatial_attention import global_mean
 
 
@@ -43,11 +44,11 @@ class TaskAwareAttention(keras.layers.Layer):
         channels = input_shape[-1]
 
         def dense(units, activation, name):
-            return keras.layers.Dense(
+            return FullPrecisionDense(
                 units,
                 activation=activation,
                 kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                dtype=keras.backend.result_type(self.compute_dtype, "float32"),
+                dtype=self.compute_dtype,
                 name=name,
             )
 

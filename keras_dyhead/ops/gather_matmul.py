@@ -1,10 +1,11 @@
-"""The sampling engine: weighted row gather and one matrix product, with a lean gradient."""
+"""The sampling engine: weighted row gather and one matrix product, chunk by chunk."""
 
 from collections.abc import Sequence
 
 import keras
 from keras import ops
 
+from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
 from keras_dyhead.ops.rows import scatter_add_rows, take_rows
 from keras_dyhead.ops.sparse_sampling import samples_sparsely, sparse_matmul, sparse_weights
 
@@ -14,8 +15,11 @@ def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: in
 
     Column `s` of output position `p` is `sum_j weights[j][p, s] * rows[indices[j][p, s]]`.
     Deformable convolution is this operation with the four bilinear corners as `j` and the kernel's
-    taps as `s`. The columns are never kept for the gradient: it stores the arguments and gathers
-    again.
+    taps as `s`.
+
+    The columns are `K` times as large as a map. They exist for one chunk of positions at a time
+    (see `chunks.num_chunks`) and are never kept for the gradient: it stores the arguments, waits
+    for the gradient of the outputs, and gathers again.
 
     Args:
         rows: Tensor of shape `(R, D)`, float.
@@ -28,41 +32,51 @@ def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: in
         Tensor of shape `(P, F)`, dtype of `rows`.
     """
     num_corners = len(indices)
-    num_taps, group_channels, filters = kernel.shape
-    split_columns = (-1, num_taps, groups, group_channels)
-    split_filters = (groups, filters // groups)
-
-    def gather(rows, indices, weights):
-        columns = weighted_gather(rows, indices, weights)
-        return ops.reshape(
-            columns, split_columns if groups > 1 else (-1, num_taps * group_channels)
-        )
+    positions, samples = ops.shape(indices[0])
+    column_shape = (samples, rows.shape[-1])
+    filters = kernel.shape[-1]
+    accumulator = keras.backend.result_type(rows.dtype, "float32")
+    chunks = num_chunks(positions, column_shape, rows.dtype)
 
     @ops.custom_gradient
     def forward(rows, kernel, *corners):
-        indices, weights = corners[:num_corners], corners[num_corners:]
-        columns = gather(rows, indices, weights)
-        if groups == 1:
-            outputs = ops.matmul(columns, ops.reshape(kernel, (-1, filters)))
-        else:
-            split_kernel = ops.reshape(kernel, (num_taps, group_channels, *split_filters))
-            outputs = ops.einsum("pkgc,kcgf->pgf", columns, split_kernel)
-            outputs = ops.reshape(outputs, (-1, filters))
+        def outputs_of_chunk(_, corners):
+            columns = weighted_gather(rows, corners[:num_corners], corners[num_corners:])
+            return (), (_multiply(columns, kernel, groups),)
+
+        _, (outputs,) = scan_chunks(
+            outputs_of_chunk, (), corners, chunks, like=[((filters,), rows.dtype)]
+        )
 
         def gradient(*args, upstream=None):
             grad = args[0] if upstream is None else upstream
-            columns = gather(rows, indices, weights)
-            if groups == 1:
-                grad_kernel = ops.matmul(ops.transpose(columns), grad)
-                grad_columns = ops.matmul(grad, ops.transpose(ops.reshape(kernel, (-1, filters))))
-            else:
-                grad_groups = ops.reshape(grad, (-1, *split_filters))
-                grad_kernel = ops.einsum("pkgc,pgf->kcgf", columns, grad_groups)
-                grad_columns = ops.einsum("pgf,kcgf->pkgc", grad_groups, split_kernel)
-            grad_kernel = ops.reshape(grad_kernel, kernel.shape)
-            grad_columns = ops.reshape(grad_columns, (*ops.shape(indices[0]), rows.shape[-1]))
-            grad_rows, grad_weights = weighted_gather_gradient(grad_columns, rows, indices, weights)
-            return (grad_rows, grad_kernel, *(None for _ in indices), *grad_weights)
+            # Without this the runtime would gather again during the forward pass, and keep it.
+            rows_again, *corners_again = after(grad, (rows, *corners))
+
+            def gradients_of_chunk(sums, arrays):
+                grad, *corners = arrays
+                indices, weights = corners[:num_corners], corners[num_corners:]
+                grad_columns = _multiply_back(grad, kernel, groups, column_shape)
+                columns, grad_rows, grad_weights = weighted_gather_gradient(
+                    grad_columns, rows_again, indices, weights
+                )
+                grad_kernel = _multiply_columns(columns, grad, kernel.shape, groups)
+                sums = (sums[0] + grad_rows, sums[1] + ops.cast(grad_kernel, accumulator))
+                return sums, grad_weights
+
+            (grad_rows, grad_kernel), grad_weights = scan_chunks(
+                gradients_of_chunk,
+                (ops.zeros(ops.shape(rows), accumulator), ops.zeros(kernel.shape, accumulator)),
+                (grad, *corners_again),
+                chunks,
+                like=[((samples,), weight.dtype) for weight in weights],
+            )
+            return (
+                ops.cast(grad_rows, rows.dtype),
+                ops.cast(grad_kernel, kernel.dtype),
+                *(None for _ in indices),
+                *grad_weights,
+            )
 
         return outputs, gradient
 
@@ -81,22 +95,68 @@ def weighted_gather(rows, indices, weights):
 
 
 def weighted_gather_gradient(grad_columns, rows, indices, weights):
-    """Gradients of `weighted_gather` to `rows` and `weights`, accumulated in at least float32."""
+    """Gathers again and goes back: columns, gradient to `rows`, gradients to `weights`.
+
+    Gradients are accumulated in at least float32; that of `rows` is returned in this dtype.
+    """
     accumulator = keras.backend.result_type(rows.dtype, "float32")
     num_rows, width = ops.shape(rows)
-    grad_weights = []
-    for index, weight in zip(indices, weights, strict=True):
-        products = ops.cast(grad_columns * take_rows(rows, index), accumulator)
-        grad_weights.append(ops.cast(ops.sum(products, axis=-1), weight.dtype))
-
+    gathered = [take_rows(rows, index) for index in indices]
+    grad_weights = [
+        ops.cast(ops.sum(ops.cast(grad_columns * corner, accumulator), axis=-1), weight.dtype)
+        for corner, weight in zip(gathered, weights, strict=True)
+    ]
     if samples_sparsely(rows):
-        updates = ops.reshape(grad_columns, (-1, width))
         matrix = sparse_weights(indices, weights, rows)
-        return sparse_matmul(matrix, updates, transpose=True), grad_weights
+        columns = ops.reshape(sparse_matmul(matrix, rows), ops.shape(grad_columns))
+        updates = ops.reshape(grad_columns, (-1, width))
+        return columns, sparse_matmul(matrix, updates, transpose=True), grad_weights
+    columns = sum(
+        corner * ops.cast(weight, rows.dtype)[..., None]
+        for corner, weight in zip(gathered, weights, strict=True)
+    )
     grad_rows = 0.0
     for index, weight in zip(indices, weights, strict=True):
         updates = ops.cast(grad_columns, accumulator) * ops.cast(weight, accumulator)[..., None]
         grad_rows += scatter_add_rows(
             ops.reshape(updates, (-1, width)), ops.reshape(index, (-1,)), num_rows
         )
-    return ops.cast(grad_rows, rows.dtype), grad_weights
+    return columns, grad_rows, grad_weights
+
+
+def _multiply(columns, kernel, groups):
+    """`(P, S, D)` columns times the kernel: `(P, F)`."""
+    taps, width, filters = kernel.shape
+    if groups == 1:
+        columns = ops.reshape(columns, (-1, taps * width))
+        return ops.matmul(columns, ops.reshape(kernel, (-1, filters)))
+    columns = ops.reshape(columns, (-1, taps, groups, width))
+    outputs = ops.einsum("pkgc,kcgf->pgf", columns, _split_filters(kernel, groups))
+    return ops.reshape(outputs, (-1, filters))
+
+
+def _multiply_back(grad, kernel, groups, column_shape):
+    """Gradient of `_multiply` to the columns."""
+    filters = kernel.shape[-1]
+    if groups == 1:
+        columns = ops.matmul(grad, ops.transpose(ops.reshape(kernel, (-1, filters))))
+    else:
+        grad = ops.reshape(grad, (-1, groups, filters // groups))
+        columns = ops.einsum("pgf,kcgf->pkgc", grad, _split_filters(kernel, groups))
+    return ops.reshape(columns, (-1, *column_shape))
+
+
+def _multiply_columns(columns, grad, kernel_shape, groups):
+    """Gradient of `_multiply` to the kernel."""
+    taps, width, filters = kernel_shape
+    if groups == 1:
+        columns = ops.reshape(columns, (-1, taps * width))
+        return ops.reshape(ops.matmul(ops.transpose(columns), grad), kernel_shape)
+    columns = ops.reshape(columns, (-1, taps, groups, width))
+    grad = ops.reshape(grad, (-1, groups, filters // groups))
+    return ops.reshape(ops.einsum("pkgc,pgf->kcgf", columns, grad), kernel_shape)
+
+
+def _split_filters(kernel, groups):
+    taps, width, filters = kernel.shape
+    return ops.reshape(kernel, (taps, width, groups, filters // groups))

@@ -32,6 +32,11 @@ def sparse_sampling(enabled: bool = True):
         _enabled = before
 
 
+def sampling_mode() -> str:
+    """What the current context samples by: "sparse" or "gather"."""
+    return "sparse" if _enabled else "gather"
+
+
 def samples_sparsely(rows) -> bool:
     """Whether `rows` are to be gathered by a sparse product."""
     return (

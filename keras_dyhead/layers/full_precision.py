@@ -1,0 +1,25 @@
+"""Layers that compute in at least float32 under every dtype policy."""
+
+import keras
+
+
+class _FullPrecision:
+    """Keeps the weights from being cast to a lower precision where the caller computes in one.
+
+    Keras casts weights on reading to the dtype of the layer that is running, which matters where
+    they are read outside their own layer.
+    """
+
+    def __init__(self, *args, dtype, **kwargs):
+        super().__init__(*args, dtype=keras.backend.result_type(dtype, "float32"), **kwargs)
+
+    def add_weight(self, *args, **kwargs):
+        return super().add_weight(*args, autocast=False, **kwargs)
+
+
+class FullPrecisionDense(_FullPrecision, keras.layers.Dense):
+    """`keras.layers.Dense` in float32, or in `dtype` where that is wider."""
+
+
+class FullPrecisionConv2D(_FullPrecision, keras.layers.Conv2D):
+    """`keras.layers.Conv2D` in float32, or in `dtype` where that is wider."""

@@ -1,0 +1,44 @@
+"""Running layers of the same structure through one traced function."""
+
+import keras
+
+from keras_dyhead.ops.sparse_sampling import sampling_mode
+
+
+class SharedTrace:
+    """Calls layers that differ in nothing but their weights; TensorFlow traces only the first.
+
+    A tower of blocks traced one by one is a graph of as many copies: Python builds, and TensorFlow
+    optimises and differentiates each. Here the graph holds the block once, as a function of its
+    weights, and calls it. XLA and the converters to ONNX and LiteRT expand the calls.
+
+    Outside `tf.function`, and on other backends, the layers are called as they are.
+
+    Args:
+        layer: The built layer that lends its structure.
+    """
+
+    def __init__(self, layer):
+        self._layer = layer
+        self._functions = {}
+
+    def __call__(self, layer, inputs):
+        """Returns `layer(inputs)`."""
+        if keras.backend.backend() != "tensorflow":
+            return layer(inputs)
+        import tensorflow as tf
+
+        if tf.executing_eagerly():
+            return layer(inputs)
+        mode = sampling_mode()  # is part of what is traced
+        if mode not in self._functions:
+            self._functions[mode] = tf.function(
+                self._call_with, autograph=False, experimental_attributes={"_noinline": True}
+            )
+        weights = [tf.convert_to_tensor(variable.value) for variable in layer.variables]
+        return self._functions[mode](weights, inputs)
+
+    def _call_with(self, weights, inputs):
+        mapping = list(zip(self._layer.variables, weights, strict=True))
+        with keras.StatelessScope(mapping):
+            return self._layer(inputs)

@@ -1,0 +1,125 @@
+"""Working through many positions chunk by chunk, and not before it is time."""
+
+import math
+
+import keras
+from keras import ops
+
+CHUNK_BYTES = {"cpu": 12 * 2**20, "gpu": 512 * 2**20}
+"""Size of the sampled columns that exist at one time. On CPUs a chunk fits in the outer cache and
+its memory is used again for the next one; GPUs need large products."""
+
+
+def num_chunks(positions, column_shape, dtype):
+    """Into how many chunks to split positions that have a column each.
+
+    Args:
+        positions: int or scalar tensor.
+        column_shape: Shape of one column.
+        dtype: dtype of the columns.
+
+    Returns:
+        Number of chunks, at least 1; an int where `positions` is one.
+    """
+    itemsize = 2 if "16" in keras.backend.standardize_dtype(dtype) else 4
+    limit = max(1, CHUNK_BYTES[_device()] // (math.prod(column_shape) * itemsize))
+    if isinstance(positions, int):
+        return max(1, -(-positions // limit))
+    return ops.maximum(1, -(-positions // limit))
+
+
+def scan_chunks(function, carry, arrays, chunks, like):
+    """Calls `carry, outputs = function(carry, chunk_of_arrays)` for one chunk after another.
+
+    Args:
+        function: Callable. Its outputs have the chunk's length.
+        carry: Tuple of tensors, the first carry.
+        arrays: Tensors `(P, ...)` to be split.
+        chunks: Number of chunks, int or scalar tensor.
+        like: For every output the shape behind the first axis, and the dtype.
+
+    Returns:
+        The last carry, and the outputs `(P, ...)`.
+    """
+    if isinstance(chunks, int) and chunks == 1:
+        return function(carry, arrays)
+    positions = ops.shape(arrays[0])[0]
+    length = -(-positions // chunks)
+    stacks = [_split(array, chunks, length) for array in arrays]
+    carry, outputs = _scan(function, carry, stacks, chunks, length, like)
+    outputs = [
+        ops.reshape(output, (chunks * length, *shape))[:positions]
+        for output, (shape, _) in zip(outputs, like, strict=True)
+    ]
+    return carry, outputs
+
+
+def after(event, tensors):
+    """The tensors, for use when `event` has been computed and not earlier.
+
+    A gradient that computes something again instead of storing it needs this: the work would be
+    done, or found to be done already, during the forward pass.
+    """
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        with tf.control_dependencies([event]):
+            return [tf.identity(tensor) for tensor in tensors]
+    if backend == "jax":
+        import jax
+
+        return jax.lax.optimization_barrier((event, list(tensors)))[1]
+    return list(tensors)
+
+
+def _split(array, chunks, length):
+    """`(P, ...)` to `(chunks, length, ...)`, padded with zeros."""
+    padding = chunks * length - ops.shape(array)[0]
+    array = ops.pad(array, [(0, padding)] + [(0, 0)] * (len(array.shape) - 1))
+    return ops.reshape(array, (chunks, length, *array.shape[1:]))
+
+
+def _scan(function, carry, stacks, chunks, length, like):
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        def body(i, carry, outputs):
+            carry, new = function(carry, [stack[i] for stack in stacks])
+            return i + 1, carry, [o.write(i, x) for o, x in zip(outputs, new, strict=True)]
+
+        rows = length if isinstance(length, int) else None
+        outputs = [
+            tf.TensorArray(dtype, chunks, element_shape=(rows, *shape)) for shape, dtype in like
+        ]
+        _, carry, outputs = tf.while_loop(
+            lambda i, *_: i < chunks, body, (0, carry, outputs), parallel_iterations=1
+        )
+        return carry, [output.stack() for output in outputs]
+    if backend == "jax":
+        import jax
+
+        return jax.lax.scan(function, carry, stacks)
+    outputs = []
+    for i in range(int(chunks)):
+        carry, new = function(carry, [stack[i] for stack in stacks])
+        outputs.append(new)
+    return carry, [ops.stack(parts) for parts in zip(*outputs, strict=True)]
+
+
+def _device():
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        return "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    if backend == "jax":
+        import jax
+
+        return "cpu" if jax.default_backend() == "cpu" else "gpu"
+    if backend == "torch":
+        import torch
+
+        return "gpu" if torch.cuda.is_available() else "cpu"
+    return "cpu"
