@@ -72,3 +72,20 @@ def _generate(shapes, blocks, prefix, offset_conv_zeroed=False, factors=()):
                     value = value * number if operation == "mul" else np.full_like(value, number)
             state[key] = value
     return state
+
+
+def published_state(shapes, stem_factor=1.0):
+    """State dict of a whole published model, from the shapes of its tensors by name.
+
+    Counters and index tables are no weights: they are zeros. `stem_factor` is 1/64 for ResNets that
+    get undivided pixels, whose generated offsets would all point out of the image otherwise.
+    """
+    state = {}
+    for key, shape in shapes.items():
+        if key.endswith(("num_batches_tracked", "relative_position_index")):
+            state[key] = np.zeros(shape, "int64")
+            continue
+        state[key] = generated_weight(key, tuple(shape))
+        if key in ("backbone.conv1.weight", "backbone.backbone.bottom_up.stem.conv1.weight"):
+            state[key] *= np.float32(stem_factor)
+    return state

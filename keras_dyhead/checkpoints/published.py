@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dyhead import backbones, detectors
+from keras_dyhead.coco.class_names import COCO_CLASSES
 from keras_dyhead.detectors import AnchorGenerator, DetectionDecoder, MaxIoUAssigner
 
 MICROSOFT = "microsoft"
@@ -58,7 +59,8 @@ class PublishedModel:
         )
         return getattr(detectors, self.detector)(
             backbone,
-            num_classes=80,
+            num_classes=len(COCO_CLASSES),
+            class_names=COCO_CLASSES,
             alignment="published",
             image_shape=image_shape,
             preprocessor=detectors.DetectionPreprocessor(**self.preprocessing),

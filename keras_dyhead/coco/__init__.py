@@ -1,6 +1,7 @@
 """COCO annotations as `tf.data`, and COCO evaluation of any Keras detector."""
 
 from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
+from keras_dyhead.coco.class_names import COCO_CLASSES
 from keras_dyhead.coco.coco_evaluation import CocoEvaluation
 from keras_dyhead.coco.dataset import load_coco
 from keras_dyhead.coco.evaluation import coco_results, evaluate_coco
@@ -8,6 +9,7 @@ from keras_dyhead.coco.metrics import METRIC_NAMES, coco_metrics
 from keras_dyhead.coco.problems import Problem
 
 __all__ = [
+    "COCO_CLASSES",
     "METRIC_NAMES",
     "CocoAnnotations",
     "CocoEvaluation",

@@ -1,6 +1,7 @@
 """What all detectors share: backbone, pyramid and DyHead, and the training and prediction loop."""
 
 import inspect
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -52,6 +53,8 @@ class Detector(keras.Model):
         use_bias: bool. Whether DyHead's deformable convolutions have a bias. Defaults to `True`.
         decoder: Defaults to `DetectionDecoder()`.
         preprocessor: Defaults to a `DetectionPreprocessor` for `image_shape`.
+        class_names: Names of the labels, for those who read detections; saved along. Defaults to
+            `None`.
         dtype: Policy of the layers above the backbone. Defaults to the global policy.
         **kwargs: `name` and `trainable`.
     """
@@ -77,6 +80,7 @@ class Detector(keras.Model):
         use_bias: bool = True,
         decoder: DetectionDecoder | None = None,
         preprocessor: DetectionPreprocessor | None = None,
+        class_names: Sequence[str] | None = None,
         dtype=None,
         **kwargs,
     ):
@@ -121,6 +125,7 @@ class Detector(keras.Model):
         self.use_bias = use_bias
         self.decoder = decoder or DetectionDecoder()
         self.preprocessor = preprocessor or DetectionPreprocessor.for_shape(image_shape, max_level)
+        self.class_names = None if class_names is None else tuple(class_names)
         self.dtype_policy = dtype
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
         self.jit_compile = False  # until `compile` says otherwise; compiling predict takes minutes

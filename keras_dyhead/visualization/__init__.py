@@ -2,5 +2,6 @@
 
 from keras_dyhead.visualization.detections import plot_detections
 from keras_dyhead.visualization.history import plot_history
+from keras_dyhead.visualization.pictures import draw_detections
 
-__all__ = ["plot_detections", "plot_history"]
+__all__ = ["draw_detections", "plot_detections", "plot_history"]

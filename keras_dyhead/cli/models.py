@@ -1,0 +1,290 @@
+"""`keras-dyhead convert`, `evaluate` and `predict`: what one does with a model that exists."""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
+
+_RAISE_OR_SKIP = ("raise", "skip")
+
+Model = Annotated[
+    Path,
+    typer.Option(exists=True, dir_okay=False, help="A .keras file, of `train` or `convert`."),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="Text file with the name of each label, one a line, for models that know none.",
+    ),
+]
+
+
+@app.command()
+def convert(
+    name: Annotated[
+        str, typer.Argument(help="Config name of the published model; `list` shows them all.")
+    ],
+    file: Annotated[
+        Path | None, typer.Argument(help="The downloaded .pth file, or a .safetensors file.")
+    ] = None,
+    out: Annotated[Path | None, typer.Argument(help="The .keras file to write.")] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the .keras file if there is one.")
+    ] = False,
+) -> None:
+    """Turn a published PyTorch checkpoint into a Keras model.
+
+    Reading a .pth file needs PyTorch (pip install 'keras-dyhead[convert]'); the .keras file does
+    not. It holds the weights, the preprocessing and the decoding, and detects what the original
+    does.
+
+    **Examples**
+
+    keras-dyhead convert list
+
+    keras-dyhead convert dyhead_r50_atss_fpn_1x dyhead_r50_atss_fpn_1x.pth atss.keras
+    """
+    console = Console()
+    with _errors(), console.status("starting TensorFlow"), quiet_tensorflow():
+        from keras_dyhead import checkpoints
+    if name == "list":
+        for key, record in checkpoints.PUBLISHED.items():
+            state = "" if record.available else f"  ({record.detector} is not available yet)"
+            console.print(f"{key:<42}{record.ap:>5} AP{state}\n  {record.source}", soft_wrap=True)
+        return
+    if file is None or out is None:
+        raise typer.BadParameter("NAME, FILE and OUT are needed, or `list` alone.")
+    with _errors(), console.status(f"reading {file}"):
+        if out.suffix != ".keras":
+            raise ValueError(f"OUT must end in .keras. Received: {out}")
+        if out.exists() and not overwrite:
+            raise ValueError(f"{out} exists: replace it with --overwrite, or choose another.")
+        model = checkpoints.load_checkpoint(name, file)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        model.save(out)
+    record = (checkpoints.PUBLISHED | checkpoints.COMPOSED)[name]
+    published = "" if record.ap is None else f", published with {record.ap} AP on COCO val2017"
+    console.print(
+        f"{out}: {record.detector}, {model.count_params():,} parameters{published}", soft_wrap=True
+    )
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Image folder.")],
+    annotations: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="JSON file to write the figures to.")] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="JSON file for the detections, in COCO's results format.")
+    ] = None,
+    class_names: ClassNames = None,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
+        ),
+    ] = "raise",
+) -> None:
+    """Measure a model on COCO annotations, each image at the size that the model wants.
+
+    Categories go with the model's classes by their names, or, where neither model nor
+    --class-names say these, by the order of their ids.
+
+    **Examples**
+
+    keras-dyhead evaluate --model atss.keras --images val2017
+    --annotations instances_val2017.json --out metrics.json
+    """
+    console = Console()
+    with _errors():
+        loaded, names = _load(model, class_names, console)
+        from keras_dyhead.coco import CocoAnnotations
+        from keras_dyhead.inference import evaluate_images
+
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
+            opened = CocoAnnotations(annotations, images, class_names=names, on_error=on_error)
+        for problem in opened.problems:
+            console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)
+
+        def progress(sequence):
+            return track(sequence, "detecting", console=console, transient=True)
+
+        figures, detections = evaluate_images(loaded, opened, progress)
+    print_figures(figures, len(opened.images), console)
+    if out is not None:
+        record = {
+            "figures": figures,
+            "images_evaluated": len(opened.images),
+            "class_names": opened.class_names,
+            "model": str(model),
+            "annotations": str(annotations),
+            "problems": [str(problem) for problem in opened.problems],
+        }
+        _write(out, record, console)
+    if results is not None:
+        _write(results, detections, console)
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[Path], typer.Argument(help="JPEG or PNG files, or folders of such files.")
+    ],
+    model: Model,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for detections.json and the pictures; else JSON is printed."),
+    ] = None,
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
+    ] = 0.3,
+    class_names: ClassNames = None,
+    on_error: Annotated[
+        str, typer.Option(metavar="raise|skip", help="Broken images: stop, or leave them out.")
+    ] = "raise",
+) -> None:
+    """Detect objects in images.
+
+    For each image, detections.json lists box (left, top, right, bottom in pixels), label, name and
+    confidence; with --out there is also a picture of each with its boxes. Broken images are named;
+    with --on-error raise nothing is detected then.
+
+    **Examples**
+
+    keras-dyhead predict --model atss.keras street.jpg --out found
+
+    keras-dyhead predict --model atss.keras photos --score-threshold 0.5 --on-error skip
+    """
+    console = Console(stderr=out is None)  # where JSON is printed, nothing else is
+    with _errors():
+        if on_error not in _RAISE_OR_SKIP:
+            raise ValueError(f"`on_error` must be one of {_RAISE_OR_SKIP}. Received: {on_error!r}")
+        loaded, names = _load(model, class_names, console)
+        from keras_dyhead.inference import image_detector, read_rgb
+
+        paths, faults = [], []
+        for path in _image_files(images):
+            try:
+                read_rgb(path)
+                paths.append(path)
+            except ValueError as error:
+                faults.append({"file": str(path), "error": str(error)})
+        if faults and on_error == "raise":
+            raise ValueError(
+                "\n".join(fault["error"] for fault in faults)
+                + "\n(--on-error skip leaves these images out)"
+            )
+        for fault in faults:
+            console.print(f"[yellow]skipped: {escape(fault['error'])}[/]", soft_wrap=True)
+        if not paths:
+            raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+        detect, records = image_detector(loaded), []
+        for path, picture in zip(paths, _picture_names(paths), strict=True):
+            image = read_rgb(path)
+            found = detect(image)
+            records.append(_record(path, image, found, names, score_threshold))
+            if out is not None:
+                from keras_dyhead.visualization import draw_detections
+
+                out.mkdir(parents=True, exist_ok=True)
+                draw_detections(image, found, names, score_threshold).save(out / picture)
+                console.print(
+                    f"{path}: {len(records[-1]['detections'])} detections, {out / picture}",
+                    soft_wrap=True,
+                    highlight=False,
+                    markup=False,
+                )
+    content = {"model": str(model), "images": records, "errors": faults}
+    if out is None:
+        print(json.dumps(content, indent=1))
+    else:
+        _write(out / "detections.json", content, console)
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Input errors are one message and exit code 2."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        print_error(error)
+        raise typer.Exit(2) from None
+
+
+def _load(path: Path, class_names: Path | None, console: Console):
+    """Returns the detector in a file and the names of its classes, where anyone knows them."""
+    with console.status(f"loading {path}"), quiet_tensorflow():
+        import keras
+
+        from keras_dyhead.detectors import Detector
+
+        try:
+            model = keras.saving.load_model(path, compile=False)
+        except Exception as error:  # what a damaged file raises differs from version to version
+            raise ValueError(f"{path} is no model that Keras can load: {error}") from None
+    if not isinstance(model, Detector):
+        raise ValueError(f"{path} holds no keras_dyhead detector, but a {type(model).__name__}.")
+    names = model.class_names
+    if class_names is not None:
+        names = class_names.read_text(encoding="utf-8").splitlines()
+    if names is not None and len(names) != model.num_classes:
+        raise ValueError(f"The model has {model.num_classes} classes. Received: {len(names)} names")
+    return model, None if names is None else list(names)
+
+
+def _image_files(paths: list[Path]) -> list[Path]:
+    from keras_dyhead.inference import SUFFIXES
+
+    files = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files += [f for f in inside if not path.is_dir() or f.suffix.lower() in SUFFIXES]
+    return files
+
+
+def _picture_names(paths: list[Path]) -> list[str]:
+    """One PNG name for each file, numbered where files of different folders are called alike."""
+    names = []
+    for path in paths:
+        name, number = f"{path.stem}.png", 1
+        while name in names:
+            number += 1
+            name = f"{path.stem}_{number}.png"
+        names.append(name)
+    return names
+
+
+def _record(path, image, found, names, score_threshold) -> dict:
+    rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["confidence"], strict=True)
+    return {
+        "file": str(path),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "detections": [
+            {"box": [round(value, 2) for value in box], "label": label}
+            | ({} if names is None else {"name": names[label]})
+            | {"confidence": round(float(score), 5)}
+            for box, label, score in rows
+            if score >= score_threshold
+        ],
+    }
+
+
+def _write(path: Path, content, console: Console) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    console.print(f"written: {path}", soft_wrap=True, highlight=False)
