@@ -21,6 +21,10 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete an earlier training in --out first.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Detector = Annotated[str, typer.Option(metavar="atss|retinanet", help="The detector.")]
+NoDyHead = Annotated[
+    bool, typer.Option("--no-dyhead", help="Leave DyHead out: the baseline to compare with.")
+]
 
 
 @app.command()
@@ -30,23 +34,32 @@ def demo(
     ),
     images: Annotated[int, typer.Option(min=2, help="Images to draw; half are held out.")] = 1600,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training half.")] = 7,
+    detector: Detector = "atss",
+    no_dyhead: NoDyHead = False,
     seed: Seed = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train, evaluate and export a small detector on drawn shapes, in minutes on two cores.
 
-    Draws a COCO-format data set of circles, squares, triangles, stars and crosses, trains a
-    RetinaNet with DyHead on one half, evaluates it on the other with pycocotools, and exports a
-    SavedModel, which a fresh Python process without Keras then runs on image files.
+    Draws a COCO-format data set of circles, squares, triangles, stars and crosses, trains an
+    ATSS detector with DyHead on one half, evaluates it on the other with pycocotools, and exports
+    a SavedModel, which a fresh Python process without Keras then runs on image files.
 
     **Examples**
 
     keras-dyhead demo
 
     keras-dyhead demo --out runs/longer --epochs 12 --seed 1
+
+    keras-dyhead demo --out runs/baseline --detector retinanet --no-dyhead
     """
-    _run(lambda training: training.demo_training(out, images, epochs, seed, resume, overwrite), out)
+
+    def build(training):
+        model = {"detector": detector, "num_blocks": 0 if no_dyhead else 1}
+        return training.demo_training(out, images, epochs, seed, resume, overwrite, **model)
+
+    _run(build, out)
 
 
 @app.command()
@@ -85,7 +98,9 @@ def train(
             "resnet_50_imagenet, which is downloaded, or a preset's folder."
         ),
     ] = "small",
+    detector: Detector = "atss",
     num_blocks: Annotated[int, typer.Option(min=0, help="DyHead blocks; 0 for none.")] = 1,
+    no_dyhead: NoDyHead = False,
     channels: Annotated[int, typer.Option(help="Channels of pyramid and DyHead; 16, 32...")] = 64,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
     eval_every: Annotated[
@@ -105,7 +120,7 @@ def train(
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a RetinaNet with DyHead on your images; evaluate and export it.
+    """Train a detector with DyHead on your images; evaluate and export it.
 
     Saves a checkpoint after every epoch: after an interruption, the same command with --resume
     goes on from there. At the end, --out holds the model (model.keras), a SavedModel that takes
@@ -133,7 +148,8 @@ def train(
             batch_size=batch_size,
             image_size=image_size,
             backbone=backbone,
-            num_blocks=num_blocks,
+            detector=detector,
+            num_blocks=0 if no_dyhead else num_blocks,
             channels=channels,
             learning_rate=learning_rate,
             eval_every=eval_every,
@@ -187,8 +203,9 @@ def _describe(planned: "Training", console: Console) -> None:
     if settings.val_images is None:
         console.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
     console.print(
-        f"{'model':>12}  RetinaNet on {settings.backbone}, {settings.num_blocks} DyHead blocks of "
-        f"{settings.channels} channels, {planned.model.count_params():,} parameters"
+        f"{'model':>12}  {type(planned.model).__name__} on {settings.backbone}, "
+        f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
+        f"{planned.model.count_params():,} parameters"
     )
     console.print(
         f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "

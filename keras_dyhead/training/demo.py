@@ -14,6 +14,8 @@ def demo_training(
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
+    detector: str = "atss",
+    num_blocks: int = 1,
 ) -> Training:
     """Draws the data set of the demonstration into `out/shapes` and sets up its training.
 
@@ -26,6 +28,8 @@ def demo_training(
         seed: Seed of the drawings and of the training. Defaults to `0`.
         resume: See `Training`. Defaults to `False`.
         overwrite: See `Training`. Defaults to `False`.
+        detector: See `TrainingSettings`. Defaults to `"atss"`.
+        num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
 
     Returns:
         The training, ready to `run()`.
@@ -46,6 +50,8 @@ def demo_training(
         epochs=epochs,
         batch_size=8,
         image_size=256,
+        detector=detector,
+        num_blocks=num_blocks,
         max_level=6,
         anchor_octaves=2,
         anchor_ratios=(1.0,),

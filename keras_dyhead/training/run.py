@@ -27,7 +27,7 @@ _FREE_ON_RESUME = (
 
 
 class Training:
-    """Trains a RetinaNet + DyHead through `model.fit`, and can go on after the process died.
+    """Trains a detector with DyHead through `model.fit`, and can go on after the process died.
 
     Everything that can be wrong with the input is found here, before anything is written.
 

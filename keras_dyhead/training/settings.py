@@ -9,7 +9,7 @@ import keras_hub
 import numpy as np
 
 from keras_dyhead.coco import CocoAnnotations
-from keras_dyhead.detectors import AnchorGenerator, DetectionPreprocessor, RetinaNet
+from keras_dyhead.detectors import ATSS, AnchorGenerator, DetectionPreprocessor, Detector, RetinaNet
 
 BACKBONES = {
     "small": {
@@ -36,6 +36,8 @@ BACKBONES = {
 }
 """Arguments of KerasHub's `ResNetBackbone`, by name; built with random weights."""
 
+DETECTORS = ("atss", "retinanet")
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
@@ -52,14 +54,18 @@ class TrainingSettings:
         image_size: Side in pixels of the square that images are fitted into. Defaults to `512`.
         backbone: One of `BACKBONES`, or the name or path of a KerasHub preset with a feature
             pyramid, such as `"resnet_50_imagenet"`. Defaults to `"small"`.
+        detector: `"atss"` or `"retinanet"`. Defaults to `"atss"`.
         num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
         channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `64`.
-        head_convs: Convolutions between DyHead and the predictions. Defaults to `1`.
+        head_convs: Convolutions between DyHead and the predictions. Defaults to `None`: none for
+            ATSS, `1` for RetinaNet.
         max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `7`.
         anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
-            `None`: such that it is about as large as the smallest tenth of the training boxes.
-        anchor_octaves: Anchor sizes per level. Defaults to `3`.
-        anchor_ratios: Heights divided by widths of the anchors. Defaults to `(0.5, 1.0, 2.0)`.
+            `None`: such that it is about as large as the smallest tenth of the training boxes
+            (RetinaNet), or twice that (ATSS).
+        anchor_octaves: RetinaNet's anchor sizes per level; ATSS has one. Defaults to `3`.
+        anchor_ratios: Heights divided by widths of RetinaNet's anchors; those of ATSS are square.
+            Defaults to `(0.5, 1.0, 2.0)`.
         learning_rate: Peak of the schedule: a linear warm-up over the first twentieth of the
             steps, then a cosine down to a fiftieth. Defaults to `1e-3`.
         weight_decay: Of AdamW. Defaults to `1e-4`.
@@ -78,9 +84,10 @@ class TrainingSettings:
     batch_size: int = 4
     image_size: int = 512
     backbone: str = "small"
+    detector: str = "atss"
     num_blocks: int = 1
     channels: int = 64
-    head_convs: int = 1
+    head_convs: int | None = None
     max_level: int = 7
     anchor_scale: float | None = None
     anchor_octaves: int = 3
@@ -106,6 +113,10 @@ class TrainingSettings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise ValueError(f"`{name}` must be positive. Received: {name}={value}")
+        if self.detector not in DETECTORS:
+            raise ValueError(
+                f"`detector` must be one of {DETECTORS}. Received: detector={self.detector!r}"
+            )
         if self.num_blocks < 0 or self.channels < 16 or self.channels % 16:
             raise ValueError(
                 "`num_blocks` must be at least 0 and `channels` a multiple of 16. "
@@ -120,26 +131,31 @@ class TrainingSettings:
         """
         steps_per_epoch = math.ceil(len(annotations.images) / self.batch_size)
         epochs = self.epochs or max(12, math.ceil(600 / steps_per_epoch))
+        head_convs = self.head_convs
+        if head_convs is None:
+            head_convs = {"atss": 0, "retinanet": 1}[self.detector]
         return dataclasses.replace(
             self,
             epochs=epochs,
             eval_every=self.eval_every or max(1, epochs // 5),
-            anchor_scale=self.anchor_scale or _fitting_scale(annotations, self.image_size),
+            head_convs=head_convs,
+            anchor_scale=self.anchor_scale or self._fitting_scale(annotations),
         )
 
-
-def _fitting_scale(annotations: CocoAnnotations, image_size: int) -> float:
-    sides = [np.zeros(0)]
-    for image in annotations.images:
-        width, height = (image.boxes[:, 2:] - image.boxes[:, :2]).T
-        sides.append(np.sqrt(width * height) * image_size / max(image.height, image.width))
-    small = float(np.quantile(np.concatenate(sides), 0.1))
-    return round(min(4.0, max(1.0, small / 8)), 2)
+    def _fitting_scale(self, annotations: CocoAnnotations) -> float:
+        sides = [np.zeros(0)]
+        for image in annotations.images:
+            width, height = (image.boxes[:, 2:] - image.boxes[:, :2]).T
+            sides.append(np.sqrt(width * height) * self.image_size / max(image.height, image.width))
+        small = float(np.quantile(np.concatenate(sides), 0.1))
+        # ATSS draws its positives from the nine nearest anchors: larger ones give it as many.
+        factor = {"atss": 2.0, "retinanet": 1.0}[self.detector]
+        return round(factor * min(4.0, max(1.0, small / 8)), 2)
 
 
 def build_detector(
     settings: TrainingSettings, num_classes: int, steps: int, preprocessor: DetectionPreprocessor
-) -> RetinaNet:
+) -> Detector:
     """Builds and compiles the detector of a training.
 
     Args:
@@ -152,20 +168,25 @@ def build_detector(
         ValueError: If there is no such backbone.
     """
     shape = (settings.image_size, settings.image_size, 3)
-    model = RetinaNet(
-        _build_backbone(settings.backbone, shape),
-        num_classes,
-        num_blocks=settings.num_blocks,
-        channels=settings.channels,
-        image_shape=shape,
-        max_level=settings.max_level,
-        head_convs=settings.head_convs,
-        anchors=AnchorGenerator(
+    arguments = {
+        "backbone": _build_backbone(settings.backbone, shape),
+        "num_classes": num_classes,
+        "num_blocks": settings.num_blocks,
+        "channels": settings.channels,
+        "image_shape": shape,
+        "max_level": settings.max_level,
+        "head_convs": settings.head_convs,
+        "preprocessor": preprocessor,
+    }
+    if settings.detector == "atss":
+        anchors = AnchorGenerator(settings.anchor_scale, octaves=1, ratios=(1.0,), offset=0.5)
+        model = ATSS(**arguments, anchors=anchors)
+    else:
+        anchors = AnchorGenerator(
             settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios
-        ),
-        smooth_l1_beta=0.3,  # plain L1 drowns the classes while all is learned from scratch
-        preprocessor=preprocessor,
-    )
+        )
+        # Plain L1 drowns the classes while all is learned from scratch.
+        model = RetinaNet(**arguments, anchors=anchors, smooth_l1_beta=0.3)
     warmup = max(1, steps // 20)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=settings.learning_rate / 100,
