@@ -107,14 +107,14 @@ class DyHeadNeck(keras.layers.Layer):
         self._call_block = SharedTrace(self.blocks[0]) if self.blocks else None
         self.built = True
 
-    def call(self, inputs):
+    def call(self, inputs, training=False):
         levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
         levels = [
             projection(level) if projection else level
             for projection, level in zip(self.projections, levels, strict=True)
         ]
         for block in self.blocks:
-            levels = self._call_block(block, levels)
+            levels = self._call_block(block, levels, training=bool(training))
         return dict(zip(inputs, levels, strict=True)) if isinstance(inputs, dict) else levels
 
     def compute_output_shape(self, input_shape):

@@ -9,8 +9,9 @@ class SharedTrace:
     """Calls layers that differ in nothing but their weights; TensorFlow traces only the first.
 
     A tower of blocks traced one by one is a graph of as many copies: Python builds, and TensorFlow
-    optimises and differentiates each. Here the graph holds the block once, as a function of its
-    weights, and calls it. XLA and the converters to ONNX and LiteRT expand the calls.
+    optimises and differentiates each. Here the block is traced once, as a function of its weights.
+    In training the graph holds it once, too, and calls it. Otherwise the calls are expanded, which
+    the converters to ONNX and LiteRT need.
 
     Outside `tf.function`, and on other backends, the layers are called as they are.
 
@@ -22,7 +23,7 @@ class SharedTrace:
         self._layer = layer
         self._functions = {}
 
-    def __call__(self, layer, inputs):
+    def __call__(self, layer, inputs, training: bool = False):
         """Returns `layer(inputs)`."""
         if keras.backend.backend() != "tensorflow":
             return layer(inputs)
@@ -30,10 +31,11 @@ class SharedTrace:
 
         if tf.executing_eagerly():
             return layer(inputs)
-        mode = sampling_mode()  # is part of what is traced
+        mode = (sampling_mode(), training)  # all that the trace depends on beside the arguments
         if mode not in self._functions:
+            attributes = {"_noinline": True} if training else None
             self._functions[mode] = tf.function(
-                self._call_with, autograph=False, experimental_attributes={"_noinline": True}
+                self._call_with, autograph=False, experimental_attributes=attributes
             )
         weights = [tf.convert_to_tensor(variable.value) for variable in layer.variables]
         return self._functions[mode](weights, inputs)

@@ -87,16 +87,17 @@ def _scan(function, carry, stacks, chunks, length, like):
 
         def body(i, carry, outputs):
             carry, new = function(carry, [stack[i] for stack in stacks])
-            return i + 1, carry, [o.write(i, x) for o, x in zip(outputs, new, strict=True)]
+            outputs = [
+                tf.tensor_scatter_nd_update(output, [[i]], x[None])  # in place
+                for output, x in zip(outputs, new, strict=True)
+            ]
+            return i + 1, carry, outputs
 
-        rows = length if isinstance(length, int) else None
-        outputs = [
-            tf.TensorArray(dtype, chunks, element_shape=(rows, *shape)) for shape, dtype in like
-        ]
+        outputs = [tf.zeros((chunks, length, *shape), dtype) for shape, dtype in like]
         _, carry, outputs = tf.while_loop(
             lambda i, *_: i < chunks, body, (0, carry, outputs), parallel_iterations=1
         )
-        return carry, [output.stack() for output in outputs]
+        return carry, outputs
     if backend == "jax":
         import jax
 

@@ -17,9 +17,9 @@ def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: in
     Deformable convolution is this operation with the four bilinear corners as `j` and the kernel's
     taps as `s`.
 
-    The columns are `K` times as large as a map. They exist for one chunk of positions at a time
-    (see `chunks.num_chunks`) and are never kept for the gradient: it stores the arguments, waits
-    for the gradient of the outputs, and gathers again.
+    The columns are `K` times as large as a map, and are never kept for the gradient: it stores the
+    arguments, waits for the gradient of the outputs, and gathers again, for one chunk of positions
+    at a time (see `chunks.num_chunks`).
 
     Args:
         rows: Tensor of shape `(R, D)`, float.
@@ -44,8 +44,13 @@ def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: in
             columns = weighted_gather(rows, corners[:num_corners], corners[num_corners:])
             return (), (_multiply(columns, kernel, groups),)
 
+        # The converters to ONNX and LiteRT cannot follow a loop; they never see sparse products.
         _, (outputs,) = scan_chunks(
-            outputs_of_chunk, (), corners, chunks, like=[((filters,), rows.dtype)]
+            outputs_of_chunk,
+            carry=(),
+            arrays=corners,
+            chunks=chunks if samples_sparsely(rows) else 1,
+            like=[((filters,), rows.dtype)],
         )
 
         def gradient(*args, upstream=None):
