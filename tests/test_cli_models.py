@@ -16,7 +16,7 @@ from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.checkpoints import PUBLISHED, PublishedModel, load_checkpoint
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
 from keras_dyhead.cli import app
-from keras_dyhead.coco import CocoAnnotations, evaluate_coco, load_coco
+from keras_dyhead.coco import CocoAnnotations, coco_metrics, coco_results, load_coco
 from keras_dyhead.coco.shapes import SHAPES, draw_shapes
 from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
 from keras_dyhead.inference import evaluate_images, image_detector, read_rgb
@@ -111,9 +111,14 @@ def test_evaluate_measures_what_evaluate_coco_measures(model, folder):
     dataset = load_coco(
         images, annotations, 3, (64, 64), preprocessor=fixed.preprocessor, class_names=SHAPES
     )
-    figures = evaluate_coco(fixed, dataset, verbose=0)
-    assert record["figures"] == pytest.approx(figures, abs=1e-6) and max(figures.values()) > 0
-    assert "AP50" in result.output and len(json.loads((folder / "r.json").read_text())) > 10
+    found, expected = json.loads((folder / "r.json").read_text()), coco_results(fixed, dataset)
+    assert len(found) == len(expected) > 10
+    for one, other in zip(found, expected, strict=True):
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert all(one[key] == other[key] for key in ("image_id", "category_id"))
+    assert record["figures"] == coco_metrics(dataset.annotations.ground_truth(), expected)
+    assert "AP50" in result.output
 
 
 def test_detections_that_are_the_truth_score_one_whatever_the_category_ids(
