@@ -4,7 +4,16 @@ Importing the package registers its layers, backbones and detectors for `keras.s
 """
 
 from keras_dyhead import backbones, detectors, layers, ops
-from keras_dyhead.export import export_saved_model
+from keras_dyhead.export import export_litert, export_onnx, export_saved_model
 from keras_dyhead.version import __version__
 
-__all__ = ["__version__", "backbones", "detectors", "export_saved_model", "layers", "ops"]
+__all__ = [
+    "__version__",
+    "backbones",
+    "detectors",
+    "export_litert",
+    "export_onnx",
+    "export_saved_model",
+    "layers",
+    "ops",
+]

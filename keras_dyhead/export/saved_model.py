@@ -1,13 +1,13 @@
-"""Detectors as SavedModels: pictures in, detections out, no Keras needed to run them."""
+"""Detectors as SavedModels."""
 
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import tensorflow as tf
 
 from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.export.serving import detect, serving_archive, serving_preprocessor
 
 
 def export_saved_model(
@@ -49,35 +49,18 @@ def export_saved_model(
     detect(tf.constant([open("image.jpg", "rb").read()]))["boxes"]
     ```
     """
-    if not isinstance(model, Detector):
-        raise TypeError(f"`model` must be a keras_dyhead detector. Received: {type(model)}")
+    preprocessor = serving_preprocessor(model, image_size)
     if class_names is not None and len(class_names) != model.num_classes:
         raise ValueError(
             f"Expected {model.num_classes} class names. Received: {len(class_names)} names"
         )
-    preprocessor = model.preprocessor
-    if image_size is not None:
-        image_size = tuple(image_size)
-        built_for = model.image_shape[:2]
-        if any(b not in (None, s) for b, s in zip(built_for, image_size, strict=True)):
-            raise ValueError(
-                f"The model is built for images of {built_for}. Received: image_size={image_size}"
-            )
-        config = preprocessor.get_config() | {"image_size": image_size}
-        preprocessor = type(preprocessor).from_config(config)
 
     def preprocess_file(file):
         image = tf.io.decode_image(file, channels=3, expand_animations=False)
         return preprocessor(tf.ensure_shape(image, (None, None, 3))[None])
 
-    def detect(batch):
-        raw = model(batch["images"], training=False)
-        detections = model.decode(raw, batch["image_sizes"])
-        scales = tf.tile(tf.reverse(batch["scales"], axis=[-1]), [1, 2])  # x, y, x, y
-        return detections | {"boxes": detections["boxes"] / scales[:, None]}
-
     def serving_default(images):
-        return detect(preprocessor(images))
+        return detect(model, preprocessor(images))
 
     def serving_bytes(files):
         if preprocessor.image_size is None:
@@ -88,20 +71,21 @@ def export_saved_model(
                 "confidence": tf.TensorSpec((places,)),
                 "num_detections": tf.TensorSpec((), tf.int32),
             }
-            return _map_files(lambda file: detect(preprocess_file(file)), files, one)
+            return _map_files(lambda file: detect(model, preprocess_file(file)), files, one)
         one = {
             "images": tf.TensorSpec((*preprocessor.image_size, 3)),
             "image_sizes": tf.TensorSpec((2,), tf.int32),
             "scales": tf.TensorSpec((2,)),
         }
-        return detect(_map_files(preprocess_file, files, one))
+        return detect(model, _map_files(preprocess_file, files, one))
 
-    archive = keras.export.ExportArchive()
-    archive.track(model)
     images = tf.TensorSpec((None, None, None, 3), tf.float32, name="images")
     files = tf.TensorSpec((None,), tf.string, name="files")
-    archive.add_endpoint("serving_default", serving_default, [images])
-    archive.add_endpoint("serving_bytes", serving_bytes, [files])
+    archive = serving_archive(
+        model,
+        serving_default=(serving_default, [images]),
+        serving_bytes=(serving_bytes, [files]),
+    )
     archive.write_out(os.fspath(path), verbose=False)
     if class_names is not None:
         names = Path(path, "assets.extra", "class_names.txt")

@@ -8,14 +8,9 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
+from export.small_detectors import assert_same, by_hand, pictures, small_retinanet
 
-from keras_dyhead.detectors import (
-    AnchorGenerator,
-    DetectionDecoder,
-    DetectionPreprocessor,
-    RetinaNet,
-)
+from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_saved_model
 
 # Loads a SavedModel and runs it on files, with TensorFlow alone: importing Keras would fail.
@@ -29,58 +24,6 @@ detect = tf.saved_model.load(model).signatures["serving_bytes"]
 out = detect(tf.stack([tf.io.read_file(file) for file in files]))
 print(json.dumps({name: value.numpy().tolist() for name, value in out.items()}))
 """
-
-
-def small_retinanet(num_blocks=0, image_shape=(None, None, 3)):
-    keras.utils.set_random_seed(1)
-    images = x = keras.Input((None, None, 3))
-    maps = {}
-    for level, strides in [("P3", 8), ("P4", 2)]:
-        maps[level] = x = keras.layers.Conv2D(16, 9, strides, "same", activation="relu")(x)
-    return RetinaNet(
-        keras.Model(images, maps),
-        num_classes=3,
-        num_blocks=num_blocks,
-        channels=16,
-        head_convs=0,
-        max_level=5,
-        image_shape=image_shape,
-        anchors=AnchorGenerator(3.0, 1),
-        decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
-        preprocessor=DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32),
-    )
-
-
-def pictures(folder):
-    """A JPEG, a PNG and a grey PNG of different sizes; their paths and pixels as decoded."""
-    rng, paths = np.random.default_rng(0), []
-    for name, size in [("a.jpg", (90, 60)), ("b.png", (40, 100)), ("grey.png", (64, 64))]:
-        image = Image.fromarray(rng.integers(0, 256, (7, 9, 3), "uint8")).resize(size)
-        image = image.convert("L") if name == "grey.png" else image
-        image.save(folder / name)
-        paths.append(str(folder / name))
-    decoded = [tf.io.decode_image(tf.io.read_file(path), channels=3).numpy() for path in paths]
-    return paths, decoded
-
-
-def by_hand(model, image, preprocessor=None):
-    """Preprocess, predict and map one image's boxes back, outside any graph."""
-    batch = (preprocessor or model.preprocessor)(image[None])
-    out = {
-        k: np.array(v)
-        for k, v in model.decode(model(batch["images"]), batch["image_sizes"]).items()
-    }
-    height, width = np.asarray(batch["scales"])[0]
-    out["boxes"] /= [width, height, width, height]
-    return out
-
-
-def assert_same(out, expected):
-    """Compares one image: equal in number, and close as sorted by score."""
-    assert out["num_detections"] == expected["num_detections"][0] == 20
-    np.testing.assert_allclose(out["confidence"], expected["confidence"][0], atol=1e-5)
-    np.testing.assert_array_equal(out["labels"], expected["labels"][0])
-    np.testing.assert_allclose(out["boxes"], expected["boxes"][0], atol=0.01)
 
 
 @pytest.mark.parametrize("image_size", [None, (64, 96)])

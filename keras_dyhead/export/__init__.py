@@ -1,0 +1,7 @@
+"""Detectors as files that run without this package: SavedModel, ONNX, LiteRT."""
+
+from keras_dyhead.export.litert import export_litert
+from keras_dyhead.export.onnx import export_onnx
+from keras_dyhead.export.saved_model import export_saved_model
+
+__all__ = ["export_litert", "export_onnx", "export_saved_model"]

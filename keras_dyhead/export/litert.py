@@ -1,0 +1,83 @@
+"""Detectors as LiteRT (TensorFlow Lite) files."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import tensorflow as tf
+from keras import ops
+
+from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.export.serving import (
+    PortablePreprocessor,
+    check_full_precision,
+    detect,
+    serving_archive,
+    serving_preprocessor,
+)
+from keras_dyhead.ops.sparse_sampling import sparse_sampling
+
+
+class _IntegerPreprocessor(PortablePreprocessor):
+    """Finds sizes in whole numbers, as LiteRT has no float64."""
+
+    def resized_size(self, height, width):
+        """Returns the (height, width) an image takes, for scalar int tensors."""
+        full_height, full_width = self.image_size
+        tall = full_height * width <= full_width * height  # the height is what limits the size
+        new_height = (2 * full_width * height + width) // (2 * width)
+        new_width = (2 * full_height * width + height) // (2 * height)
+        return (
+            ops.maximum(ops.where(tall, full_height, new_height), 1),
+            ops.maximum(ops.where(tall, new_width, full_width), 1),
+        )
+
+
+def export_litert(
+    model: Detector, path: str | os.PathLike, image_size: tuple[int, int] | None = None
+) -> None:
+    """Writes a detector as a LiteRT file that does preprocessing and decoding itself.
+
+    Its signature `serving_default` takes one image at a time, `images` `(1, H, W, 3)`: RGB, float32
+    values 0..255, of any size; it is fitted into `image_size`. Outputs: `boxes` `(1, N, 4)`
+    float32 xyxy in pixels of the given image, `labels` `(1, N)` int32 padded with -1, `confidence`
+    `(1, N)` float32 and `num_detections` `(1,)` int32. The file uses LiteRT's own operations
+    alone, none of TensorFlow's.
+
+    Args:
+        model: A detector of this package, of the float32 policy.
+        path: File to write.
+        image_size: `(height, width)` every image is fitted into. Needed unless the model or its
+            preprocessor fixes it: LiteRT plans the model's memory for one size. Defaults to `None`.
+
+    Raises:
+        TypeError: If `model` is no detector of this package.
+        ValueError: If the size is not fixed, or differs from a size the model is built for, or the
+            model computes in half precision.
+
+    Example:
+    ```python
+    export_litert(model, "detector.tflite", image_size=(320, 320))
+    detect = tf.lite.Interpreter("detector.tflite").get_signature_runner()
+    detect(images=image[None].astype("float32"))["boxes"]
+    ```
+    """
+    preprocessor = serving_preprocessor(model, image_size, _IntegerPreprocessor)
+    check_full_precision(model)
+    if preprocessor.image_size is None:
+        raise ValueError(
+            "LiteRT needs a fixed size to fit images into, such as image_size=(320, 320). "
+            f"Received: image_size={image_size}"
+        )
+
+    def serve(images):
+        batch = preprocessor(images)
+        # Telling that there is one image lets every size in the graph be a constant.
+        fixed = tf.reshape(batch["images"], (1, *preprocessor.image_size, 3))
+        return detect(model, batch | {"images": fixed})
+
+    signature = [tf.TensorSpec((1, None, None, 3), tf.float32, name="images")]
+    with tempfile.TemporaryDirectory() as folder, sparse_sampling(False):
+        archive = serving_archive(model, serving_default=(serve, signature))
+        archive.write_out(folder, verbose=False)
+        Path(path).write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())

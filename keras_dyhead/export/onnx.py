@@ -1,0 +1,128 @@
+"""Detectors as ONNX files."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import tensorflow as tf
+
+from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.export.serving import (
+    PortablePreprocessor,
+    check_full_precision,
+    detect,
+    serving_preprocessor,
+)
+from keras_dyhead.ops.sparse_sampling import sparse_sampling
+
+OPSET = 18
+
+
+def export_onnx(
+    model: Detector, path: str | os.PathLike, image_size: tuple[int, int] | None = None
+) -> None:
+    """Writes a detector as an ONNX file that does preprocessing and decoding itself.
+
+    Input `images`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size. Outputs: `boxes`
+    `(B, N, 4)` float32 xyxy in pixels of the given images, `labels` `(B, N)` int32 padded with -1,
+    `confidence` `(B, N)` float32 and `num_detections` `(B,)` int32. The file uses ONNX's standard
+    operations (opset 18) alone.
+
+    Args:
+        model: A detector of this package, of the float32 policy.
+        path: File to write.
+        image_size: `(height, width)` every image is fitted into, or `None` to follow the model's
+            preprocessor. A fixed size makes a smaller and quicker graph; images may be of any size
+            in both cases. Defaults to `None`.
+
+    Raises:
+        ImportError: If tf2onnx is missing: `pip install keras-dyhead[export]`.
+        TypeError: If `model` is no detector of this package.
+        ValueError: If the model computes in half precision, or `image_size` differs from a size it
+            is built for.
+
+    Example:
+    ```python
+    export_onnx(model, "detector.onnx", image_size=(512, 512))
+    session = onnxruntime.InferenceSession("detector.onnx")
+    outputs = session.run(["boxes", "labels"], {"images": images.astype("float32")})
+    ```
+    """
+    preprocessor = serving_preprocessor(model, image_size, PortablePreprocessor)
+    check_full_precision(model)
+
+    def serve(images):
+        return detect(model, preprocessor(images))
+
+    proto = convert(serve, tf.TensorSpec((None, None, None, 3), tf.float32, name="images"))
+    Path(path).write_bytes(proto.SerializeToString())
+
+
+def convert(function: Callable, signature: tf.TensorSpec):
+    """Converts a function of one tensor, which returns a dict of tensors, to an ONNX model.
+
+    Args:
+        function: Callable, such as a Keras model.
+        signature: What it takes; its name is the name of the ONNX model's input.
+
+    Returns:
+        An `onnx.ModelProto` that has passed ONNX's own checks.
+
+    Raises:
+        ImportError: If onnx or tf2onnx is missing.
+    """
+    try:
+        import onnx
+        import tf2onnx
+    except ImportError as error:
+        raise ImportError(
+            "`export_onnx` needs onnx and tf2onnx: pip install keras-dyhead[export]"
+        ) from error
+    with sparse_sampling(False):
+        proto, _ = tf2onnx.convert.from_function(
+            tf.function(lambda inputs: function(inputs), input_signature=[signature]),
+            [signature],
+            opset=OPSET,
+            custom_op_handlers={"FloorDiv": (_floor_div, []), "FloorMod": (_floor_mod, [])},
+        )
+    onnx.checker.check_model(proto)  # tf2onnx merely logs an operation it does not know
+    return proto
+
+
+def _floor_div(graph, node, name, args):
+    """Divides integers rounding down, where tf2onnx 1.17 rounds towards zero."""
+    dividend, divisor = node.input
+    if _is_floating(graph, dividend):
+        quotient = graph.make_node("Div", [dividend, divisor])
+        _replace(graph, node, "Floor", quotient.output)
+        return
+    remainder = graph.make_node("Mod", [dividend, divisor])
+    multiple = graph.make_node("Sub", [dividend, remainder.output[0]])
+    _replace(graph, node, "Div", [multiple.output[0], divisor])
+
+
+def _floor_mod(graph, node, name, args):
+    """The remainder that belongs to `_floor_div`."""
+    dividend, divisor = node.input
+    if not _is_floating(graph, dividend):
+        _replace(graph, node, "Mod", [dividend, divisor])
+        return
+    quotient = graph.make_node("Div", [dividend, divisor])
+    floor = graph.make_node("Floor", quotient.output)
+    multiple = graph.make_node("Mul", [floor.output[0], divisor])
+    _replace(graph, node, "Sub", [dividend, multiple.output[0]])
+
+
+def _is_floating(graph, tensor):
+    from onnx import TensorProto
+
+    return graph.get_dtype(tensor) in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE)
+
+
+def _replace(graph, node, operation, inputs):
+    """Puts an operation in the place of a node."""
+    outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
+    graph.remove_node(node.name)
+    graph.make_node(
+        operation, list(inputs), name=node.name, outputs=outputs, shapes=shapes, dtypes=dtypes
+    )

@@ -1,0 +1,70 @@
+"""A small detector, pictures of different sizes, and what it detects in them outside any graph."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_dyhead.detectors import (
+    AnchorGenerator,
+    DetectionDecoder,
+    DetectionPreprocessor,
+    RetinaNet,
+)
+
+
+def small_retinanet(num_blocks=0, image_shape=(None, None, 3), backbone=None, **arguments):
+    keras.utils.set_random_seed(1)
+    return RetinaNet(
+        backbone or two_level_backbone(),
+        num_classes=3,
+        num_blocks=num_blocks,
+        channels=16,
+        head_convs=0,
+        max_level=5,
+        image_shape=image_shape,
+        anchors=AnchorGenerator(3.0, 1),
+        decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
+        preprocessor=DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32),
+        **arguments,
+    )
+
+
+def two_level_backbone():
+    images = x = keras.Input((None, None, 3))
+    maps = {}
+    for level, strides in [("P3", 8), ("P4", 2)]:
+        maps[level] = x = keras.layers.Conv2D(16, 9, strides, "same", activation="relu")(x)
+    return keras.Model(images, maps)
+
+
+def pictures(folder):
+    """A JPEG, a PNG and a grey PNG of different sizes; their paths and pixels as decoded."""
+    rng, paths = np.random.default_rng(0), []
+    for name, size in [("a.jpg", (90, 60)), ("b.png", (40, 100)), ("grey.png", (64, 64))]:
+        image = Image.fromarray(rng.integers(0, 256, (7, 9, 3), "uint8")).resize(size)
+        image = image.convert("L") if name == "grey.png" else image
+        image.save(folder / name)
+        paths.append(str(folder / name))
+    decoded = [tf.io.decode_image(tf.io.read_file(path), channels=3).numpy() for path in paths]
+    return paths, decoded
+
+
+def by_hand(model, image, preprocessor=None):
+    """Preprocess, predict and map one image's boxes back, outside any graph."""
+    batch = (preprocessor or model.preprocessor)(image[None])
+    out = {
+        k: np.array(v)
+        for k, v in model.decode(model(batch["images"]), batch["image_sizes"]).items()
+    }
+    height, width = np.asarray(batch["scales"])[0]
+    out["boxes"] /= [width, height, width, height]
+    return out
+
+
+def assert_same(out, expected):
+    """Compares one image: equal in number, and close as sorted by score."""
+    assert out["num_detections"] == expected["num_detections"][0] == 20
+    np.testing.assert_allclose(out["confidence"], expected["confidence"][0], atol=1e-5)
+    np.testing.assert_array_equal(out["labels"], expected["labels"][0])
+    np.testing.assert_allclose(out["boxes"], expected["boxes"][0], atol=0.01)

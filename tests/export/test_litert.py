@@ -1,0 +1,24 @@
+"""LiteRT files under their interpreter against the model itself."""
+
+import pytest
+import tensorflow as tf
+from export.small_detectors import assert_same, by_hand, pictures, small_retinanet
+
+from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.export import export_litert
+
+
+@pytest.mark.parametrize("alignment", ["paper", "published"])
+def test_the_interpreter_detects_the_same_in_images_of_any_size(alignment, tmp_path):
+    model = small_retinanet(num_blocks=1, alignment=alignment)
+    export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))
+    detect = tf.lite.Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
+    for image in pictures(tmp_path)[1]:
+        out = detect(images=image[None].astype("float32"))
+        expected = by_hand(model, image, DetectionPreprocessor((64, 96)))
+        assert_same({key: out[key][0] for key in out}, expected)
+
+
+def test_a_model_of_any_size_needs_one_to_be_given(tmp_path):
+    with pytest.raises(ValueError, match="image_size=None"):
+        export_litert(small_retinanet(), tmp_path / "model.tflite")

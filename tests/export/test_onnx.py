@@ -1,0 +1,72 @@
+"""ONNX files under ONNX Runtime against the model itself."""
+
+import numpy as np
+import onnxruntime
+import pytest
+import tensorflow as tf
+from export.small_detectors import assert_same, by_hand, pictures, small_retinanet
+
+from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
+from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.export.onnx import convert, export_onnx
+
+
+def run(path, images):
+    session = onnxruntime.InferenceSession(path)
+    names = [output.name for output in session.get_outputs()]
+    outputs = session.run(names, {"images": images.astype("float32")})
+    return dict(zip(names, outputs, strict=True))
+
+
+@pytest.mark.parametrize(("image_size", "alignment"), [(None, "paper"), ((64, 96), "published")])
+def test_onnx_runtime_detects_the_same_in_images_of_any_size(image_size, alignment, tmp_path):
+    model = small_retinanet(num_blocks=1, alignment=alignment)
+    path = tmp_path / "model.onnx"
+    export_onnx(model, path, image_size)
+    canvas = DetectionPreprocessor(image_size) if image_size else None
+    for image in pictures(tmp_path)[1]:
+        batch = np.stack([image, image[::-1]])
+        out = run(path, batch)
+        for i in range(2):
+            assert_same({key: out[key][i] for key in out}, by_hand(model, batch[i], canvas))
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        lambda: ResNetBackbone(50, groups=2, width_per_group=4, base_channels=16),
+        lambda: SwinBackbone(8, (1, 2, 2, 1), (1, 1, 2, 2), window_size=3),
+    ],
+    ids=["resnext", "swin"],
+)
+def test_backbones_give_the_same_maps_on_odd_sizes(backbone, tmp_path):
+    backbone = backbone()
+    proto = convert(backbone, tf.TensorSpec((None, None, None, 3), name="images"))
+    (tmp_path / "backbone.onnx").write_bytes(proto.SerializeToString())
+    for size in [(50, 71), (64, 33)]:
+        images = np.random.default_rng(0).standard_normal((1, *size, 3)).astype("float32")
+        out = run(tmp_path / "backbone.onnx", images)
+        for level, expected in backbone(images).items():
+            atol = 1e-4 * np.abs(expected).max()
+            np.testing.assert_allclose(out[level], expected, atol=atol)
+
+
+def test_integers_are_divided_rounding_down(tmp_path):
+    """tf2onnx by itself rounds towards zero, and gives remainders to match."""
+
+    def divide(numbers):
+        whole = tf.cast(numbers, "int32")
+        return {"div": whole // 4, "mod": whole % 4, "float_div": numbers // 4}
+
+    proto = convert(divide, tf.TensorSpec((None,), name="images"))
+    (tmp_path / "divide.onnx").write_bytes(proto.SerializeToString())
+    numbers = np.arange(-9, 10)
+    out = run(tmp_path / "divide.onnx", numbers)
+    np.testing.assert_array_equal(out["div"], numbers // 4)
+    np.testing.assert_array_equal(out["mod"], numbers % 4)
+    np.testing.assert_array_equal(out["float_div"], numbers // 4)
+
+
+def test_half_precision_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="bfloat16"):
+        export_onnx(small_retinanet(dtype="mixed_bfloat16"), tmp_path / "model.onnx")
