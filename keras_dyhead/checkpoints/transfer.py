@@ -119,7 +119,7 @@ def copy_tensors(
         more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         listing = "\n  ".join([*problems[:_SHOWN], *more])
         raise ValueError(
-            f"The {what} does not fit the model, nothing was loaded ({len(problems)} problems):"
+            f"The {what} does not fit the model, nothing was loaded. Problems: {len(problems)}"
             f"\n  {listing}"
         )
     for name, (part, path) in sources.items():
