@@ -1,4 +1,4 @@
-"""Checkpoint files of every kind are read alike; damaged and dangerous ones are refused by name."""
+"""PyTorch files of every kind are read alike; damaged and dangerous ones are refused by name."""
 
 import collections
 import io
@@ -48,26 +48,11 @@ def test_pytorch_files_are_read_whatever_their_wrapping_and_age(tmp_path, wrap, 
     assert_arrays(read_state_dict(path))
 
 
-def test_safetensors_files_are_read_tensor_by_tensor(tmp_path):
-    numpy_files = pytest.importorskip("safetensors.numpy")
-    path = tmp_path / "x.safetensors"
-    numpy_files.save_file({k: np.asarray(v) for k, v in ARRAYS.items()}, path)
-    state = read_state_dict(path)
-    assert_arrays({name: state[name] for name in ARRAYS})
-    assert set(state) == set(ARRAYS) and "b" not in state
-    with pytest.raises(KeyError):
-        state["b"]
-
-
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
 def test_floats_of_other_precision_become_float32(tmp_path, dtype):
     torch.save({"w": torch.ones(3, dtype=getattr(torch, dtype)) * 1.5}, tmp_path / "x.pth")
     array = read_state_dict(tmp_path / "x.pth")["w"]
     assert array.dtype == "float32" and array.tolist() == [1.5] * 3
-
-
-def test_a_mapping_is_returned_as_it_is():
-    assert read_state_dict(ARRAYS) is ARRAYS
 
 
 def test_training_records_of_mmengine_are_passed_over(tmp_path):
@@ -151,10 +136,6 @@ def test_nothing_that_may_be_named_in_a_file_is_what_it_names():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "x.pth is empty"),
-        (b"<!DOCTYPE html>\n<html>404</html>", "x.pth is a web page.*the download went wrong"),
-        (b"\n<html><body>", "x.pth is a web page"),
-        (b"PK\x03\x04" + bytes(300), "x.pth is cut off"),
         (b"no checkpoint at all", "x.pth is (no|damaged or no) PyTorch checkpoint"),
         (bytes(1000), "x.pth is (no|damaged or no) PyTorch checkpoint"),
     ],
@@ -189,34 +170,11 @@ def test_flipped_bytes_in_the_file_are_refused_or_change_values_only(tmp_path):
             assert "x.pth" in str(error)
 
 
-@pytest.mark.parametrize("content", [b"", bytes(64), b"\xff" * 64])
-def test_a_damaged_safetensors_file_is_named(tmp_path, content):
-    pytest.importorskip("safetensors")
-    (tmp_path / "x.safetensors").write_bytes(content)
-    with pytest.raises(ValueError, match=r"x\.safetensors"):
-        read_state_dict(tmp_path / "x.safetensors")
-
-
 @pytest.mark.parametrize("content", [{}, {"meta": {"a": 1}}, {"state_dict": {}}, [1, 2]])
 def test_a_file_without_tensors_is_refused(tmp_path, content):
     torch.save(content, tmp_path / "x.pth")
     with pytest.raises(ValueError, match=r"x\.pth holds no"):
         read_state_dict(tmp_path / "x.pth")
-
-
-def test_a_missing_file_and_a_wrong_argument_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="no file .*x.pth"):
-        read_state_dict(tmp_path / "x.pth")
-    with pytest.raises(TypeError, match="a path, or a mapping"):
-        read_state_dict(3)
-
-
-@pytest.mark.parametrize(("suffix", "package"), [("pth", "torch"), ("safetensors", "safetensors")])
-def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch, suffix, package):
-    (tmp_path / f"x.{suffix}").write_bytes(bytes(64))
-    monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(ImportError, match=r"pip install 'keras-dyhead\[convert\]'"):
-        read_state_dict(tmp_path / f"x.{suffix}")
 
 
 def test_a_pytorch_whose_safe_loading_is_not_safe_is_refused(tmp_path, monkeypatch):

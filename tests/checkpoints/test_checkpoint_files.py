@@ -1,0 +1,68 @@
+"""Checkpoints that need no PyTorch: safetensors, mappings, and files that are none."""
+
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from keras_dyhead.checkpoints import read_state_dict
+
+ARRAYS = {
+    "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4),
+    "a.scale": np.float32(1.5),
+    "a.num_batches_tracked": np.int64(7),
+}
+
+
+def test_safetensors_files_are_read_tensor_by_tensor(tmp_path):
+    path = tmp_path / "x.safetensors"
+    save_file({k: np.asarray(v) for k, v in ARRAYS.items()}, path)
+    state = read_state_dict(path)
+    assert set(state) == set(ARRAYS) and len(state) == 3 and "b" not in state
+    for name, array in ARRAYS.items():
+        assert state[name].dtype == array.dtype and state[name].shape == array.shape
+        np.testing.assert_array_equal(state[name], array)
+    with pytest.raises(KeyError):
+        state["b"]
+
+
+def test_a_mapping_is_returned_as_it_is():
+    assert read_state_dict(ARRAYS) is ARRAYS
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "x.pth is empty"),
+        (b"<!DOCTYPE html>\n<html>404</html>", "x.pth is a web page.*the download went wrong"),
+        (b"\n<html><body>", "x.pth is a web page"),
+        (b"PK\x03\x04" + bytes(300), "x.pth is cut off"),
+    ],
+)
+def test_a_failed_download_is_named(tmp_path, content, message):
+    (tmp_path / "x.pth").write_bytes(content)
+    with pytest.raises(ValueError, match=f"(?s){message}"):
+        read_state_dict(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize("content", [b"", bytes(64), b"\xff" * 64])
+def test_a_damaged_safetensors_file_is_named(tmp_path, content):
+    (tmp_path / "x.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=r"x\.safetensors"):
+        read_state_dict(tmp_path / "x.safetensors")
+
+
+def test_a_missing_file_and_a_wrong_argument_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="no file .*x.pth"):
+        read_state_dict(tmp_path / "x.pth")
+    with pytest.raises(TypeError, match="a path, or a mapping"):
+        read_state_dict(3)
+
+
+@pytest.mark.parametrize(("suffix", "package"), [("pth", "torch"), ("safetensors", "safetensors")])
+def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch, suffix, package):
+    (tmp_path / f"x.{suffix}").write_bytes(bytes(64))
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(ImportError, match=r"pip install 'keras-dyhead\[convert\]'"):
+        read_state_dict(tmp_path / f"x.{suffix}")
