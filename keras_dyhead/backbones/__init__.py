@@ -30,12 +30,14 @@ mmdet's tensors need the permutation given by `PatchMerging`.
 """
 
 from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
+from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 from keras_dyhead.backbones.resnet import ResNetBackbone
 from keras_dyhead.backbones.swin import SwinBackbone
 from keras_dyhead.backbones.swin_layers import PatchEmbedding, PatchMerging, SwinBlock
 
 __all__ = [
     "FrozenBatchNormalization",
+    "GroupedConv2D",
     "PatchEmbedding",
     "PatchMerging",
     "ResNetBackbone",

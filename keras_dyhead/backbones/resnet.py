@@ -4,6 +4,7 @@ import keras
 from keras import layers
 
 from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
+from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 
 STAGE_BLOCKS = {
     18: (2, 2, 2, 2),
@@ -179,7 +180,8 @@ class _Layers:
         padding = "same" if strides == 1 else "valid"
         if padding == "valid" and size > 1:
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad", dtype=self.dtype)(x)
-        return layers.Conv2D(
+        conv = GroupedConv2D if groups > 1 else layers.Conv2D
+        return conv(
             filters,
             size,
             strides,

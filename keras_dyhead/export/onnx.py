@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.detector import Detector
@@ -83,10 +84,21 @@ def convert(function: Callable, signature: tf.TensorSpec):
             tf.function(lambda inputs: function(inputs), input_signature=[signature]),
             [signature],
             opset=OPSET,
-            custom_op_handlers={"FloorDiv": (_floor_div, []), "FloorMod": (_floor_mod, [])},
+            custom_op_handlers={
+                "Erfc": (_erfc, []),
+                "FloorDiv": (_floor_div, []),
+                "FloorMod": (_floor_mod, []),
+            },
         )
     onnx.checker.check_model(proto)  # tf2onnx merely logs an operation it does not know
     return proto
+
+
+def _erfc(graph, node, name, args):
+    """The complement of the error function, part of GELU, which tf2onnx 1.17 lacks."""
+    erf = graph.make_node("Erf", node.input)
+    one = graph.make_const(f"{name}_one", np.ones((), "float32"))
+    _replace(graph, node, "Sub", [one.output[0], erf.output[0]])
 
 
 def _floor_div(graph, node, name, args):

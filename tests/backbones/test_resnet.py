@@ -3,8 +3,9 @@
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from keras_dyhead.backbones import FrozenBatchNormalization, ResNetBackbone
+from keras_dyhead.backbones import FrozenBatchNormalization, GroupedConv2D, ResNetBackbone
 
 
 def tiny(depth=18, **arguments):
@@ -70,9 +71,28 @@ def test_a_group_sees_its_own_channels_alone():
                 rows = slice(group * inputs, (group + 1) * inputs)
                 kernel[:, :, rows, columns] = np.asarray(weight)[..., columns]
             wide.assign(kernel)
-    expected = dense(image())
-    for level, m in grouped(image()).items():
+    expected, found = dense(image()), grouped(image())
+    for level, m in found.items():
         np.testing.assert_allclose(m, expected[level], atol=1e-5 * np.abs(expected[level]).max())
+
+
+def test_gradients_of_a_grouped_convolution_are_those_of_its_groups():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((2, 9, 7, 6)), rng.standard_normal((3, 3, 2, 9))
+    layer = GroupedConv2D(9, 3, 2, groups=3, use_bias=False)
+    layer.build(x.shape)
+    layer.kernel.assign(kernel)
+    with tf.GradientTape(persistent=True) as tape:
+        x, kernel = tf.constant(x, "float32"), tf.constant(kernel, "float32")
+        tape.watch([x, kernel])
+        groups = zip(tf.split(x, 3, -1), tf.split(kernel, 3, -1), strict=True)
+        expected = tf.concat([tf.nn.conv2d(a, b, 2, "VALID") for a, b in groups], -1)
+        out = layer(x)
+        losses = [tf.reduce_sum(tf.square(y)) for y in (out, expected)]
+    np.testing.assert_allclose(out, expected, atol=1e-4)
+    for ours, theirs in [(layer.kernel.value, kernel), (x, x)]:
+        gradient, expected = tape.gradient(losses[0], ours), tape.gradient(losses[1], theirs)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(("style", "strided"), [("pytorch", "conv2"), ("caffe", "conv1")])
