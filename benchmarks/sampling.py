@@ -128,7 +128,7 @@ def keras_op(args):
     from keras_dyhead.ops import deform_conv2d
 
     tensors = [tf.constant(a) for a in op_arrays(args)]
-    return tensorflow_functions(lambda: [deform_conv2d(*tensors)], tensors)
+    return tensorflow_functions(lambda training: [deform_conv2d(*tensors)], tensors)
 
 
 def keras_tower(args, alignment="published"):
@@ -143,20 +143,22 @@ def keras_tower(args, alignment="published"):
     neck.build([x.shape for x in pyramid])
     load_tower(neck, tower_state(args))
     variables = [v.value for v in neck.trainable_variables]
-    return tensorflow_functions(lambda: neck(pyramid), [*pyramid, *variables])
+    return tensorflow_functions(
+        lambda training: neck(pyramid, training=training), [*pyramid, *variables]
+    )
 
 
 def tensorflow_functions(function, sources):
     """Compiled forward and training step (loss and all gradients)."""
     import tensorflow as tf
 
-    forward = tf.function(function)
+    forward = tf.function(lambda: function(training=False))
 
     @tf.function
     def step():
         with tf.GradientTape() as tape:
             tape.watch([s for s in sources if not isinstance(s, tf.Variable)])
-            loss = tf.add_n([tf.reduce_sum(x * x) for x in function()])
+            loss = tf.add_n([tf.reduce_sum(x * x) for x in function(training=True)])
         return tape.gradient(loss, sources)
 
     return (
@@ -173,7 +175,7 @@ def gemm_op(args):
     x, _, _, kernel = op_arrays(args)
     columns = tf.constant(np.tile(x.reshape(-1, CHANNELS), 9))
     kernel = tf.constant(kernel.reshape(-1, CHANNELS))
-    return tensorflow_functions(lambda: [columns @ kernel], [columns, kernel])
+    return tensorflow_functions(lambda training: [columns @ kernel], [columns, kernel])
 
 
 def torch_op(args):

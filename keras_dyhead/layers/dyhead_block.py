@@ -114,7 +114,8 @@ class DyHeadBlock(keras.layers.Layer):
             share = share * self.scale_attention.gates(mean)
 
         def add_maps(values):
-            return ops.stack([sum(values[:, i] for i in maps) for maps in branches], axis=1)
+            values = ops.unstack(values, axis=1)
+            return ops.stack([sum(values[i] for i in maps) for maps in branches], axis=1)
 
         mean, shift = add_maps(mean * share), add_maps(shift * share)
         if not self.task_attention:

@@ -6,7 +6,7 @@ from keras import ops
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
-from keras_dyhead.ops.resize import resize_align_corners
+from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import split_rows
 
 _TAPS = 9
@@ -178,9 +178,10 @@ class SpatialAwareAttention(keras.layers.Layer):
             ops.mean(ops.square(ops.cast(values, m.dtype) - m[:, None, None]), axis=(1, 2))
             for values, m in zip(maps, means, strict=True)
         ]
-        fitted = [
-            mean if now is before else global_mean(now)
-            for mean, now, before in zip(means, self.fit_to_levels(maps), maps, strict=True)
+        first_high = 2 * ((len(maps) + 2) // 3) - 1 if self.alignment == "published" else len(maps)
+        fitted = means[:first_high] + [
+            mean_after_resize(ops.cast(values, mean.dtype), ops.shape(level)[1:3])
+            for values, level, mean in zip(maps[first_high:], maps, means, strict=False)
         ]
         return tuple(ops.stack(values, axis=1) for values in (means, variances, fitted))
 
@@ -243,12 +244,12 @@ class SpatialAwareAttention(keras.layers.Layer):
             sampling_grid(size, ops.shape(source)[1:3], strides=(strides, strides), start=start)
             for source, size, start in zip(sources, sizes, rows.starts[first:], strict=False)
         ]
-        field = ops.concatenate(fields, axis=1)
+        offsets, mask_logits = ops.split(ops.concatenate(fields, axis=1), [2 * _TAPS], axis=-1)
         outputs = deform_conv_rows(
             rows.values,
             concatenate_grids(grids),
-            field[..., : 2 * _TAPS],
-            ops.sigmoid(field[..., 2 * _TAPS :]),
+            offsets,
+            ops.sigmoid(mask_logits),
             self.kernels[branch],
         )
         parts = split_rows(outputs, [height * width for height, width in sizes])
@@ -311,7 +312,8 @@ def by_level(items):
 
 def per_map(coefficients):
     """Splits `(B, maps, C)` into one `(B, 1, 1, C)` per map."""
-    return ops.unstack(coefficients[:, :, None, None], axis=1)
+    coefficients = ops.expand_dims(coefficients, (2, 3))
+    return ops.unstack(coefficients, axis=1)
 
 
 def global_mean(inputs):

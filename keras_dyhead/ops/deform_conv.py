@@ -141,8 +141,9 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
     offsets = _taps_first(offsets, (batch, positions, offset_groups, num_taps, 2))
     if mask is not None:
         mask = ops.cast(mask, offsets.dtype)
-        mask = _taps_first(mask, (batch, positions, offset_groups, num_taps, 1))[..., 0]
-    indices, weights = _bilinear_corners(grid, offsets[..., 0], offsets[..., 1], mask)
+        mask = _taps_first(mask, (batch, positions, offset_groups, num_taps, 1))
+        mask = ops.squeeze(mask, axis=-1)
+    indices, weights = _bilinear_corners(grid, *ops.unstack(offsets, axis=-1), mask)
 
     # Every (image, pixel, offset group) is a row of its own, gathered by one flat index.
     image = ops.reshape(ops.arange(batch, dtype="int32"), (batch, 1, 1, 1)) * num_rows
@@ -256,23 +257,28 @@ def _taps_first(tensor, shape):
 def _bilinear_corners(grid, offset_y, offset_x, mask):
     """Row numbers and weights of the four pixels around each tap: two lists of `(B, P, K, G)`."""
     y, x, taps_y, taps_x, height, width, start = (
-        ops.convert_to_tensor(field)[..., None] for field in grid
+        ops.expand_dims(ops.convert_to_tensor(field), -1) for field in grid
     )
-    dtype = offset_y.dtype
-    (top, bottom), weights_y = _linear_neighbours(
-        ops.cast(y + taps_y, dtype) + offset_y, ops.cast(height, dtype)
-    )
-    (left, right), weights_x = _linear_neighbours(
-        ops.cast(x + taps_x, dtype) + offset_x, ops.cast(width, dtype)
-    )
-    indices = [
-        row + column
-        for row in (start + top * width, start + bottom * width)
-        for column in (left, right)
-    ]
-    if mask is not None:
-        weights_y = [weight * mask for weight in weights_y]
-    return indices, [wy * wx for wy in weights_y for wx in weights_x]
+
+    def neighbours(offset_y, offset_x):
+        dtype = offset_y.dtype
+        return (
+            _linear_neighbours(ops.cast(y + taps_y, dtype) + offset_y, ops.cast(height, dtype)),
+            _linear_neighbours(ops.cast(x + taps_x, dtype) + offset_x, ops.cast(width, dtype)),
+        )
+
+    def weigh(offset_y, offset_x, *mask):
+        (_, weights_y), (_, weights_x) = neighbours(offset_y, offset_x)
+        for factor in mask:
+            weights_y = [weight * factor for weight in weights_y]
+        return [wy * wx for wy in weights_y for wx in weights_x]
+
+    ((top, bottom), _), ((left, right), _) = neighbours(offset_y, offset_x)
+    rows = (start + top * width, start + bottom * width)
+    indices = [row + column for row in rows for column in (left, right)]
+    # A dozen intermediate results per tap would be kept for the gradient: it finds them again.
+    fields = (offset_y, offset_x) if mask is None else (offset_y, offset_x, mask)
+    return indices, keras.remat(weigh)(*fields)
 
 
 def _linear_neighbours(position, size):

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
-from keras_dyhead.ops.rows import scatter_add_rows, take_rows
+from keras_dyhead.ops.rows import scatter_add_rows, take_rows, transposed_matmul
 from keras_dyhead.ops.sparse_sampling import samples_sparsely, sparse_matmul, sparse_weights
 
 
@@ -156,7 +156,7 @@ def _multiply_columns(columns, grad, kernel_shape, groups):
     taps, width, filters = kernel_shape
     if groups == 1:
         columns = ops.reshape(columns, (-1, taps * width))
-        return ops.reshape(ops.matmul(ops.transpose(columns), grad), kernel_shape)
+        return ops.reshape(transposed_matmul(columns, grad), kernel_shape)
     columns = ops.reshape(columns, (-1, taps, groups, width))
     grad = ops.reshape(grad, (-1, groups, filters // groups))
     return ops.reshape(ops.einsum("pkgc,pgf->kcgf", columns, grad), kernel_shape)

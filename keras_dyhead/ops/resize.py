@@ -23,11 +23,25 @@ def resize_align_corners(inputs, size):
     >>> keras.ops.squeeze(resize_align_corners(x, (3, 3)))
     [[0. , 0.5, 1. ], [1. , 1.5, 2. ], [2. , 2.5, 3. ]]
     """
-    _, height, width, _ = ops.shape(inputs)
+    _, height, width, channels = ops.shape(inputs)
     rows = ops.cast(_interpolation_matrix(height, size[0]), inputs.dtype)
     columns = ops.cast(_interpolation_matrix(width, size[1]), inputs.dtype)
-    outputs = ops.einsum("ih,bhwc->biwc", rows, inputs)
-    return ops.einsum("jw,biwc->bijc", columns, outputs)
+    outputs = ops.matmul(rows, ops.reshape(inputs, (-1, height, width * channels)))
+    return ops.matmul(columns, ops.reshape(outputs, (-1, size[0], width, channels)))
+
+
+def mean_after_resize(inputs, size):
+    """Means over the pixels that the maps have after `resize_align_corners`: `(B, C)`.
+
+    Args:
+        inputs: Tensor of shape `(B, H, W, C)`, float.
+        size: As in `resize_align_corners`.
+    """
+    _, height, width, channels = ops.shape(inputs)
+    rows = ops.mean(_interpolation_matrix(height, size[0]), axis=0)
+    columns = ops.mean(_interpolation_matrix(width, size[1]), axis=0)
+    weights = ops.cast(ops.reshape(rows[:, None] * columns, (1, height * width)), inputs.dtype)
+    return ops.matmul(weights, ops.reshape(inputs, (-1, height * width, channels)))[:, 0]
 
 
 def _interpolation_matrix(size, new_size):

@@ -22,6 +22,15 @@ def scatter_add_rows(updates, index, num_rows):
     return ops.segment_sum(updates, index, num_segments=num_rows)
 
 
+def transposed_matmul(a, b):
+    """`a.T @ b`, without a copy of `a` on TensorFlow."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.matmul(a, b, transpose_a=True)
+    return ops.matmul(ops.transpose(a), b)
+
+
 def split_rows(tensor, sizes):
     """Splits axis 1 into parts of the given sizes (ints or scalar tensors)."""
     if keras.backend.backend() == "tensorflow":

@@ -50,14 +50,14 @@ def sparse_weights(indices, weights, rows):
     """The matrix that `weighted_gather` multiplies `rows` with: `(P * S, R)`, compressed rows."""
     import tensorflow as tf
 
-    columns = tf.stack([tf.reshape(index, (-1,)) for index in indices], axis=1)
-    values = tf.stack([tf.reshape(weight, (-1,)) for weight in weights], axis=1)
-    shape = tf.stack([tf.shape(columns)[0], tf.shape(rows)[0]])
-    lines = tf.repeat(tf.range(shape[0]), len(indices))
+    columns, values = tf.stack(indices, axis=-1), tf.stack(weights, axis=-1)
+    num_lines = tf.size(indices[0])
+    lines = tf.reshape(tf.range(num_lines), tf.shape(indices[0]))
+    lines = tf.broadcast_to(lines[..., None], tf.shape(columns))
     return tf.raw_ops.SparseTensorToCSRSparseMatrix(
-        indices=tf.cast(tf.stack([lines, tf.reshape(columns, (-1,))], axis=1), "int64"),
+        indices=tf.cast(tf.reshape(tf.stack([lines, columns], axis=-1), (-1, 2)), "int64"),
         values=tf.cast(tf.reshape(values, (-1,)), rows.dtype),
-        dense_shape=tf.cast(shape, "int64"),
+        dense_shape=tf.cast(tf.stack([num_lines, tf.shape(rows)[0]]), "int64"),
     )
 
 
