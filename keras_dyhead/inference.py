@@ -11,6 +11,7 @@ from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.image_files import read_image
 from keras_dyhead.coco.metrics import coco_metrics
 from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.export import serving
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 
@@ -39,17 +40,13 @@ def image_detector(model: Detector) -> Callable[[np.ndarray], dict[str, np.ndarr
 
     @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)])
     def run(image):
-        batch = model.preprocessor(image[None])
-        raw = model(batch["images"], training=False)
-        return model.decode(raw, batch["image_sizes"]), batch["scales"]
+        return serving.detect(model, model.preprocessor(image[None]))
 
     def detect(image):
-        found, scales = run(image)
-        count = int(found["num_detections"][0])
-        found = {key: found[key][0, :count].numpy() for key in ("boxes", "labels", "confidence")}
-        height, width = image.shape[:2]
-        boxes = found["boxes"] / np.tile(scales[0].numpy()[::-1], 2)
-        return found | {"boxes": np.clip(boxes, 0, [width, height] * 2).astype("float32")}
+        found = {key: value[0].numpy() for key, value in run(image).items()}
+        count, (height, width) = found.pop("num_detections"), image.shape[:2]
+        found = {key: value[:count] for key, value in found.items()}
+        return found | {"boxes": np.clip(found["boxes"], 0, [width, height] * 2, dtype="float32")}
 
     return detect
 

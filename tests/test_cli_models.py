@@ -44,6 +44,7 @@ def model():
         ResNetBackbone(18, base_channels=8),
         num_classes=len(SHAPES),
         num_blocks=1,
+        max_level=5,
         channels=16,
         preprocessor=DetectionPreprocessor(min_side=64, max_side=96, pad_multiple=32),
         decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
@@ -194,11 +195,10 @@ def test_predict_writes_detections_and_pictures(model, folder, tmp_path):
         assert drawn.shape == image.shape and (drawn != image).any()
 
 
-def test_predict_prints_nothing_but_json_without_a_folder(folder):
-    command = [sys.executable, "-m", "keras_dyhead.cli", "predict", folder / "photos" / "grey.png"]
-    command += ["--model", folder / "model.keras", "--score-threshold", "0"]
-    output = subprocess.run([str(x) for x in command], capture_output=True, text=True, check=True)
-    (record,) = json.loads(output.stdout)["images"]
+def test_predict_prints_nothing_but_json_without_a_folder(folder, capsys):
+    command = ["predict", folder / "photos" / "grey.png", "--model", folder / "model.keras"]
+    app([str(x) for x in command] + ["--score-threshold", "0"], standalone_mode=False)
+    (record,) = json.loads(capsys.readouterr().out)["images"]
     assert record["file"].endswith("grey.png") and len(record["detections"]) > 1
 
 
