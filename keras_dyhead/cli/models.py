@@ -1,4 +1,4 @@
-"""`keras-dyhead convert`, `evaluate` and `predict`: what one does with a model that exists."""
+"""`convert`, `evaluate`, `predict` and `export`: what one does with a model that exists."""
 
 import contextlib
 import json
@@ -213,6 +213,56 @@ def predict(
         print(json.dumps(content, indent=1))
     else:
         _write(out / "detections.json", content, console)
+
+
+@app.command()
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="A .keras file, of `train` or `convert`."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File to write; a folder for saved_model. Must not exist yet.")
+    ],
+    format: Annotated[
+        str, typer.Option(metavar="saved_model|onnx|litert", help="What is to run the model.")
+    ] = "saved_model",
+    image_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH",
+            help="Size that images are fitted into, for models that leave it open; litert needs "
+            "one.",
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a file that runs without Keras and this package.
+
+    Preprocessing and decoding are inside: the file takes RGB images of any size, and returns boxes
+    in their pixels. onnx needs tf2onnx (pip install 'keras-dyhead[export]').
+
+    **Examples**
+
+    keras-dyhead export atss.keras --out saved_model
+
+    keras-dyhead export atss.keras --format onnx --out atss.onnx
+
+    keras-dyhead export atss.keras --format litert --image-size 320 320 --out atss.tflite
+    """
+    console = Console()
+    with _errors():
+        formats = ("saved_model", "onnx", "litert")
+        if format not in formats:
+            raise ValueError(f"`format` must be one of {formats}. Received: {format!r}")
+        if out.exists():
+            raise ValueError(f"{out} exists: choose another name, or delete it.")
+        loaded, _ = _load(model, None, console)
+        from keras_dyhead import export as exporters
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with console.status(f"converting to {format}, which takes minutes for large models"):
+            getattr(exporters, f"export_{format}")(loaded, out, image_size)
+    console.print(f"written: {out}", soft_wrap=True, highlight=False)
 
 
 @contextlib.contextmanager

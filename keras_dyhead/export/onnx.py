@@ -1,5 +1,6 @@
 """Detectors as ONNX files."""
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -27,7 +28,8 @@ def export_onnx(
     Input `images`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size. Outputs: `boxes`
     `(B, N, 4)` float32 xyxy in pixels of the given images, `labels` `(B, N)` int32 padded with -1,
     `confidence` `(B, N)` float32 and `num_detections` `(B,)` int32. The file uses ONNX's standard
-    operations (opset 18) alone.
+    operations (opset 18) alone. The names of the classes, if the model has any, are a JSON list in
+    its metadata, as `class_names`.
 
     Args:
         model: A detector of this package, of the float32 policy.
@@ -56,6 +58,9 @@ def export_onnx(
         return detect(model, preprocessor(images))
 
     proto = convert(serve, tf.TensorSpec((None, None, None, 3), tf.float32, name="images"))
+    if model.class_names is not None:
+        names = json.dumps(list(model.class_names), ensure_ascii=False)
+        proto.metadata_props.add(key="class_names", value=names)
     Path(path).write_bytes(proto.SerializeToString())
 
 

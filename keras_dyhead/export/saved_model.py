@@ -35,7 +35,7 @@ def export_saved_model(
             files as one batch; otherwise each goes through the model by itself, at its own size.
             Defaults to `None`.
         class_names: Names of the classes, written one a line to `assets.extra/class_names.txt`.
-            Defaults to `None`.
+            Defaults to those of the model, if it has any.
 
     Raises:
         TypeError: If `model` is no detector of this package.
@@ -50,6 +50,7 @@ def export_saved_model(
     ```
     """
     preprocessor = serving_preprocessor(model, image_size)
+    class_names = model.class_names if class_names is None else class_names
     if class_names is not None and len(class_names) != model.num_classes:
         raise ValueError(
             f"Expected {model.num_classes} class names. Received: {len(class_names)} names"

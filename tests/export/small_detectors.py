@@ -13,20 +13,19 @@ from keras_dyhead.detectors import (
 )
 
 
-def small_retinanet(num_blocks=0, image_shape=(None, None, 3), backbone=None, **arguments):
+def small_retinanet(num_blocks=0, **arguments):
     keras.utils.set_random_seed(1)
+    preprocessor = DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32)
     return RetinaNet(
-        backbone or two_level_backbone(),
+        two_level_backbone(),
         num_classes=3,
         num_blocks=num_blocks,
         channels=16,
         head_convs=0,
         max_level=5,
-        image_shape=image_shape,
         anchors=AnchorGenerator(3.0, 1),
         decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
-        preprocessor=DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32),
-        **arguments,
+        **{"preprocessor": preprocessor} | arguments,
     )
 
 

@@ -8,9 +8,8 @@ from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_litert
 
 
-@pytest.mark.parametrize("alignment", ["paper", "published"])
-def test_the_interpreter_detects_the_same_in_images_of_any_size(alignment, tmp_path):
-    model = small_retinanet(num_blocks=1, alignment=alignment)
+def test_the_interpreter_detects_the_same_in_images_of_any_size(tmp_path):
+    model = small_retinanet(num_blocks=1)
     export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))
     detect = tf.lite.Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
     for image in pictures(tmp_path)[1]:
