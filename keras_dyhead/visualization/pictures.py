@@ -47,8 +47,9 @@ def draw_detections(
         draw.rectangle(box, outline=colour, width=width)
         name = str(label) if class_names is None else class_names[label]
         text = f"{name} {score:.2f}"
-        left, top, right, bottom = draw.textbbox((box[0], 0), text, font)
-        corner = (box[0], max(0.0, box[1] - bottom))
-        draw.rectangle((*corner, right, corner[1] + bottom), fill=colour)
-        draw.text(corner, text, "white", font)
+        _, _, text_width, text_height = draw.textbbox((0, 0), text, font)
+        left = max(0.0, min(box[0], picture.width - text_width))  # readable at every edge
+        upper = max(0.0, box[1] - text_height)
+        draw.rectangle((left, upper, left + text_width, upper + text_height), fill=colour)
+        draw.text((left, upper), text, "white", font)
     return picture
