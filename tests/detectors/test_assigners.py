@@ -1,4 +1,4 @@
-"""MaxIoUAssigner against the published assignments and against a loop."""
+"""Assigners against the published assignments and against loops."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dyhead.detectors.anchors import AnchorGenerator
-from keras_dyhead.detectors.assigners import MaxIoUAssigner
+from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
 
 # What detectron2 and mmdet 3.3.0 assign to the 9216 RetinaNet anchors of a 192x256 image (-1
 # background, -2 ignored), the latter sorted into our order of the anchors of a cell.
@@ -99,3 +99,89 @@ def test_xla_assigns_the_same(reassign):
 def test_wrong_thresholds_are_shown():
     with pytest.raises(ValueError, match="positive_iou=0.3, negative_iou=0.4"):
         MaxIoUAssigner(positive_iou=0.3)
+
+
+SQUARES = AnchorGenerator(4.0, 1, (1.0,), offset=0.5)
+COUNTS = [16 * 16, 8 * 8, 2 * 2]  # the last level has fewer anchors than candidates are wanted
+ATSS_ANCHORS = np.asarray(SQUARES([(16, 16), (8, 8), (2, 2)], 3))
+
+
+def atss_loop(assigner, anchors, boxes, labels):
+    """Algorithm 1 of the ATSS paper in float64, one object after the other."""
+    anchors, boxes = anchors.astype("float64"), boxes.astype("float64")
+    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    assigned, best = np.full(len(anchors), -1), np.full(len(anchors), -np.inf)
+    for n in np.flatnonzero(labels >= 0):
+        distance = np.linalg.norm(centres - (boxes[n, :2] + boxes[n, 2:]) / 2, axis=1)
+        candidates, start = [], 0
+        for count in COUNTS:
+            order = np.argsort(distance[start : start + count], kind="stable")
+            candidates += list(start + order[: assigner.top_k])
+            start += count
+        near = anchors[candidates]
+        sides = np.minimum(boxes[n, 2:], near[:, 2:]) - np.maximum(boxes[n, :2], near[:, :2])
+        inner = np.prod(np.maximum(sides, 0), -1)
+        area = np.prod(boxes[n, 2:] - boxes[n, :2]) + np.prod(near[:, 2:] - near[:, :2], -1)
+        iou = inner / (area - inner)
+        threshold = iou.mean() + iou.std(ddof=1)
+        for a, overlap in zip(candidates, iou, strict=True):
+            inside = np.concatenate([centres[a] - boxes[n, :2], boxes[n, 2:] - centres[a]])
+            if overlap >= threshold and inside.min() > assigner.margin and overlap > best[a]:
+                assigned[a], best[a] = n, overlap
+    return assigned
+
+
+def uneven_scene(seed, count):
+    """Boxes at odd places, so that no two anchors are equally near or overlap equally."""
+    rng = np.random.default_rng(seed)
+    corner = rng.uniform(0, 90, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(6, 60, (count, 2))], -1)
+    boxes = np.concatenate([boxes, np.zeros((2, 4))]).astype("float32")
+    labels = np.concatenate([rng.integers(0, 5, count), [-1, -1]]).astype("int32")
+    return boxes, labels
+
+
+@pytest.mark.parametrize("top_k", [9, 5])
+@pytest.mark.parametrize("count", [1, 8, 300])
+def test_adaptive_assignment_equals_a_loop_over_objects(count, top_k):
+    assigner = ATSSAssigner(top_k=top_k)
+    boxes, labels = uneven_scene(count, count)
+    nothing = np.zeros_like(boxes), np.full_like(labels, -1)
+    batch = np.stack([boxes, nothing[0]]), np.stack([labels, nothing[1]])
+    assigned = np.asarray(assigner(ATSS_ANCHORS, *batch, COUNTS))
+    expected = atss_loop(assigner, ATSS_ANCHORS, boxes, labels)
+    assert assigned.shape == (2, len(ATSS_ANCHORS)) and (expected >= 0).sum() >= min(count, 40)
+    np.testing.assert_array_equal(assigned[0], expected)
+    assert (assigned[1] == -1).all()
+
+
+def test_of_equal_objects_the_first_gets_the_anchors():
+    box, label = uneven_scene(0, 1)[0][:1], np.zeros(1, "int32")
+    twice = ATSSAssigner()(ATSS_ANCHORS, box.repeat(2, 0)[None], label.repeat(2)[None], COUNTS)
+    once = ATSSAssigner()(ATSS_ANCHORS, box[None], label[None], COUNTS)
+    np.testing.assert_array_equal(twice, once)
+    assert int(np.max(once)) == 0
+
+
+def test_xla_and_sizes_unknown_to_the_graph_assign_the_same():
+    assigner = ATSSAssigner()
+    boxes, labels = (x[None] for x in uneven_scene(5, 30))
+    expected = assigner(ATSS_ANCHORS, boxes, labels, COUNTS)
+    anchors = tf.constant(ATSS_ANCHORS)
+    compiled = tf.function(lambda *args: assigner(*args, COUNTS), jit_compile=True)
+    np.testing.assert_array_equal(compiled(anchors, boxes, labels), expected)
+    traced = tf.function(
+        lambda a, b, c, n: assigner(a, b, c, [n[0], n[1], n[2]])
+    ).get_concrete_function(
+        tf.TensorSpec((None, 4)),
+        tf.TensorSpec((None, None, 4)),
+        tf.TensorSpec((None, None), tf.int32),
+        tf.TensorSpec((3,), tf.int32),
+    )
+    found = traced(anchors, tf.constant(boxes), tf.constant(labels), tf.constant(COUNTS))
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_no_candidates_are_refused():
+    with pytest.raises(ValueError, match="top_k=0"):
+        ATSSAssigner(top_k=0)

@@ -29,19 +29,28 @@ def overlap(a, b):
     return np.prod(sides) / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(sides))
 
 
-def loop(decoder, logits, boxes, size):
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x.astype("float64")))
+
+
+def loop(decoder, logits, boxes, size, centerness_logits=None):
     """One image: (score, label, box) triples in the order of the detections."""
+    probability, centerness = sigmoid(logits), np.ones(len(boxes))
+    if centerness_logits is not None:
+        centerness = sigmoid(centerness_logits)
     candidates, start = [], 0
     for count in COUNTS:
-        level = logits[start : start + count].astype("float64")
-        for flat in np.argsort(-level, axis=None)[: decoder.max_candidates]:
+        level = probability[start : start + count]
+        rank = np.where(level > decoder.score_threshold, level, 0)
+        if decoder.rank_by == "confidence":
+            rank = rank * centerness[start : start + count, None]
+        for flat in np.argsort(-rank, axis=None)[: decoder.max_candidates]:
             anchor, label = divmod(int(flat), CLASSES)
-            score = 1 / (1 + np.exp(-level[anchor, label]))
             box = boxes[start + anchor].astype("float64")
             if decoder.clip == "before_nms":
                 box = clip(box, size)
-            if score > decoder.score_threshold and (box[2:] > box[:2]).all():
-                candidates.append((score, label, box))
+            if rank[anchor, label] > 0 and (box[2:] > box[:2]).all():
+                candidates.append((level[anchor, label] * centerness[start + anchor], label, box))
         start += count
     kept = []
     for score, label, box in sorted(candidates, key=lambda c: -c[0]):
@@ -53,15 +62,14 @@ def loop(decoder, logits, boxes, size):
     return [k for k in kept if (k[2][2:] > k[2][:2]).all()]
 
 
-@pytest.mark.parametrize("places", [10, 100])
-@pytest.mark.parametrize("clipping", ["before_nms", "after_nms"])
-def test_detections_equal_a_loop_over_levels_and_candidates(clipping, places):
-    decoder = DetectionDecoder(0.2, 0.4, 40, places, clip=clipping)
-    logits, boxes = outputs(seed=places)
+def assert_equals_loop(decoder, logits, boxes, centerness=None):
     sizes = np.array([[90, 80], [60, 70]])
-    out = {k: np.asarray(v) for k, v in decoder(logits, boxes, COUNTS, sizes).items()}
+    out = decoder(logits, boxes, COUNTS, sizes, centerness)
+    out = {k: np.asarray(v) for k, v in out.items()}
     for i, size in enumerate(sizes):
-        expected = loop(decoder, logits[i], boxes[i], size)
+        expected = loop(
+            decoder, logits[i], boxes[i], size, None if centerness is None else centerness[i]
+        )
         n = out["num_detections"][i]
         assert n == len(expected) > 0
         np.testing.assert_allclose(out["confidence"][i, :n], [e[0] for e in expected], rtol=1e-5)
@@ -69,6 +77,28 @@ def test_detections_equal_a_loop_over_levels_and_candidates(clipping, places):
         np.testing.assert_allclose(out["boxes"][i, :n], [e[2] for e in expected], atol=1e-4)
         assert (out["labels"][i, n:] == -1).all()
         assert not out["boxes"][i, n:].any() and not out["confidence"][i, n:].any()
+    return out
+
+
+@pytest.mark.parametrize("places", [10, 100])
+@pytest.mark.parametrize("clipping", ["before_nms", "after_nms"])
+def test_detections_equal_a_loop_over_levels_and_candidates(clipping, places):
+    decoder = DetectionDecoder(0.2, 0.4, 40, places, clip=clipping)
+    assert_equals_loop(decoder, *outputs(seed=places))
+
+
+def test_centerness_weighs_confidence_and_ranks_candidates_if_wanted():
+    """Few candidates, so that the two rankings keep different ones; the threshold ignores it."""
+    logits, boxes = outputs(seed=7)
+    centerness = np.random.default_rng(7).normal(0, 2, boxes.shape[:2]).astype("float32")
+    found = [
+        assert_equals_loop(
+            DetectionDecoder(0.3, 0.4, 12, rank_by=rank_by), logits, boxes, centerness
+        )
+        for rank_by in ("class", "confidence")
+    ]
+    assert not np.array_equal(found[0]["labels"], found[1]["labels"])
+    assert 0 < found[0]["confidence"][found[0]["confidence"] > 0].min() < 0.3
 
 
 def test_clipping_afterwards_loses_places_to_boxes_outside_the_image():
@@ -102,3 +132,5 @@ def test_settings_survive_serialization_and_wrong_ones_are_shown():
     assert keras.saving.deserialize_keras_object(config) == decoder
     with pytest.raises(ValueError, match="'never'"):
         DetectionDecoder(clip="never")
+    with pytest.raises(ValueError, match="'size'"):
+        DetectionDecoder(rank_by="size")

@@ -6,7 +6,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.ops.boxes import box_iou, clip_boxes, decode_boxes, encode_boxes, take_per_image
+from keras_dyhead.ops.boxes import (
+    box_iou,
+    clip_boxes,
+    decode_boxes,
+    encode_boxes,
+    generalized_iou,
+    take_per_image,
+)
 
 
 def random_boxes(rng, *shape):
@@ -32,6 +39,32 @@ def test_iou_of_all_pairs_equals_a_loop():
 def test_iou_of_boxes_without_area_is_zero_not_nan():
     boxes = np.array([[0, 0, 0, 0], [5, 5, 5, 9], [0, 0, 9, 9]], "float32")
     np.testing.assert_array_equal(box_iou(boxes, boxes), np.diag([0, 0, 1]))
+
+
+@pytest.mark.parametrize("epsilon", [0, 1e-7, 1e-6])
+def test_generalized_iou_is_that_of_the_released_codes_whatever_their_epsilon(epsilon):
+    """Microsoft adds 1e-7 to union and hull, OpenMMLab takes both as 1e-6 at least."""
+    rng = np.random.default_rng(2)
+    a, b = random_boxes(rng, 200), random_boxes(rng, 200)
+    expected = []
+    for x, y in zip(a.astype("float64"), b.astype("float64"), strict=True):
+        areas = np.prod(x[2:] - x[:2]) + np.prod(y[2:] - y[:2])
+        inner = iou(x, y) * areas / (1 + iou(x, y))
+        union = areas - inner + epsilon
+        hull = np.prod(np.maximum(x[2:], y[2:]) - np.minimum(x[:2], y[:2])) + epsilon
+        expected.append(inner / union - (hull - union) / hull)
+    assert min(expected) < -0.5 and max(expected) > 0.2
+    np.testing.assert_allclose(generalized_iou(a, b), expected, atol=1e-6)
+
+
+def test_generalized_iou_of_boxes_without_area_is_finite_and_has_a_gradient():
+    boxes = tf.constant([[3.0, 3, 3, 3], [0, 0, 5, 5]])
+    with tf.GradientTape() as tape:
+        tape.watch(boxes)
+        value = generalized_iou(boxes, tf.constant([[3.0, 3, 3, 3], [9, 9, 12, 12]]))
+    gradient = np.asarray(tape.gradient(value, boxes))
+    assert np.isfinite(value).all() and np.isfinite(gradient).all()
+    assert gradient[1].any()  # although the boxes do not touch
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (10, 10, 5, 5)])

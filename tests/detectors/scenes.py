@@ -1,0 +1,48 @@
+"""Small detectors and a scene to train them on."""
+
+import keras
+import numpy as np
+
+from keras_dyhead.detectors import ATSS, AnchorGenerator, RetinaNet
+
+CLASSES = 3
+SMALL = {
+    "retinanet": (RetinaNet, {"anchors": AnchorGenerator(3.0, 1), "head_convs": 0}),
+    "atss": (ATSS, {"anchors": AnchorGenerator(4.0, 1, (1.0,), offset=0.5)}),
+}
+
+
+def small_backbone(**options):
+    """A plain model from images to C3..C5; no batch statistics, so batches can be split."""
+    images = x = keras.Input((None, None, 3))
+    maps = {}
+    for level, strides in [("P3", 8), ("P4", 2), ("P5", 2)]:
+        x = keras.layers.Conv2D(16, 9, strides, "same", activation="relu", **options)(x)
+        maps[level] = x
+    return keras.Model(images, maps)
+
+
+def small_detector(name, num_blocks=0, **kwargs):
+    """An untrained detector on P3..P6, the same every time."""
+    keras.utils.set_random_seed(0)
+    detector, defaults = SMALL[name]
+    defaults = defaults | {"num_blocks": num_blocks, "channels": 16, "max_level": 6}
+    return detector(small_backbone(), CLASSES, **defaults | kwargs)
+
+
+def scene():
+    """Two images of noise: one with two bright boxes, one with nothing."""
+    images = np.random.default_rng(0).normal(0, 0.1, (2, 64, 96, 3)).astype("float32")
+    boxes = np.array(
+        [[[8, 8, 40, 44], [50, 20, 90, 48], [0, 0, 0, 0]], np.zeros((3, 4))], "float32"
+    )
+    labels = np.array([[0, 2, -1], [-1, -1, -1]])
+    images[0, 8:44, 8:40] += [1, 0, 0]
+    images[0, 20:48, 50:90] += [0, 0, 1]
+    return images, {"boxes": boxes, "labels": labels}
+
+
+def assert_same(a, b, atol=1e-4):
+    assert a.keys() == b.keys()
+    for key in a:
+        np.testing.assert_allclose(a[key], b[key], atol=atol, err_msg=key)

@@ -1,0 +1,324 @@
+"""What every detector must do as a Keras model, with DyHead and without."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import keras_hub
+import numpy as np
+import pytest
+import tensorflow as tf
+from detectors.scenes import CLASSES, SMALL, assert_same, scene, small_backbone, small_detector
+
+from keras_dyhead.detectors import ATSS, DetectionPreprocessor, Detector
+from keras_dyhead.export import export_saved_model
+
+
+def overlap(a, b):
+    sides = np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]))
+    return np.prod(sides) / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(sides))
+
+
+@pytest.fixture(scope="module", params=[(name, blocks) for name in SMALL for blocks in (0, 1)])
+def trained(request):
+    """A detector trained on the scene, and the history of its training."""
+    name, num_blocks = request.param
+    preprocessor = DetectionPreprocessor(min_side=64, max_side=96, pad_multiple=64)
+    model = small_detector(name, num_blocks, preprocessor=preprocessor)
+    model.compile(keras.optimizers.Adam(5e-3))
+    images, targets = scene()
+    history = model.fit(images, targets | {"image_id": np.arange(2)}, epochs=50, verbose=0)
+    return model, history.history
+
+
+def test_training_lowers_each_named_loss_and_finds_the_objects(trained):
+    model, history = trained
+    assert set(history) == {"loss", *model.loss_names}
+    for name in ("class_loss", "box_loss"):
+        assert history[name][-1] < 0.4 * history[name][0]
+    total = np.sum([history[name] for name in model.loss_names], axis=0)
+    np.testing.assert_allclose(history["loss"], total, rtol=1e-5)
+    images, targets = scene()
+    out = model.predict(images, verbose=0)
+    assert {k: (v.shape, str(v.dtype)) for k, v in out.items()} == {
+        "boxes": ((2, 100, 4), "float32"),
+        "labels": ((2, 100), "int32"),
+        "confidence": ((2, 100), "float32"),
+        "num_detections": ((2,), "int32"),
+    }
+    for label, box in zip(targets["labels"][0, :2], targets["boxes"][0], strict=False):
+        best = out["boxes"][0][np.argmax(out["labels"][0] == label)]
+        assert overlap(best, box) > 0.6
+
+
+def test_a_saved_model_predicts_the_same_and_goes_on_training(trained, tmp_path):
+    model, _ = trained
+    images, targets = scene()
+    model.save(tmp_path / "model.keras")
+    restored = keras.saving.load_model(tmp_path / "model.keras")
+    assert_same(restored.predict(images, verbose=0), model.predict(images, verbose=0))
+    assert restored.get_config() == model.get_config()
+    for ours, theirs in zip(restored.optimizer.variables, model.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    loss = restored.fit(images, targets, verbose=0).history["loss"][0]
+    np.testing.assert_allclose(loss, model.evaluate(images, targets, verbose=0)[0], rtol=1e-4)
+
+
+def test_raw_outputs_are_flat_and_decode_to_what_predict_returns(trained):
+    model, _ = trained
+    images, _ = scene()
+    raw = model(images)
+    anchors = (8 * 12 + 4 * 6 + 2 * 3 + 1 * 2) * model.anchors.per_cell
+    assert raw["class_logits"].shape == (2, anchors, CLASSES)
+    assert raw["box_deltas"].shape == (2, anchors, 4)
+    assert isinstance(model, ATSS) == ("centerness_logits" in raw)
+    predicted = model.predict(images, verbose=0)
+    assert_same(model.decode(raw, [(64, 96), (64, 96)]), predicted)
+    # Stored outputs know no level sizes: they are found from the sizes of the images.
+    stored = {key: raw[key].numpy() for key in raw if key != "level_sizes"}
+    assert_same(model.decode(stored, [(64, 96), (64, 96)]), predicted)
+    with pytest.raises(ValueError, match="level_sizes"):
+        model.decode(stored, [(64, 200), (64, 96)])
+
+
+def test_a_saved_model_for_serving_detects_the_same(trained, tmp_path):
+    model, _ = trained
+    image = np.uint8(np.clip(scene()[0][:1] * 60 + 120, 0, 255))
+    export_saved_model(model, tmp_path)
+    served = tf.saved_model.load(str(tmp_path)).signatures["serving_default"](
+        images=tf.constant(image)
+    )
+    batch = model.preprocessor(image)
+    expected = model.decode(model(batch["images"]), batch["image_sizes"])
+    assert {"boxes", "labels", "confidence"} <= set(served)
+    assert_same(served, {key: expected[key] for key in served}, atol=1e-3)
+
+
+def test_another_decoder_takes_effect_in_the_next_predict(trained):
+    model, _ = trained
+    images, _ = scene()
+    decoder = model.decoder
+    model.predict(images, verbose=0)
+    model.decoder = dataclasses.replace(decoder, max_detections=7)
+    assert model.predict(images, verbose=0)["labels"].shape == (2, 7)
+    model.decoder = decoder
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_the_first_step_is_traced_once(name, monkeypatch):
+    traces = []
+    compute_loss = Detector.compute_loss
+
+    def counting(self, *args, **kwargs):
+        traces.append(1)
+        return compute_loss(self, *args, **kwargs)
+
+    monkeypatch.setattr(Detector, "compute_loss", counting)
+    model = small_detector(name)
+    model.compile("adam")
+    model.fit(*scene(), epochs=2, verbose=0)
+    assert len(traces) == 1
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_images_without_objects_train_the_background(name):
+    model = small_detector(name)
+    model.compile("adam")
+    images, _ = scene()
+    for places in (0, 4):
+        empty = {"boxes": np.zeros((2, places, 4)), "labels": np.full((2, places), -1)}
+        before = model.get_layer("head").class_logits.bias.numpy()
+        logs = model.train_on_batch(images, empty, return_dict=True)
+        assert logs["class_loss"] > 0
+        assert all(logs[loss] == 0 for loss in model.loss_names if loss != "class_loss")
+        assert (model.get_layer("head").class_logits.bias.numpy() < before).all()
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_hundreds_of_objects_in_one_image_and_none_in_the_other_train(name):
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 50, (2, 300, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, corner.shape)], -1)
+    labels = np.stack([rng.integers(0, CLASSES, 300), np.full(300, -1)])
+    model = small_detector(name)
+    model.compile("adam")
+    logs = model.train_on_batch(scene()[0], {"boxes": boxes, "labels": labels}, return_dict=True)
+    assert all(np.isfinite(logs[loss]) and logs[loss] > 0 for loss in model.loss_names)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_every_class_starts_at_the_prior_probability(name):
+    images, _ = scene()
+    probability = tf.sigmoid(small_detector(name)(images * 0)["class_logits"])
+    np.testing.assert_allclose(probability, 0.01, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "num_blocks"), [("retinanet", 0), ("atss", 1)])
+def test_xla_trains_like_the_plain_graph(name, num_blocks):
+    images, targets = scene()
+    losses = []
+    for jit_compile in (False, True):
+        model = small_detector(name, num_blocks, image_shape=(64, 96, 3))
+        model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
+        losses.append(model.fit(images, targets, epochs=3, verbose=0).history["loss"])
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "policy", "num_blocks"),
+    [
+        ("retinanet", "mixed_bfloat16", 1),
+        ("retinanet", "mixed_float16", 0),
+        ("atss", "mixed_bfloat16", 0),
+        ("atss", "mixed_float16", 1),
+    ],
+)
+def test_mixed_precision_trains_finite_and_predicts_float32(name, policy, num_blocks):
+    images, targets = scene()
+    model = small_detector(name, num_blocks, dtype=policy)
+    for layer in ["feature_pyramid", "head"] + ["dyhead"] * num_blocks:
+        assert model.get_layer(layer).compute_dtype == policy.split("_")[1]
+    model.compile(keras.optimizers.Adam(1e-3))
+    history = model.fit(images, targets, epochs=3, verbose=0).history
+    assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
+    assert all(np.isfinite(weight).all() for weight in model.get_weights())
+    out = model.predict(images, verbose=0)
+    assert out["boxes"].dtype == np.float32 and np.isfinite(out["boxes"]).all()
+    raw = model(images)
+    assert all(raw[key].dtype == tf.float32 for key in raw if key != "level_sizes")
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_kerashub_backbones_and_datasets_of_changing_sizes_are_accepted(name):
+    backbone = keras_hub.models.ResNetBackbone(
+        [64], [7], [64, 64, 64, 64], [1, 1, 1, 1], [1, 2, 2, 2], "basic_block"
+    )
+    detector, defaults = SMALL[name]
+    model = detector(backbone, CLASSES, num_blocks=0, channels=16, **defaults | {"head_convs": 1})
+    model.compile("sgd")
+
+    def batches():
+        for height, width in [(50, 70), (64, 33)]:
+            yield (
+                np.zeros((1, height, width, 3), "float32"),
+                {
+                    "boxes": np.array([[[5, 5, 30, 30]]], "float32"),
+                    "labels": np.array([[1]]),
+                },
+            )
+
+    signature = (
+        tf.TensorSpec((None, None, None, 3)),
+        {"boxes": tf.TensorSpec((None, None, 4)), "labels": tf.TensorSpec((None, None), tf.int64)},
+    )
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
+    dataset = dataset.apply(tf.data.experimental.assert_cardinality(2))
+    model.fit(dataset, validation_data=dataset, verbose=0)
+    assert model.predict(dataset, verbose=0)["boxes"].shape == (2, 100, 4)
+    copy = detector.from_config(model.get_config())
+    assert [w.path for w in copy.weights] == [w.path for w in model.weights]
+    assert copy.get_config() == model.get_config()
+
+
+@pytest.mark.parametrize("name", SMALL)
+@pytest.mark.parametrize(
+    ("switch", "gone"),
+    [
+        ("use_spatial_attention", "offset_conv"),
+        ("use_scale_attention", "scale_attention"),
+        ("use_task_attention", "task_attention"),
+        ("use_bias", "mid_bias"),
+    ],
+)
+def test_parts_of_dyhead_are_switched_off_by_name(name, switch, gone):
+    def parts(**arguments):
+        model = small_detector(name, 1, **arguments)
+        assert model.get_config()[switch] is arguments.get(switch, True)
+        return [w.path for w in model.weights if f"/{gone}" in w.path]
+
+    assert parts() and not parts(**{switch: False})
+
+
+def test_regularization_of_the_backbone_is_part_of_the_loss():
+    backbone = small_backbone(bias_regularizer=keras.regularizers.L1(0.5), bias_initializer="ones")
+    model = ATSS(backbone, CLASSES, num_blocks=0, channels=16)
+    model.compile("sgd")
+    logs = model.test_on_batch(*scene(), return_dict=True)
+    penalty = logs["loss"] - sum(logs[name] for name in model.loss_names)
+    np.testing.assert_allclose(penalty, 0.5 * 3 * 16, rtol=1e-4)
+
+
+def test_wrong_calls_are_explained():
+    model = small_detector("atss")
+    images, targets = scene()
+    with pytest.raises(ValueError, match="brings its own losses"):
+        model.compile(loss="mse")
+    model.compile()
+    with pytest.raises(ValueError, match="Received: \\['boxes', 'classes'\\]"):
+        model.fit(images, {"boxes": targets["boxes"], "classes": targets["labels"]}, verbose=0)
+    with pytest.raises(ValueError, match="sample_weight"):
+        model.fit(images, targets, sample_weight=np.ones(2), verbose=0)
+    with pytest.raises(ValueError, match="loss_normalizer.*'mean'"):
+        small_detector("atss", loss_normalizer="mean")
+
+
+def test_the_running_normalizer_moves_with_training_steps_only_and_is_saved(tmp_path):
+    """Detectron2's mean: a tenth of the way from 100 towards the positives of each batch."""
+    model = small_detector("retinanet", loss_normalizer="running")
+    model.compile(keras.optimizers.SGD(0.0))
+    images, targets = scene()
+    boxes, labels = (tf.constant(targets[key]) for key in ("boxes", "labels"))
+    _, assigned, _ = model.match(model(images), boxes, labels)
+    positives = int(np.sum(np.asarray(assigned) >= 0))
+    model.evaluate(images, targets, verbose=0)
+    assert float(model.running_positives) == 100
+    model.fit(images, targets, batch_size=2, epochs=2, verbose=0)
+    expected = 0.9 * (0.9 * 100 + 0.1 * positives) + 0.1 * positives
+    np.testing.assert_allclose(float(model.running_positives), expected, rtol=1e-6)
+    model.save(tmp_path / "model.keras")
+    restored = keras.saving.load_model(tmp_path / "model.keras")
+    assert float(restored.running_positives) == float(model.running_positives)
+
+
+TWO_REPLICAS = """
+import keras
+import numpy as np
+import tensorflow as tf
+from detectors.scenes import scene, small_detector
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+images, targets = scene()  # one replica gets the image with objects, the other the empty one
+
+for name, normalizer in [("retinanet", "running"), ("atss", "image"), ("atss", "batch")]:
+    results = []
+    for scope in (tf.distribute.get_strategy().scope, strategy.scope):
+        with scope():
+            model = small_detector(name, loss_normalizer=normalizer)
+            model.compile(keras.optimizers.SGD(0.1))
+        logs = model.fit(images, targets, batch_size=2, verbose=0).history
+        out = model.predict(images, batch_size=2, verbose=0)
+        results.append((logs, [w.numpy() for w in model.weights], out))
+    (logs, weights, out), (other_logs, other_weights, other_out) = results
+    for key in logs:
+        np.testing.assert_allclose(other_logs[key], logs[key], rtol=1e-5, err_msg=key)
+    for a, b in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-6)
+    for key in out:
+        np.testing.assert_allclose(other_out[key], out[key], atol=1e-3, err_msg=key)
+    print(name, normalizer, "equal on", strategy.num_replicas_in_sync, "replicas")
+"""
+
+
+def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch():
+    process = subprocess.run(
+        [sys.executable, "-c", TWO_REPLICAS],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert process.stdout.count("equal on 2 replicas") == 3, process.stderr
