@@ -93,3 +93,11 @@ def test_a_folder_with_files_is_refused(data, tmp_path):
 def test_an_unknown_backbone_is_named(data, tmp_path):
     message = complaint("train", *data, "--out", tmp_path / "run", "--backbone", tmp_path / "none")
     assert "`backbone` must be one of" in message
+
+
+@pytest.mark.parametrize("command", ["train", "demo"])
+def test_an_unknown_detector_is_named(command, data, tmp_path):
+    arguments = data if command == "train" else []
+    message = complaint(command, *arguments, "--out", tmp_path / "run", "--detector", "yolo")
+    assert "`detector` must be one of ('atss', 'retinanet')" in message and "'yolo'" in message
+    assert not (tmp_path / "run").exists()

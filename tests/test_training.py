@@ -15,10 +15,12 @@ import pytest
 
 from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations, evaluate_coco
 from keras_dyhead.coco.shapes import draw_shapes
+from keras_dyhead.detectors import ATSS, DetectionPreprocessor, RetinaNet
 from keras_dyhead.training import (
     EpochCheckpoint,
     Training,
     TrainingSettings,
+    build_detector,
     check_serving,
     demo_training,
 )
@@ -90,19 +92,43 @@ def test_an_epoch_without_a_finite_loss_is_not_saved(tmp_path):
 
 def test_settings_follow_the_data(data):
     annotations = CocoAnnotations(data["annotations"])
-    settings = TrainingSettings(**data, batch_size=4, image_size=256).resolve(annotations)
-    assert settings.epochs == 300  # two steps each
     boxes = [a["bbox"] for a in json.loads(data["annotations"].read_text())["annotations"]]
     smallest_tenth = np.quantile([(w * h) ** 0.5 * 256 / 64 for _, _, w, h in boxes], 0.1)
-    assert settings.anchor_scale == round(float(np.clip(smallest_tenth / 8, 1, 4)), 2)
+    scale = np.clip(smallest_tenth / 8, 1, 4)
+    for detector, expected in (("retinanet", scale), ("atss", 2 * scale)):
+        settings = TrainingSettings(**data, detector=detector, batch_size=4, image_size=256)
+        settings = settings.resolve(annotations)
+        assert settings.epochs == 300  # two steps each
+        assert settings.anchor_scale == round(float(expected), 2)
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"channels": 20}, {"epochs": 0}, {"val_images": "only"}, {"learning_rate": -1.0}]
+    "wrong",
+    [
+        {"channels": 20},
+        {"epochs": 0},
+        {"val_images": "only"},
+        {"learning_rate": -1.0},
+        {"detector": "yolo"},
+    ],
 )
 def test_impossible_settings_are_refused(data, wrong):
     with pytest.raises(ValueError, match="Received"):
         TrainingSettings(**data, **wrong)
+
+
+@pytest.mark.parametrize("detector", [ATSS, RetinaNet])
+@pytest.mark.parametrize("num_blocks", [0, 2])
+def test_the_detector_is_the_one_asked_for(data, detector, num_blocks):
+    name = detector.__name__.lower()
+    settings = TrainingSettings(**data, **TINY, detector=name, num_blocks=num_blocks)
+    settings = settings.resolve(CocoAnnotations(data["annotations"]))
+    preprocessor = DetectionPreprocessor(image_size=(64, 64))
+    model = build_detector(settings, ["a", "b"], steps=10, preprocessor=preprocessor)
+    assert type(model) is detector and model.class_names == ("a", "b") and model.num_classes == 2
+    blocks = {layer.name for layer in model.layers} & {"dyhead"}
+    assert len(blocks) == bool(num_blocks) and model.num_blocks == num_blocks
+    assert model.anchors.scale == settings.anchor_scale
 
 
 def test_all_results_are_written(finished):
@@ -200,7 +226,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch(data, tmp_path):
     arguments = [sys.executable, "-m", "keras_dyhead.cli", "train", "--out", out, "--epochs", "6"]
     arguments += ["--images", data["images"], "--annotations", data["annotations"]]
     arguments += ["--image-size", "64", "--channels", "16", "--batch-size", "2"]
-    arguments += ["--num-blocks", "0", "--eval-every", "3"]
+    arguments += ["--detector", "retinanet", "--no-dyhead", "--eval-every", "3"]
     process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 300
     while not list(out.glob("checkpoints/epoch-*")):
@@ -210,6 +236,9 @@ def test_a_killed_training_goes_on_from_its_last_epoch(data, tmp_path):
     process.wait()
     (reached,) = json.loads(sorted(out.glob("checkpoints/*/records.json"))[-1].read_text())[-1:]
     assert 1 <= reached["epoch"] < 6 and not (out / "model.keras").exists()
+
+    settings = json.loads((out / "settings.json").read_text())["settings"]
+    assert (settings["detector"], settings["num_blocks"]) == ("retinanet", 0)
 
     resumed = subprocess.run([*arguments, "--resume"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr

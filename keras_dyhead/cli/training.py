@@ -33,7 +33,7 @@ def demo(
         "runs/demo"
     ),
     images: Annotated[int, typer.Option(min=2, help="Images to draw; half are held out.")] = 1600,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training half.")] = 7,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training half.")] = 5,
     detector: Detector = "atss",
     no_dyhead: NoDyHead = False,
     seed: Seed = 0,

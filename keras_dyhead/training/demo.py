@@ -10,7 +10,7 @@ from keras_dyhead.training.settings import TrainingSettings
 def demo_training(
     out: str | Path,
     num_images: int = 1600,
-    epochs: int = 7,
+    epochs: int = 5,
     seed: int = 0,
     resume: bool = False,
     overwrite: bool = False,
@@ -24,7 +24,7 @@ def demo_training(
     Args:
         out: Folder for the data set and the results.
         num_images: Images to draw, at least 2. Defaults to `1600`.
-        epochs: Passes over the training half. Defaults to `7`.
+        epochs: Passes over the training half. Defaults to `5`.
         seed: Seed of the drawings and of the training. Defaults to `0`.
         resume: See `Training`. Defaults to `False`.
         overwrite: See `Training`. Defaults to `False`.

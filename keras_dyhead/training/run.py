@@ -80,7 +80,7 @@ class Training:
             self.settings = dataclasses.replace(self.settings, anchor_scale=scale)
         self.model = build_detector(
             self.settings,
-            len(self.class_names),
+            self.class_names,
             steps=len(self.train_data) * self.settings.epochs,
             preprocessor=preprocessor,
         )

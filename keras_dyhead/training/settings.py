@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import os
+from collections.abc import Sequence
 
 import keras
 import keras_hub
@@ -154,13 +155,16 @@ class TrainingSettings:
 
 
 def build_detector(
-    settings: TrainingSettings, num_classes: int, steps: int, preprocessor: DetectionPreprocessor
+    settings: TrainingSettings,
+    class_names: Sequence[str],
+    steps: int,
+    preprocessor: DetectionPreprocessor,
 ) -> Detector:
     """Builds and compiles the detector of a training.
 
     Args:
         settings: Resolved settings.
-        num_classes: Number of classes.
+        class_names: Names of the classes, which the model keeps.
         steps: Optimizer steps of the whole training, which the learning rate is scheduled over.
         preprocessor: The preprocessor of the data, which becomes the model's.
 
@@ -170,7 +174,8 @@ def build_detector(
     shape = (settings.image_size, settings.image_size, 3)
     arguments = {
         "backbone": _build_backbone(settings.backbone, shape),
-        "num_classes": num_classes,
+        "num_classes": len(class_names),
+        "class_names": class_names,
         "num_blocks": settings.num_blocks,
         "channels": settings.channels,
         "image_shape": shape,
