@@ -25,7 +25,8 @@ class PortablePreprocessor(DetectionPreprocessor):
     def _weights(self, size, new_size):
         """Returns the weights of all input pixels for every output pixel, `(new_size, size)`.
 
-        In the order in which TensorFlow's kernels compute them, so that few bits differ.
+        Computed in the order of TensorFlow's kernels, so that few bits differ; with divisions, as
+        LiteRT's XNNPACK got products with reciprocals of unknown size wrong (TensorFlow 2.21).
         """
         size, new = ops.cast(size, "float32"), ops.cast(new_size, "float32")
         step = 1.0 / (new / size) if self.antialias else size / new
