@@ -8,11 +8,10 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from keras_dyhead.checkpoints import read_state_dict
 from keras_dyhead.checkpoints.state_dict import INERT_GLOBALS, _Inert
-
-torch = pytest.importorskip("torch")
 
 ARRAYS = {
     "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4),
