@@ -30,7 +30,7 @@ demo: $(VENV)/installed
 test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(BENCH_VENV)/installed
 	$(BENCH_VENV)/bin/python benchmarks/sampling.py --out benchmarks/sampling
