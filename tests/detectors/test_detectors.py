@@ -22,6 +22,16 @@ def overlap(a, b):
     return np.prod(sides) / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(sides))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def unoptimized_graphs():
+    """Graphs that run a few small steps: optimising them takes longer than running them."""
+    option = "disable_meta_optimizer"
+    before = tf.config.optimizer.get_experimental_options().get(option, False)
+    tf.config.optimizer.set_experimental_options({option: True})
+    yield
+    tf.config.optimizer.set_experimental_options({option: before})
+
+
 def own_config(model):
     """The configuration without that of the backbone, in which Keras turns tuples to lists."""
     return {key: value for key, value in model.get_config().items() if key != "backbone"}
