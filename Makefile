@@ -7,7 +7,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 .PHONY: help demo test bench clean
 
 help:
-	@echo "make demo   train, evaluate and export a small RetinaNet + DyHead on drawn shapes (runs/demo)"
+	@echo "make demo   train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
 	@echo "make test   lint and test"
 	@echo "make bench  time the sampler and the tower against torchvision (own environment, large download)"
 	@echo "make clean  remove environments and build products"
