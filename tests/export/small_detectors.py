@@ -2,10 +2,12 @@
 
 import keras
 import numpy as np
+import pytest
 import tensorflow as tf
 from PIL import Image
 
 from keras_dyhead.detectors import (
+    ATSS,
     AnchorGenerator,
     DetectionDecoder,
     DetectionPreprocessor,
@@ -14,9 +16,13 @@ from keras_dyhead.detectors import (
 
 
 def small_retinanet(num_blocks=0, **arguments):
+    return small_detector(RetinaNet, num_blocks, **arguments)
+
+
+def small_detector(detector, num_blocks=0, **arguments):
     keras.utils.set_random_seed(1)
     preprocessor = DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32)
-    return RetinaNet(
+    return detector(
         two_level_backbone(),
         num_classes=3,
         num_blocks=num_blocks,
@@ -27,6 +33,9 @@ def small_retinanet(num_blocks=0, **arguments):
         decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
         **{"preprocessor": preprocessor} | arguments,
     )
+
+
+BOTH = pytest.mark.parametrize("detector", [RetinaNet, ATSS])
 
 
 def two_level_backbone():

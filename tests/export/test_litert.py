@@ -2,14 +2,22 @@
 
 import pytest
 import tensorflow as tf
-from export.small_detectors import assert_same, by_hand, pictures, small_retinanet
+from export.small_detectors import (
+    BOTH,
+    assert_same,
+    by_hand,
+    pictures,
+    small_detector,
+    small_retinanet,
+)
 
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_litert
 
 
-def test_the_interpreter_detects_the_same_in_images_of_any_size(tmp_path):
-    model = small_retinanet(num_blocks=1)
+@BOTH
+def test_the_interpreter_detects_the_same_in_images_of_any_size(detector, tmp_path):
+    model = small_detector(detector, num_blocks=1)
     export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))
     detect = tf.lite.Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
     for image in pictures(tmp_path)[1]:

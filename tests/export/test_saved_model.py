@@ -8,7 +8,14 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from export.small_detectors import assert_same, by_hand, pictures, small_retinanet
+from export.small_detectors import (
+    BOTH,
+    assert_same,
+    by_hand,
+    pictures,
+    small_detector,
+    small_retinanet,
+)
 
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_saved_model
@@ -26,9 +33,10 @@ print(json.dumps({name: value.numpy().tolist() for name, value in out.items()}))
 """
 
 
+@BOTH
 @pytest.mark.parametrize("image_size", [None, (64, 96)])
-def test_a_process_without_keras_detects_the_same_in_files(image_size, tmp_path):
-    model = small_retinanet(num_blocks=1 if image_size else 0)
+def test_a_process_without_keras_detects_the_same_in_files(detector, image_size, tmp_path):
+    model = small_detector(detector, num_blocks=1 if image_size else 0)
     paths, images = pictures(tmp_path)
     export_saved_model(model, tmp_path / "model", image_size)
     process = subprocess.run(

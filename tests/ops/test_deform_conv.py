@@ -6,12 +6,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 from gradients import relative_error, vjp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy_reference import deform_conv2d as loop_reference
 
-from keras_dyhead.ops import deform_conv2d, sparse_sampling
+from keras_dyhead.ops import chunks, deform_conv2d, sparse_sampling
 
 DATA = Path(__file__).parents[1] / "data" / "op_deform_conv"
 CASES = {case["id"]: case for case in json.loads((DATA / "cases.json").read_text())}
@@ -22,9 +23,14 @@ def channels_last(array):
     return array.transpose(0, 2, 3, 1)
 
 
+@pytest.mark.parametrize("chunk_bytes", [None, 10_000], ids=["whole", "chunks"])
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("case_id", CASES)
-def test_agrees_with_torchvision_forward_and_in_all_gradients(case_id, sparse):
+def test_agrees_with_torchvision_forward_and_in_all_gradients(
+    case_id, sparse, chunk_bytes, monkeypatch
+):
+    if chunk_bytes:
+        monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", chunk_bytes)
     case, data = CASES[case_id], np.load(DATA / f"{case_id}.npz")
     arrays = [channels_last(data[name]) for name in ("input", "offset", "mask")]
     arrays.append(data["weight"].transpose(2, 3, 1, 0))
@@ -141,6 +147,29 @@ def test_sparse_sampling_holds_inside_its_context_only():
     with sparse_sampling():
         assert "SparseMatrixMatMul" in operations()
     assert "SparseMatrixMatMul" not in operations()
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_unknown_sizes_give_the_same_in_several_chunks(sparse, monkeypatch):
+    rng = np.random.default_rng(0)
+    shapes = [(2, 9, 7, 3), (2, 9, 7, 18), (2, 9, 7, 9), (3, 3, 3, 4)]
+    arrays = [rng.normal(size=shape).astype("float32") for shape in shapes]
+    cotangent = rng.normal(size=(2, 9, 7, 4)).astype("float32")
+    expected = vjp(deform_conv2d, arrays, cotangent)
+    monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", 2_000)
+    unknown = [tf.TensorSpec((None, None, None, shape[-1])) for shape in shapes[:3]]
+
+    @tf.function(input_signature=[*unknown, tf.TensorSpec(shapes[3])])
+    def step(*tensors):
+        with tf.GradientTape() as tape:
+            tape.watch(tensors)
+            outputs = deform_conv2d(*tensors)
+        return outputs, tape.gradient(outputs, tensors, cotangent)
+
+    with sparse_sampling(sparse):
+        found = step(*map(tf.constant, arrays))
+    for a, b in zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True):
+        assert relative_error(a, b) <= 1e-5
 
 
 def test_zero_offsets_and_no_mask_give_the_ordinary_convolution():
