@@ -5,6 +5,7 @@ from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
 from keras_dyhead.detectors.atss import ATSS
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.points import PointGenerator
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.retinanet import RetinaNet
@@ -17,6 +18,7 @@ __all__ = [
     "DetectionPreprocessor",
     "Detector",
     "MaxIoUAssigner",
+    "PointGenerator",
     "PredictionHead",
     "RetinaNet",
 ]

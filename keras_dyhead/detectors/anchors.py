@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.detectors.points import cell_points
 from keras_dyhead.detectors.settings import Settings
 
 
@@ -84,8 +85,6 @@ class AnchorGenerator(Settings):
         )
 
     def _level(self, height, width, stride):
-        y = (ops.arange(height, dtype="float32") + self.offset) * stride
-        x = (ops.arange(width, dtype="float32") + self.offset) * stride
-        y, x = ops.meshgrid(y, x, indexing="ij")
-        centres = ops.stack([x, y, x, y], axis=-1)[:, :, None]
-        return ops.reshape(centres + self.cell(stride), (-1, 4))
+        centres = cell_points(height, width, stride, self.offset)[:, :, None]
+        corners = ops.concatenate([centres, centres], axis=-1)
+        return ops.reshape(corners + self.cell(stride), (-1, 4))
