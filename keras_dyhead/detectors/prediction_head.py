@@ -1,11 +1,15 @@
 """The head that reads classes and boxes off every pyramid level."""
 
-import math
-
 import keras
 from keras import ops
 
-PRIOR_PROBABILITY = 0.01
+from keras_dyhead.detectors.conv_tower import (
+    apply_tower,
+    build_tower,
+    conv_tower,
+    head_conv,
+    prior_bias,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -64,59 +68,28 @@ class PredictionHead(keras.layers.Layer):
         self.use_group_norm = use_group_norm
         self.use_centerness = use_centerness
         self.use_level_scales = use_level_scales
-        self.class_tower = self._tower("class")
-        self.box_tower = self._tower("box")
-        self.class_logits = self._conv(num_classes * anchors_per_cell, kernel_size, "class_logits")
-        # Every anchor starts as background: its sigmoid is the prior probability.
-        self.class_logits.bias_initializer = keras.initializers.Constant(
-            -math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY)
+        self.class_tower, self.box_tower = (
+            conv_tower(branch, num_convs, channels, use_group_norm, self.dtype_policy)
+            for branch in ("class", "box")
         )
-        self.box_deltas = self._conv(4 * anchors_per_cell, kernel_size, "box_deltas")
+        self.class_logits = self._conv(num_classes * anchors_per_cell, "class_logits")
+        self.class_logits.bias_initializer = prior_bias()
+        self.box_deltas = self._conv(4 * anchors_per_cell, "box_deltas")
         self.centerness_logits = (
-            self._conv(anchors_per_cell, kernel_size, "centerness_logits")
-            if use_centerness
-            else None
+            self._conv(anchors_per_cell, "centerness_logits") if use_centerness else None
         )
         self.level_scales = None
 
-    def _tower(self, branch):
-        layers = []
-        for i in range(self.num_convs):
-            conv = self._conv(self.channels, 3, f"{branch}_conv_{i}")
-            conv.use_bias = not self.use_group_norm
-            layers.append(conv)
-            if self.use_group_norm:
-                norm = keras.layers.GroupNormalization(
-                    max(1, self.channels // 8),
-                    epsilon=1e-5,
-                    dtype=self.dtype_policy,
-                    name=f"{branch}_norm_{i}",
-                )
-                layers.append(norm)
-            relu = keras.layers.ReLU(dtype=self.dtype_policy, name=f"{branch}_relu_{i}")
-            layers.append(relu)
-        return layers
-
-    def _conv(self, filters, kernel_size, name):
-        return keras.layers.Conv2D(
-            filters,
-            kernel_size,
-            padding="same",
-            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-            name=name,
-            dtype=self.dtype_policy,
-        )
+    def _conv(self, filters, name):
+        return head_conv(filters, self.kernel_size, name, self.dtype_policy)
 
     def build(self, input_shape):
         """Creates the convolutions and the scale of each level."""
         channels = next(iter(input_shape.values()))[-1]
         for tower, predictions in self._branches():
-            shape = (None, None, None, channels)
-            for layer in tower:
-                layer.build(shape)
-                shape = (None, None, None, self.channels)
+            width = build_tower(tower, channels)
             for prediction in predictions:
-                prediction.build(shape)
+                prediction.build((None, None, None, width))
         if self.use_level_scales:
             self.level_scales = [
                 self.add_weight(
@@ -134,11 +107,7 @@ class PredictionHead(keras.layers.Layer):
         """Predicts on every level and joins the levels."""
         outputs = {}
         for tower, predictions in self._branches():
-            levels = []
-            for x in pyramid.values():
-                for layer in tower:
-                    x = layer(x)
-                levels.append(x)
+            levels = [apply_tower(tower, x) for x in pyramid.values()]
             for prediction in predictions:
                 maps = [ops.cast(prediction(x), "float32") for x in levels]
                 if prediction is self.box_deltas and self.use_level_scales:

@@ -1,0 +1,64 @@
+"""The convolutions that heads of dense detectors are made of."""
+
+import math
+
+import keras
+
+PRIOR_PROBABILITY = 0.01
+
+
+def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool, dtype) -> list:
+    """Returns the 3x3 convolutions with ReLU between DyHead and a prediction, layer by layer.
+
+    Args:
+        branch: What the names of the layers begin with.
+        num_convs: int.
+        channels: int.
+        use_group_norm: bool. Normalise after each convolution, in groups of 8 channels (32 groups
+            of 256), in place of a bias.
+        dtype: Policy of the layers.
+    """
+    layers = []
+    for i in range(num_convs):
+        conv = head_conv(channels, 3, f"{branch}_conv_{i}", dtype)
+        conv.use_bias = not use_group_norm
+        layers.append(conv)
+        if use_group_norm:
+            norm = keras.layers.GroupNormalization(
+                max(1, channels // 8), epsilon=1e-5, dtype=dtype, name=f"{branch}_norm_{i}"
+            )
+            layers.append(norm)
+        layers.append(keras.layers.ReLU(dtype=dtype, name=f"{branch}_relu_{i}"))
+    return layers
+
+
+def build_tower(layers, channels: int) -> int:
+    """Builds the layers of a tower for maps of `channels`; returns the channels that come out."""
+    for layer in layers:
+        layer.build((None, None, None, channels))
+        channels = getattr(layer, "filters", channels)
+    return channels
+
+
+def apply_tower(layers, x):
+    """Calls the layers of a tower, one after the other."""
+    for layer in layers:
+        x = layer(x)
+    return x
+
+
+def head_conv(filters: int, kernel_size: int, name: str, dtype) -> keras.layers.Conv2D:
+    """Returns a convolution that starts as those of dense heads do."""
+    return keras.layers.Conv2D(
+        filters,
+        kernel_size,
+        padding="same",
+        kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+        name=name,
+        dtype=dtype,
+    )
+
+
+def prior_bias() -> keras.initializers.Initializer:
+    """Starts class logits as background: their sigmoid is the prior probability, 0.01."""
+    return keras.initializers.Constant(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
