@@ -3,6 +3,7 @@
 import dataclasses
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dyhead.detectors.pyramid_layout import smaller
@@ -52,7 +53,7 @@ class MaxIoUAssigner(Settings):
         """Assigns anchors to objects, image by image.
 
         Args:
-            anchors: `(A, 4)` float32 xyxy anchors.
+            anchors: `(A, 4)` float32 xyxy anchors, or `(B, A, 4)` boxes of each image.
             boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
             labels: `(B, N)` int classes; -1 marks padding.
             level_counts: Number of anchors in each level; makes no difference here.
@@ -61,7 +62,7 @@ class MaxIoUAssigner(Settings):
             `(B, A)` int32: index of the anchor's object, -1 for background, -2 for ignored.
         """
         real = labels >= 0
-        iou = ops.where(real[..., None], box_iou(boxes, anchors[None]), -1.0)  # (B, N, A)
+        iou = ops.where(real[..., None], box_iou(boxes, anchors), -1.0)  # (B, N, A)
         best_iou = ops.max(iou, axis=1)
         assigned = ops.cast(ops.argmax(iou, axis=1), "int32")
 
@@ -137,7 +138,7 @@ class ATSSAssigner(Settings):
         depth = ops.minimum(centres - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centres)
         inside = ops.min(depth, axis=-1) > self.margin
         claims = inside & (iou >= mean + ops.sqrt(variance)) & (labels >= 0)[..., None]
-        return _award(claims, iou, candidates, ops.shape(anchors)[0])
+        return award(claims, iou, candidates, ops.shape(anchors)[0])
 
     def _nearest(self, anchors, boxes, level_counts):
         """Returns the indices `(B, N, C)` of the anchors nearest to each object, of all levels."""
@@ -156,26 +157,26 @@ def _centres(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
-def _award(claims, iou, candidates, num_anchors):
-    """Gives every claimed anchor to the claimant with the largest IoU, the first of equals.
+def award(claims, merits, candidates, num_locations):
+    """Gives every claimed anchor or point to the claimant of most merit, the first of equals.
 
     Args:
         claims: `(B, N, C)` bool, which objects claim which of their candidates.
-        iou: `(B, N, C)` float32.
-        candidates: `(B, N, C)` int32 indices of the anchors.
-        num_anchors: Their number A.
+        merits: `(B, N, C)` float32.
+        candidates: `(B, N, C)` int32 indices of the anchors or points.
+        num_locations: Their number A.
 
     Returns:
         `(B, A)` int32 indices of the objects, -1 where nobody claims.
     """
     batch, num_objects, _ = ops.shape(claims)
-    first_rows = ops.arange(batch, dtype="int32")[:, None, None] * num_anchors
+    first_rows = ops.arange(batch, dtype="int32")[:, None, None] * num_locations
     rows = ops.reshape(candidates + first_rows, (-1,))
-    iou = ops.reshape(ops.where(claims, iou, -1.0), (-1,))
-    best = ops.take(ops.segment_max(iou, rows, batch * num_anchors), rows)
+    merits = ops.reshape(ops.where(claims, merits, -np.inf), (-1,))
+    best = ops.take(ops.segment_max(merits, rows, batch * num_locations), rows)
     rank = num_objects - ops.arange(num_objects, dtype="int32")  # the first object ranks highest
     rank = ops.reshape(ops.broadcast_to(rank[:, None], ops.shape(claims)), (-1,))
-    rank = ops.where(ops.reshape(claims, (-1,)) & (iou == best), rank, 0)
-    best_rank = ops.maximum(ops.segment_max(rank, rows, batch * num_anchors), 0)
+    rank = ops.where(ops.reshape(claims, (-1,)) & (merits == best), rank, 0)
+    best_rank = ops.maximum(ops.segment_max(rank, rows, batch * num_locations), 0)
     awarded = ops.where(best_rank > 0, num_objects - best_rank, NEGATIVE)
-    return ops.reshape(awarded, (batch, num_anchors))
+    return ops.reshape(awarded, (batch, num_locations))

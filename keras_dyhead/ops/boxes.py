@@ -13,7 +13,7 @@ def box_iou(boxes1, boxes2):
 
     Args:
         boxes1: `(..., N, 4)` xyxy boxes.
-        boxes2: `(..., M, 4)` xyxy boxes with the same leading dimensions.
+        boxes2: `(..., M, 4)` xyxy boxes, whose leading dimensions broadcast against those.
 
     Returns:
         `(..., N, M)` float32 tensor; 0 for boxes without area.
@@ -26,6 +26,20 @@ def box_iou(boxes1, boxes2):
     boxes1 = ops.cast(boxes1, "float32")[..., :, None, :]
     boxes2 = ops.cast(boxes2, "float32")[..., None, :, :]
     intersection, union = _overlap(boxes1, boxes2)
+    return intersection / union
+
+
+def paired_iou(boxes1, boxes2):
+    """Computes the intersection over union box by box.
+
+    Args:
+        boxes1: `(..., 4)` xyxy boxes.
+        boxes2: `(..., 4)` xyxy boxes, broadcastable against `boxes1`.
+
+    Returns:
+        `(...)` float32 tensor; 0 for boxes without area.
+    """
+    intersection, union = _overlap(ops.cast(boxes1, "float32"), ops.cast(boxes2, "float32"))
     return intersection / union
 
 
@@ -99,6 +113,35 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     centre = deltas[..., :2] * anchor_size + anchor_centre
     size = ops.exp(ops.clip(deltas[..., 2:], -MAX_LOG_SCALE, MAX_LOG_SCALE)) * anchor_size
     return ops.concatenate([centre - size / 2, centre + size / 2], axis=-1)
+
+
+def encode_distances(boxes, points):
+    """Expresses boxes as distances of their four sides from points.
+
+    Args:
+        boxes: `(..., 4)` xyxy boxes.
+        points: `(..., 2)` x and y, broadcastable against `boxes`.
+
+    Returns:
+        `(..., 4)` float32 distances to the left, top, right and bottom side, positive for points
+        inside.
+    """
+    boxes, points = ops.cast(boxes, "float32"), ops.cast(points, "float32")
+    return ops.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)
+
+
+def decode_distances(distances, points):
+    """Places boxes around points: the inverse of `encode_distances`.
+
+    Args:
+        distances: `(..., 4)` distances to the left, top, right and bottom side.
+        points: `(..., 2)` x and y, broadcastable against `distances`.
+
+    Returns:
+        `(..., 4)` float32 xyxy boxes.
+    """
+    distances, points = ops.cast(distances, "float32"), ops.cast(points, "float32")
+    return ops.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
 
 
 def clip_boxes(boxes, image_sizes):
