@@ -38,9 +38,28 @@ class SharedTrace:
                 self._call_with, autograph=False, experimental_attributes=attributes
             )
         weights = [tf.convert_to_tensor(variable.value) for variable in layer.variables]
+        if training:
+            inputs = tf.nest.map_structure(_gradient_of_its_own, inputs)
         return self._functions[mode](weights, inputs)
 
     def _call_with(self, weights, inputs):
         mapping = list(zip(self._layer.variables, weights, strict=True))
         with keras.StatelessScope(mapping):
             return self._layer(inputs)
+
+
+def _gradient_of_its_own(x):
+    """Returns `x`, whose gradient then comes from another node than that of any other tensor.
+
+    The gradients of all inputs are outputs of the one node that calls the function. TensorFlow's
+    oneDNN pass for CPUs joins a convolution's gradient with that of a bias which comes from the
+    same node, without asking from which output: convolutions before the function would exchange
+    the gradients of their biases.
+    """
+    import tensorflow as tf
+
+    @tf.custom_gradient
+    def identity(x):
+        return tf.identity(x), lambda gradient: tf.ensure_shape(gradient, [None] * x.shape.rank)
+
+    return identity(x)

@@ -99,7 +99,7 @@ def test_raw_outputs_are_flat_and_decode_to_what_predict_returns(trained):
 
 
 def test_a_saved_model_for_serving_detects_the_same(tmp_path):
-    """ATSS with DyHead; tests/export has RetinaNet in every format."""
+    """With DyHead and padding; tests/export has every format."""
     preprocessor = DetectionPreprocessor(min_side=64, max_side=96, pad_multiple=64)
     decoder = DetectionDecoder(score_threshold=0.0, max_detections=30)
     model = small_detector("atss", 1, preprocessor=preprocessor, decoder=decoder)
@@ -307,20 +307,20 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 images, targets = scene()  # one replica gets the image with objects, the other the empty one
 
-for name, normalizer in [("retinanet", "running"), ("atss", "image")]:
+for name, normalizer, blocks in [("retinanet", "running", 0), ("atss", "image", 1)]:
     results = []
     for scope in (tf.distribute.get_strategy().scope, strategy.scope):
         with scope():
-            model = small_detector(name, loss_normalizer=normalizer)
+            model = small_detector(name, blocks, loss_normalizer=normalizer)
             model.compile(keras.optimizers.SGD(0.1))
         logs = model.fit(images, targets, batch_size=2, verbose=0).history
         out = model.predict(images, batch_size=2, verbose=0)
-        results.append((logs, [w.numpy() for w in model.weights], out))
+        results.append((logs, [(w.path, w.numpy()) for w in model.weights], out))
     (logs, weights, out), (other_logs, other_weights, other_out) = results
     for key in logs:
         np.testing.assert_allclose(other_logs[key], logs[key], rtol=1e-5, err_msg=key)
-    for a, b in zip(weights, other_weights, strict=True):
-        np.testing.assert_allclose(a, b, atol=2e-6)
+    for (path, a), (_, b) in zip(weights, other_weights, strict=True):
+        np.testing.assert_allclose(b, a, atol=2e-6, err_msg=path)
     for key in out:
         np.testing.assert_allclose(other_out[key], out[key], atol=1e-3, err_msg=key)
     print(name, normalizer, "equal on", strategy.num_replicas_in_sync, "replicas")

@@ -6,7 +6,14 @@ import numpy as np
 import onnxruntime
 import pytest
 import tensorflow as tf
-from export.small_detectors import assert_same, by_hand, pictures, small_retinanet
+from export.small_detectors import (
+    BOTH,
+    assert_same,
+    by_hand,
+    pictures,
+    small_detector,
+    small_retinanet,
+)
 
 from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
 from keras_dyhead.export.onnx import convert, export_onnx
@@ -19,9 +26,10 @@ def run(path, images):
     return dict(zip(names, outputs, strict=True))
 
 
-def test_onnx_runtime_detects_the_same_in_images_of_any_size(tmp_path):
+@BOTH
+def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, tmp_path):
     names = ["a", "b", "ü"]
-    model = small_retinanet(num_blocks=1, alignment="published", class_names=names)
+    model = small_detector(detector, num_blocks=1, alignment="published", class_names=names)
     path = tmp_path / "model.onnx"
     export_onnx(model, path)
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map

@@ -1,0 +1,29 @@
+"""SharedTrace: what it hands on are the gradients of the layers themselves."""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from keras_dyhead.layers import DyHeadNeck
+
+
+def test_biases_before_the_neck_get_their_own_gradients_in_a_graph():
+    """oneDNN's pass would exchange the levels', at random: hence several traces.
+
+    The pass joins the gradients of a convolution's kernel and bias.
+    """
+    rng = np.random.default_rng(0)
+    pyramid = [rng.normal(size=(1, n, n, 8)).astype("float32") for n in (8, 4, 2)]
+    convolutions = [keras.layers.Conv2D(16, 3, padding="same") for _ in pyramid]
+    neck = DyHeadNeck(1, 16)
+
+    def gradients():
+        with tf.GradientTape() as tape:
+            maps = [conv(x) for conv, x in zip(convolutions, pyramid, strict=True)]
+            loss = sum(tf.reduce_mean(x**2) for x in neck(maps, training=True))
+        return tape.gradient(loss, [w.value for conv in convolutions for w in conv.weights])
+
+    expected = gradients()
+    for _ in range(6):
+        for actual, gradient in zip(tf.function(gradients)(), expected, strict=True):
+            np.testing.assert_allclose(actual, gradient, atol=1e-4 * np.abs(gradient).max())
