@@ -20,7 +20,7 @@ def small_retinanet(num_blocks=0, **arguments):
 
 
 def small_detector(detector, num_blocks=0, **arguments):
-    """A detector as at the start of its training, but for class scores far apart from each other."""
+    """A detector at the start of its training, but for class scores that are far apart."""
     keras.utils.set_random_seed(1)
     preprocessor = DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32)
     model = detector(
