@@ -146,17 +146,16 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
     indices, weights = _bilinear_corners(grid, *ops.unstack(offsets, axis=-1), mask)
 
     # Every (image, pixel, offset group) is a row of its own, gathered by one flat index.
-    image = ops.reshape(ops.arange(batch, dtype="int32"), (batch, 1, 1, 1)) * num_rows
+    image = ops.reshape(ops.arange(batch, dtype="int32"), (batch, 1, 1, 1, 1)) * num_rows
+    indices = indices + image
     if offset_groups > 1:
-        group = ops.arange(offset_groups, dtype="int32")
-        indices = [(index + image) * offset_groups + group for index in indices]
-    else:
-        indices = [index + image for index in indices]
-    flat = (batch * positions, num_taps * offset_groups)
+        group = ops.arange(offset_groups, dtype="int32")[:, None]
+        indices = indices * offset_groups + group
+    flat = (batch * positions, num_taps * offset_groups, indices.shape[-1])
     outputs = gather_matmul(
         ops.reshape(rows, (batch * num_rows * offset_groups, channels // offset_groups)),
-        [ops.reshape(index, flat) for index in indices],
-        [ops.reshape(weight, flat) for weight in weights],
+        ops.reshape(indices, flat),
+        ops.reshape(weights, flat),
         ops.cast(ops.reshape(kernel, (num_taps, group_channels, filters)), rows.dtype),
         groups,
     )
@@ -255,7 +254,7 @@ def _taps_first(tensor, shape):
 
 
 def _bilinear_corners(grid, offset_y, offset_x, mask):
-    """Row numbers and weights of the four pixels around each tap: two lists of `(B, P, K, G)`."""
+    """Row numbers and weights of the four pixels around each tap: two tensors `(B, P, K, G, 4)`."""
     y, x, taps_y, taps_x, height, width, start = (
         ops.expand_dims(ops.convert_to_tensor(field), -1) for field in grid
     )
@@ -271,11 +270,11 @@ def _bilinear_corners(grid, offset_y, offset_x, mask):
         (_, weights_y), (_, weights_x) = neighbours(offset_y, offset_x)
         for factor in mask:
             weights_y = [weight * factor for weight in weights_y]
-        return [wy * wx for wy in weights_y for wx in weights_x]
+        return ops.stack([wy * wx for wy in weights_y for wx in weights_x], axis=-1)
 
     ((top, bottom), _), ((left, right), _) = neighbours(offset_y, offset_x)
     rows = (start + top * width, start + bottom * width)
-    indices = [row + column for row in rows for column in (left, right)]
+    indices = ops.stack([row + column for row in rows for column in (left, right)], axis=-1)
     # A dozen intermediate results per tap would be kept for the gradient: it finds them again.
     fields = (offset_y, offset_x) if mask is None else (offset_y, offset_x, mask)
     return indices, keras.remat(weigh)(*fields)

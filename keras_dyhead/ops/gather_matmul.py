@@ -1,7 +1,5 @@
 """The sampling engine: weighted row gather and one matrix product, chunk by chunk."""
 
-from collections.abc import Sequence
-
 import keras
 from keras import ops
 
@@ -10,10 +8,10 @@ from keras_dyhead.ops.rows import scatter_add_rows, take_rows, transposed_matmul
 from keras_dyhead.ops.sparse_sampling import samples_sparsely, sparse_matmul, sparse_weights
 
 
-def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: int = 1):
+def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
     """Multiplies weighted sums of gathered rows with a kernel: `columns(rows) @ kernel`.
 
-    Column `s` of output position `p` is `sum_j weights[j][p, s] * rows[indices[j][p, s]]`.
+    Column `s` of output position `p` is `sum_j weights[p, s, j] * rows[indices[p, s, j]]`.
     Deformable convolution is this operation with the four bilinear corners as `j` and the kernel's
     taps as `s`.
 
@@ -23,32 +21,30 @@ def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: in
 
     Args:
         rows: Tensor of shape `(R, D)`, float.
-        indices: Tensors of shape `(P, S)`, int32, every entry in `[0, R)`.
-        weights: As many tensors of shape `(P, S)`, at least float32.
+        indices: Tensor of shape `(P, S, J)`, int32, every entry in `[0, R)`.
+        weights: Tensor of shape `(P, S, J)`, at least float32.
         kernel: Tensor of shape `(K, C // groups, F)` with `K * C == S * D`, dtype of `rows`.
         groups: Number of blocks that input and output channels are split into.
 
     Returns:
         Tensor of shape `(P, F)`, dtype of `rows`.
     """
-    num_corners = len(indices)
-    positions, samples = ops.shape(indices[0])
+    positions, samples, num_corners = ops.shape(indices)
     column_shape = (samples, rows.shape[-1])
     filters = kernel.shape[-1]
     accumulator = keras.backend.result_type(rows.dtype, "float32")
     chunks = num_chunks(positions, column_shape, rows.dtype)
 
     @ops.custom_gradient
-    def forward(rows, kernel, *corners):
+    def forward(rows, kernel, indices, weights):
         def outputs_of_chunk(_, corners):
-            columns = weighted_gather(rows, corners[:num_corners], corners[num_corners:])
-            return (), (_multiply(columns, kernel, groups),)
+            return (), (_multiply(weighted_gather(rows, *corners), kernel, groups),)
 
         # The converters to ONNX and LiteRT cannot follow a loop; they never see sparse products.
         _, (outputs,) = scan_chunks(
             outputs_of_chunk,
             carry=(),
-            arrays=corners,
+            arrays=(indices, weights),
             chunks=chunks if samples_sparsely(rows) else 1,
             like=[((filters,), rows.dtype)],
         )
@@ -56,77 +52,78 @@ def gather_matmul(rows, indices: Sequence, weights: Sequence, kernel, groups: in
         def gradient(*args, upstream=None):
             grad = args[0] if upstream is None else upstream
             # Without this the runtime would gather again during the forward pass, and keep it.
-            rows_again, *corners_again = after(grad, (rows, *corners))
+            rows_again, *corners = after(grad, (rows, indices, weights))
 
             def gradients_of_chunk(sums, arrays):
-                grad, *corners = arrays
-                indices, weights = corners[:num_corners], corners[num_corners:]
+                grad, indices, weights = arrays
                 grad_columns = _multiply_back(grad, kernel, groups, column_shape)
                 columns, grad_rows, grad_weights = weighted_gather_gradient(
                     grad_columns, rows_again, indices, weights
                 )
                 grad_kernel = _multiply_columns(columns, grad, kernel.shape, groups)
                 sums = (sums[0] + grad_rows, sums[1] + ops.cast(grad_kernel, accumulator))
-                return sums, grad_weights
+                return sums, (grad_weights,)
 
-            (grad_rows, grad_kernel), grad_weights = scan_chunks(
+            (grad_rows, grad_kernel), (grad_weights,) = scan_chunks(
                 gradients_of_chunk,
                 (ops.zeros(ops.shape(rows), accumulator), ops.zeros(kernel.shape, accumulator)),
-                (grad, *corners_again),
+                (grad, *corners),
                 chunks,
-                like=[((samples,), weight.dtype) for weight in weights],
+                like=[((samples, num_corners), weights.dtype)],
             )
             return (
                 ops.cast(grad_rows, rows.dtype),
                 ops.cast(grad_kernel, kernel.dtype),
-                *(None for _ in indices),
-                *grad_weights,
+                None,
+                grad_weights,
             )
 
         return outputs, gradient
 
-    return forward(rows, kernel, *indices, *weights)
+    return forward(rows, kernel, indices, weights)
 
 
 def weighted_gather(rows, indices, weights):
     """Adds up gathered rows times their weights: `(P, S, D)`, dtype of `rows`."""
     if samples_sparsely(rows):
         columns = sparse_matmul(sparse_weights(indices, weights, rows), rows)
-        return ops.reshape(columns, (*ops.shape(indices[0]), rows.shape[-1]))
-    return sum(
-        take_rows(rows, index) * ops.cast(weight, rows.dtype)[..., None]
-        for index, weight in zip(indices, weights, strict=True)
-    )
+        return ops.reshape(columns, (*ops.shape(indices)[:2], rows.shape[-1]))
+    corners = take_rows(rows, indices)
+    return ops.sum(corners * ops.cast(weights, rows.dtype)[..., None], axis=-2)
 
 
 def weighted_gather_gradient(grad_columns, rows, indices, weights):
-    """Gathers again and goes back: columns, gradient to `rows`, gradients to `weights`.
+    """Gathers again and goes back: columns, gradient to `rows`, gradient to `weights`.
 
     Gradients are accumulated in at least float32; that of `rows` is returned in this dtype.
     """
     accumulator = keras.backend.result_type(rows.dtype, "float32")
     num_rows, width = ops.shape(rows)
-    gathered = [take_rows(rows, index) for index in indices]
-    grad_weights = [
-        ops.cast(ops.sum(ops.cast(grad_columns * corner, accumulator), axis=-1), weight.dtype)
-        for corner, weight in zip(gathered, weights, strict=True)
-    ]
+
+    def dots(corners, grad_columns):
+        products = ops.cast(grad_columns * corners, accumulator)
+        return ops.cast(ops.sum(products, axis=-1), weights.dtype)
+
     if samples_sparsely(rows):
+        # One corner at a time leaves the columns' gradient in the cache.
+        grad_weights = [
+            dots(take_rows(rows, indices[..., j]), grad_columns) for j in range(indices.shape[-1])
+        ]
         matrix = sparse_weights(indices, weights, rows)
         columns = ops.reshape(sparse_matmul(matrix, rows), ops.shape(grad_columns))
         updates = ops.reshape(grad_columns, (-1, width))
-        return columns, sparse_matmul(matrix, updates, transpose=True), grad_weights
-    columns = sum(
-        corner * ops.cast(weight, rows.dtype)[..., None]
-        for corner, weight in zip(gathered, weights, strict=True)
+        grad_rows = sparse_matmul(matrix, updates, transpose=True)
+        return columns, grad_rows, ops.stack(grad_weights, axis=-1)
+
+    corners = take_rows(rows, indices)
+    factors = weights[..., None]
+    columns = ops.sum(corners * ops.cast(factors, rows.dtype), axis=-2)
+    grad_columns = ops.expand_dims(grad_columns, -2)
+    updates = ops.cast(grad_columns, accumulator) * ops.cast(factors, accumulator)
+    grad_rows = scatter_add_rows(
+        ops.reshape(updates, (-1, width)), ops.reshape(indices, (-1,)), num_rows
     )
-    grad_rows = 0.0
-    for index, weight in zip(indices, weights, strict=True):
-        updates = ops.cast(grad_columns, accumulator) * ops.cast(weight, accumulator)[..., None]
-        grad_rows += scatter_add_rows(
-            ops.reshape(updates, (-1, width)), ops.reshape(index, (-1,)), num_rows
-        )
-    return columns, grad_rows, grad_weights
+    return columns, grad_rows, dots(corners, grad_columns)
 
 
 def _multiply(columns, kernel, groups):

@@ -50,13 +50,12 @@ def sparse_weights(indices, weights, rows):
     """The matrix that `weighted_gather` multiplies `rows` with: `(P * S, R)`, compressed rows."""
     import tensorflow as tf
 
-    columns, values = tf.stack(indices, axis=-1), tf.stack(weights, axis=-1)
-    num_lines = tf.size(indices[0])
-    lines = tf.reshape(tf.range(num_lines), tf.shape(indices[0]))
-    lines = tf.broadcast_to(lines[..., None], tf.shape(columns))
+    num_lines = tf.reduce_prod(tf.shape(indices)[:-1])
+    columns = tf.reshape(indices, (num_lines, indices.shape[-1]))
+    lines = tf.broadcast_to(tf.range(num_lines)[:, None], tf.shape(columns))
     return tf.raw_ops.SparseTensorToCSRSparseMatrix(
         indices=tf.cast(tf.reshape(tf.stack([lines, columns], axis=-1), (-1, 2)), "int64"),
-        values=tf.cast(tf.reshape(values, (-1,)), rows.dtype),
+        values=tf.cast(tf.reshape(weights, (-1,)), rows.dtype),
         dense_shape=tf.cast(tf.stack([num_lines, tf.shape(rows)[0]]), "int64"),
     )
 
