@@ -7,7 +7,7 @@ from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
-from keras_dyhead.ops.rows import split_rows
+from keras_dyhead.ops.rows import MapRows, split_rows
 
 _TAPS = 9
 
@@ -145,7 +145,7 @@ class SpatialAwareAttention(keras.layers.Layer):
         levels = list(inputs)
         sizes = [ops.shape(level)[1:3] for level in levels]
         fields = [self._fields(level) for level in levels] if self.deformable else None
-        pyramid = _Rows(levels) if self.deformable else None
+        pyramid = MapRows(levels) if self.deformable else None
         mid = self._convolve("mid", levels, sizes, fields, pyramid)
         low = self._convolve(
             "low", levels[:-1], sizes[1:], fields and fields[1:], pyramid, strides=2
@@ -155,7 +155,7 @@ class SpatialAwareAttention(keras.layers.Layer):
                 resize_align_corners(level, size)
                 for level, size in zip(levels[1:], sizes, strict=False)
             ]
-            rows = _Rows(coarser) if self.deformable and coarser else None
+            rows = MapRows(coarser) if self.deformable and coarser else None
             high = self._convolve("high", coarser, sizes[:-1], fields and fields[:-1], rows)
         else:
             if self.deformable:
@@ -274,26 +274,6 @@ class SpatialAwareAttention(keras.layers.Layer):
             "use_bias": self.use_bias,
             "groups": self.groups,
         }
-
-
-class _Rows:
-    """The pixels of several maps, one after the other.
-
-    Attributes:
-        values: `(B, R, C)`.
-        starts: Number of each map's first row.
-    """
-
-    def __init__(self, maps):
-        sizes = [height * width for height, width in (ops.shape(level)[1:3] for level in maps)]
-        self.starts = [sum(sizes[:i]) for i in range(len(sizes))]
-        self.values = ops.concatenate(
-            [
-                ops.reshape(level, (-1, size, level.shape[-1]))
-                for level, size in zip(maps, sizes, strict=True)
-            ],
-            axis=1,
-        )
 
 
 def by_level(items):

@@ -1,7 +1,29 @@
-"""Gathering, adding up and splitting rows, in the form that suits each backend."""
+"""Joining, gathering, adding up and splitting rows, in the form that suits each backend."""
 
 import keras
 from keras import ops
+
+
+class MapRows:
+    """The pixels of several maps `(B, H, W, C)` as rows, one map after the other.
+
+    Attributes:
+        values: `(B, R, C)`.
+        sizes: (height, width) of each map.
+        starts: Number of each map's first row.
+    """
+
+    def __init__(self, maps):
+        self.sizes = [ops.shape(x)[1:3] for x in maps]
+        counts = [height * width for height, width in self.sizes]
+        self.starts = [sum(counts[:i]) for i in range(len(counts))]
+        self.values = ops.concatenate(
+            [
+                ops.reshape(x, (-1, count, x.shape[-1]))
+                for x, count in zip(maps, counts, strict=True)
+            ],
+            axis=1,
+        )
 
 
 def take_rows(rows, index):
