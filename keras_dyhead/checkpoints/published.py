@@ -6,7 +6,12 @@ from typing import Any
 
 from keras_dyhead import backbones, detectors
 from keras_dyhead.coco.class_names import COCO_CLASSES
-from keras_dyhead.detectors import AnchorGenerator, DetectionDecoder, MaxIoUAssigner
+from keras_dyhead.detectors import (
+    AnchorGenerator,
+    DetectionDecoder,
+    FCOSAssigner,
+    MaxIoUAssigner,
+)
 
 MICROSOFT = "microsoft"
 OPENMMLAB = "openmmlab"
@@ -75,6 +80,7 @@ _RGB = {
     "std": (58.395, 57.12, 57.375),
 }
 _BGR = {"channel_order": "BGR", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
+_BGR_FCOS = _BGR | {"mean": (102.9801, 115.9465, 122.7717)}
 # `antialias`: Pillow filters when shrinking (detectron2, mmdet's "pillow"), OpenCV does not.
 _SIZE_800 = {"min_side": 800, "max_side": 1333, "pad_multiple": 128, "antialias": True}
 _SIZE_1200 = {"min_side": 1200, "max_side": 2000, "pad_multiple": 128, "antialias": True}
@@ -215,6 +221,22 @@ COMPOSED = {
             "assigner": MaxIoUAssigner(reassign=True),
         },
         preprocessing=_SIZE_800_OPENCV | _RGB,
+    ),
+    "fcos_r50-caffe_fpn_gn-head_1x_coco+dyhead": PublishedModel(
+        origin=OPENMMLAB,
+        detector="FCOS",
+        backbone="ResNetBackbone",
+        backbone_arguments=_RESNET_50_CAFFE | {"frozen_stages": 1},
+        arguments={
+            "use_bias": False,
+            "relu_before_extra_convs": True,
+            "head_convs": 4,
+            "centerness_branch": "class",
+            "distance_unit": "pixel",
+            "assigner": FCOSAssigner(center_radius=None),
+            "box_loss": "iou",
+        },
+        preprocessing=_SIZE_800_OPENCV | _BGR_FCOS,
     ),
 }
 """mmdetection's configs with `neck=[FPN, DyHead]`: no weights are published, but yours load."""

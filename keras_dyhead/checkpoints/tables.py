@@ -93,6 +93,16 @@ RETINANET_MMDET = {
     "class_logits": "retina_cls",
     "box_deltas": "retina_reg",
 }
+FCOS_MMDET = {
+    "class_conv_{i}": "cls_convs.{i}.conv",
+    "class_norm_{i}": "cls_convs.{i}.gn",
+    "box_conv_{i}": "reg_convs.{i}.conv",
+    "box_norm_{i}": "reg_convs.{i}.gn",
+    "class_logits": "conv_cls",
+    "box_distances": "conv_reg",
+    "centerness_logits": "conv_centerness",
+    "box_scale_P{p}": "scales.{p-3}.scale",
+}
 ATSS_MICROSOFT = {
     "class_logits": "cls_logits",
     "box_deltas": "bbox_pred",

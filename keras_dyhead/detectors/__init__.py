@@ -5,6 +5,8 @@ from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
 from keras_dyhead.detectors.atss import ATSS
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.fcos import FCOS
+from keras_dyhead.detectors.fcos_assigner import FCOSAssigner
 from keras_dyhead.detectors.points import PointGenerator
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
@@ -17,6 +19,8 @@ __all__ = [
     "DetectionDecoder",
     "DetectionPreprocessor",
     "Detector",
+    "FCOS",
+    "FCOSAssigner",
     "MaxIoUAssigner",
     "PointGenerator",
     "PredictionHead",

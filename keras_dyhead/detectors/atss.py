@@ -1,15 +1,14 @@
 """ATSS with DyHead."""
 
 import keras
-from keras import ops
 
 from keras_dyhead.detectors.anchor_detector import AnchorDetector
 from keras_dyhead.detectors.anchors import AnchorGenerator
 from keras_dyhead.detectors.assigners import ATSSAssigner
+from keras_dyhead.detectors.centerness import centerness_of
 from keras_dyhead.detectors.decoding import DetectionDecoder
-from keras_dyhead.detectors.losses import sum_over_replicas
+from keras_dyhead.detectors.losses import giou_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
-from keras_dyhead.ops.boxes import decode_boxes, generalized_iou
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -46,7 +45,7 @@ class ATSS(AnchorDetector):
         assigner: Defaults to `ATSSAssigner()`.
         box_weights: Four floats that scale the box deltas. Defaults to `(10, 10, 5, 5)`.
         box_loss_weight: float. Weight of the box loss. Defaults to 2.0.
-        loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `AnchorDetector`. The box loss
+        loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. The box loss
             is divided by the sum of the centerness targets instead, which `"image"` takes as at
             least 1. Defaults to `"image"`.
         decoder: Defaults to `DetectionDecoder(iou_threshold=0.6)`.
@@ -133,37 +132,6 @@ class ATSS(AnchorDetector):
         The box loss of an anchor is weighted by its centerness target.
         """
         anchors, assigned, targets = self.match(raw, boxes, labels)
-        positive = assigned >= 0
-        normalizer = self.num_positives(positive, training)
-        centerness = ops.where(positive, centerness_of(anchors, targets), 0.0)
-        centerness_loss = ops.binary_crossentropy(
-            centerness, raw["centerness_logits"], from_logits=True
-        )
-        predicted = decode_boxes(raw["box_deltas"], anchors, self.box_weights)
-        box_loss = centerness * (1.0 - generalized_iou(predicted, targets))
-        smallest = 1.0 if self.loss_normalizer == "image" else keras.config.epsilon()
-        total_centerness = ops.maximum(sum_over_replicas(ops.sum(centerness)), smallest)
-        return {
-            "class_loss": self.sum_class_losses(raw, labels, assigned) / normalizer,
-            "box_loss": self.box_loss_weight * ops.sum(box_loss) / total_centerness,
-            "centerness_loss": ops.sum(ops.where(positive, centerness_loss, 0.0)) / normalizer,
-        }
-
-
-def centerness_of(anchors, boxes):
-    """Returns how central anchors are in boxes: 1 in the middle, 0 at and beyond the border.
-
-    Args:
-        anchors: `(A, 4)` xyxy anchors.
-        boxes: `(..., A, 4)` xyxy boxes.
-
-    Returns:
-        `(..., A)` float32: the root of the product, over both axes, of the distance to the
-        nearer side divided by that to the farther one.
-
-    Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", equation 3.
-    """
-    centres = (anchors[..., :2] + anchors[..., 2:]) / 2
-    before, behind = centres - boxes[..., :2], boxes[..., 2:] - centres
-    nearer, farther = ops.minimum(before, behind), ops.maximum(before, behind)
-    return ops.sqrt(ops.prod(ops.relu(nearer) / ops.maximum(farther, 1e-6), axis=-1))
+        centerness = centerness_of((anchors[:, :2] + anchors[:, 2:]) / 2, targets)
+        box_loss = self.box_loss_weight * giou_loss(targets, self.boxes_at(anchors, raw))
+        return self.losses_with_centerness(raw, labels, assigned, centerness, box_loss, training)

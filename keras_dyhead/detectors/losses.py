@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dyhead.ops.boxes import generalized_iou, paired_iou
+
 
 def sigmoid_focal_loss(targets, logits, alpha: float = 0.25, gamma: float = 2.0):
     """Cross-entropy that fades out for well-classified examples.
@@ -42,6 +44,35 @@ def smooth_l1_loss(targets, predictions, beta: float = 0.0):
     if not beta:
         return error
     return ops.where(error < beta, 0.5 * ops.square(error) / beta, error - 0.5 * beta)
+
+
+def iou_loss(targets, boxes):
+    """Returns minus the logarithm of the IoU of boxes with their targets, kept off infinity.
+
+    Args:
+        targets: `(..., 4)` xyxy boxes.
+        boxes: `(..., 4)` xyxy boxes.
+
+    Returns:
+        `(...)` float32 tensor of losses.
+
+    Source: Yu et al., "UnitBox: An Advanced Object Detection Network", ACM MM 2016; the bound
+    1e-6 as in OpenMMLab's code.
+    """
+    return -ops.log(ops.maximum(paired_iou(boxes, targets), 1e-6))
+
+
+def giou_loss(targets, boxes):
+    """Returns one minus the generalized IoU of boxes with their targets.
+
+    Args:
+        targets: `(..., 4)` xyxy boxes.
+        boxes: `(..., 4)` xyxy boxes.
+
+    Returns:
+        `(...)` float32 tensor of losses.
+    """
+    return 1.0 - generalized_iou(boxes, targets)
 
 
 def sum_over_replicas(value):

@@ -11,33 +11,41 @@ from keras_dyhead.detectors.conv_tower import (
     prior_bias,
 )
 
+MAX_EXPONENT = 16.0  # exp(16) is nine million pixels: no prediction overflows
+
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class PredictionHead(keras.layers.Layer):
-    """Predicts class logits and box deltas for every anchor, with the same weights on all levels.
+    """Predicts classes and boxes for every anchor or point, with the same weights on all levels.
 
     Args:
         num_classes: int. Number of classes K.
-        anchors_per_cell: int. Defaults to 1.
+        anchors_per_cell: int. Defaults to 1, as for points.
         num_convs: int. 3x3 convolutions with ReLU before the predictions, one branch for classes,
-            one for boxes and centerness. Defaults to 0.
+            one for boxes. Defaults to 0.
         channels: int. Channels of those convolutions. Defaults to 256.
         kernel_size: int. Kernel size of the predictions. Defaults to 3.
         use_group_norm: bool. Normalise after each of those convolutions, in groups of 8 channels
             (32 groups of 256), in place of a bias. Defaults to `False`.
         use_centerness: bool. Predict centerness too. Defaults to `False`.
-        use_level_scales: bool. Multiply the deltas of each level by a learned number of its own.
-            Defaults to `False`.
+        use_level_scales: bool. Multiply the box outputs of each level by a learned number of its
+            own. Defaults to `False`.
+        box_output: `"box_deltas"`, as they come, or `"box_distances"`, their exponentials, which
+            are positive. Defaults to `"box_deltas"`.
+        distance_unit: What a distance of `exp(0)` is: one `"pixel"`, or one `"stride"` of its
+            level. Defaults to `"pixel"`.
+        centerness_branch: Whether centerness is predicted in the branch of the `"box"` or in that
+            of the `"class"`. Defaults to `"box"`.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
-        pyramid: Dict of `(B, H, W, C)` maps in ascending level order.
+        pyramid: Dict `{"P3": (B, H, W, C), ...}` of maps in ascending level order.
 
     Returns:
         Dict, float32 under every policy, flat over level, row, column and anchor:
-        `"class_logits"` `(B, A, K)`, `"box_deltas"` `(B, A, 4)`, `"centerness_logits"` `(B, A)` if
-        wanted; and `"level_sizes"` `(L, 2)` int32, height and width of each level, which tell
-        what lies where in A.
+        `"class_logits"` `(B, A, K)`, `"box_deltas"` or `"box_distances"` (pixels) `(B, A, 4)`,
+        `"centerness_logits"` `(B, A)` if wanted; and `"level_sizes"` `(L, 2)` int32, height and
+        width of each level, which tell what lies where in A.
 
     Example:
     ```python
@@ -57,9 +65,19 @@ class PredictionHead(keras.layers.Layer):
         use_group_norm: bool = False,
         use_centerness: bool = False,
         use_level_scales: bool = False,
+        box_output: str = "box_deltas",
+        distance_unit: str = "pixel",
+        centerness_branch: str = "box",
         **kwargs,
     ):
         super().__init__(**kwargs)
+        for argument, value, choices in (
+            ("box_output", box_output, ("box_deltas", "box_distances")),
+            ("distance_unit", distance_unit, ("pixel", "stride")),
+            ("centerness_branch", centerness_branch, ("box", "class")),
+        ):
+            if value not in choices:
+                raise ValueError(f"`{argument}` must be one of {choices}. Received: {value!r}")
         self.num_classes = num_classes
         self.anchors_per_cell = anchors_per_cell
         self.num_convs = num_convs
@@ -68,13 +86,16 @@ class PredictionHead(keras.layers.Layer):
         self.use_group_norm = use_group_norm
         self.use_centerness = use_centerness
         self.use_level_scales = use_level_scales
+        self.box_output = box_output
+        self.distance_unit = distance_unit
+        self.centerness_branch = centerness_branch
         self.class_tower, self.box_tower = (
             conv_tower(branch, num_convs, channels, use_group_norm, self.dtype_policy)
             for branch in ("class", "box")
         )
         self.class_logits = self._conv(num_classes * anchors_per_cell, "class_logits")
         self.class_logits.bias_initializer = prior_bias()
-        self.box_deltas = self._conv(4 * anchors_per_cell, "box_deltas")
+        self.boxes = self._conv(4 * anchors_per_cell, box_output)
         self.centerness_logits = (
             self._conv(anchors_per_cell, "centerness_logits") if use_centerness else None
         )
@@ -110,8 +131,8 @@ class PredictionHead(keras.layers.Layer):
             levels = [apply_tower(tower, x) for x in pyramid.values()]
             for prediction in predictions:
                 maps = [ops.cast(prediction(x), "float32") for x in levels]
-                if prediction is self.box_deltas and self.use_level_scales:
-                    maps = [x * s for x, s in zip(maps, self.level_scales, strict=True)]
+                if prediction is self.boxes:
+                    maps = self._box_outputs(maps, pyramid)
                 width = prediction.filters // self.anchors_per_cell
                 outputs[prediction.name] = ops.concatenate(
                     [self._flatten(x, width) for x in maps], axis=1
@@ -121,16 +142,26 @@ class PredictionHead(keras.layers.Layer):
         sizes = [ops.stack(ops.shape(x)[1:3]) for x in pyramid.values()]
         return outputs | {"level_sizes": ops.cast(ops.stack(sizes), "int32")}
 
+    def _box_outputs(self, maps, levels):
+        if self.use_level_scales:
+            maps = [x * scale for x, scale in zip(maps, self.level_scales, strict=True)]
+        if self.box_output == "box_distances":
+            maps = [ops.exp(ops.minimum(x, MAX_EXPONENT)) for x in maps]
+            if self.distance_unit == "stride":
+                maps = [x * 2.0 ** int(level[1:]) for x, level in zip(maps, levels, strict=True)]
+        return maps
+
     def _flatten(self, x, width):
         cells = ops.shape(x)[1] * ops.shape(x)[2]
         return ops.reshape(x, (-1, cells * self.anchors_per_cell, width))
 
     def _branches(self):
         """Returns the layers before, and the convolutions of, the predictions of each branch."""
-        boxes = (
-            [self.box_deltas, self.centerness_logits] if self.use_centerness else [self.box_deltas]
-        )
-        return [(self.class_tower, [self.class_logits]), (self.box_tower, boxes)]
+        classes, boxes = [self.class_logits], [self.boxes]
+        if self.use_centerness:
+            branch = boxes if self.centerness_branch == "box" else classes
+            branch.append(self.centerness_logits)
+        return [(self.class_tower, classes), (self.box_tower, boxes)]
 
     def get_config(self):
         """Returns the arguments of the constructor."""
@@ -143,4 +174,7 @@ class PredictionHead(keras.layers.Layer):
             "use_group_norm": self.use_group_norm,
             "use_centerness": self.use_centerness,
             "use_level_scales": self.use_level_scales,
+            "box_output": self.box_output,
+            "distance_unit": self.distance_unit,
+            "centerness_branch": self.centerness_branch,
         }

@@ -30,7 +30,7 @@ class RetinaNet(AnchorDetector):
         assigner: Defaults to `MaxIoUAssigner()`.
         box_weights: Four floats that scale the box deltas. Defaults to ones.
         smooth_l1_beta: float. 0 is the L1 loss. Defaults to 0.0.
-        loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `AnchorDetector`. Defaults to
+        loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. Defaults to
             `"image"`.
         dtype: Policy of the layers above the backbone. Defaults to the global policy.
         **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,

@@ -1,15 +1,58 @@
 """Small detectors and a scene to train them on."""
 
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
 import keras
 import numpy as np
 
-from keras_dyhead.detectors import ATSS, AnchorGenerator, RetinaNet
+from keras_dyhead.detectors import ATSS, FCOS, AnchorGenerator, Detector, RetinaNet
 
 CLASSES = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Small:
+    """A detector small enough for tests, and what is particular about it.
+
+    Args:
+        detector: The class.
+        raw: Last dimensions of each raw output, after those of image and location.
+        arguments: Of the constructor.
+        on_replicas: Further arguments where the test of replicas is worth more with them.
+        background_losses: Losses that images without objects have.
+    """
+
+    detector: type[Detector]
+    raw: Mapping[str, tuple[int, ...]]
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    on_replicas: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    background_losses: tuple[str, ...] = ("class_loss",)
+
+    def class_layer(self, model):
+        """Returns the layer that predicts the class logits."""
+        return model.get_layer("head").class_logits
+
+
 SMALL = {
-    "retinanet": (RetinaNet, {"anchors": AnchorGenerator(3.0, 1), "head_convs": 0}),
-    "atss": (ATSS, {"anchors": AnchorGenerator(4.0, 1, (1.0,), offset=0.5)}),
+    "retinanet": Small(
+        RetinaNet,
+        raw={"class_logits": (CLASSES,), "box_deltas": (4,)},
+        arguments={"anchors": AnchorGenerator(3.0, 1), "head_convs": 0},
+        on_replicas={"loss_normalizer": "running"},
+    ),
+    "atss": Small(
+        ATSS,
+        raw={"class_logits": (CLASSES,), "box_deltas": (4,), "centerness_logits": ()},
+        arguments={"anchors": AnchorGenerator(4.0, 1, (1.0,), offset=0.5)},
+        on_replicas={"num_blocks": 1},
+    ),
+    "fcos": Small(
+        FCOS, raw={"class_logits": (CLASSES,), "box_distances": (4,), "centerness_logits": ()}
+    ),
 }
+"""Every detector by its name: what all of them must do is tested on these."""
 
 
 def small_backbone(**options):
@@ -25,9 +68,9 @@ def small_backbone(**options):
 def small_detector(name, num_blocks=0, **kwargs):
     """An untrained detector on P3..P6, the same every time."""
     keras.utils.set_random_seed(0)
-    detector, defaults = SMALL[name]
-    defaults = defaults | {"num_blocks": num_blocks, "channels": 16, "max_level": 6}
-    return detector(small_backbone(), CLASSES, **defaults | kwargs)
+    small = SMALL[name]
+    defaults = {"num_blocks": num_blocks, "channels": 16, "max_level": 6, **small.arguments}
+    return small.detector(small_backbone(), CLASSES, **defaults | kwargs)
 
 
 def scene():

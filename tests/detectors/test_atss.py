@@ -5,8 +5,6 @@ import pytest
 import tensorflow as tf
 from detectors.scenes import CLASSES, scene, small_detector
 
-from keras_dyhead.detectors.atss import centerness_of
-
 
 def giou(a, b):
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
@@ -66,13 +64,6 @@ def test_losses_equal_a_loop_over_anchors(normalizer):
     assert losses.keys() == expected.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(losses[name], value, rtol=2e-5, err_msg=name)
-
-
-def test_centerness_is_one_in_the_middle_and_zero_from_the_border_on():
-    boxes = np.array([[0, 0, 8, 4]] * 4, "float32")
-    centres = np.array([[4, 2], [2, 2], [8, 2], [-3, 2]], "float32")
-    anchors = np.concatenate([centres - 5, centres + 5], -1)
-    np.testing.assert_allclose(centerness_of(anchors, boxes), [1, (2 / 6) ** 0.5, 0, 0], rtol=1e-6)
 
 
 def test_confidence_is_class_probability_times_centerness():

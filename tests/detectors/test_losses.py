@@ -5,7 +5,12 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.detectors.losses import sigmoid_focal_loss, smooth_l1_loss
+from keras_dyhead.detectors.losses import (
+    giou_loss,
+    iou_loss,
+    sigmoid_focal_loss,
+    smooth_l1_loss,
+)
 
 
 @pytest.mark.parametrize(("alpha", "gamma"), [(0.25, 2.0), (0.6, 0.0), (0.25, 1.5)])
@@ -39,3 +44,13 @@ def test_smooth_l1_is_l1_at_beta_0_and_scaled_huber_otherwise():
         for t, p in zip(targets, predictions, strict=True)
     ]
     np.testing.assert_allclose(smooth_l1_loss(targets, predictions, 0.3), huber, rtol=1e-5)
+
+
+def test_box_losses_at_overlaps_that_are_known():
+    """Shifted by half a side: an IoU of 1/3; along the diagonal 1/7, and 8/36 of the hull empty."""
+    box = np.array([0, 0, 4, 4], "float32")
+    shifted = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [9, 9, 9, 9]], "float32")
+    np.testing.assert_allclose(iou_loss(box, shifted), -np.log([1, 1 / 3, 1e-6]), rtol=1e-6)
+    diagonal = np.array([[2, 2, 6, 6]], "float32")
+    expected = 1 - (4 / 28 - (36 - 28) / 36)
+    np.testing.assert_allclose(giou_loss(box, diagonal), [expected], rtol=1e-6)

@@ -4,42 +4,34 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from detectors.scenes import CLASSES, SMALL
 from PIL import Image
 
-from keras_dyhead.detectors import (
-    ATSS,
-    AnchorGenerator,
-    DetectionDecoder,
-    DetectionPreprocessor,
-    RetinaNet,
-)
+from keras_dyhead.detectors import DetectionDecoder, DetectionPreprocessor
+
+EVERY_DETECTOR = pytest.mark.parametrize("detector", SMALL)
 
 
 def small_retinanet(num_blocks=0, **arguments):
-    return small_detector(RetinaNet, num_blocks, **arguments)
+    return small_detector("retinanet", num_blocks, **arguments)
 
 
-def small_detector(detector, num_blocks=0, **arguments):
+def small_detector(name, num_blocks=0, **arguments):
     """A detector at the start of its training, but for class scores that are far apart."""
     keras.utils.set_random_seed(1)
-    preprocessor = DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32)
-    model = detector(
-        two_level_backbone(),
-        num_classes=3,
-        num_blocks=num_blocks,
-        channels=16,
-        head_convs=0,
-        max_level=5,
-        anchors=AnchorGenerator(3.0, 1),
-        decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
-        **{"preprocessor": preprocessor} | arguments,
-    )
-    class_kernel = model.get_layer("head").class_logits.kernel
+    small = SMALL[name]
+    defaults = {
+        "num_blocks": num_blocks,
+        "channels": 16,
+        "max_level": 5,
+        "decoder": DetectionDecoder(score_threshold=0.0, max_detections=20),
+        "preprocessor": DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32),
+        **small.arguments,
+    }
+    model = small.detector(two_level_backbone(), CLASSES, **defaults | arguments)
+    class_kernel = small.class_layer(model).kernel
     class_kernel.assign(30 * class_kernel)
     return model
-
-
-BOTH = pytest.mark.parametrize("detector", [RetinaNet, ATSS])
 
 
 def two_level_backbone():

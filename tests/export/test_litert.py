@@ -3,7 +3,7 @@
 import pytest
 import tensorflow as tf
 from export.small_detectors import (
-    BOTH,
+    EVERY_DETECTOR,
     assert_same,
     by_hand,
     pictures,
@@ -15,7 +15,7 @@ from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_litert
 
 
-@BOTH
+@EVERY_DETECTOR
 def test_the_interpreter_detects_the_same_in_images_of_any_size(detector, tmp_path):
     model = small_detector(detector, num_blocks=1)
     export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))

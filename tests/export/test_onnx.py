@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 import tensorflow as tf
 from export.small_detectors import (
-    BOTH,
+    EVERY_DETECTOR,
     assert_same,
     by_hand,
     pictures,
@@ -26,7 +26,7 @@ def run(path, images):
     return dict(zip(names, outputs, strict=True))
 
 
-@BOTH
+@EVERY_DETECTOR
 def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, tmp_path):
     names = ["a", "b", "ü"]
     model = small_detector(detector, num_blocks=1, alignment="published", class_names=names)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from export.small_detectors import (
-    BOTH,
+    EVERY_DETECTOR,
     assert_same,
     by_hand,
     pictures,
@@ -33,7 +33,7 @@ print(json.dumps({name: value.numpy().tolist() for name, value in out.items()}))
 """
 
 
-@BOTH
+@EVERY_DETECTOR
 @pytest.mark.parametrize("image_size", [None, (64, 96)])
 def test_a_process_without_keras_detects_the_same_in_files(detector, image_size, tmp_path):
     model = small_detector(detector, num_blocks=1 if image_size else 0)

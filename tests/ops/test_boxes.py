@@ -10,8 +10,11 @@ from keras_dyhead.ops.boxes import (
     box_iou,
     clip_boxes,
     decode_boxes,
+    decode_distances,
     encode_boxes,
+    encode_distances,
     generalized_iou,
+    paired_iou,
     take_per_image,
 )
 
@@ -34,6 +37,8 @@ def test_iou_of_all_pairs_equals_a_loop():
     a, b = random_boxes(rng, 2, 7), random_boxes(rng, 2, 5)
     expected = [[[iou(x, y) for y in b[i]] for x in a[i]] for i in range(2)]
     np.testing.assert_allclose(box_iou(a, b), expected, atol=1e-6)
+    pairs = [expected[i][j][j] for i, j in np.ndindex(2, 5)]
+    np.testing.assert_allclose(np.ravel(paired_iou(a[:, :5], b)), pairs, atol=1e-6)
 
 
 def test_iou_of_boxes_without_area_is_zero_not_nan():
@@ -89,6 +94,13 @@ def test_sizes_are_clamped_so_that_no_prediction_overflows():
     deltas = np.array([[0, 0, 500, -500]], "float32")
     box = np.asarray(decode_boxes(deltas, np.array([[-8, -8, 8, 8]], "float32")))[0]
     np.testing.assert_allclose(box, [-500, -0.128, 500, 0.128], rtol=1e-5)
+
+
+def test_distances_are_those_to_the_sides_and_decode_back():
+    box, points = np.array([10, 20, 50, 90], "float32"), np.array([[15, 30], [8, 95]], "float32")
+    distances = encode_distances(box, points)
+    np.testing.assert_array_equal(distances, [[5, 10, 35, 60], [-2, 75, 42, -5]])
+    np.testing.assert_array_equal(decode_distances(distances, points), [box, box])
 
 
 def test_boxes_are_clipped_to_the_height_and_width_of_their_image():

@@ -1,0 +1,156 @@
+"""What dense detectors share: which location learns what, and how raw outputs become detections."""
+
+import keras
+from keras import ops
+
+from keras_dyhead.detectors.assigners import IGNORED
+from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.losses import sigmoid_focal_loss, sum_over_replicas
+from keras_dyhead.ops.boxes import take_per_image
+
+LOSS_NORMALIZERS = ("image", "batch", "running")
+RUNNING_MOMENTUM, RUNNING_START = 0.9, 100.0  # of detectron2
+
+
+class DenseDetector(Detector):
+    """A detector whose raw outputs belong to locations, with a focal loss on the classes.
+
+    Locations are anchors or points, `locations_per_cell` in each cell of the pyramid. A subclass
+    says where they are in `locations`, and what boxes were predicted there in `boxes_at`.
+
+    Args:
+        backbone: As in `Detector`.
+        head: The layer from the pyramid to the raw outputs; it has `num_classes`.
+        assigner: Which location learns which object.
+        loss_normalizer: The number of positive locations that losses are divided by: of the
+            batch, where every `"image"` counts as at least one (OpenMMLab's detectors with
+            anchors), of the `"batch"`, at least one (Microsoft's ATSS, FCOS), or its `"running"`
+            mean over the training steps, with momentum 0.9 from 100 on (detectron2, Microsoft's
+            RetinaNet). Defaults to `"image"`.
+        **kwargs: Of `Detector`.
+    """
+
+    def __init__(
+        self,
+        backbone,
+        head: keras.layers.Layer,
+        assigner,
+        loss_normalizer: str = "image",
+        **kwargs,
+    ):
+        if loss_normalizer not in LOSS_NORMALIZERS:
+            raise ValueError(
+                f"`loss_normalizer` must be one of {LOSS_NORMALIZERS}. "
+                f"Received: {loss_normalizer!r}"
+            )
+        super().__init__(backbone, head, **kwargs)
+        self.num_classes = head.num_classes
+        self.assigner = assigner
+        self.loss_normalizer = loss_normalizer
+        if loss_normalizer == "running":
+            self.running_positives = self.add_weight(
+                shape=(),
+                initializer=keras.initializers.Constant(RUNNING_START),
+                dtype="float32",
+                trainable=False,
+                aggregation="only_first_replica",
+                name="running_positives",
+            )
+
+    def locations(self, level_sizes):
+        """Returns the locations `(A, ...)` of levels of these (height, width)."""
+        raise NotImplementedError
+
+    def boxes_at(self, locations, raw):
+        """Returns the boxes `(B, A, 4)` that raw outputs stand for, xyxy pixels, unclipped."""
+        raise NotImplementedError
+
+    def match(self, raw, boxes, labels):
+        """Says what every location has to learn.
+
+        Args:
+            raw: Dict of raw outputs.
+            boxes: `(B, N, 4)` float32, N >= 1.
+            labels: `(B, N)` int32, -1 where padded.
+
+        Returns:
+            Tuple of the locations `(A, ...)`, the index of each one's object `(B, A)` (negative
+            where it has none), and that object's box `(B, A, 4)` (the image's first where it has
+            none).
+        """
+        level_sizes = self.level_sizes(raw)
+        locations = self.locations(level_sizes)
+        assigned = self.assigner(locations, boxes, labels, self.level_counts(level_sizes))
+        return locations, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
+
+    def sum_class_losses(self, raw, labels, assigned):
+        """Sums the focal losses of all locations but the ignored ones."""
+        classes = take_per_image(labels, ops.maximum(assigned, 0))
+        classes = ops.where(assigned >= 0, classes, -1)
+        targets = ops.one_hot(classes, self.num_classes)  # -1 is all zeros: background
+        loss = sigmoid_focal_loss(targets, raw["class_logits"])
+        return ops.sum(ops.where((assigned != IGNORED)[..., None], loss, 0.0))
+
+    def num_positives(self, positive, training=False):
+        """Returns the number that losses are divided by, see `loss_normalizer`.
+
+        Args:
+            positive: `(B, A)` bool, which locations have an object.
+            training: bool. Whether to update the running mean.
+        """
+        counts = ops.sum(ops.cast(positive, "float32"), axis=1)
+        if self.loss_normalizer == "image":
+            return sum_over_replicas(ops.sum(ops.maximum(counts, 1.0)))
+        count = ops.maximum(sum_over_replicas(ops.sum(counts)), 1.0)
+        if self.loss_normalizer == "batch":
+            return count
+        mean = ops.convert_to_tensor(self.running_positives)
+        if training:
+            mean = RUNNING_MOMENTUM * mean + (1 - RUNNING_MOMENTUM) * count
+            self.running_positives.assign(mean)
+        return mean
+
+    def losses_with_centerness(self, raw, labels, assigned, centerness, box_loss, training=False):
+        """Returns the losses of a detector that predicts centerness.
+
+        The box loss of a location is weighted by its centerness, and divided by the sum of these.
+
+        Args:
+            raw: Dict of raw outputs.
+            labels: `(B, N)` int32, -1 where padded.
+            assigned: `(B, A)` int32, index of each location's object.
+            centerness: `(B, A)` float32, how central each location is in that object.
+            box_loss: `(B, A)` float32.
+            training: bool. Whether this is a training step.
+
+        Returns:
+            Dict of the scalars `"class_loss"`, `"box_loss"` and `"centerness_loss"`.
+        """
+        positive = assigned >= 0
+        normalizer = self.num_positives(positive, training)
+        centerness = ops.where(positive, centerness, 0.0)
+        cross_entropy = ops.binary_crossentropy(
+            centerness, raw["centerness_logits"], from_logits=True
+        )
+        smallest = 1.0 if self.loss_normalizer == "image" else keras.config.epsilon()
+        total_centerness = ops.maximum(sum_over_replicas(ops.sum(centerness)), smallest)
+        return {
+            "class_loss": self.sum_class_losses(raw, labels, assigned) / normalizer,
+            "box_loss": ops.sum(centerness * box_loss) / total_centerness,
+            "centerness_loss": ops.sum(ops.where(positive, cross_entropy, 0.0)) / normalizer,
+        }
+
+    def level_counts(self, level_sizes):
+        """Returns the number of locations in each level."""
+        return [height * width * self.locations_per_cell for height, width in level_sizes]
+
+    def decode(self, raw, image_sizes=None):
+        """Turns raw outputs into detections; see `Detector.decode`."""
+        level_sizes = self.level_sizes(raw, image_sizes)
+        return self.decoder(
+            raw["class_logits"],
+            self.boxes_at(self.locations(level_sizes), raw),
+            self.level_counts(level_sizes),
+            image_sizes,
+            raw.get("centerness_logits"),
+        )

@@ -1,0 +1,162 @@
+"""FCOS with DyHead."""
+
+import keras
+
+from keras_dyhead.detectors.centerness import centerness_of
+from keras_dyhead.detectors.decoding import DetectionDecoder
+from keras_dyhead.detectors.dense_detector import DenseDetector
+from keras_dyhead.detectors.fcos_assigner import FCOSAssigner
+from keras_dyhead.detectors.losses import giou_loss, iou_loss
+from keras_dyhead.detectors.points import PointGenerator
+from keras_dyhead.detectors.prediction_head import PredictionHead
+from keras_dyhead.ops.boxes import decode_distances
+
+BOX_LOSSES = {"iou": iou_loss, "giou": giou_loss}
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class FCOS(DenseDetector):
+    """Dense detector without anchors: each point predicts the distances to the sides of its box.
+
+    It predicts classes, distances and centerness, how central a point is in its object; confidence
+    is the product of class probability and centerness. Defaults follow the later paper (TPAMI
+    2020). The first one (ICCV 2019) and OpenMMLab's `fcos_r50-caffe_fpn_gn-head_1x_coco` differ:
+
+    | | default | first paper, OpenMMLab |
+    |---|---|---|
+    | `head_convs` | 0, straight from DyHead | 4 |
+    | `assigner.center_radius` | 1.5 | `None` |
+    | `box_loss` | `"giou"` | `"iou"` |
+    | `distance_unit` | `"stride"` | `"pixel"` |
+    | `centerness_branch` | `"box"` | `"class"` |
+    | `relu_before_extra_convs` | `False` | `True` |
+
+    Args:
+        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
+            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        num_classes: int. Number of classes K; labels run from 0 to K - 1.
+        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
+        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
+        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        image_shape: Shape of a preprocessed image. A known height and width give XLA static
+            shapes. Defaults to `(None, None, 3)`.
+        head_convs: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
+            classes, one for boxes. Defaults to 0, straight from DyHead; FCOS without DyHead has 4.
+        head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
+        centerness_branch: Whether centerness is predicted in the branch of the `"box"` or in that
+            of the `"class"`; the same where `head_convs` is 0. Defaults to `"box"`.
+        distance_unit: What a distance of `exp(0)` is: one `"pixel"`, or one `"stride"` of its
+            level, which is learnt faster. Raw outputs are pixels in both cases. Defaults to
+            `"stride"`.
+        points: `PointGenerator`. Defaults to the middle of each cell.
+        assigner: Defaults to `FCOSAssigner()`.
+        box_loss: `"giou"` or `"iou"`, its negative logarithm. Defaults to `"giou"`.
+        box_loss_weight: float. Weight of the box loss. Defaults to 1.0.
+        loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. The box loss
+            is divided by the sum of the centerness targets instead, which `"image"` takes as at
+            least 1. Defaults to `"batch"`.
+        decoder: Defaults to `DetectionDecoder()`.
+        dtype: Policy of the layers above the backbone. Defaults to the global policy.
+        **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
+            `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
+            `use_task_attention`, `use_bias`, `preprocessor`, `class_names`, `name`, `trainable`.
+
+    Example:
+    ```python
+    backbone = keras_hub.models.ResNetBackbone(
+        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
+    )
+    model = FCOS(backbone, num_classes=80, num_blocks=1, channels=64)
+    model.compile()
+    images = np.zeros((1, 128, 128, 3), "float32")
+    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
+    model.fit(images, targets)
+    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    ```
+
+    Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, and
+    "FCOS: A Simple and Strong Anchor-Free Object Detector", TPAMI 2020. The latter takes the
+    square root of the product as confidence, and its code, in units of strides, a ReLU for the
+    exponential.
+    """
+
+    loss_names = ("class_loss", "box_loss", "centerness_loss")
+
+    def __init__(
+        self,
+        backbone,
+        num_classes: int,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        image_shape=(None, None, 3),
+        head_convs: int = 0,
+        head_kernel_size: int = 3,
+        centerness_branch: str = "box",
+        distance_unit: str = "stride",
+        points: PointGenerator | None = None,
+        assigner: FCOSAssigner | None = None,
+        box_loss: str = "giou",
+        box_loss_weight: float = 1.0,
+        loss_normalizer: str = "batch",
+        decoder: DetectionDecoder | None = None,
+        dtype=None,
+        **kwargs,
+    ):
+        if box_loss not in BOX_LOSSES:
+            raise ValueError(
+                f"`box_loss` must be one of {list(BOX_LOSSES)}. Received: {box_loss!r}"
+            )
+        head = PredictionHead(
+            num_classes,
+            num_convs=head_convs,
+            channels=channels,
+            kernel_size=head_kernel_size,
+            use_group_norm=True,
+            use_centerness=True,
+            use_level_scales=True,
+            box_output="box_distances",
+            distance_unit=distance_unit,
+            centerness_branch=centerness_branch,
+            dtype=dtype,
+            name="head",
+        )
+        super().__init__(
+            backbone,
+            head,
+            assigner or FCOSAssigner(),
+            loss_normalizer,
+            num_blocks=num_blocks,
+            channels=channels,
+            alignment=alignment,
+            image_shape=image_shape,
+            decoder=decoder,
+            dtype=dtype,
+            **kwargs,
+        )
+        self.head_convs = head_convs
+        self.head_kernel_size = head_kernel_size
+        self.centerness_branch = centerness_branch
+        self.distance_unit = distance_unit
+        self.points = points or PointGenerator()
+        self.box_loss = box_loss
+        self.box_loss_weight = box_loss_weight
+
+    def locations(self, level_sizes):
+        """Returns the points `(A, 3)`, x, y and stride, of levels of these (height, width)."""
+        return self.points(level_sizes, self.min_level)
+
+    def boxes_at(self, locations, raw):
+        """Places the boxes of raw outputs around the points."""
+        return decode_distances(raw["box_distances"], locations[:, :2])
+
+    def compute_losses(self, raw, boxes, labels, training=False):
+        """Returns the focal loss of classes, the IoU loss of boxes, cross-entropy of centerness.
+
+        The box loss of a point is weighted by its centerness target.
+        """
+        points, assigned, targets = self.match(raw, boxes, labels)
+        centerness = centerness_of(points[:, :2], targets)
+        box_loss = BOX_LOSSES[self.box_loss](targets, self.boxes_at(points, raw))
+        box_loss = self.box_loss_weight * box_loss
+        return self.losses_with_centerness(raw, labels, assigned, centerness, box_loss, training)
