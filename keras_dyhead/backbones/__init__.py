@@ -8,6 +8,7 @@ from (`L` counts ResNet's stages from 1, `S` Swin's from 0, `N` blocks from 0):
 | `conv1/kernel` | `conv1.weight` | `stem.conv1.weight` |
 | `bn1/{gamma,beta,moving_mean,moving_variance}` | `bn1.*` | `stem.conv1.norm.*` |
 | `layerL_N_conv1/kernel` (2, 3) | `layerL.N.conv1.weight` | `res(L+1).N.conv1.weight` |
+| `layerL_N_conv2/offset_conv/{kernel,bias}` | `...conv2.conv_offset.*` | `...conv2_offset.*` |
 | `layerL_N_bn1/...` (2, 3) | `layerL.N.bn1.*` | `res(L+1).N.conv1.norm.*` |
 | `layerL_N_downsample_conv/...` | `layerL.N.downsample.0.*` | `res(L+1).N.shortcut.*` |
 | `layerL_N_downsample_bn/...` | `layerL.N.downsample.1.*` | `res(L+1).N.shortcut.norm.*` |

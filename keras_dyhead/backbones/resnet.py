@@ -1,10 +1,13 @@
 """ResNet and ResNeXt."""
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers
 
 from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
 from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
+from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 STAGE_BLOCKS = {
     18: (2, 2, 2, 2),
@@ -39,6 +42,10 @@ class ResNetBackbone(keras.Model):
         groups: int. Groups of the 3x3 convolutions (ResNeXt). Defaults to 1.
         width_per_group: int. Channels of a group where the first stage's blocks have
             `base_channels`; ResNeXt-101-64x4d has 64 groups of 4. Defaults to 64.
+        deformable_stages: Stages whose 3x3 convolutions, the strided ones too, are modulated
+            deformable ones (DCNv2, see `ModulatedDeformConv2D`). A stage is called by the level of
+            its output: 2 is `layer1`, 3 to 5 are `layer2` to `layer4`. Published detectors "with
+            DCN" have (3, 4, 5). Defaults to none.
         base_channels: int. Channels of the stem. Defaults to 64.
         image_shape: Shape of an image. Defaults to `(None, None, 3)`.
         dtype: Policy of all layers. Defaults to the global policy.
@@ -62,7 +69,8 @@ class ResNetBackbone(keras.Model):
     ```
 
     Source: He et al., "Deep Residual Learning for Image Recognition", CVPR 2016; Xie et al.,
-    "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017.
+    "Aggregated Residual Transformations for Deep Neural Networks", CVPR 2017; Zhu et al.,
+    "Deformable ConvNets v2", CVPR 2019.
     """
 
     def __init__(
@@ -73,6 +81,7 @@ class ResNetBackbone(keras.Model):
         frozen_stages: int = -1,
         groups: int = 1,
         width_per_group: int = 64,
+        deformable_stages: Sequence[int] = (),
         base_channels: int = 64,
         image_shape=(None, None, 3),
         dtype=None,
@@ -86,10 +95,16 @@ class ResNetBackbone(keras.Model):
         ):
             if value not in allowed:
                 raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
-        if depth < 50 and (groups, width_per_group) != (1, 64):
+        deformable_stages = tuple(deformable_stages)
+        if not set(deformable_stages) <= {2, 3, 4, 5}:
             raise ValueError(
-                "`groups` and `width_per_group` need blocks of three convolutions, depth >= 50. "
-                f"Received: depth={depth}, groups={groups}, width_per_group={width_per_group}"
+                f"`deformable_stages` must be among 2, 3, 4, 5. Received: {deformable_stages}"
+            )
+        if depth < 50 and (groups, width_per_group, deformable_stages) != (1, 64, ()):
+            raise ValueError(
+                "`groups`, `width_per_group` and `deformable_stages` need blocks of three "
+                f"convolutions, depth >= 50. Received: depth={depth}, groups={groups}, "
+                f"width_per_group={width_per_group}, deformable_stages={deformable_stages}"
             )
         dtype = keras.dtype_policies.get(dtype)
 
@@ -102,7 +117,9 @@ class ResNetBackbone(keras.Model):
         x = layers.MaxPooling2D(3, 2, name="maxpool", dtype=dtype)(x)
         pyramid = {}
         for stage, num_blocks in enumerate(STAGE_BLOCKS[depth], start=1):
-            make = _Layers(dtype, batch_norm, trainable=frozen_stages < stage)
+            make = _Layers(
+                dtype, batch_norm, frozen_stages < stage, deformable=stage + 1 in deformable_stages
+            )
             planes = base_channels * 2 ** (stage - 1)
             for number in range(num_blocks):
                 name = f"layer{stage}_{number}_"
@@ -123,6 +140,7 @@ class ResNetBackbone(keras.Model):
         self.frozen_stages = frozen_stages
         self.groups = groups
         self.width_per_group = width_per_group
+        self.deformable_stages = deformable_stages
         self.base_channels = base_channels
         self.image_shape = tuple(image_shape)
         self.pyramid_outputs = pyramid
@@ -137,6 +155,7 @@ class ResNetBackbone(keras.Model):
             "frozen_stages": self.frozen_stages,
             "groups": self.groups,
             "width_per_group": self.width_per_group,
+            "deformable_stages": self.deformable_stages,
             "base_channels": self.base_channels,
             "image_shape": self.image_shape,
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
@@ -148,10 +167,11 @@ class ResNetBackbone(keras.Model):
 class _Layers:
     """Makes the layers of one stage and applies them."""
 
-    def __init__(self, dtype, batch_norm, trainable):
+    def __init__(self, dtype, batch_norm, trainable, deformable=False):
         self.dtype = dtype
         self.batch_norm = batch_norm if trainable else "frozen"
         self.trainable = trainable
+        self.deformable = deformable
 
     def basic_block(self, x, planes, strides, name, project):
         y = self.conv(x, planes, 3, strides, f"{name}conv1")
@@ -163,7 +183,7 @@ class _Layers:
         first, second = (strides, 1) if style == "caffe" else (1, strides)
         y = self.conv(x, width, 1, first, f"{name}conv1")
         y = self.relu(self.norm(y, f"{name}bn1"), f"{name}relu1")
-        y = self.conv(y, width, 3, second, f"{name}conv2", groups)
+        y = self.conv(y, width, 3, second, f"{name}conv2", groups, self.deformable)
         y = self.relu(self.norm(y, f"{name}bn2"), f"{name}relu2")
         y = self.norm(self.conv(y, channels, 1, 1, f"{name}conv3"), f"{name}bn3")
         return self.add(x, y, strides, f"{name}", project)
@@ -176,23 +196,23 @@ class _Layers:
         y = layers.Add(name=f"{name}add", dtype=self.dtype)([y, x])
         return self.relu(y, f"{name}relu")
 
-    def conv(self, x, filters, size, strides, name, groups=1):
+    def conv(self, x, filters, size, strides, name, groups=1, deformable=False):
+        arguments = {
+            "strides": strides,
+            "groups": groups,
+            "use_bias": False,
+            "kernel_initializer": keras.initializers.VarianceScaling(2.0, "fan_out"),
+            "trainable": self.trainable,
+            "name": name,
+            "dtype": self.dtype,
+        }
+        if deformable:
+            return ModulatedDeformConv2D(filters, size, **arguments)(x)
         padding = "same" if strides == 1 else "valid"
         if padding == "valid" and size > 1:
             x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad", dtype=self.dtype)(x)
         conv = GroupedConv2D if groups > 1 else layers.Conv2D
-        return conv(
-            filters,
-            size,
-            strides,
-            padding,
-            groups=groups,
-            use_bias=False,
-            kernel_initializer=keras.initializers.VarianceScaling(2.0, "fan_out"),
-            trainable=self.trainable,
-            name=name,
-            dtype=self.dtype,
-        )(x)
+        return conv(filters, size, padding=padding, **arguments)(x)
 
     def norm(self, x, name):
         if self.batch_norm == "train":

@@ -30,7 +30,8 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
     Names may be those of torchvision, timm, mmdet, detectron2 (ResNet) or Microsoft (Swin); which
     ones they are is found out. A classifier is left aside. In a checkpoint of a whole detector,
     where the backbone's names have a prefix, all else is left aside too. Normalisations of Swin's
-    outputs keep their values if the file has none, as those of ImageNet.
+    outputs and the offset convolutions of ResNet's deformable stages keep their values if the file
+    has none, as those of ImageNet.
 
     Args:
         backbone: A `ResNetBackbone` or `SwinBackbone`, of the same depth and width as the file's.
@@ -63,7 +64,7 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
     if prefix:
         state = {name: state[name] for name in state if name.startswith(prefix)}
     copy_tensors(
-        [backbone_part(backbone, table, prefix, optional=(r"norm\d+/.*",))],
+        [backbone_part(backbone, table, prefix, optional=(r"norm\d+/.*", r".*/offset_conv/.*"))],
         state,
         (*tables.UNUSED, *tables.UNUSED_CLASSIFIER),
         "checkpoint",

@@ -239,4 +239,14 @@ COMPOSED = {
         preprocessing=_SIZE_800_OPENCV | _BGR_FCOS,
     ),
 }
-"""mmdetection's configs with `neck=[FPN, DyHead]`: no weights are published, but yours load."""
+"""mmdetection's configs with `neck=[FPN, DyHead]`, or with the backbone of the paper's best system:
+no weights are published, but yours load."""
+    "atss_x101-64x4d-dcnv2_fpn_dyhead": dataclasses.replace(
+        PUBLISHED["atss_r50_fpn_dyhead_1x_coco"],
+        backbone_arguments={
+            **PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
+            **{"depth": 101, "groups": 64, "width_per_group": 4, "deformable_stages": (3, 4, 5)},
+        },
+        ap=None,
+        source=None,
+    ),

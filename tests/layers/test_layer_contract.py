@@ -9,6 +9,7 @@ from keras_dyhead.layers import (
     DeformConv2D,
     DyHeadBlock,
     DyHeadNeck,
+    ModulatedDeformConv2D,
     ScaleAwareAttention,
     SpatialAwareAttention,
     TaskAwareAttention,
@@ -33,6 +34,10 @@ LAYERS = {
         maps((9, 13))
         + [x[..., :36] for x in maps((5, 7), channels=36)]
         + maps((5, 7), channels=18),
+    ),
+    "ModulatedDeformConv2D": lambda **kw: (
+        ModulatedDeformConv2D(8, strides=2, groups=2, offset_groups=2, **kw),
+        maps((9, 13)),
     ),
     "SpatialAwareAttention": lambda **kw: (SpatialAwareAttention(32, **kw), [maps(*ODD)]),
     "SpatialAwareAttention-published": lambda **kw: (

@@ -1,0 +1,74 @@
+"""Deformable convolution that predicts its own offsets and mask, as backbones use it."""
+
+import keras
+from keras import ops
+
+from keras_dyhead.layers.deform_conv2d import DeformConv2D
+from keras_dyhead.layers.full_precision import FullPrecisionConv2D
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class ModulatedDeformConv2D(DeformConv2D):
+    """DCNv2: a convolution of the inputs says where, and how much, each tap of another one reads.
+
+    The offset convolution has the kernel size, strides and padding of the layer, a bias and, for
+    each tap, three outputs: all displacements (y, x) first, then the logits of the mask, a plain
+    sigmoid. It starts at zero: the layer is an ordinary convolution then, times the mask, 0.5.
+    Offsets and mask are float32 under every dtype policy.
+
+    Args:
+        filters: Number of output channels.
+        kernel_size: Int or pair. Defaults to 3.
+        **kwargs: Of `DeformConv2D`: `strides`, `padding`, `dilation_rate`, `groups`,
+            `offset_groups`, `use_bias`, `kernel_initializer`, `bias_initializer`,
+            `kernel_regularizer`; of `keras.layers.Layer`.
+
+    Call arguments:
+        inputs: Tensor of shape `(B, H, W, C)`.
+
+    Returns:
+        Tensor of shape `(B, Ho, Wo, filters)`.
+
+    Example:
+
+    >>> layer = ModulatedDeformConv2D(filters=32, strides=2, groups=4)
+    >>> layer(keras.random.normal((1, 17, 32, 16))).shape
+    (1, 9, 16, 32)
+
+    Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019; `ModulatedDeformConv2dPack` of
+    OpenMMLab, from which the order of the offset convolution's outputs is.
+    """
+
+    def __init__(self, filters: int, kernel_size=3, **kwargs):
+        super().__init__(filters, kernel_size, **kwargs)
+        self._offset_channels = 2 * self.offset_groups * self.kernel_size[0] * self.kernel_size[1]
+        self.offset_conv = FullPrecisionConv2D(
+            self._offset_channels * 3 // 2,
+            self.kernel_size,
+            self.strides,
+            dilation_rate=self.dilation_rate,
+            kernel_initializer="zeros",
+            trainable=self.trainable,
+            dtype=self.compute_dtype,
+            name="offset_conv",
+        )
+
+    def build(self, input_shape):
+        self.offset_conv.build(self._padded(input_shape))
+        super().build(input_shape)
+
+    def call(self, inputs):
+        (rows, columns) = self._pixels  # both sides alike, which Keras' "same" is not
+        padding = ((0, 0), (rows, rows), (columns, columns), (0, 0))
+        fields = self.offset_conv(ops.pad(inputs, padding))
+        offsets, mask_logits = ops.split(fields, [self._offset_channels], axis=-1)
+        return super().call(inputs, offsets, ops.sigmoid(mask_logits))
+
+    def compute_output_shape(self, input_shape):
+        fields = self.offset_conv.compute_output_shape(self._padded(input_shape))
+        return (*fields[:-1], self.filters)
+
+    def _padded(self, shape):
+        batch, *sizes, channels = shape
+        sizes = (n and n + 2 * p for n, p in zip(sizes, self._pixels, strict=True))
+        return (batch, *sizes, channels)
