@@ -238,9 +238,6 @@ COMPOSED = {
         },
         preprocessing=_SIZE_800_OPENCV | _BGR_FCOS,
     ),
-}
-"""mmdetection's configs with `neck=[FPN, DyHead]`, or with the backbone of the paper's best system:
-no weights are published, but yours load."""
     "atss_x101-64x4d-dcnv2_fpn_dyhead": dataclasses.replace(
         PUBLISHED["atss_r50_fpn_dyhead_1x_coco"],
         backbone_arguments={
@@ -250,3 +247,6 @@ no weights are published, but yours load."""
         ap=None,
         source=None,
     ),
+}
+"""mmdetection's configs with `neck=[FPN, DyHead]`, or with the backbone of the paper's best system:
+no weights are published, but yours load."""
