@@ -30,6 +30,8 @@ class MaxIoUAssigner(Settings):
             even more: `True` gives it to the object that has no better anchor (OpenMMLab; of
             several the last), `False` leaves it with the object it overlaps most
             (detectron2, microsoft/DynamicHead). Defaults to `False`.
+        low_quality_iou: float. The least IoU of a low-quality match; any that is not 0 will do if
+            it is 0. `None` is no such matches. Defaults to 0.0.
 
     Example:
     ```python
@@ -42,6 +44,7 @@ class MaxIoUAssigner(Settings):
     positive_iou: float = 0.5
     negative_iou: float = 0.4
     reassign: bool = False
+    low_quality_iou: float | None = 0.0
 
     def __post_init__(self):
         if not 0 <= self.negative_iou <= self.positive_iou <= 1:
@@ -67,7 +70,7 @@ class MaxIoUAssigner(Settings):
         assigned = ops.cast(ops.argmax(iou, axis=1), "int32")
 
         best_of_object = ops.max(iou, axis=2, keepdims=True)
-        claims = (iou == best_of_object) & (best_of_object > 0)
+        claims = (iou == best_of_object) & self._good_enough(best_of_object)
         claimed = ops.any(claims, axis=1)
         if self.reassign:
             index = ops.arange(1, ops.shape(boxes)[1] + 1, dtype="int32")[:, None]
@@ -77,6 +80,12 @@ class MaxIoUAssigner(Settings):
         unmatched = ops.where(best_iou < self.negative_iou, NEGATIVE, IGNORED)
         positive = claimed | (best_iou >= self.positive_iou)
         return ops.where(positive, assigned, unmatched)
+
+    def _good_enough(self, iou):
+        """Tells which IoUs make a low-quality match."""
+        if self.low_quality_iou is None:
+            return ops.zeros_like(iou, dtype="bool")
+        return (iou > 0) & (iou >= self.low_quality_iou)
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")

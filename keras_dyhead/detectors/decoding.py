@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_dyhead.detectors.pyramid_layout import smaller
 from keras_dyhead.detectors.settings import Settings
-from keras_dyhead.ops.boxes import clip_boxes, take_per_image
+from keras_dyhead.ops.boxes import clip_boxes, is_empty, take_per_image
 from keras_dyhead.ops.nms import non_max_suppression
 
 CLIPPING = ("before_nms", "after_nms")
@@ -84,18 +84,38 @@ class DetectionDecoder(Settings):
             scores = self._probabilities(logits)
             if centerness is not None:
                 scores = scores * take_per_image(centerness, pairs // num_classes)
-        boxes, labels = take_per_image(boxes, pairs // num_classes), pairs % num_classes
+        boxes = take_per_image(boxes, pairs // num_classes)
+        return self._suppress(boxes, scores, pairs % num_classes, image_sizes)
+
+    def from_probabilities(self, probabilities, boxes, image_sizes=None):
+        """Decodes a batch of a two-stage detector, which predicts a box for every class.
+
+        Args:
+            probabilities: `(B, R, K)` float32, of the classes without the background.
+            boxes: `(B, R, K, 4)` float32 xyxy boxes.
+            image_sizes: As above.
+
+        Returns:
+            As above; the regions count as one level.
+        """
+        regions, num_classes = ops.shape(probabilities)[1:]
+        probabilities = ops.where(probabilities > self.score_threshold, probabilities, 0.0)
+        scores, pairs = self._best_pairs(probabilities, [regions])
+        boxes = take_per_image(ops.reshape(boxes, (-1, regions * num_classes, 4)), pairs)
+        return self._suppress(boxes, scores, pairs % num_classes, image_sizes)
+
+    def _suppress(self, boxes, scores, labels, image_sizes):
+        """Turns candidates `(B, C)`, those with score 0 aside, into detections."""
         if image_sizes is not None and self.clip == "before_nms":
             boxes = clip_boxes(boxes, image_sizes)
-            scores = ops.where(_is_empty(boxes), 0.0, scores)
-
+            scores = ops.where(is_empty(boxes), 0.0, scores)
         picked = non_max_suppression(boxes, scores, labels, self.iou_threshold, self.max_detections)
         found, picked = picked >= 0, ops.maximum(picked, 0)
         boxes, labels, scores = (take_per_image(x, picked) for x in (boxes, labels, scores))
         scores = ops.where(found, scores, 0.0)
         if image_sizes is not None and self.clip == "after_nms":
             boxes = clip_boxes(boxes, image_sizes)
-            scores, kept = ops.top_k(ops.where(_is_empty(boxes), 0.0, scores), self.max_detections)
+            scores, kept = ops.top_k(ops.where(is_empty(boxes), 0.0, scores), self.max_detections)
             boxes, labels = take_per_image(boxes, kept), take_per_image(labels, kept)
         found = scores > 0
         return {
@@ -121,7 +141,3 @@ class DetectionDecoder(Settings):
             pairs.append(ops.cast(index, "int32") + start * num_classes)
             start = start + count
         return ops.concatenate(values, axis=1), ops.concatenate(pairs, axis=1)
-
-
-def _is_empty(boxes):
-    return ops.any(boxes[..., 2:] <= boxes[..., :2], axis=-1)

@@ -247,7 +247,12 @@ class Detector(keras.Model):
         canvas = ops.stack(ops.shape(images)[1:3])[None]
         if keras.backend.backend() == "jax":  # whose step also hands on the model's state
             raw, state = outputs
-            return self.decode(raw, canvas), state
+            variables = [
+                *zip(self.trainable_variables, args[0][0], strict=True),
+                *zip(self.non_trainable_variables, args[0][1], strict=True),
+            ]
+            with keras.StatelessScope(variables):  # a second stage has weights, too
+                return self.decode(raw, canvas), state
         return self.decode(outputs, canvas)
 
     def level_sizes(self, raw, image_sizes=None):

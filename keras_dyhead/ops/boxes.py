@@ -77,6 +77,11 @@ def box_area(boxes):
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
+def is_empty(boxes):
+    """Tells which of `(..., 4)` xyxy boxes have no area: `(...)` bool."""
+    return ops.any(boxes[..., 2:] <= boxes[..., :2], axis=-1)
+
+
 def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     """Expresses boxes as offsets of centre and size (log) relative to anchors.
 

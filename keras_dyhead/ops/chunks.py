@@ -77,7 +77,7 @@ def _split(array, chunks, length):
     """`(P, ...)` to `(chunks, length, ...)`, padded with zeros."""
     padding = chunks * length - ops.shape(array)[0]
     array = ops.pad(array, [(0, padding)] + [(0, 0)] * (len(array.shape) - 1))
-    return ops.reshape(array, (chunks, length, *array.shape[1:]))
+    return ops.reshape(array, (chunks, length, *ops.shape(array)[1:]))
 
 
 def _scan(function, carry, stacks, chunks, length, like):

@@ -32,7 +32,10 @@ def loop(assigner, anchors, boxes, labels):
                 assigned[a] = best
             elif iou[best, a] >= assigner.negative_iou:
                 assigned[a] = -2
-    for n in real:
+    least = assigner.low_quality_iou
+    for n in real if least is not None else ():
+        if iou[n].max() < least:
+            continue
         for a in np.flatnonzero(iou[n] == iou[n].max()):
             assigned[a] = n if assigner.reassign else real[np.argmax(iou[real, a])]
     return assigned
@@ -64,9 +67,10 @@ def test_the_published_assignment_is_reproduced_anchor_by_anchor(name, reassign)
 
 
 @pytest.mark.parametrize("reassign", [True, False])
-@pytest.mark.parametrize("count", [1, 8, 40])
-def test_assignment_equals_a_loop_over_anchors_and_objects(count, reassign):
-    assigner = MaxIoUAssigner(0.6, 0.3, reassign)
+@pytest.mark.parametrize("low_quality_iou", [0.0, 0.4, None])
+@pytest.mark.parametrize("count", [8, 40])
+def test_assignment_equals_a_loop_over_anchors_and_objects(count, low_quality_iou, reassign):
+    assigner = MaxIoUAssigner(0.6, 0.3, reassign, low_quality_iou)
     boxes, labels = scene(count, count)
     assigned = np.asarray(assigner(ANCHORS, boxes[None], labels[None]))[0]
     np.testing.assert_array_equal(assigned, loop(assigner, ANCHORS, boxes, labels))

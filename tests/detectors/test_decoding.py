@@ -33,13 +33,13 @@ def sigmoid(x):
     return 1 / (1 + np.exp(-x.astype("float64")))
 
 
-def loop(decoder, logits, boxes, size, centerness_logits=None):
+def loop(decoder, logits, boxes, size, centerness_logits=None, counts=COUNTS):
     """One image: (score, label, box) triples in the order of the detections."""
     probability, centerness = sigmoid(logits), np.ones(len(boxes))
     if centerness_logits is not None:
         centerness = sigmoid(centerness_logits)
     candidates, start = [], 0
-    for count in COUNTS:
+    for count in counts:
         level = probability[start : start + count]
         rank = np.where(level > decoder.score_threshold, level, 0)
         if decoder.rank_by == "confidence":
@@ -134,3 +134,25 @@ def test_settings_survive_serialization_and_wrong_ones_are_shown():
         DetectionDecoder(clip="never")
     with pytest.raises(ValueError, match="'size'"):
         DetectionDecoder(rank_by="size")
+
+
+@pytest.mark.parametrize("clipping", ["before_nms", "after_nms"])
+def test_boxes_of_each_class_are_decoded_like_as_many_anchors(clipping):
+    """Two stages: one box per region and class, probabilities in place of logits, no levels."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(-1, 2, (2, 30, CLASSES)).astype("float32")
+    corner = rng.uniform(-30, 70, (2, 30, CLASSES, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(5, 50, corner.shape)], -1)
+    boxes, sizes = boxes.astype("float32"), np.array([[90, 80], [60, 70]])
+    decoder = DetectionDecoder(0.2, 0.4, clip=clipping)
+    found = decoder.from_probabilities(keras.ops.sigmoid(logits), boxes, sizes)
+    # The same as anchors that are candidates for one class alone.
+    alone = np.where(np.eye(CLASSES, dtype=bool), logits[:, :, None], -30).astype("float32")
+    flat = (alone.reshape(2, -1, CLASSES), boxes.reshape(2, -1, 4))
+    for i, size in enumerate(sizes):
+        expected = loop(decoder, flat[0][i], flat[1][i], size, counts=[30 * CLASSES])
+        n = int(found["num_detections"][i])
+        assert n == len(expected) > 10
+        np.testing.assert_array_equal(found["labels"][i, :n], [e[1] for e in expected])
+        np.testing.assert_allclose(found["boxes"][i, :n], [e[2] for e in expected], atol=1e-4)
+        np.testing.assert_allclose(found["confidence"][i, :n], [e[0] for e in expected], rtol=1e-5)

@@ -1,0 +1,325 @@
+"""Faster R-CNN with DyHead."""
+
+import functools
+
+import keras
+from keras import ops
+
+from keras_dyhead.detectors.anchors import AnchorGenerator
+from keras_dyhead.detectors.assigners import IGNORED, MaxIoUAssigner
+from keras_dyhead.detectors.decoding import DetectionDecoder
+from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.losses import smooth_l1_loss, sum_over_replicas
+from keras_dyhead.detectors.proposals import Proposals, ProposalSelector
+from keras_dyhead.detectors.region_pooler import RegionPooler
+from keras_dyhead.detectors.sampling import RandomSampler
+from keras_dyhead.detectors.two_stage_head import TwoStageHead
+from keras_dyhead.ops.boxes import decode_boxes, encode_boxes, is_empty, take_per_image
+
+ARRANGEMENTS = ("released", "paper")
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class FasterRCNN(Detector):
+    """Two-stage detector: proposals from DyHead's maps, then a class and a box for each of them.
+
+    `model(images)` runs the first stage. Its raw outputs are objectness and deltas of every anchor
+    and the maps that regions are read from; `decode` and `compute_losses` choose the regions,
+    which takes the sizes of the images or the objects, and run the second stage on them.
+
+    The released codes differ in:
+
+    | | microsoft/DynamicHead | OpenMMLab |
+    |---|---|---|
+    | `assigner` | as by default | `MaxIoUAssigner(0.7, 0.3, reassign=True, low_quality_iou=0.3)` |
+    | `pooler.epsilon` | 1e-8 | 1e-6 / 4 |
+    | `use_bias` | `True` | `False` |
+
+    Args:
+        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
+            model or layer that maps images to a dict `{"P2": C2, ...}` of maps.
+        num_classes: int. Number of classes K; labels run from 0 to K - 1.
+        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
+        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
+        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        image_shape: Shape of a preprocessed image. A known height and width give XLA static
+            shapes. Defaults to `(None, None, 3)`.
+        arrangement: `"released"`: all of DyHead before the regions are read, two fully connected
+            layers after. `"paper"` (figure 2(c)): scale- and spatial-aware attention before,
+            task-aware attention in place of each fully connected layer after. Without DyHead the
+            two are the same. Defaults to `"released"`, which the published weights have.
+        min_level: int. Finest pyramid level. Defaults to 2.
+        max_level: int. Coarsest pyramid level. Defaults to 6.
+        extra_levels: As in `FeaturePyramid`. Defaults to `"pool"`.
+        max_pooled_level: int. Coarsest level that regions are read from. Defaults to 5.
+        head_layers: int. Layers between a region and its predictions. Defaults to 2.
+        head_units: int. Units of these where they are fully connected. Defaults to 1024.
+        anchors: `AnchorGenerator`. Defaults to three ratios of 8 strides, in the corner of each
+            cell.
+        assigner: Which anchor learns which object. Defaults to `MaxIoUAssigner(0.7, 0.3)`.
+        sampler: Which anchors a training step learns from. Defaults to `RandomSampler(256, 0.5)`.
+        proposals: Defaults to `ProposalSelector()`.
+        region_assigner: Which proposal learns which object. Defaults to
+            `MaxIoUAssigner(0.5, 0.5, low_quality_iou=None)`.
+        region_sampler: Which proposals a step learns from. Defaults to
+            `RandomSampler(512, 0.25)`.
+        pooler: Defaults to `RegionPooler()`.
+        box_weights: Four floats that scale the box deltas of regions. Defaults to
+            `(10, 10, 5, 5)`.
+        smooth_l1_beta: float. 0 is the L1 loss. Defaults to 0.0.
+        use_task_attention: bool. `False` puts a ReLU where task-aware attention would be. Defaults
+            to `True`.
+        decoder: Defaults to `DetectionDecoder(max_candidates=4000)`.
+        dtype: Policy of the layers above the backbone. Defaults to the global policy.
+        **kwargs: Of `Detector`: `relu_before_extra_convs`, `use_spatial_attention`,
+            `use_scale_attention`, `use_bias`, `preprocessor`, `class_names`, `name`, `trainable`.
+
+    Raises:
+        ValueError: If `arrangement` is none of the two.
+
+    Example:
+    ```python
+    backbone = keras_hub.models.ResNetBackbone(
+        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
+    )
+    model = FasterRCNN(backbone, num_classes=80, num_blocks=1, channels=64)
+    model.compile()
+    images = np.zeros((1, 128, 128, 3), "float32")
+    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
+    model.fit(images, targets)
+    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    ```
+
+    Source: Ren et al., "Faster R-CNN", NeurIPS 2015; Lin et al., "Feature Pyramid Networks for
+    Object Detection", CVPR 2017; with DyHead, the configuration `dyhead_r50_rcnn_fpn_1x` of
+    microsoft/DynamicHead, and for `arrangement="paper"` section 3.3 of its paper, which leaves
+    open how many task-aware attentions there are.
+    """
+
+    loss_names = ("class_loss", "box_loss", "objectness_loss", "proposal_loss")
+
+    def __init__(
+        self,
+        backbone,
+        num_classes: int,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        image_shape=(None, None, 3),
+        arrangement: str = "released",
+        min_level: int = 2,
+        max_level: int = 6,
+        extra_levels: str = "pool",
+        max_pooled_level: int = 5,
+        head_layers: int = 2,
+        head_units: int = 1024,
+        anchors: AnchorGenerator | None = None,
+        assigner: MaxIoUAssigner | None = None,
+        sampler: RandomSampler | None = None,
+        proposals: ProposalSelector | None = None,
+        region_assigner: MaxIoUAssigner | None = None,
+        region_sampler: RandomSampler | None = None,
+        pooler: RegionPooler | None = None,
+        box_weights=(10.0, 10.0, 5.0, 5.0),
+        smooth_l1_beta: float = 0.0,
+        use_task_attention: bool = True,
+        decoder: DetectionDecoder | None = None,
+        dtype=None,
+        **kwargs,
+    ):
+        if arrangement not in ARRANGEMENTS:
+            raise ValueError(
+                f"`arrangement` must be one of {ARRANGEMENTS}. Received: {arrangement!r}"
+            )
+        anchors = anchors or AnchorGenerator(8.0, octaves=1)
+        pooler = pooler or RegionPooler()
+        hidden = "dense"
+        if arrangement == "paper" and num_blocks:
+            hidden = "task_attention" if use_task_attention else "relu"
+        head = TwoStageHead(
+            num_classes,
+            anchors.per_cell,
+            channels,
+            max_pooled_level,
+            pooler.size,
+            head_layers,
+            head_units,
+            hidden,
+            dtype=dtype,
+            name="head",
+        )
+        super().__init__(
+            backbone,
+            head,
+            num_blocks=num_blocks,
+            channels=channels,
+            alignment=alignment,
+            image_shape=image_shape,
+            min_level=min_level,
+            max_level=max_level,
+            extra_levels=extra_levels,
+            use_task_attention=use_task_attention and arrangement == "released",
+            decoder=decoder or DetectionDecoder(max_candidates=4000),
+            dtype=dtype,
+            **kwargs,
+        )
+        self.use_task_attention = use_task_attention
+        self.num_classes = num_classes
+        self.arrangement = arrangement
+        self.max_pooled_level = max_pooled_level
+        self.head_layers = head_layers
+        self.head_units = head_units
+        self.anchors = anchors
+        self.assigner = assigner or MaxIoUAssigner(0.7, 0.3)
+        self.sampler = sampler or RandomSampler(256, 0.5)
+        self.proposals = proposals or ProposalSelector()
+        self.region_assigner = region_assigner or MaxIoUAssigner(0.5, 0.5, low_quality_iou=None)
+        self.region_sampler = region_sampler or RandomSampler(512, 0.25)
+        self.pooler = pooler
+        self.box_weights = tuple(box_weights)
+        self.smooth_l1_beta = smooth_l1_beta
+        self.locations_per_cell = anchors.per_cell
+        self.noise_generator = keras.random.SeedGenerator()
+
+    def propose(self, raw, image_sizes=None, training=False) -> Proposals:
+        """Returns the regions that the first stage takes for objects; no gradient goes through.
+
+        Args:
+            raw: Dict of raw outputs.
+            image_sizes: `(B, 2)` (height, width) of the images without padding, to clip regions
+                to, or `None`.
+            training: bool. Whether to choose among as many candidates as in training.
+        """
+        level_sizes = self.level_sizes(raw, image_sizes)
+        logits, deltas = (
+            ops.stop_gradient(ops.convert_to_tensor(raw[key]))
+            for key in ("objectness_logits", "anchor_deltas")
+        )
+        anchors = self.anchors(level_sizes, self.min_level)
+        counts = [height * width * self.anchors.per_cell for height, width in level_sizes]
+        return self.proposals(logits, deltas, anchors, counts, image_sizes, training)
+
+    def classify(self, raw, boxes):
+        """Runs the second stage on regions.
+
+        Args:
+            raw: Dict of raw outputs.
+            boxes: `(B, R, 4)` float32 xyxy pixels.
+
+        Returns:
+            Dict of `"class_logits"` `(B, R, K + 1)`, the background last, and `"box_deltas"`
+            `(B, R, K, 4)`, float32.
+        """
+        head = self.get_layer("head")
+        return head.box_head(self.pooler(head.pooled_levels(raw), boxes))
+
+    def decode(self, raw, image_sizes=None):
+        """Turns raw outputs into detections, by the second stage; see `Detector.decode`."""
+        regions = self.propose(raw, image_sizes)
+        outputs = self.classify(raw, regions.boxes)
+        probabilities = ops.softmax(outputs["class_logits"])[..., :-1]
+        return self.decoder.from_probabilities(
+            ops.where(regions.found[..., None], probabilities, 0.0),
+            decode_boxes(outputs["box_deltas"], regions.boxes[:, :, None], self.box_weights),
+            image_sizes,
+        )
+
+    def compute_losses(self, raw, boxes, labels, training=False):
+        """Returns the losses of both stages, on anchors and proposals drawn at random.
+
+        Proposals are chosen as in training, and clipped to the batch's height and width.
+        """
+        stride = 2**self.min_level
+        canvas = [side * stride for side in self.level_sizes(raw)[0]]
+        proposals = self.propose(raw, ops.stack(canvas)[None], training=True)
+        noise = functools.partial(keras.random.uniform, seed=self.noise_generator)
+        batch, num_anchors = ops.shape(raw["objectness_logits"])
+        num_regions = ops.shape(boxes)[1] + ops.shape(proposals.boxes)[1]
+        return {
+            **self.proposal_losses(raw, boxes, labels, noise((batch, num_anchors))),
+            **self.region_losses(raw, proposals, boxes, labels, noise((batch, num_regions))),
+        }
+
+    def proposal_losses(self, raw, boxes, labels, noise):
+        """Returns cross-entropy of the objectness and L1 loss of the deltas of drawn anchors.
+
+        Args:
+            raw: Dict of raw outputs.
+            boxes: `(B, N, 4)` float32, N >= 1.
+            labels: `(B, N)` int32, -1 where padded.
+            noise: `(B, A)` float32 random numbers in [0, 1); those with the largest are drawn.
+        """
+        anchors = self.anchors(self.level_sizes(raw), self.min_level)
+        assigned = self.assigner(anchors, boxes, labels)
+        sample = self.sampler(assigned, noise)
+        count = _count(sample.used)
+        logits = take_per_image(raw["objectness_logits"], sample.indices)
+        loss = ops.binary_crossentropy(
+            ops.cast(sample.positive, "float32"), logits, from_logits=True
+        )
+        anchors = ops.take(anchors, sample.indices, axis=0)
+        objects = ops.maximum(take_per_image(assigned, sample.indices), 0)
+        # Anchors without an object have themselves as target, for which the deltas are finite.
+        targets = ops.where(sample.positive[..., None], take_per_image(boxes, objects), anchors)
+        box_loss = smooth_l1_loss(
+            encode_boxes(targets, anchors),
+            take_per_image(raw["anchor_deltas"], sample.indices),
+            self.smooth_l1_beta,
+        )
+        return {
+            "objectness_loss": ops.sum(ops.where(sample.used, loss, 0.0)) / count,
+            "proposal_loss": ops.sum(ops.where(sample.positive[..., None], box_loss, 0.0)) / count,
+        }
+
+    def region_losses(self, raw, proposals, boxes, labels, noise):
+        """Returns cross-entropy of the classes and L1 loss of the boxes of drawn regions.
+
+        The objects themselves are regions too.
+
+        Args:
+            raw: Dict of raw outputs.
+            proposals: `Proposals`, R of them.
+            boxes: `(B, N, 4)` float32, N >= 1.
+            labels: `(B, N)` int32, -1 where padded.
+            noise: `(B, N + R)` float32 random numbers in [0, 1), of the objects first.
+        """
+        assigned = self.region_assigner(proposals.boxes, boxes, labels)
+        assigned = ops.where(proposals.found, assigned, IGNORED)
+        objects = ops.arange(ops.shape(boxes)[1], dtype="int32")
+        objects = ops.where((labels >= 0) & ~is_empty(boxes), objects, IGNORED)
+        assigned = ops.concatenate([objects, assigned], axis=1)
+        sample = self.region_sampler(assigned, noise)
+        count = _count(sample.used)
+
+        regions = ops.concatenate([boxes, proposals.boxes], axis=1)
+        regions = take_per_image(regions, sample.indices)
+        regions = ops.where(sample.used[..., None], regions, ops.array([0.0, 0.0, 1.0, 1.0]))
+        objects = take_per_image(assigned, sample.indices)
+        objects = ops.where(sample.positive, objects, 0)
+        classes = take_per_image(labels, objects)
+        outputs = self.classify(raw, regions)
+        loss = ops.sparse_categorical_crossentropy(
+            ops.where(sample.positive, classes, self.num_classes),
+            outputs["class_logits"],
+            from_logits=True,
+        )
+        targets = ops.where(sample.positive[..., None], take_per_image(boxes, objects), regions)
+        # The deltas of the object's class alone; -1, of no object, is all zeros.
+        own = ops.one_hot(ops.where(sample.positive, classes, -1), self.num_classes)
+        deltas = ops.sum(outputs["box_deltas"] * own[..., None], axis=2)
+        box_loss = smooth_l1_loss(
+            encode_boxes(targets, regions, self.box_weights), deltas, self.smooth_l1_beta
+        )
+        return {
+            "class_loss": ops.sum(ops.where(sample.used, loss, 0.0)) / count,
+            "box_loss": ops.sum(ops.where(sample.positive[..., None], box_loss, 0.0)) / count,
+        }
+
+    def level_sizes(self, raw, image_sizes=None):
+        """Returns the (height, width) of the pyramid levels; see `Detector.level_sizes`."""
+        return super().level_sizes({"class_logits": raw["objectness_logits"], **raw}, image_sizes)
+
+
+def _count(used):
+    """Returns how many places of the batch are used, on all replicas, at least 1."""
+    return ops.maximum(sum_over_replicas(ops.sum(ops.cast(used, "float32"))), 1.0)

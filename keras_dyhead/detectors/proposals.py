@@ -1,0 +1,104 @@
+"""From the outputs of a region proposal network to regions."""
+
+import dataclasses
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from keras_dyhead.detectors.pyramid_layout import smaller
+from keras_dyhead.detectors.settings import Settings
+from keras_dyhead.ops.boxes import clip_boxes, decode_boxes, is_empty, take_per_image
+from keras_dyhead.ops.nms import non_max_suppression
+
+
+class Proposals(NamedTuple):
+    """Regions that may hold objects, the most likely ones first.
+
+    Attributes:
+        boxes: `(B, R, 4)` float32 xyxy pixels; unused places are zeros.
+        logits: `(B, R)` float32 objectness.
+        found: `(B, R)` bool, which places are used.
+    """
+
+    boxes: keras.KerasTensor
+    logits: keras.KerasTensor
+    found: keras.KerasTensor
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+@dataclasses.dataclass(frozen=True)
+class ProposalSelector(Settings):
+    """Takes the best anchors of every level, and of those that overlap on a level only the best.
+
+    Args:
+        max_candidates: int. Best anchors per level. Defaults to 1000.
+        training_candidates: int. The same in training. Defaults to 2000.
+        max_proposals: int. Proposals per image, of all levels. Defaults to 1000.
+        iou_threshold: float. Of two candidates of a level with a larger IoU the better one stays.
+            Defaults to 0.7.
+
+    Example:
+    ```python
+    anchors = AnchorGenerator(8.0, octaves=1)([(2, 2)], min_level=2)  # (12, 4)
+    logits, deltas = keras.random.normal((1, 12)), keras.ops.zeros((1, 12, 4))
+    select = ProposalSelector(max_proposals=5)
+    select(logits, deltas, anchors, level_counts=[12]).boxes.shape  # (1, 5, 4)
+    ```
+
+    Source: Ren et al., "Faster R-CNN", NeurIPS 2015, section 3.3; level by level as in detectron2
+    and mmdetection, whose proposals are the same.
+    """
+
+    max_candidates: int = 1000
+    training_candidates: int = 2000
+    max_proposals: int = 1000
+    iou_threshold: float = 0.7
+
+    def __post_init__(self):
+        if min(self.max_candidates, self.training_candidates, self.max_proposals) < 1:
+            raise ValueError(f"All numbers must be at least 1. Received: {self}")
+
+    def __call__(self, logits, deltas, anchors, level_counts, image_sizes=None, training=False):
+        """Selects the proposals of a batch.
+
+        Args:
+            logits: `(B, A)` float32 objectness.
+            deltas: `(B, A, 4)` float32, relative to the anchors.
+            anchors: `(A, 4)` float32.
+            level_counts: Number of anchors in each level, ints or scalar tensors; their sum is A.
+            image_sizes: `(B, 2)` (height, width) of the images without padding, to clip boxes to;
+                those that are empty then are dropped. `None` leaves them unclipped.
+            training: bool. Whether to take `training_candidates`. Defaults to `False`.
+
+        Returns:
+            `Proposals`, R = `max_proposals` (less where there are fewer candidates).
+        """
+        logits, index, levels = self._candidates(logits, level_counts, training)
+        boxes = decode_boxes(take_per_image(deltas, index), ops.take(anchors, index, axis=0))
+        if image_sizes is not None:
+            boxes = clip_boxes(boxes, image_sizes)
+        # Positive whatever the logits, and as many different numbers as candidates.
+        num = ops.shape(logits)[1]
+        ranks = ops.cast(num - ops.arange(num), "float32")
+        scores = ops.where(is_empty(boxes), 0.0, ranks)
+        places = min(self.max_proposals, num) if isinstance(num, int) else self.max_proposals
+        picked = non_max_suppression(boxes, scores, levels, self.iou_threshold, places)
+        found, picked = picked >= 0, ops.maximum(picked, 0)
+        boxes, logits = take_per_image(boxes, picked), take_per_image(logits, picked)
+        return Proposals(ops.where(found[..., None], boxes, 0.0), logits, found)
+
+    def _candidates(self, logits, level_counts, training):
+        """Returns logit, index and level `(B, C)` of the best of each level, the best first."""
+        most = self.training_candidates if training else self.max_candidates
+        best, indices, levels, start = [], [], [], 0
+        for level, count in enumerate(level_counts):
+            values, index = ops.top_k(logits[:, start : start + count], smaller(most, count))
+            index = ops.cast(index, "int32")
+            best.append(values)
+            indices.append(index + start)
+            levels.append(ops.zeros_like(index) + level)
+            start = start + count
+        best, indices, levels = (ops.concatenate(x, axis=1) for x in (best, indices, levels))
+        best, order = ops.top_k(best, ops.shape(best)[1])
+        return best, take_per_image(indices, order), take_per_image(levels, order)

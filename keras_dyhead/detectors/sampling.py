@@ -1,0 +1,90 @@
+"""Which of many anchors or regions a training step learns from."""
+
+import dataclasses
+from typing import NamedTuple
+
+import keras
+from keras import ops
+
+from keras_dyhead.detectors.assigners import NEGATIVE
+from keras_dyhead.detectors.pyramid_layout import smaller
+from keras_dyhead.detectors.settings import Settings
+from keras_dyhead.ops.boxes import take_per_image
+
+
+class Sample(NamedTuple):
+    """What was drawn for each image.
+
+    Attributes:
+        indices: `(B, S)` int32.
+        positive: `(B, S)` bool, which of them have an object.
+        negative: `(B, S)` bool, which of them are background; the others are unused places.
+    """
+
+    indices: keras.KerasTensor
+    positive: keras.KerasTensor
+    negative: keras.KerasTensor
+
+    @property
+    def used(self):
+        """`(B, S)` bool, which places hold something."""
+        return self.positive | self.negative
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+@dataclasses.dataclass(frozen=True)
+class RandomSampler(Settings):
+    """Draws positives, up to their share, and fills up with negatives.
+
+    Args:
+        num: int. Anchors or regions per image, if there are so many. Defaults to 256.
+        positive_fraction: float. Largest share of positives among `num`. Defaults to 0.5.
+
+    Example:
+    ```python
+    assigned = keras.ops.array([[0, -1, -2, 1, -1, -1]])  # two positives, three negatives
+    noise = keras.random.uniform((1, 6))
+    sample = RandomSampler(num=4, positive_fraction=0.25)(assigned, noise)
+    sample.positive  # [[True, False, False, False]]
+    ```
+    """
+
+    num: int = 256
+    positive_fraction: float = 0.5
+
+    def __post_init__(self):
+        if self.num < 1 or not 0 <= self.positive_fraction <= 1:
+            raise ValueError(
+                "`num` must be at least 1 and `positive_fraction` between 0 and 1. "
+                f"Received: {self}"
+            )
+
+    def __call__(self, assigned, noise):
+        """Draws those with the largest noise.
+
+        Args:
+            assigned: `(B, A)` int32: index of an object, -1 for background, -2 for ignored.
+            noise: `(B, A)` float32 random numbers in [0, 1).
+
+        Returns:
+            A `Sample` of `num` places per image (A, if that is less), the positives first.
+        """
+        count = ops.shape(assigned)[1]
+        num_positives = smaller(int(self.num * self.positive_fraction), count)
+        places = smaller(self.num, count)
+        noises, indices = [], []
+        for eligible, most in ((assigned >= 0, num_positives), (assigned == NEGATIVE, places)):
+            best, index = ops.top_k(ops.where(eligible, noise, -1.0), most)
+            noises.append(best)
+            indices.append(ops.cast(index, "int32"))
+        drawn = ops.concatenate(noises, axis=1) >= 0
+        # Positives and negatives that were found, in this order, come before unused places.
+        rank = ops.where(drawn, -ops.cumsum(ops.ones_like(drawn, dtype="int32"), axis=1), -(2**30))
+        kept = ops.top_k(rank, places)[1]
+        drawn = take_per_image(drawn, kept)
+        is_positive = kept < num_positives
+        return Sample(
+            take_per_image(ops.concatenate(indices, axis=1), kept),
+            drawn & is_positive,
+            drawn & ~is_positive,
+        )

@@ -1,0 +1,99 @@
+"""ProposalSelector against a loop in numpy."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from keras_dyhead.detectors.proposals import ProposalSelector
+
+COUNTS = [60, 20, 3]
+
+
+def outputs(seed=0, batch=2):
+    """Objectness from sure to sure, and anchors of which some lie outside the images."""
+    rng = np.random.default_rng(seed)
+    logits = rng.normal(0, 40, (batch, sum(COUNTS))).astype("float32")
+    corner = rng.uniform(-40, 90, (sum(COUNTS), 2))
+    anchors = np.concatenate([corner, corner + rng.uniform(5, 50, corner.shape)], -1)
+    deltas = rng.normal(0, 0.3, (batch, sum(COUNTS), 4))
+    return logits, deltas.astype("float32"), anchors.astype("float32")
+
+
+def overlap(a, b):
+    sides = np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]))
+    return np.prod(sides) / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(sides))
+
+
+def loop(logits, deltas, anchors, size, most, places, threshold):
+    """One image: (logit, box) pairs in the order of the proposals."""
+    deltas, anchors = deltas.astype("float64"), anchors.astype("float64")
+    sides = anchors[:, 2:] - anchors[:, :2]
+    centres = anchors[:, :2] + sides / 2 + deltas[:, :2] * sides
+    sides = sides * np.exp(deltas[:, 2:])
+    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], -1)
+    boxes = np.clip(boxes, 0, [size[1], size[0]] * 2)
+    found, start = [], 0
+    for count in COUNTS:
+        kept = []
+        for i in start + np.argsort(-logits[start : start + count])[:most]:
+            full = (boxes[i, 2:] > boxes[i, :2]).all()
+            if full and not any(overlap(boxes[i], boxes[j]) > threshold for j in kept):
+                kept.append(i)
+        found += kept
+        start += count
+    return [(logits[i], boxes[i]) for i in sorted(found, key=lambda i: -logits[i])[:places]]
+
+
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("places", [8, 100])
+def test_proposals_equal_a_loop_over_levels_and_candidates(places, training):
+    select = ProposalSelector(12, 30, places, 0.3)
+    logits, deltas, anchors = outputs(places)
+    sizes = np.array([[90, 80], [60, 70]])
+    found = select(logits, deltas, anchors, COUNTS, sizes, training)
+    boxes, scores, used = (np.asarray(x) for x in found)
+    for i, size in enumerate(sizes):
+        most = 30 if training else 12
+        expected = loop(logits[i], deltas[i], anchors, size, most, places, 0.3)
+        n = used[i].sum()
+        assert n == len(expected) > 4 and not used[i, n:].any() and not boxes[i, n:].any()
+        np.testing.assert_allclose(scores[i, :n], [logit for logit, _ in expected])
+        np.testing.assert_allclose(boxes[i, :n], [box for _, box in expected], atol=1e-4)
+
+
+def test_logits_of_any_size_keep_their_order():
+    """Sigmoids of large logits are all 1 in float32, of small ones 0."""
+    logits = np.array([[200.0, 300.0, -400.0, -300.0]], "float32")
+    anchors = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9], [60, 0, 69, 9]], "float32")
+    found = ProposalSelector()(logits, np.zeros((1, 4, 4), "float32"), anchors, [4])
+    np.testing.assert_array_equal(found.logits[0], [300, 200, -300, -400])
+    assert np.asarray(found.found).all()
+
+
+def test_graphs_of_unknown_size_and_xla_select_the_same():
+    select = ProposalSelector(15, 15, 20)
+    logits, deltas, anchors = (tf.constant(x) for x in outputs())
+    sizes = tf.constant([[90, 80], [60, 70]])
+    expected = select(logits, deltas, anchors, COUNTS, sizes)
+    compiled = tf.function(lambda *x: select(*x, COUNTS, sizes), jit_compile=True)
+    traced = tf.function(
+        lambda logits, deltas, anchors, n: select(
+            logits, deltas, anchors, [n[0], n[1], n[2]], sizes
+        ),
+        input_signature=[
+            tf.TensorSpec((None, None)),
+            tf.TensorSpec((None, None, 4)),
+            tf.TensorSpec((None, 4)),
+            tf.TensorSpec((3,), tf.int32),
+        ],
+    )
+    for found in (compiled(logits, deltas, anchors), traced(logits, deltas, anchors, COUNTS)):
+        np.testing.assert_array_equal(found.found, expected.found)
+        np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-4)
+
+
+def test_wrong_settings_are_shown():
+    with pytest.raises(ValueError, match="max_proposals=0"):
+        dataclasses.replace(ProposalSelector(), max_proposals=0)
