@@ -30,6 +30,7 @@ _NAMES = {
         "feature_pyramid": ("neck.0.", tables.FPN_MMDET),
         "RetinaNet": ("bbox_head.", tables.RETINANET_MMDET),
         "ATSS": ("bbox_head.", tables.ATSS_MMDET),
+        "RepPoints": ("bbox_head.", tables.REPPOINTS_MMDET),
         "FCOS": ("bbox_head.", tables.FCOS_MMDET),
     },
 }

@@ -222,6 +222,19 @@ COMPOSED = {
         },
         preprocessing=_SIZE_800_OPENCV | _RGB,
     ),
+    "reppoints-moment_r50_fpn_1x_coco+dyhead": PublishedModel(
+        origin=OPENMMLAB,
+        detector="RepPoints",
+        backbone="ResNetBackbone",
+        backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
+        arguments={
+            "use_bias": False,
+            "extra_levels": "on_input",
+            "head_convs": 3,
+            "head_group_norm": False,
+        },
+        preprocessing=_SIZE_800_OPENCV | _RGB,
+    ),
     "fcos_r50-caffe_fpn_gn-head_1x_coco+dyhead": PublishedModel(
         origin=OPENMMLAB,
         detector="FCOS",

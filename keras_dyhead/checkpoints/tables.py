@@ -105,6 +105,19 @@ FCOS_MMDET = {
     "centerness_logits": "conv_centerness",
     "box_scale_P{p}": "scales.{p-3}.scale",
 }
+REPPOINTS_MMDET = {
+    "class_conv_{i}": "cls_convs.{i}.conv",
+    "class_norm_{i}": "cls_convs.{i}.gn",
+    "point_conv_{i}": "reg_convs.{i}.conv",
+    "point_norm_{i}": "reg_convs.{i}.gn",
+    "initial_conv": "reppoints_pts_init_conv",
+    "initial_points": "reppoints_pts_init_out",
+    "class_kernel": "reppoints_cls_conv.weight",
+    "class_logits": "reppoints_cls_out",
+    "refining_kernel": "reppoints_pts_refine_conv.weight",
+    "refined_points": "reppoints_pts_refine_out",
+    "moment_transfer": "moment_transfer",
+}
 ATSS_MICROSOFT = {
     "class_logits": "cls_logits",
     "box_deltas": "bbox_pred",

@@ -7,9 +7,11 @@ from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.fcos import FCOS
 from keras_dyhead.detectors.fcos_assigner import FCOSAssigner
+from keras_dyhead.detectors.nearest_point_assigner import NearestPointAssigner
 from keras_dyhead.detectors.points import PointGenerator
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.detectors.reppoints import RepPoints
 from keras_dyhead.detectors.retinanet import RetinaNet
 
 __all__ = [
@@ -22,7 +24,9 @@ __all__ = [
     "FCOS",
     "FCOSAssigner",
     "MaxIoUAssigner",
+    "NearestPointAssigner",
     "PointGenerator",
     "PredictionHead",
+    "RepPoints",
     "RetinaNet",
 ]

@@ -7,7 +7,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyhead.detectors import ATSS, FCOS, AnchorGenerator, Detector, RetinaNet
+from keras_dyhead.detectors import ATSS, FCOS, AnchorGenerator, Detector, RepPoints, RetinaNet
 
 CLASSES = 3
 
@@ -50,6 +50,14 @@ SMALL = {
     ),
     "fcos": Small(
         FCOS, raw={"class_logits": (CLASSES,), "box_distances": (4,), "centerness_logits": ()}
+    ),
+    "reppoints": Small(
+        RepPoints,
+        raw={
+            "class_logits": (CLASSES,),
+            **{f"{stage}_points": (18,) for stage in ("initial", "refined")},
+            **{f"{stage}_boxes": (4,) for stage in ("initial", "refined")},
+        },
     ),
 }
 """Every detector by its name: what all of them must do is tested on these."""

@@ -1,0 +1,170 @@
+"""RepPoints with DyHead."""
+
+import keras
+from keras import ops
+
+from keras_dyhead.detectors.assigners import MaxIoUAssigner
+from keras_dyhead.detectors.dense_detector import DenseDetector
+from keras_dyhead.detectors.losses import smooth_l1_loss
+from keras_dyhead.detectors.nearest_point_assigner import NearestPointAssigner
+from keras_dyhead.detectors.points import PointGenerator
+from keras_dyhead.detectors.reppoints_head import RepPointsHead
+from keras_dyhead.ops.boxes import take_per_image
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class RepPoints(DenseDetector):
+    """Dense detector that finds objects by nine points each, in two stages.
+
+    Every location predicts initial points, samples the map there, and refines them; a box is
+    the mean of the points and their standard deviation (`RepPointsHead`). The initial points
+    learn the object whose centre is nearest, classes and refined points the object that the
+    initial box overlaps most.
+
+    Args:
+        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
+            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        num_classes: int. Number of classes K; labels run from 0 to K - 1.
+        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
+        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
+        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        image_shape: Shape of a preprocessed image. A known height and width give XLA static
+            shapes. Defaults to `(None, None, 3)`.
+        head_convs: int. 3x3 convolutions before the predictions, one branch for classes, one for
+            points. Defaults to 0, straight from DyHead; RepPoints as published has 3.
+        head_group_norm: bool. Normalise after each of those convolutions. Defaults to `True`.
+        point_assigner: Of the initial points. Defaults to `NearestPointAssigner()`.
+        assigner: Of classes and refined points, by initial boxes. Defaults to
+            `MaxIoUAssigner(reassign=True)`.
+        smooth_l1_beta: float. Error, in units of `point_assigner.scale` strides, below which box
+            losses are quadratic. Defaults to 0.11.
+        initial_loss_weight: float. Weight of the loss of the initial boxes. Defaults to 0.5.
+        loss_normalizer: What a loss is divided by: the number of its positive locations in the
+            batch, where every `"image"` counts as at least one, or the `"batch"` does. Defaults to
+            `"image"`.
+        dtype: Policy of the layers above the backbone. Defaults to the global policy.
+        **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
+            `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
+            `use_task_attention`, `use_bias`, `decoder`, `preprocessor`, `class_names`, `name`,
+            `trainable`.
+
+    Example:
+    ```python
+    backbone = keras_hub.models.ResNetBackbone(
+        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
+    )
+    model = RepPoints(backbone, num_classes=80, num_blocks=1, channels=64)
+    model.compile()
+    images = np.zeros((1, 128, 128, 3), "float32")
+    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
+    model.fit(images, targets)
+    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    ```
+
+    Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019, in
+    its moment form; assignment and losses as in `reppoints-moment_r50_fpn_1x_coco` of OpenMMLab.
+    """
+
+    loss_names = ("class_loss", "initial_box_loss", "box_loss")
+
+    def __init__(
+        self,
+        backbone,
+        num_classes: int,
+        num_blocks: int = 6,
+        channels: int = 256,
+        alignment: str = "paper",
+        image_shape=(None, None, 3),
+        head_convs: int = 0,
+        head_group_norm: bool = True,
+        point_assigner: NearestPointAssigner | None = None,
+        assigner: MaxIoUAssigner | None = None,
+        smooth_l1_beta: float = 0.11,
+        initial_loss_weight: float = 0.5,
+        loss_normalizer: str = "image",
+        dtype=None,
+        **kwargs,
+    ):
+        if loss_normalizer == "running":
+            raise ValueError(
+                'RepPoints has a `loss_normalizer` of "image" or "batch", as its two stages have '
+                f"positives of their own. Received: {loss_normalizer!r}"
+            )
+        head = RepPointsHead(
+            num_classes, head_convs, channels, head_group_norm, dtype=dtype, name="head"
+        )
+        super().__init__(
+            backbone,
+            head,
+            assigner or MaxIoUAssigner(reassign=True),
+            loss_normalizer,
+            num_blocks=num_blocks,
+            channels=channels,
+            alignment=alignment,
+            image_shape=image_shape,
+            dtype=dtype,
+            **kwargs,
+        )
+        self.head_convs = head_convs
+        self.head_group_norm = head_group_norm
+        self.point_assigner = point_assigner or NearestPointAssigner()
+        self.smooth_l1_beta = smooth_l1_beta
+        self.initial_loss_weight = initial_loss_weight
+
+    def locations(self, level_sizes):
+        """Returns x, y and stride of the points `(A, 3)` of levels of these (height, width)."""
+        return PointGenerator(offset=0.0)(level_sizes, self.min_level)
+
+    def boxes_at(self, locations, raw):
+        """Returns the boxes of the refined points."""
+        return _in_pixels(raw["refined_boxes"], locations)
+
+    def match_initial(self, raw, boxes, labels):
+        """Says what the initial points of every location have to learn; see `match`."""
+        points = self.locations(self.level_sizes(raw))
+        assigned = self.point_assigner(points, boxes, labels)
+        return points, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
+
+    def match(self, raw, boxes, labels):
+        """Says what class and refined points of every location have to learn.
+
+        Args:
+            raw: Dict of raw outputs.
+            boxes: `(B, N, 4)` float32, N >= 1.
+            labels: `(B, N)` int32, -1 where padded.
+
+        Returns:
+            Tuple of the points `(A, 3)`, the index of each one's object `(B, A)` (negative where
+            it has none), and that object's box `(B, A, 4)` (the image's first where it has none).
+        """
+        points = self.locations(self.level_sizes(raw))
+        initial_boxes = ops.stop_gradient(_in_pixels(raw["initial_boxes"], points))
+        assigned = self.assigner(initial_boxes, boxes, labels)
+        return points, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
+
+    def compute_losses(self, raw, boxes, labels, training=False):
+        """Returns the focal loss of the classes and smooth L1 losses of both stages' boxes."""
+        matches = self.match_initial(raw, boxes, labels), self.match(raw, boxes, labels)
+        initial_box_loss, box_loss = (
+            self._box_loss(raw[name], *match)
+            for name, match in zip(("initial_boxes", "refined_boxes"), matches, strict=True)
+        )
+        _, assigned, _ = matches[1]
+        class_loss = self.sum_class_losses(raw, labels, assigned)
+        return {
+            "class_loss": class_loss / self.num_positives(assigned >= 0),
+            "initial_box_loss": self.initial_loss_weight * initial_box_loss,
+            "box_loss": box_loss,
+        }
+
+    def _box_loss(self, predicted, points, assigned, targets):
+        positive, unit = assigned >= 0, self.point_assigner.scale * points[:, 2:]
+        loss = smooth_l1_loss(
+            targets / unit, _in_pixels(predicted, points) / unit, self.smooth_l1_beta
+        )
+        return ops.sum(ops.where(positive[..., None], loss, 0.0)) / self.num_positives(positive)
+
+
+def _in_pixels(boxes, points):
+    """Turns boxes in strides relative to points into boxes in pixels."""
+    return boxes * points[:, 2:] + ops.tile(points[:, :2], (1, 2))

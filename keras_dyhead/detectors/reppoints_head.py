@@ -1,0 +1,198 @@
+"""The head that reads classes and points off every pyramid level."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dyhead.detectors.conv_tower import (
+    apply_tower,
+    build_tower,
+    conv_tower,
+    head_conv,
+    prior_bias,
+)
+from keras_dyhead.layers.full_precision import FullPrecisionDense
+from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
+from keras_dyhead.ops.rows import MapRows
+
+NUM_POINTS = 9  # as many as the taps of a 3x3 kernel
+TAPS = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).ravel().astype("float32")
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class RepPointsHead(keras.layers.Layer):
+    """Predicts nine points per location, looks there, and predicts classes and better points.
+
+    On every level, with the same weights, a 3x3 convolution predicts initial points. A deformable
+    convolution each for the class and for the points samples the map just at these points; the
+    latter corrects them. A box spans as many standard deviations of the points around their mean
+    as two learned numbers say ("moment"). Points and boxes are float32 under every policy.
+
+    Args:
+        num_classes: int. Number of classes K.
+        num_convs: int. 3x3 convolutions with ReLU before all that, one branch for classes, one
+            for points. Defaults to 0.
+        channels: int. Channels of those and of the deformable convolutions. Defaults to 256.
+        use_group_norm: bool. Normalise after each of the former, in groups of 8 channels, in place
+            of a bias. Defaults to `False`.
+        offset_gradient: float. What part of the gradient of the places looked at reaches the
+            initial points. Defaults to 0.1.
+        moment_gradient: float. What part of their gradient reaches the two numbers. Defaults to
+            0.01.
+        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+
+    Call arguments:
+        pyramid: Dict of `(B, H, W, C)` maps in ascending level order.
+
+    Returns:
+        Dict, float32, flat over level, row and column: `"class_logits"` `(B, A, K)`;
+        `"initial_points"` and `"refined_points"` `(B, A, 18)`, nine times y and x;
+        `"initial_boxes"` and `"refined_boxes"` `(B, A, 4)`, xyxy; all in strides, relative to the
+        location; and `"level_sizes"` `(L, 2)` int32, height and width of each level.
+
+    Example:
+    ```python
+    head = RepPointsHead(num_classes=5, channels=8)
+    raw = head({"P3": keras.ops.ones((1, 4, 4, 8)), "P4": keras.ops.ones((1, 2, 2, 8))})
+    raw["class_logits"].shape, raw["refined_points"].shape  # (1, 20, 5), (1, 20, 18)
+    ```
+
+    Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
+    figure 2; `RepPointsHead` of OpenMMLab's mmdetection.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        num_convs: int = 0,
+        channels: int = 256,
+        use_group_norm: bool = False,
+        offset_gradient: float = 0.1,
+        moment_gradient: float = 0.01,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.num_classes = num_classes
+        self.num_convs = num_convs
+        self.channels = channels
+        self.use_group_norm = use_group_norm
+        self.offset_gradient = offset_gradient
+        self.moment_gradient = moment_gradient
+        self.class_tower, self.point_tower = (
+            conv_tower(branch, num_convs, channels, use_group_norm, self.dtype_policy)
+            for branch in ("class", "point")
+        )
+        self.initial_conv = head_conv(channels, 3, "initial_conv", self.dtype_policy)
+        self.initial_points, self.refined_points = (
+            FullPrecisionDense(
+                2 * NUM_POINTS,
+                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+                name=name,
+                dtype=self.compute_dtype,
+            )
+            for name in ("initial_points", "refined_points")
+        )
+        self.class_logits = keras.layers.Dense(
+            num_classes,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            bias_initializer=prior_bias(),
+            name="class_logits",
+            dtype=self.dtype_policy,
+        )
+
+    def build(self, input_shape):
+        """Creates the convolutions and the numbers that make boxes of points."""
+        channels = next(iter(input_shape.values()))[-1]
+        class_channels = build_tower(self.class_tower, channels)
+        point_channels = build_tower(self.point_tower, channels)
+        self.initial_conv.build((None, None, None, point_channels))
+        self.class_kernel, self.refining_kernel = (
+            self.add_weight(
+                shape=(3, 3, width, self.channels), initializer="he_uniform", name=f"{name}_kernel"
+            )
+            for name, width in (("class", class_channels), ("refining", point_channels))
+        )
+        for layer in (self.initial_points, self.refined_points, self.class_logits):
+            layer.build((None, None, self.channels))
+        self.moment_transfer = self.add_weight(
+            shape=(2,), initializer="zeros", dtype="float32", autocast=False, name="moment_transfer"
+        )
+        self.built = True
+
+    def call(self, pyramid):
+        """Predicts on all levels at once, but for the ordinary convolutions."""
+        maps = list(pyramid.values())
+        class_maps = [apply_tower(self.class_tower, x) for x in maps]
+        point_maps = [apply_tower(self.point_tower, x) for x in maps]
+        initial = MapRows([ops.relu(self.initial_conv(x)) for x in point_maps])
+        initial_points = self.initial_points(initial.values)
+
+        grids = [
+            sampling_grid(size, size, start=start)
+            for size, start in zip(initial.sizes, initial.starts, strict=True)
+        ]
+        grid = concatenate_grids(grids)
+        # A tap of the kernel looks at its point in place of its own position.
+        offsets = scale_gradient(initial_points, self.offset_gradient) - TAPS
+
+        def look(maps, kernel):
+            return ops.relu(deform_conv_rows(MapRows(maps).values, grid, offsets, None, kernel))
+
+        if self.num_convs:
+            seen_for_class = look(class_maps, self.class_kernel)
+            seen_for_points = look(point_maps, self.refining_kernel)
+        else:  # the same maps, looked at once for both
+            kernels = ops.concatenate([self.class_kernel, self.refining_kernel], axis=-1)
+            seen_for_class, seen_for_points = ops.split(look(maps, kernels), 2, axis=-1)
+        refinement = self.refined_points(seen_for_points)
+        refined_points = ops.stop_gradient(initial_points) + refinement
+        transfer = ops.convert_to_tensor(self.moment_transfer)
+        transfer = scale_gradient(transfer, self.moment_gradient)
+        return {
+            "class_logits": ops.cast(self.class_logits(seen_for_class), "float32"),
+            "initial_points": initial_points,
+            "refined_points": refined_points,
+            "initial_boxes": moment_boxes(initial_points, transfer),
+            "refined_boxes": moment_boxes(refined_points, transfer),
+            "level_sizes": ops.cast(
+                ops.stack([ops.stack(size) for size in initial.sizes]), "int32"
+            ),
+        }
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "num_convs": self.num_convs,
+            "channels": self.channels,
+            "use_group_norm": self.use_group_norm,
+            "offset_gradient": self.offset_gradient,
+            "moment_gradient": self.moment_gradient,
+        }
+
+
+def moment_boxes(points, transfer):
+    """Spans boxes around points: their mean, plus and minus so many standard deviations.
+
+    Args:
+        points: `(..., 18)` float32, nine times y and x.
+        transfer: `(2,)` float32, logarithms of the numbers of standard deviations (of a sample,
+            divided by n - 1) in x and y.
+
+    Returns:
+        `(..., 4)` float32 xyxy boxes.
+    """
+    axes, ends = (points[..., 1::2], points[..., ::2]), []
+    for coordinates, log_factor in zip(axes, ops.unstack(transfer), strict=True):
+        mean = ops.mean(coordinates, axis=-1, keepdims=True)
+        variance = ops.sum(ops.square(coordinates - mean), axis=-1) / (NUM_POINTS - 1)
+        # Kept off zero, where all points coincide and the root has no derivative.
+        half = ops.sqrt(ops.maximum(variance, 1e-12)) * ops.exp(log_factor)
+        ends.append((mean[..., 0] - half, mean[..., 0] + half))
+    (left, right), (top, bottom) = ends
+    return ops.stack([left, top, right, bottom], axis=-1)
+
+
+def scale_gradient(values, factor):
+    """Returns the values, whose gradient is multiplied by a factor on its way back."""
+    return (1 - factor) * ops.stop_gradient(values) + factor * values
