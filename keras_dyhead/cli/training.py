@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
+from keras_dyhead.recipes import RECIPES, recipe_settings
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.training import Training
@@ -64,6 +65,7 @@ def demo(
 
 @app.command()
 def train(
+    context: typer.Context,
     images: Annotated[
         Path, typer.Option(exists=True, file_okay=False, help="Folder of the training images.")
     ],
@@ -71,6 +73,13 @@ def train(
         Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
     ],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and results.")],
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            help=f"A published training: {', '.join(RECIPES)}. Options given beside it win; "
+            "keras_dyhead/recipes says what it costs, and what it takes from the published one."
+        ),
+    ] = None,
     val_images: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Folder of the images to evaluate on."),
@@ -98,6 +107,14 @@ def train(
             "resnet_50_imagenet, which is downloaded, or a preset's folder."
         ),
     ] = "small",
+    backbone_weights: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="PyTorch checkpoint (.pth, .safetensors) for the backbone of a recipe.",
+        ),
+    ] = None,
     detector: Detector = "atss",
     num_blocks: Annotated[int, typer.Option(min=0, help="DyHead blocks; 0 for none.")] = 1,
     no_dyhead: NoDyHead = False,
@@ -136,27 +153,41 @@ def train(
     --channels 256 --learning-rate 1e-4 --epochs 12
 
     keras-dyhead train --images photos --annotations photos.json --out runs/photos --resume
+
+    keras-dyhead train --recipe atss_x101_dcn_dyhead_2x --backbone-weights resnext101_64x4d.pth
+    --images train2017 --annotations instances_train2017.json --out runs/x101 --batch-size 2
+    --learning-rate 6e-6
     """
+    options = {
+        "images": images,
+        "annotations": annotations,
+        "val_images": val_images,
+        "val_annotations": val_annotations,
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "image_size": image_size,
+        "backbone": backbone,
+        "backbone_weights": backbone_weights,
+        "detector": detector,
+        "num_blocks": num_blocks,
+        "channels": channels,
+        "learning_rate": learning_rate,
+        "eval_every": eval_every,
+        "jit_compile": jit_compile,
+        "on_error": on_error,
+        "seed": seed,
+    }
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name).name != "DEFAULT"
+    }
+    if no_dyhead:
+        given["num_blocks"] = 0
 
     def build(training):
-        settings = training.TrainingSettings(
-            images=images,
-            annotations=annotations,
-            val_images=val_images,
-            val_annotations=val_annotations,
-            epochs=epochs,
-            batch_size=batch_size,
-            image_size=image_size,
-            backbone=backbone,
-            detector=detector,
-            num_blocks=0 if no_dyhead else num_blocks,
-            channels=channels,
-            learning_rate=learning_rate,
-            eval_every=eval_every,
-            jit_compile=jit_compile,
-            on_error=on_error,
-            seed=seed,
-        )
+        published = {} if recipe is None else recipe_settings(recipe)
+        settings = training.TrainingSettings(**options | published | given)
         return training.Training(settings, out, resume, overwrite)
 
     _run(build, out)
@@ -202,8 +233,11 @@ def _describe(planned: "Training", console: Console) -> None:
             console.print(f"{'':>12}  [yellow]{escape(problem)}[/]", soft_wrap=True)
     if settings.val_images is None:
         console.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
+    backbone = settings.backbone
+    if not isinstance(backbone, str):
+        backbone = f"ResNet({', '.join(f'{name}={value}' for name, value in backbone.items())})"
     console.print(
-        f"{'model':>12}  {type(planned.model).__name__} on {settings.backbone}, "
+        f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
         f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
         f"{planned.model.count_params():,} parameters"
     )

@@ -21,7 +21,7 @@ STATE = "settings.json"
 
 # A training that goes on may have its data moved and its end postponed; its model stays.
 _FREE_ON_RESUME = (
-    *("images", "annotations", "val_images", "val_annotations"),
+    *("images", "annotations", "val_images", "val_annotations", "backbone_weights"),
     *("epochs", "eval_every", "on_error", "jit_compile", "anchor_scale"),
 )
 

@@ -3,12 +3,15 @@
 import dataclasses
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import keras_hub
 import numpy as np
 
+from keras_dyhead.backbones import ResNetBackbone
+from keras_dyhead.checkpoints import load_backbone_weights
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.detectors import ATSS, AnchorGenerator, DetectionPreprocessor, Detector, RetinaNet
 
@@ -54,7 +57,10 @@ class TrainingSettings:
         batch_size: Images per step. Defaults to `4`.
         image_size: Side in pixels of the square that images are fitted into. Defaults to `512`.
         backbone: One of `BACKBONES`, or the name or path of a KerasHub preset with a feature
-            pyramid, such as `"resnet_50_imagenet"`. Defaults to `"small"`.
+            pyramid, such as `"resnet_50_imagenet"`, or arguments of
+            `keras_dyhead.backbones.ResNetBackbone`. Defaults to `"small"`.
+        backbone_weights: PyTorch checkpoint for a backbone given by arguments, see
+            `load_backbone_weights`. Defaults to `None`, random weights.
         detector: `"atss"` or `"retinanet"`. Defaults to `"atss"`.
         num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
         channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `64`.
@@ -84,7 +90,8 @@ class TrainingSettings:
     epochs: int | None = None
     batch_size: int = 4
     image_size: int = 512
-    backbone: str = "small"
+    backbone: str | Mapping[str, Any] = "small"
+    backbone_weights: str | os.PathLike | None = None
     detector: str = "atss"
     num_blocks: int = 1
     channels: int = 64
@@ -101,7 +108,8 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self):
-        for name in ("images", "annotations", "val_images", "val_annotations"):
+        paths = ("images", "annotations", "val_images", "val_annotations", "backbone_weights")
+        for name in paths:
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else os.fspath(value))
         object.__setattr__(self, "anchor_ratios", tuple(self.anchor_ratios))
@@ -173,7 +181,7 @@ def build_detector(
     """
     shape = (settings.image_size, settings.image_size, 3)
     arguments = {
-        "backbone": _build_backbone(settings.backbone, shape),
+        "backbone": _build_backbone(settings, shape),
         "num_classes": len(class_names),
         "class_names": class_names,
         "num_blocks": settings.num_blocks,
@@ -207,15 +215,35 @@ def build_detector(
     return model
 
 
-def _build_backbone(name: str, shape):
-    if name in BACKBONES:
+def _build_backbone(settings: TrainingSettings, shape):
+    backbone, weights = settings.backbone, settings.backbone_weights
+    if isinstance(backbone, Mapping):
+        return _build_resnet(backbone, weights, shape)
+    if weights is not None:
+        raise ValueError(
+            "`backbone_weights` are for a backbone given by its arguments, as recipes give it. "
+            f"Received: backbone={backbone!r}, backbone_weights={weights!r}"
+        )
+    if backbone in BACKBONES:
         return keras_hub.models.ResNetBackbone(
-            **BACKBONES[name], stackwise_num_strides=[1, 2, 2, 2], image_shape=shape
+            **BACKBONES[backbone], stackwise_num_strides=[1, 2, 2, 2], image_shape=shape
         )
     try:
-        return keras_hub.models.Backbone.from_preset(name)
+        return keras_hub.models.Backbone.from_preset(backbone)
     except (ValueError, OSError) as error:
         raise ValueError(
             f"`backbone` must be one of {list(BACKBONES)} or a KerasHub preset. "
-            f"Received: backbone={name!r}, which KerasHub could not load: {error}"
+            f"Received: backbone={backbone!r}, which KerasHub could not load: {error}"
         ) from error
+
+
+def _build_resnet(arguments: Mapping[str, Any], weights: str | None, shape):
+    if weights is not None:
+        return load_backbone_weights(ResNetBackbone(**arguments, image_shape=shape), weights)
+    if arguments.get("batch_norm", "frozen") != "train":
+        raise ValueError(
+            "A backbone that keeps the statistics of its normalisations needs trained weights: "
+            "`backbone_weights` must name a PyTorch checkpoint. Received: "
+            f"backbone={dict(arguments)}, backbone_weights=None"
+        )
+    return ResNetBackbone(**arguments, image_shape=shape)
