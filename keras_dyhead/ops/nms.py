@@ -47,7 +47,7 @@ def non_max_suppression(
         exhausted = take_per_image(scores, best) <= 0
         picked = ops.where((places == turn) & ~exhausted, best, picked)
         overlap = box_iou(take_per_image(boxes, best), boxes)[:, 0] > iou_threshold
-        same_class = labels == take_per_image(labels, best)
+        same_class = ops.equal(labels, take_per_image(labels, best))  # `==` forgets shapes
         removed = (overlap & same_class) | (candidates == best)
         return turn + 1, ops.where(removed, 0.0, scores), picked
 
