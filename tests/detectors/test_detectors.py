@@ -37,11 +37,11 @@ def own_config(model):
     return {key: value for key, value in model.get_config().items() if key != "backbone"}
 
 
-@pytest.fixture(scope="module", params=[(name, blocks) for name in SMALL for blocks in (0, 1)])
+@pytest.fixture(scope="module", params=[f"{name}-{n}" for name in SMALL for n in (0, 1)])
 def trained(request):
     """A detector trained on the scene, the history of its training, and what is said of it."""
-    name, num_blocks = request.param
-    model = small_detector(name, num_blocks)
+    name, num_blocks = request.param.split("-")
+    model = small_detector(name, int(num_blocks))
     model.compile(keras.optimizers.Adam(5e-3))
     images, targets = scene()
     history = model.fit(images, targets | {"image_id": np.arange(2)}, epochs=50, verbose=0)
