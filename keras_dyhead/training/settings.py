@@ -13,7 +13,14 @@ import numpy as np
 from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.checkpoints import load_backbone_weights
 from keras_dyhead.coco import CocoAnnotations
-from keras_dyhead.detectors import ATSS, AnchorGenerator, DetectionPreprocessor, Detector, RetinaNet
+from keras_dyhead.detectors import (
+    ATSS,
+    FCOS,
+    AnchorGenerator,
+    DetectionPreprocessor,
+    Detector,
+    RetinaNet,
+)
 
 BACKBONES = {
     "small": {
@@ -40,7 +47,14 @@ BACKBONES = {
 }
 """Arguments of KerasHub's `ResNetBackbone`, by name; built with random weights."""
 
-DETECTORS = ("atss", "retinanet")
+HEAD_CONVS = {"atss": 0, "fcos": 0, "retinanet": 1}
+"""Convolutions between DyHead and the predictions of each detector, if none are asked for."""
+
+DETECTORS = tuple(HEAD_CONVS)
+
+# Sides of the smallest anchors, in those of the smallest objects. ATSS draws its positives from the
+# nine nearest anchors: larger ones give it as many.
+_ANCHOR_SIZES = {"atss": 2.0, "retinanet": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,15 +75,15 @@ class TrainingSettings:
             `keras_dyhead.backbones.ResNetBackbone`. Defaults to `"small"`.
         backbone_weights: PyTorch checkpoint for a backbone given by arguments, see
             `load_backbone_weights`. Defaults to `None`, random weights.
-        detector: `"atss"` or `"retinanet"`. Defaults to `"atss"`.
+        detector: One of `DETECTORS`. Defaults to `"atss"`.
         num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
         channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `64`.
-        head_convs: Convolutions between DyHead and the predictions. Defaults to `None`: none for
-            ATSS, `1` for RetinaNet.
+        head_convs: Convolutions between DyHead and the predictions. Defaults to `None`: as in
+            `HEAD_CONVS`.
         max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `7`.
         anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
             `None`: such that it is about as large as the smallest tenth of the training boxes
-            (RetinaNet), or twice that (ATSS).
+            (RetinaNet), or twice that (ATSS); FCOS has no anchors.
         anchor_octaves: RetinaNet's anchor sizes per level; ATSS has one. Defaults to `3`.
         anchor_ratios: Heights divided by widths of RetinaNet's anchors; those of ATSS are square.
             Defaults to `(0.5, 1.0, 2.0)`.
@@ -142,7 +156,7 @@ class TrainingSettings:
         epochs = self.epochs or max(12, math.ceil(600 / steps_per_epoch))
         head_convs = self.head_convs
         if head_convs is None:
-            head_convs = {"atss": 0, "retinanet": 1}[self.detector]
+            head_convs = HEAD_CONVS[self.detector]
         return dataclasses.replace(
             self,
             epochs=epochs,
@@ -151,15 +165,15 @@ class TrainingSettings:
             anchor_scale=self.anchor_scale or self._fitting_scale(annotations),
         )
 
-    def _fitting_scale(self, annotations: CocoAnnotations) -> float:
+    def _fitting_scale(self, annotations: CocoAnnotations) -> float | None:
+        if self.detector not in _ANCHOR_SIZES:
+            return None
         sides = [np.zeros(0)]
         for image in annotations.images:
             width, height = (image.boxes[:, 2:] - image.boxes[:, :2]).T
             sides.append(np.sqrt(width * height) * self.image_size / max(image.height, image.width))
         small = float(np.quantile(np.concatenate(sides), 0.1))
-        # ATSS draws its positives from the nine nearest anchors: larger ones give it as many.
-        factor = {"atss": 2.0, "retinanet": 1.0}[self.detector]
-        return round(factor * min(4.0, max(1.0, small / 8)), 2)
+        return round(_ANCHOR_SIZES[self.detector] * min(4.0, max(1.0, small / 8)), 2)
 
 
 def build_detector(
@@ -191,15 +205,7 @@ def build_detector(
         "head_convs": settings.head_convs,
         "preprocessor": preprocessor,
     }
-    if settings.detector == "atss":
-        anchors = AnchorGenerator(settings.anchor_scale, octaves=1, ratios=(1.0,), offset=0.5)
-        model = ATSS(**arguments, anchors=anchors)
-    else:
-        anchors = AnchorGenerator(
-            settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios
-        )
-        # Plain L1 drowns the classes while all is learned from scratch.
-        model = RetinaNet(**arguments, anchors=anchors, smooth_l1_beta=0.3)
+    model = _BUILDERS[settings.detector](settings, arguments)
     warmup = max(1, steps // 20)
     schedule = keras.optimizers.schedules.CosineDecay(
         initial_learning_rate=settings.learning_rate / 100,
@@ -213,6 +219,30 @@ def build_detector(
     )
     model.compile(optimizer, jit_compile=settings.jit_compile)
     return model
+
+
+def _build_atss(settings, arguments):
+    anchors = AnchorGenerator(settings.anchor_scale, octaves=1, ratios=(1.0,), offset=0.5)
+    return ATSS(**arguments, anchors=anchors)
+
+
+def _build_fcos(settings, arguments):
+    return FCOS(**arguments)
+
+
+def _build_retinanet(settings, arguments):
+    anchors = AnchorGenerator(
+        settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios
+    )
+    # Plain L1 drowns the classes while all is learned from scratch.
+    return RetinaNet(**arguments, anchors=anchors, smooth_l1_beta=0.3)
+
+
+_BUILDERS = {
+    "atss": _build_atss,
+    "fcos": _build_fcos,
+    "retinanet": _build_retinanet,
+}
 
 
 def _build_backbone(settings: TrainingSettings, shape):
