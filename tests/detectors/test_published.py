@@ -2,9 +2,9 @@
 
 `data/<origin>_<detector>.npz` holds what detectron2 (microsoft/DynamicHead) and mmdet 3.3.0 compute
 from the raw outputs of a model with generated weights, for an image of 192x256 px and 80 classes.
-FCOS's and RepPoints' are stored in full. Of ATSS's and RetinaNet's class logits only those are that could become
-candidates (the best 1200 of each level by class and by confidence; all of P4 to P7 of OpenMMLab's
-ATSS), of the deltas those that matter.
+FCOS's and RepPoints' are stored in full. Of ATSS's and RetinaNet's class logits only those are that
+could become candidates (the best 1200 of each level by class and by confidence; all of P4 to P7 of
+OpenMMLab's ATSS), of the deltas those that matter.
 """
 
 import dataclasses
