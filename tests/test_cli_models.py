@@ -293,7 +293,6 @@ def test_convert_refuses_to_overwrite_and_names_what_is_wrong(tiny, tmp_path):
     source.write_text("<!DOCTYPE html>")
     assert "x.pth is a web page" in complaint("convert", "tiny", source, out)
     assert "`name` must be one of" in complaint("convert", "unknown", source, out)
-    assert "does not have yet" in complaint("convert", "dyhead_r50_rcnn_fpn_1x", source, out)
     assert "must end in .keras" in complaint("convert", "tiny", source, tmp_path / "x.h5")
     assert "There is no file" in complaint("convert", "tiny", tmp_path / "none.pth", out)
     assert "are needed" in complaint("convert", "tiny")

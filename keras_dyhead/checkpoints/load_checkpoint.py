@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from keras_dyhead.checkpoints import tables
 from keras_dyhead.checkpoints.backbone_weights import backbone_part
 from keras_dyhead.checkpoints.published import (
@@ -23,14 +25,17 @@ _NAMES = {
         "feature_pyramid": ("backbone.backbone.", tables.FPN_DETECTRON2),
         "RetinaNet": ("head.", tables.RETINANET_DETECTRON2),
         "ATSS": ("head.", tables.ATSS_MICROSOFT),
+        "FasterRCNN": ("", tables.RCNN_DETECTRON2),
     },
     OPENMMLAB: {
         "ResNetBackbone": ("backbone.", tables.RESNET_TORCHVISION),
         "SwinBackbone": ("backbone.", tables.SWIN_MMDET),
         "feature_pyramid": ("neck.0.", tables.FPN_MMDET),
+        "feature_pyramid of FasterRCNN": ("neck.0.", tables.FPN_MMDET_FROM_P2),
         "RetinaNet": ("bbox_head.", tables.RETINANET_MMDET),
         "ATSS": ("bbox_head.", tables.ATSS_MMDET),
         "RepPoints": ("bbox_head.", tables.REPPOINTS_MMDET),
+        "FasterRCNN": ("", tables.RCNN_MMDET),
         "FCOS": ("bbox_head.", tables.FCOS_MMDET),
     },
 }
@@ -53,9 +58,8 @@ def load_checkpoint(name: str, path, image_shape=(None, None, 3), dtype=None):
         The detector, a `keras.Model`. Labels are positions in `keras_dyhead.coco.COCO_CLASSES`.
 
     Raises:
-        ValueError: If the name is unknown, its detector is not available yet, or the tensors are
-            not exactly those of the model: the message names the missing, superfluous or differing
-            ones.
+        ValueError: If the name is unknown, or the tensors are not exactly those of the model: the
+            message names the missing, superfluous or differing ones.
 
     Example:
     ```python
@@ -69,11 +73,6 @@ def load_checkpoint(name: str, path, image_shape=(None, None, 3), dtype=None):
     if name not in known:
         raise ValueError(f"`name` must be one of {list(known)}. Received: {name!r}")
     record = known[name]
-    if not record.available:
-        raise ValueError(
-            f"{name!r} is a {record.detector}, which keras_dyhead does not have yet. Available: "
-            f"{[other for other in known if known[other].available]}"
-        )
     state = read_state_dict(path)
     model = record.build(image_shape, dtype)
     parts = detector_parts(model, record, state)
@@ -98,12 +97,20 @@ def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:
 
     def part(layer, naming):
         prefix, table = names[naming]
-        return Part(weights_by_path(model.get_layer(layer)), table, prefix)
+        reorder = {"box_head/fc1/kernel": _to_channels_last}
+        return Part(weights_by_path(model.get_layer(layer)), table, prefix, reorder)
 
     prefix, table = names[record.backbone]
+    pyramid = f"feature_pyramid of {record.detector}"
     return [
         backbone_part(model.backbone, table, prefix),
-        part("feature_pyramid", "feature_pyramid"),
+        part("feature_pyramid", pyramid if pyramid in names else "feature_pyramid"),
         tower_part(model.get_layer("dyhead"), state),
         part("head", record.detector),
     ]
+
+
+def _to_channels_last(array: np.ndarray, size: int = 7) -> np.ndarray:
+    """Reorders the inputs of a dense layer on regions from (C, size, size) to (size, size, C)."""
+    units = len(array)
+    return array.reshape(units, -1, size, size).transpose(0, 2, 3, 1).reshape(units, -1)

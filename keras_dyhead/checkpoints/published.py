@@ -11,6 +11,7 @@ from keras_dyhead.detectors import (
     DetectionDecoder,
     FCOSAssigner,
     MaxIoUAssigner,
+    RegionPooler,
 )
 
 MICROSOFT = "microsoft"
@@ -42,23 +43,13 @@ class PublishedModel:
     ap: float | None = None
     source: str | None = None
 
-    @property
-    def available(self) -> bool:
-        """Whether this package has the detector yet."""
-        return hasattr(detectors, self.detector)
-
     def build(self, image_shape=(None, None, 3), dtype=None):
         """Returns the detector for the 80 classes of COCO, with random weights.
 
         Args:
             image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
             dtype: Policy of all layers. Defaults to the global policy.
-
-        Raises:
-            ValueError: If this package lacks the detector.
         """
-        if not self.available:
-            raise ValueError(f"keras_dyhead does not have {self.detector} yet.")
         backbone = getattr(backbones, self.backbone)(
             **self.backbone_arguments, image_shape=image_shape, dtype=dtype
         )
@@ -152,7 +143,7 @@ PUBLISHED = {
         detector="FasterRCNN",
         backbone="ResNetBackbone",
         backbone_arguments=_RESNET_50_CAFFE,
-        arguments={"min_level": 2, "max_level": 6, "extra_levels": "pool"},
+        arguments={},
         preprocessing=_SIZE_800 | _BGR | {"pad_multiple": 64},
         ap=40.3,
         source=_MICROSOFT_URL + "dyhead_r50_rcnn_fpn_1x.pth",
@@ -219,6 +210,18 @@ COMPOSED = {
             "extra_levels": "on_input",
             "anchors": AnchorGenerator(ratios_first=True),
             "assigner": MaxIoUAssigner(reassign=True),
+        },
+        preprocessing=_SIZE_800_OPENCV | _RGB,
+    ),
+    "faster-rcnn_r50_fpn_1x_coco+dyhead": PublishedModel(
+        origin=OPENMMLAB,
+        detector="FasterRCNN",
+        backbone="ResNetBackbone",
+        backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
+        arguments={
+            "use_bias": False,
+            "assigner": MaxIoUAssigner(0.7, 0.3, reassign=True, low_quality_iou=0.3),
+            "pooler": RegionPooler(epsilon=1e-6 / 4),
         },
         preprocessing=_SIZE_800_OPENCV | _RGB,
     ),

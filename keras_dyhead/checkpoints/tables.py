@@ -82,6 +82,10 @@ FPN_MMDET = {  # counted from P3
     "lateral_P{p}": "lateral_convs.{p-3}.conv",
     "output_P{p}": "fpn_convs.{p-3}.conv",
 }
+FPN_MMDET_FROM_P2 = {
+    "lateral_P{p}": "lateral_convs.{p-2}.conv",
+    "output_P{p}": "fpn_convs.{p-2}.conv",
+}
 
 RETINANET_DETECTRON2 = {
     "class_conv_{i}": "cls_subnet.{2*i}",  # a ReLU between any two
@@ -129,6 +133,23 @@ ATSS_MMDET = {
     "box_deltas": "atss_reg",
     "centerness_logits": "atss_centerness",
     "box_scale_P{p}": "scales.{p-3}.scale",
+}
+
+RCNN_DETECTRON2 = {
+    "rpn/shared_conv_0": "proposal_generator.rpn_head.conv",
+    "rpn/objectness_logits": "proposal_generator.rpn_head.objectness_logits",
+    "rpn/anchor_deltas": "proposal_generator.rpn_head.anchor_deltas",
+    "box_head/fc{i}": "roi_heads.box_head.fc{i}",
+    "box_head/class_logits": "roi_heads.box_predictor.cls_score",
+    "box_head/box_deltas": "roi_heads.box_predictor.bbox_pred",
+}
+RCNN_MMDET = {
+    "rpn/shared_conv_0": "rpn_head.rpn_conv",
+    "rpn/objectness_logits": "rpn_head.rpn_cls",
+    "rpn/anchor_deltas": "rpn_head.rpn_reg",
+    "box_head/fc{i}": "roi_head.bbox_head.shared_fcs.{i-1}",
+    "box_head/class_logits": "roi_head.bbox_head.fc_cls",
+    "box_head/box_deltas": "roi_head.bbox_head.fc_reg",
 }
 
 # Tensors that hold nothing the models need: counters, constants a model computes by itself, and

@@ -59,8 +59,7 @@ def convert(
         from keras_dyhead import checkpoints
     if name == "list":
         for key, record in checkpoints.PUBLISHED.items():
-            state = "" if record.available else f"  ({record.detector} is not available yet)"
-            console.print(f"{key:<42}{record.ap:>5} AP{state}\n  {record.source}", soft_wrap=True)
+            console.print(f"{key:<42}{record.ap:>5} AP\n  {record.source}", soft_wrap=True)
         return
     if file is None or out is None:
         raise typer.BadParameter("NAME, FILE and OUT are needed, or `list` alone.")

@@ -5,14 +5,18 @@ from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
 from keras_dyhead.detectors.atss import ATSS
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.faster_rcnn import FasterRCNN
 from keras_dyhead.detectors.fcos import FCOS
 from keras_dyhead.detectors.fcos_assigner import FCOSAssigner
 from keras_dyhead.detectors.nearest_point_assigner import NearestPointAssigner
 from keras_dyhead.detectors.points import PointGenerator
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.detectors.proposals import ProposalSelector
+from keras_dyhead.detectors.region_pooler import RegionPooler
 from keras_dyhead.detectors.reppoints import RepPoints
 from keras_dyhead.detectors.retinanet import RetinaNet
+from keras_dyhead.detectors.sampling import RandomSampler
 
 __all__ = [
     "ATSS",
@@ -23,10 +27,14 @@ __all__ = [
     "Detector",
     "FCOS",
     "FCOSAssigner",
+    "FasterRCNN",
     "MaxIoUAssigner",
     "NearestPointAssigner",
     "PointGenerator",
     "PredictionHead",
+    "ProposalSelector",
+    "RandomSampler",
+    "RegionPooler",
     "RepPoints",
     "RetinaNet",
 ]
