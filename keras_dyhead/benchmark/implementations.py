@@ -1,0 +1,146 @@
+"""The implementations that are measured: ours on three backends, and torchvision's.
+
+Each is a function from a `Workload` to three things: the forward pass, which returns NumPy arrays;
+a training step, from inputs to all gradients of the sum of squares; and the versions at work.
+"""
+
+import os
+
+import keras
+import numpy as np
+
+
+def keras_op(workload, **options):
+    """Our operation."""
+    from keras_dyhead.ops import deform_conv2d
+
+    arrays = [keras.ops.convert_to_tensor(array) for array in workload.op_arrays()]
+    return _compiled(lambda arrays, _: [deform_conv2d(*arrays)], arrays, None, **options)
+
+
+def keras_tower(workload, alignment="published", **options):
+    """Our tower."""
+    from keras_dyhead.checkpoints import load_tower
+    from keras_dyhead.layers import DyHeadNeck
+
+    pyramid = [keras.ops.convert_to_tensor(array) for array in workload.pyramid()]
+    neck = DyHeadNeck(workload.blocks, workload.channels, alignment)
+    neck.build([x.shape for x in pyramid])
+    load_tower(neck, workload.tower_state())
+    return _compiled(lambda maps, training: neck(maps, training=training), pyramid, neck, **options)
+
+
+def keras_tower_paper(workload, **options):
+    """Our tower with the paper's alignment, which samples more positions than the published."""
+    return keras_tower(workload, "paper", **options)
+
+
+def gemm(workload, **options):
+    """The matrix products of the operation alone: the limit that no sampling can beat."""
+    x, _, _, kernel = workload.op_arrays()
+    columns = np.tile(x.reshape(-1, workload.channels), 9)
+    arrays = [
+        keras.ops.convert_to_tensor(a) for a in (columns, kernel.reshape(-1, workload.channels))
+    ]
+    return _compiled(lambda arrays, _: [keras.ops.matmul(*arrays)], arrays, None, **options)
+
+
+def torchvision_op(workload):
+    """`torchvision.ops.deform_conv2d`."""
+    import torch
+    from torchvision.ops import deform_conv2d
+
+    x, offsets, mask, kernel = (torch.tensor(array) for array in workload.op_arrays())
+    x, offsets, mask = (t.permute(0, 3, 1, 2).contiguous() for t in (x, offsets, mask))
+    kernel = kernel.permute(3, 2, 0, 1).contiguous()
+    return _torch(
+        lambda _: [deform_conv2d(x, offsets, kernel, padding=1, mask=mask)],
+        [x, offsets, mask, kernel],
+    )
+
+
+def torchvision_tower(workload):
+    """The same tower written in PyTorch on torchvision's operation."""
+    import torch
+
+    from keras_dyhead.benchmark.torch_tower import Tower
+
+    tower = Tower(workload.blocks, workload.channels)
+    tower.load_state_dict({k: torch.tensor(v) for k, v in workload.tower_state().items()})
+    pyramid = [torch.tensor(x).permute(0, 3, 1, 2).contiguous() for x in workload.pyramid()]
+    return _torch(lambda _: tower(pyramid), [*pyramid, *tower.parameters()])
+
+
+def _compiled(function, inputs, layer, xla=False):
+    """Compiles `function(inputs, training)`, of inputs and the layer's weights, as users would."""
+    backend = keras.backend.backend()
+    variables = layer.trainable_variables if layer else []
+    if backend == "torch":
+        sources = [*inputs, *(variable.value for variable in variables)]
+        return _torch(lambda training: function(inputs, training), sources)
+    if backend == "jax":
+        return _jax(function, inputs, variables)
+    return _tensorflow(function, inputs, [variable.value for variable in variables], xla)
+
+
+def _tensorflow(function, inputs, variables, xla):
+    import tensorflow as tf
+
+    forward = tf.function(lambda: function(inputs, False), jit_compile=xla)
+
+    @tf.function(jit_compile=xla)
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.add_n([tf.reduce_sum(x * x) for x in function(inputs, True)])
+        return tape.gradient(loss, [*inputs, *variables])
+
+    return (
+        lambda: [x.numpy() for x in forward()],
+        lambda: [g.numpy().ravel()[0] for g in step() if g is not None],
+        f"Keras {keras.__version__}, TensorFlow {tf.__version__}",
+    )
+
+
+def _jax(function, inputs, variables):
+    import jax
+
+    def run(inputs, values, training):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return function(inputs, training)
+
+    def loss(inputs, values):
+        return sum((x * x).sum() for x in run(inputs, values, True))
+
+    forward = jax.jit(lambda inputs, values: run(inputs, values, False))
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    arguments = inputs, [variable.value for variable in variables]
+    return (
+        lambda: [np.asarray(x) for x in forward(*arguments)],
+        lambda: jax.block_until_ready(step(*arguments)),
+        f"Keras {keras.__version__}, JAX {jax.__version__}",
+    )
+
+
+def _torch(function, sources):
+    import torch
+
+    torch.set_num_threads(os.cpu_count())
+    for source in sources:
+        source.requires_grad_(True)
+
+    def forward():
+        with torch.no_grad():
+            return [x.numpy() for x in function(False)]
+
+    def step():
+        for source in sources:
+            source.grad = None
+        sum((x * x).sum() for x in function(True)).backward()
+
+    versions = f"PyTorch {torch.__version__}"
+    if keras.backend.backend() == "torch":
+        return forward, step, f"Keras {keras.__version__}, {versions}"
+    import torchvision
+
+    return forward, step, f"{versions}, torchvision {torchvision.__version__}"

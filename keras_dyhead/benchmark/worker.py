@@ -1,0 +1,68 @@
+"""Measures one implementation in a process of its own: `python -m keras_dyhead.benchmark.worker`.
+
+Reads one JSON object from the standard input, writes one as the last line of the output.
+"""
+
+import contextlib
+import json
+import platform
+import resource
+import statistics
+import sys
+import time
+
+import numpy as np
+
+
+def main() -> None:
+    """Measures what the standard input asks for."""
+    from keras_dyhead.benchmark import implementations
+    from keras_dyhead.benchmark.workload import Workload
+
+    task = json.load(sys.stdin)
+    implementation = getattr(implementations, task["implementation"])
+    with contextlib.ExitStack() as stack:
+        if task.get("sparse"):
+            from keras_dyhead.ops import sparse_sampling
+
+            stack.enter_context(sparse_sampling())
+        calls = implementation(Workload(**task["workload"]), **task["options"])
+        print(json.dumps(measure(*calls, task["repeats"])))
+
+
+def measure(forward, step, version: str, repeats: int) -> dict:
+    """Times first and later calls, and finds the peak memory above that of the built model.
+
+    Args:
+        forward: Callable that returns NumPy arrays.
+        step: Callable.
+        version: What is at work.
+        repeats: Counted calls of each, whose median is taken.
+    """
+    before = peak_memory()
+    result = {"version": version}
+    result["first_forward_s"], outputs = timed(forward)
+    result["magnitude"] = float(sum(np.abs(o).mean(dtype="float64") for o in outputs))
+    del outputs
+    result["forward_s"] = statistics.median(timed(forward)[0] for _ in range(repeats))
+    result["first_step_s"], _ = timed(step)
+    result["step_s"] = statistics.median(timed(step)[0] for _ in range(repeats))
+    result["peak_mib"] = peak_memory() - before
+    return result
+
+
+def timed(function):
+    """Returns seconds and result of a call."""
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def peak_memory() -> float:
+    """Returns the largest resident memory of this process so far, in MiB."""
+    unit = 1 if platform.system() == "Darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+if __name__ == "__main__":
+    main()
