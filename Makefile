@@ -33,7 +33,7 @@ test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 
 bench: $(BENCH_VENV)/installed
-	$(BENCH_VENV)/bin/python benchmarks/sampling.py --out benchmarks/sampling
+	$(BENCH_VENV)/bin/keras-dyhead benchmark --out benchmarks/sampling
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist runs *.egg-info
