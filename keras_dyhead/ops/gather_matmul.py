@@ -126,39 +126,50 @@ def weighted_gather_gradient(grad_columns, rows, indices, weights):
     return columns, grad_rows, dots(corners, grad_columns)
 
 
+# With groups, one batched product: `einsum` would take two to three times as long on CPUs.
+
+
 def _multiply(columns, kernel, groups):
     """`(P, S, D)` columns times the kernel: `(P, F)`."""
     taps, width, filters = kernel.shape
     if groups == 1:
         columns = ops.reshape(columns, (-1, taps * width))
         return ops.matmul(columns, ops.reshape(kernel, (-1, filters)))
-    columns = ops.reshape(columns, (-1, taps, groups, width))
-    outputs = ops.einsum("pkgc,kcgf->pgf", columns, _split_filters(kernel, groups))
-    return ops.reshape(outputs, (-1, filters))
+    columns = _group_columns(columns, kernel.shape, groups)
+    outputs = ops.matmul(columns, _group_channels(kernel, groups))
+    return ops.reshape(ops.swapaxes(outputs, 0, 1), (-1, filters))
 
 
 def _multiply_back(grad, kernel, groups, column_shape):
     """Gradient of `_multiply` to the columns."""
-    filters = kernel.shape[-1]
+    taps, width, filters = kernel.shape
     if groups == 1:
         columns = ops.matmul(grad, ops.transpose(ops.reshape(kernel, (-1, filters))))
     else:
-        grad = ops.reshape(grad, (-1, groups, filters // groups))
-        columns = ops.einsum("pgf,kcgf->pkgc", grad, _split_filters(kernel, groups))
+        kernel = ops.swapaxes(_group_channels(kernel, groups), 1, 2)
+        columns = ops.matmul(_group_channels(grad, groups), kernel)
+        columns = ops.transpose(ops.reshape(columns, (groups, -1, taps, width)), (1, 2, 0, 3))
     return ops.reshape(columns, (-1, *column_shape))
 
 
 def _multiply_columns(columns, grad, kernel_shape, groups):
     """Gradient of `_multiply` to the kernel."""
-    taps, width, filters = kernel_shape
+    taps, width, _ = kernel_shape
     if groups == 1:
         columns = ops.reshape(columns, (-1, taps * width))
         return ops.reshape(transposed_matmul(columns, grad), kernel_shape)
-    columns = ops.reshape(columns, (-1, taps, groups, width))
-    grad = ops.reshape(grad, (-1, groups, filters // groups))
-    return ops.reshape(ops.einsum("pkgc,pgf->kcgf", columns, grad), kernel_shape)
+    columns = _group_columns(columns, kernel_shape, groups)
+    kernel = transposed_matmul(columns, _group_channels(grad, groups))
+    return ops.reshape(ops.swapaxes(kernel, 0, 1), kernel_shape)
 
 
-def _split_filters(kernel, groups):
-    taps, width, filters = kernel.shape
-    return ops.reshape(kernel, (taps, width, groups, filters // groups))
+def _group_columns(columns, kernel_shape, groups):
+    """`(P, S, D)` columns to `(groups, P, K * C / groups)`."""
+    taps, width, _ = kernel_shape
+    columns = ops.transpose(ops.reshape(columns, (-1, taps, groups, width)), (2, 0, 1, 3))
+    return ops.reshape(columns, (groups, -1, taps * width))
+
+
+def _group_channels(tensor, groups):
+    """`(..., F)` to `(groups, N, F / groups)`."""
+    return ops.swapaxes(ops.reshape(tensor, (-1, groups, tensor.shape[-1] // groups)), 0, 1)

@@ -45,12 +45,12 @@ def scatter_add_rows(updates, index, num_rows):
 
 
 def transposed_matmul(a, b):
-    """`a.T @ b`, without a copy of `a` on TensorFlow."""
+    """`a.T @ b`, of matrices or stacks of them, without a copy of `a` on TensorFlow."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         return tf.matmul(a, b, transpose_a=True)
-    return ops.matmul(ops.transpose(a), b)
+    return ops.matmul(ops.swapaxes(a, -2, -1), b)
 
 
 def split_rows(tensor, sizes):
