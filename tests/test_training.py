@@ -15,7 +15,7 @@ import pytest
 
 from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations, evaluate_coco
 from keras_dyhead.coco.shapes import draw_shapes
-from keras_dyhead.detectors import ATSS, FCOS, DetectionPreprocessor, RetinaNet
+from keras_dyhead.detectors import ATSS, FCOS, DetectionPreprocessor, RepPoints, RetinaNet
 from keras_dyhead.training import (
     EpochCheckpoint,
     Training,
@@ -117,7 +117,7 @@ def test_impossible_settings_are_refused(data, wrong):
         TrainingSettings(**data, **wrong)
 
 
-@pytest.mark.parametrize("detector", [ATSS, FCOS, RetinaNet])
+@pytest.mark.parametrize("detector", [ATSS, FCOS, RepPoints, RetinaNet])
 @pytest.mark.parametrize("num_blocks", [0, 2])
 def test_the_detector_is_the_one_asked_for(data, detector, num_blocks):
     name = detector.__name__.lower()
@@ -128,7 +128,7 @@ def test_the_detector_is_the_one_asked_for(data, detector, num_blocks):
     assert type(model) is detector and model.class_names == ("a", "b") and model.num_classes == 2
     blocks = {layer.name for layer in model.layers} & {"dyhead"}
     assert len(blocks) == bool(num_blocks) and model.num_blocks == num_blocks
-    assert detector is FCOS or model.anchors.scale == settings.anchor_scale
+    assert detector in (FCOS, RepPoints) or model.anchors.scale == settings.anchor_scale
 
 
 def test_all_results_are_written(finished):

@@ -19,6 +19,7 @@ from keras_dyhead.detectors import (
     AnchorGenerator,
     DetectionPreprocessor,
     Detector,
+    RepPoints,
     RetinaNet,
 )
 
@@ -47,7 +48,7 @@ BACKBONES = {
 }
 """Arguments of KerasHub's `ResNetBackbone`, by name; built with random weights."""
 
-HEAD_CONVS = {"atss": 0, "fcos": 0, "retinanet": 1}
+HEAD_CONVS = {"atss": 0, "fcos": 0, "reppoints": 0, "retinanet": 1}
 """Convolutions between DyHead and the predictions of each detector, if none are asked for."""
 
 DETECTORS = tuple(HEAD_CONVS)
@@ -83,7 +84,7 @@ class TrainingSettings:
         max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `7`.
         anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
             `None`: such that it is about as large as the smallest tenth of the training boxes
-            (RetinaNet), or twice that (ATSS); FCOS has no anchors.
+            (RetinaNet), or twice that (ATSS); FCOS and RepPoints have no anchors.
         anchor_octaves: RetinaNet's anchor sizes per level; ATSS has one. Defaults to `3`.
         anchor_ratios: Heights divided by widths of RetinaNet's anchors; those of ATSS are square.
             Defaults to `(0.5, 1.0, 2.0)`.
@@ -230,6 +231,10 @@ def _build_fcos(settings, arguments):
     return FCOS(**arguments)
 
 
+def _build_reppoints(settings, arguments):
+    return RepPoints(**arguments)
+
+
 def _build_retinanet(settings, arguments):
     anchors = AnchorGenerator(
         settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios
@@ -241,6 +246,7 @@ def _build_retinanet(settings, arguments):
 _BUILDERS = {
     "atss": _build_atss,
     "fcos": _build_fcos,
+    "reppoints": _build_reppoints,
     "retinanet": _build_retinanet,
 }
 
