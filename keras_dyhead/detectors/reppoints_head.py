@@ -35,6 +35,8 @@ class RepPointsHead(keras.layers.Layer):
         channels: int. Channels of those and of the deformable convolutions. Defaults to 256.
         use_group_norm: bool. Normalise after each of the former, in groups of 8 channels, in place
             of a bias. Defaults to `False`.
+        initial_spread: float. Strides between the points of the 3x3 grid that initial points start
+            as. Defaults to 0.0: all start in the location itself.
         offset_gradient: float. What part of the gradient of the places looked at reaches the
             initial points. Defaults to 0.1.
         moment_gradient: float. What part of their gradient reaches the two numbers. Defaults to
@@ -67,6 +69,7 @@ class RepPointsHead(keras.layers.Layer):
         num_convs: int = 0,
         channels: int = 256,
         use_group_norm: bool = False,
+        initial_spread: float = 0.0,
         offset_gradient: float = 0.1,
         moment_gradient: float = 0.01,
         **kwargs,
@@ -76,6 +79,7 @@ class RepPointsHead(keras.layers.Layer):
         self.num_convs = num_convs
         self.channels = channels
         self.use_group_norm = use_group_norm
+        self.initial_spread = initial_spread
         self.offset_gradient = offset_gradient
         self.moment_gradient = moment_gradient
         self.class_tower, self.point_tower = (
@@ -83,21 +87,23 @@ class RepPointsHead(keras.layers.Layer):
             for branch in ("class", "point")
         )
         self.initial_conv = head_conv(channels, 3, "initial_conv", self.dtype_policy)
-        self.initial_points, self.refined_points = (
-            FullPrecisionDense(
-                2 * NUM_POINTS,
-                kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
-                name=name,
-                dtype=self.compute_dtype,
-            )
-            for name in ("initial_points", "refined_points")
-        )
+        self.initial_points = self._points("initial_points", start=initial_spread)
+        self.refined_points = self._points("refined_points")
         self.class_logits = keras.layers.Dense(
             num_classes,
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
             bias_initializer=prior_bias(),
             name="class_logits",
             dtype=self.dtype_policy,
+        )
+
+    def _points(self, name, start=0.0):
+        return FullPrecisionDense(
+            2 * NUM_POINTS,
+            kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            bias_initializer=keras.initializers.Constant(start * TAPS),
+            name=name,
+            dtype=self.compute_dtype,
         )
 
     def build(self, input_shape):
@@ -166,6 +172,7 @@ class RepPointsHead(keras.layers.Layer):
             "num_convs": self.num_convs,
             "channels": self.channels,
             "use_group_norm": self.use_group_norm,
+            "initial_spread": self.initial_spread,
             "offset_gradient": self.offset_gradient,
             "moment_gradient": self.moment_gradient,
         }

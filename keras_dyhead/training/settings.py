@@ -232,7 +232,7 @@ def _build_fcos(settings, arguments):
 
 
 def _build_reppoints(settings, arguments):
-    return RepPoints(**arguments)
+    return RepPoints(**arguments, initial_spread=3.0)
 
 
 def _build_retinanet(settings, arguments):

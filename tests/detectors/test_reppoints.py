@@ -133,6 +133,16 @@ def test_points_on_a_wider_grid_look_where_a_dilated_convolution_does(num_convs)
         np.testing.assert_allclose(raw[key], values, atol=1e-5)
 
 
+def test_initial_points_start_on_a_grid_as_wide_as_asked_for():
+    head, pyramid = built_head(initial_spread=3.0)
+    raw = head({level: x * 0 for level, x in pyramid.items()})
+    x, y = np.asarray(raw["initial_points"])[1, 5].reshape(9, 2).T[::-1]
+    assert list(x) == [-3, 0, 3] * 3 and list(y) == [-3] * 3 + [0] * 3 + [3] * 3
+    half = 3 * (6 / 8) ** 0.5
+    expected = np.broadcast_to([-half, -half, half, half], raw["initial_boxes"].shape)
+    np.testing.assert_allclose(raw["initial_boxes"], expected, rtol=1e-5)
+
+
 def gradients(output, weight, **arguments):
     head, pyramid = built_head(**arguments)
     with tf.GradientTape() as tape:
@@ -164,7 +174,7 @@ def test_a_hundredth_of_its_gradient_reaches_the_moment_transfer(output):
 
 
 def test_a_head_restores_from_its_configuration():
-    head, _ = built_head(num_convs=2, use_group_norm=True, offset_gradient=0.3)
+    head, _ = built_head(num_convs=2, use_group_norm=True, initial_spread=2.0)
     copy = RepPointsHead.from_config(head.get_config())
     copy.build({"P3": (None, None, None, 16)})
     assert copy.get_config() == head.get_config()
