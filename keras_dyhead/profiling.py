@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 import tensorflow as tf
+from keras import ops
 
 from keras_dyhead import detectors
 from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
@@ -136,7 +137,7 @@ def profile_detectors(
         times = dict(zip(models, times, strict=True))
         for number, model in models.items():
             progress(f"counting {type(model).__name__} with {number} blocks")
-            multiply_adds, uncounted = count_multiply_adds(model, image_size)
+            multiply_adds, uncounted = count_multiply_adds(detection(model), image_size)
             cost = Cost(
                 detector=type(model).__name__,
                 blocks=number,
@@ -155,6 +156,16 @@ def num_steps(names: Sequence[str], blocks: Sequence[int], rounds: int) -> int:
     return len(names) * len({0, *blocks}) * (3 + rounds)
 
 
+def detection(model: Detector) -> Callable:
+    """Returns the function from an image `(1, H, W, 3)`, preprocessed, to its detections."""
+
+    def detect(images):
+        image_sizes = ops.stack(ops.shape(images)[1:3])[None]
+        return model.decode(model(images, training=False), image_sizes)
+
+    return detect
+
+
 def count_multiply_adds(function, image_size) -> tuple[int, tuple[str, ...]]:
     """Counts the multiply-adds of all convolutions and matrix products for one image.
 
@@ -163,13 +174,13 @@ def count_multiply_adds(function, image_size) -> tuple[int, tuple[str, ...]]:
     normalisations, activations and other elementwise arithmetic are left out.
 
     Args:
-        function: A model, or a function of images `(1, H, W, 3)`. Its sizes must not depend on
-            what is in the image.
+        function: A model, a model's `detection`, or another function of images `(1, H, W, 3)`.
         image_size: Height and width of the image.
 
     Returns:
         The number, and the names of what has products that could not be counted: operations of
-        unknown size, bodies of loops and branches.
+        unknown size, bodies of loops and branches. In this package that is RoIAlign alone, which
+        reads as many pixels as its regions have.
     """
     signature = tf.TensorSpec((1, *image_size, 3), tf.float32)
     before = tf.config.functions_run_eagerly()
@@ -197,6 +208,7 @@ def markdown_table(report: dict) -> str:
     """Writes a report of `profile_detectors` as a table with a line about how it was made."""
     settings, machine = report["settings"], report["machine"]
     height, width = settings["image_size"]
+    some_uncounted = any(cost["uncounted"] for cost in report["costs"])
     lines = [
         f"{settings['backbone']}, {settings['channels']} channels, {settings['num_classes']} "
         f"classes, one image of {height}x{width}, {settings['dtype']}, random weights, sampling by "
@@ -204,7 +216,9 @@ def markdown_table(report: dict) -> str:
         "matrix products (a multiplication with its addition counts as one). Latency: from the "
         f"preprocessed image to its detections, median of {settings['rounds']} on "
         f"{machine['device']}, TensorFlow {machine['tensorflow']}, Keras {machine['keras']}; in "
-        "brackets, over that of the same detector without DyHead.",
+        "brackets, over that of the same detector without DyHead."
+        + " `>`: products of a size that depends on the image are left out."
+        * some_uncounted,
         "",
         "| detector | DyHead blocks | parameters | GFLOPs | latency |",
         "|---|---|---|---|---|",
@@ -243,19 +257,12 @@ def _multiply_adds(operation) -> int | None:
 
 def _time(models, rounds, progress) -> list[float]:
     """Median seconds that each model takes to detect in one image."""
-    height, width, _ = models[0].image_shape
-    image = np.random.default_rng(0).standard_normal((1, height, width, 3), "float32")
-    image, sizes = tf.constant(image), tf.constant([[height, width]])
-    runs = []
+    image = np.random.default_rng(0).standard_normal((1, *models[0].image_shape), "float32")
+    image, runs = tf.constant(image), []
     for model in models:
         progress(f"compiling {type(model).__name__} with {model.num_blocks} blocks")
-
-        @tf.function
-        def run(image, model=model):
-            return model.decode(model(image, training=False), sizes)
-
-        run(image)
-        runs.append(run)
+        runs.append(tf.function(detection(model), autograph=False))
+        runs[-1](image)
     times = [[] for _ in runs]
     for _ in range(rounds):
         for model, run, own in zip(models, runs, times, strict=True):
