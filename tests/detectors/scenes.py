@@ -7,7 +7,18 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_dyhead.detectors import ATSS, FCOS, AnchorGenerator, Detector, RepPoints, RetinaNet
+from keras_dyhead.detectors import (
+    ATSS,
+    FCOS,
+    AnchorGenerator,
+    Detector,
+    FasterRCNN,
+    ProposalSelector,
+    RandomSampler,
+    RegionPooler,
+    RepPoints,
+    RetinaNet,
+)
 
 CLASSES = 3
 
@@ -19,14 +30,20 @@ class Small:
     Args:
         detector: The class.
         raw: Last dimensions of each raw output, after those of image and location.
+        maps: Raw outputs that are maps.
         arguments: Of the constructor.
+        epochs: How long it is trained on the scene.
+        lasting_losses: Losses that stay.
         on_replicas: Further arguments where the test of replicas is worth more with them.
         background_losses: Losses that images without objects have.
     """
 
     detector: type[Detector]
     raw: Mapping[str, tuple[int, ...]]
+    maps: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    epochs: int = 50
+    lasting_losses: tuple[str, ...] = ("centerness_loss",)  # cross-entropy with targets within 0, 1
     on_replicas: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     background_losses: tuple[str, ...] = ("class_loss",)
 
@@ -34,6 +51,19 @@ class Small:
         """Returns the layer that predicts the class logits."""
         return model.get_layer("head").class_logits
 
+    def background_bias(self, model):
+        """Returns the biases that fall where there are no objects."""
+        return self.class_layer(model).bias
+
+
+class SmallTwoStage(Small):
+    """A detector whose first stage knows no classes."""
+
+    def background_bias(self, model):
+        return model.get_layer("head").rpn.objectness_logits.bias
+
+
+EVERYTHING = RandomSampler(10_000, 1.0)  # so that nothing is left to chance
 
 SMALL = {
     "retinanet": Small(
@@ -47,6 +77,26 @@ SMALL = {
         raw={"class_logits": (CLASSES,), "box_deltas": (4,), "centerness_logits": ()},
         arguments={"anchors": AnchorGenerator(4.0, 1, (1.0,), offset=0.5)},
         on_replicas={"num_blocks": 1},
+    ),
+    "faster-rcnn": SmallTwoStage(
+        FasterRCNN,
+        raw={"objectness_logits": (), "anchor_deltas": (4,)},
+        maps=("P3", "P4", "P5"),
+        arguments={
+            "min_level": 3,
+            "head_layers": 1,
+            "head_units": 64,
+            "anchors": AnchorGenerator(4.0, 1, (1.0,), offset=0.5),
+            "sampler": EVERYTHING,
+            "proposals": ProposalSelector(100, 100, max_proposals=20, iou_threshold=0.5),
+            "region_sampler": EVERYTHING,
+            "pooler": RegionPooler(5, canonical_size=56.0),
+        },
+        epochs=100,
+        # As the proposals become better, more of them have an object to learn.
+        lasting_losses=("box_loss", "proposal_loss"),
+        on_replicas={"num_blocks": 1},
+        background_losses=("class_loss", "objectness_loss"),
     ),
     "fcos": Small(
         FCOS, raw={"class_logits": (CLASSES,), "box_distances": (4,), "centerness_logits": ()}

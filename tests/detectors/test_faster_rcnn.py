@@ -1,0 +1,149 @@
+"""What is particular about a detector of two stages; test_detectors.py has the rest."""
+
+import dataclasses
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from detectors.scenes import CLASSES, assert_same, scene, small_backbone, small_detector
+
+from keras_dyhead.detectors import FasterRCNN, RandomSampler
+from keras_dyhead.detectors.box_head import BoxHead
+from keras_dyhead.layers import TaskAwareAttention
+
+
+def paths(model, part):
+    return {w.path.split(f"{part}/", 1)[1] for w in model.weights if f"{part}/" in w.path}
+
+
+def box_head_layers(model):
+    return {path.split("/")[0] for path in paths(model, "box_head")}
+
+
+def test_the_papers_arrangement_moves_task_aware_attention_behind_the_pooling():
+    """Figure 2(c): in place of each of the two fully connected layers."""
+    predictions = {"class_logits", "box_deltas"}
+
+    def small(num_blocks, **arguments):
+        return small_detector("faster-rcnn", num_blocks, head_layers=2, **arguments)
+
+    released = small(1)
+    assert any("task_attention" in path for path in paths(released, "dyhead"))
+    assert box_head_layers(released) == {"fc1", "fc2"} | predictions
+    paper = small(1, arrangement="paper")
+    attentions = ("spatial_attention", "scale_attention", "task_attention")
+    found = [any(name in path for path in paths(paper, "dyhead")) for name in attentions]
+    assert found == [True, True, False]
+    assert box_head_layers(paper) == {"task_attention1", "task_attention2"} | predictions
+    assert paper.get_config()["use_task_attention"] is True
+    without = small(1, arrangement="paper", use_task_attention=False)
+    assert box_head_layers(without) == predictions
+    plain = [small(0, arrangement=a) for a in ("released", "paper")]
+    assert paths(plain[0], "head") == paths(plain[1], "head")
+    assert box_head_layers(plain[0]) == {"fc1", "fc2"} | predictions
+
+
+def test_task_attention_in_the_box_head_looks_at_each_region_alone():
+    regions = np.random.default_rng(0).normal(size=(2, 5, 3, 3, 16)).astype("float32")
+    head = BoxHead(CLASSES, 1, hidden="task_attention")
+    outputs = head(regions)
+    assert outputs["class_logits"].shape == (2, 5, CLASSES + 1)
+    assert outputs["box_deltas"].shape == (2, 5, CLASSES, 4)
+    (attention,) = (x for x in head.hidden_layers if isinstance(x, TaskAwareAttention))
+    attended = np.asarray(attention(regions[1, 3][None])).reshape(1, -1)
+    np.testing.assert_allclose(
+        outputs["class_logits"][1, 3], head.class_logits(attended)[0], atol=1e-6
+    )
+
+
+def test_the_papers_arrangement_trains_and_is_saved(tmp_path):
+    images, targets = scene()
+    model = small_detector("faster-rcnn", 1, arrangement="paper")
+    model.compile(keras.optimizers.Adam(5e-3), run_eagerly=True)
+    history = model.fit(images, targets, epochs=6, verbose=0).history
+    for name in ("class_loss", "objectness_loss"):
+        assert history[name][-1] < 0.95 * history[name][0]
+    model.save(tmp_path / "model.keras")
+    restored = keras.saving.load_model(tmp_path / "model.keras")
+    assert restored.arrangement == "paper"
+    assert_same(restored.decode(restored(images)), model.decode(model(images)))
+
+
+def losses_of(model, images, targets):
+    boxes, labels = tf.constant(targets["boxes"]), tf.constant(targets["labels"])
+    return {k: float(v) for k, v in model.compute_losses(model(images), boxes, labels).items()}
+
+
+def test_anchors_and_regions_are_drawn_anew_in_every_step():
+    few = RandomSampler(8, 0.5)
+    model = small_detector("faster-rcnn", sampler=few, region_sampler=few)
+    drawn = [losses_of(model, *scene()) for _ in range(3)]
+    everything = small_detector("faster-rcnn")
+    fixed = [losses_of(everything, *scene()) for _ in range(2)]
+    for name in ("objectness_loss", "class_loss"):
+        assert len({losses[name] for losses in drawn}) == 3
+        np.testing.assert_allclose(fixed[1][name], fixed[0][name], rtol=1e-6)
+
+
+def test_no_gradient_goes_from_the_second_stage_through_the_proposals():
+    images, targets = scene()
+    model = small_detector("faster-rcnn")
+    boxes, labels = tf.constant(targets["boxes"]), tf.constant(targets["labels"])
+    with tf.GradientTape() as tape:
+        raw = model(images, training=True)
+        proposals = model.propose(raw)
+        count = boxes.shape[1] + proposals.boxes.shape[1]
+        losses = model.region_losses(raw, proposals, boxes, labels, tf.ones((2, count)))
+        total = sum(losses.values())
+    weights = {w.path: w.value for w in model.trainable_weights}
+    gradients = tape.gradient(total, weights)
+    assert all((gradients[path] is None) == ("/rpn/" in path) for path in weights)
+
+
+def test_regions_are_clipped_to_the_images_without_padding():
+    images, _ = scene()
+    model = small_detector("faster-rcnn")
+    raw = model(images)
+    sizes = np.array([[40, 90], [64, 20]])
+    found = model.propose(raw, sizes)
+    for i, (height, width) in enumerate(sizes):
+        boxes = np.asarray(found.boxes[i])[np.asarray(found.found[i])]
+        np.testing.assert_array_equal(boxes[:, 2:].max(axis=0), [width, height])
+        assert boxes.min() == 0 and (boxes[:, 2:] > boxes[:, :2]).all()
+    unclipped = np.asarray(model.propose(raw).boxes)
+    assert unclipped.min() < 0 and unclipped[..., 3].max() > 64
+
+
+def test_objects_without_area_do_no_harm():
+    """As a region of its own, such an object would have deltas that are no numbers."""
+    images, targets = scene()
+    model = small_detector("faster-rcnn")
+    labels = targets["labels"].copy()
+    labels[:, 2] = 1  # whose boxes are zeros
+    with tf.GradientTape() as tape:
+        found = model.compute_losses(model(images), tf.constant(targets["boxes"]), labels)
+        total = sum(found.values())
+    for name, expected in losses_of(model, images, targets).items():
+        np.testing.assert_allclose(found[name], expected, rtol=1e-6)
+    gradients = tape.gradient(total, [w.value for w in model.trainable_weights])
+    assert all(np.isfinite(tf.convert_to_tensor(gradient)).all() for gradient in gradients)
+
+
+def test_a_step_draws_from_as_many_candidates_as_training_wants():
+    images, targets = scene()
+    model = small_detector("faster-rcnn")
+    model.proposals = dataclasses.replace(
+        model.proposals, max_candidates=2, training_candidates=50, max_proposals=60
+    )
+    raw = model(images)
+    sizes = [[64, 96]] * 2
+    used = [int(np.sum(model.propose(raw, sizes, training=t).found)) for t in (False, True)]
+    assert used[0] <= 2 * 2 * 4 < used[1]
+
+
+def test_an_unknown_arrangement_is_shown():
+    with pytest.raises(ValueError, match="'both'"):
+        FasterRCNN(small_backbone(), CLASSES, arrangement="both")
+    with pytest.raises(ValueError, match="'conv'"):
+        BoxHead(CLASSES, hidden="conv")
