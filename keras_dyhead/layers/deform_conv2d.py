@@ -116,6 +116,9 @@ class DeformConv2D(keras.layers.Layer):
             offset_groups=self.offset_groups,
         )
 
+    def compute_output_shape(self, inputs_shape, offsets_shape, mask_shape=None):
+        return (*offsets_shape[:-1], self.filters)
+
     def get_config(self):
         return {
             **super().get_config(),

@@ -59,5 +59,7 @@ def split_rows(tensor, sizes):
         import tensorflow as tf
 
         return tf.split(tensor, sizes, axis=1, num=len(sizes))
+    if len(sizes) == 1:  # Keras cannot split into one part on PyTorch
+        return [tensor]
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     return ops.split(tensor, ends, axis=1)
