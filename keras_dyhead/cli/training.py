@@ -22,7 +22,10 @@ Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete an earlier training in --out first.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
-Detector = Annotated[str, typer.Option(metavar="atss|fcos|reppoints|retinanet", help="The detector.")]
+Detector = Annotated[
+    str,
+    typer.Option(metavar="atss|faster-rcnn|fcos|reppoints|retinanet", help="The detector."),
+]
 NoDyHead = Annotated[
     bool, typer.Option("--no-dyhead", help="Leave DyHead out: the baseline to compare with.")
 ]

@@ -19,6 +19,10 @@ from keras_dyhead.detectors import (
     AnchorGenerator,
     DetectionPreprocessor,
     Detector,
+    FasterRCNN,
+    ProposalSelector,
+    RandomSampler,
+    RegionPooler,
     RepPoints,
     RetinaNet,
 )
@@ -48,14 +52,15 @@ BACKBONES = {
 }
 """Arguments of KerasHub's `ResNetBackbone`, by name; built with random weights."""
 
-HEAD_CONVS = {"atss": 0, "fcos": 0, "reppoints": 0, "retinanet": 1}
-"""Convolutions between DyHead and the predictions of each detector, if none are asked for."""
+HEAD_CONVS = {"atss": 0, "faster-rcnn": 2, "fcos": 0, "reppoints": 0, "retinanet": 1}
+"""Convolutions between DyHead and the predictions of each detector, if none are asked for; of
+Faster R-CNN the dense layers of its second stage."""
 
 DETECTORS = tuple(HEAD_CONVS)
 
 # Sides of the smallest anchors, in those of the smallest objects. ATSS draws its positives from the
 # nine nearest anchors: larger ones give it as many.
-_ANCHOR_SIZES = {"atss": 2.0, "retinanet": 1.0}
+_ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,9 +89,10 @@ class TrainingSettings:
         max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `7`.
         anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
             `None`: such that it is about as large as the smallest tenth of the training boxes
-            (RetinaNet), or twice that (ATSS); FCOS and RepPoints have no anchors.
-        anchor_octaves: RetinaNet's anchor sizes per level; ATSS has one. Defaults to `3`.
-        anchor_ratios: Heights divided by widths of RetinaNet's anchors; those of ATSS are square.
+            (RetinaNet, Faster R-CNN), or twice that (ATSS); FCOS and RepPoints have no anchors.
+        anchor_octaves: Anchor sizes per level of RetinaNet and Faster R-CNN; ATSS has one. Defaults
+            to `3`.
+        anchor_ratios: Heights divided by widths of their anchors; those of ATSS are square.
             Defaults to `(0.5, 1.0, 2.0)`.
         learning_rate: Peak of the schedule: a linear warm-up over the first twentieth of the
             steps, then a cosine down to a fiftieth. Defaults to `1e-3`.
@@ -231,20 +237,37 @@ def _build_fcos(settings, arguments):
     return FCOS(**arguments)
 
 
+def _build_faster_rcnn(settings, arguments):
+    # About a quarter of what is published: levels' pixels, regions, their pixels, units.
+    return FasterRCNN(
+        head_layers=arguments.pop("head_convs"),
+        **arguments,
+        anchors=_anchors_of_shapes(settings),
+        min_level=3,
+        head_units=256,
+        sampler=RandomSampler(128, 0.5),
+        proposals=ProposalSelector(500, 500, max_proposals=200),
+        region_sampler=RandomSampler(96, 0.25),
+        pooler=RegionPooler(canonical_size=112.0),
+    )
+
+
 def _build_reppoints(settings, arguments):
     return RepPoints(**arguments, initial_spread=3.0)
 
 
 def _build_retinanet(settings, arguments):
-    anchors = AnchorGenerator(
-        settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios
-    )
     # Plain L1 drowns the classes while all is learned from scratch.
-    return RetinaNet(**arguments, anchors=anchors, smooth_l1_beta=0.3)
+    return RetinaNet(**arguments, anchors=_anchors_of_shapes(settings), smooth_l1_beta=0.3)
+
+
+def _anchors_of_shapes(settings):
+    return AnchorGenerator(settings.anchor_scale, settings.anchor_octaves, settings.anchor_ratios)
 
 
 _BUILDERS = {
     "atss": _build_atss,
+    "faster-rcnn": _build_faster_rcnn,
     "fcos": _build_fcos,
     "reppoints": _build_reppoints,
     "retinanet": _build_retinanet,
