@@ -15,7 +15,14 @@ import pytest
 
 from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations, evaluate_coco
 from keras_dyhead.coco.shapes import draw_shapes
-from keras_dyhead.detectors import ATSS, FCOS, DetectionPreprocessor, RepPoints, RetinaNet
+from keras_dyhead.detectors import (
+    ATSS,
+    FCOS,
+    DetectionPreprocessor,
+    FasterRCNN,
+    RepPoints,
+    RetinaNet,
+)
 from keras_dyhead.training import (
     EpochCheckpoint,
     Training,
@@ -95,7 +102,7 @@ def test_settings_follow_the_data(data):
     boxes = [a["bbox"] for a in json.loads(data["annotations"].read_text())["annotations"]]
     smallest_tenth = np.quantile([(w * h) ** 0.5 * 256 / 64 for _, _, w, h in boxes], 0.1)
     scale = np.clip(smallest_tenth / 8, 1, 4)
-    for detector, expected in (("retinanet", scale), ("atss", 2 * scale)):
+    for detector, expected in (("retinanet", scale), ("faster-rcnn", scale), ("atss", 2 * scale)):
         settings = TrainingSettings(**data, detector=detector, batch_size=4, image_size=256)
         settings = settings.resolve(annotations)
         assert settings.epochs == 300  # two steps each
@@ -117,10 +124,10 @@ def test_impossible_settings_are_refused(data, wrong):
         TrainingSettings(**data, **wrong)
 
 
-@pytest.mark.parametrize("detector", [ATSS, FCOS, RepPoints, RetinaNet])
+@pytest.mark.parametrize("detector", [ATSS, FasterRCNN, FCOS, RepPoints, RetinaNet])
 @pytest.mark.parametrize("num_blocks", [0, 2])
 def test_the_detector_is_the_one_asked_for(data, detector, num_blocks):
-    name = detector.__name__.lower()
+    name = detector.__name__.lower().replace("rrcnn", "r-rcnn")
     settings = TrainingSettings(**data, **TINY, detector=name, num_blocks=num_blocks)
     settings = settings.resolve(CocoAnnotations(data["annotations"]))
     preprocessor = DetectionPreprocessor(image_size=(64, 64))
