@@ -12,23 +12,21 @@ Command:
 
 Cost:
     24 passes (2x) over the 118k images of COCO. An image of 1024 px takes 561 thousand million
-    multiply-adds, a training step on it about three times as many: 4.8e18 for all. The paper
-    trains on one node of 8 GPUs with 32 GB each (its implementation details).
+    multiply-adds, a training step on it about three times as many: 4.8e18 for all.
 
 Expected:
-    54.0 AP on COCO test-dev (abstract of the paper), by the published training with images of many
-    scales, and with many scales again in testing. Nobody has measured this recipe, and it has to
-    stay behind that figure as long as it lacks what follows.
+    54.0 AP on COCO (abstract of the paper) by the published training. Nobody has measured this
+    recipe, and it has to stay behind that figure as long as it lacks what follows.
 
 Not yet as published:
-    - Images keep one size: they are fitted into a square of 1024 px. Published are random sizes
-      for each image, in training and, averaged, in testing.
-    - The optimizer is AdamW with a cosine schedule. The paper takes SGD with momentum and lowers
-      the learning rate in two steps; the released code takes AdamW for its 2x multi-scale training
-      of Swin-T, with a learning rate of 1e-4 and a weight decay of 0.05 at 32 images a step, from
-      which the values here are scaled to 16.
-    - A step sees the images of one device: 16 of this size need more memory than one GPU with
-      32 GB has. Lower `--batch-size`, and `--learning-rate` in proportion.
+    - Images keep one size: they are fitted into a square of 1024 px, where the published training
+      draws a size for each image.
+    - The optimizer is AdamW with a cosine schedule. The released code takes SGD with momentum for
+      ResNets and lowers the learning rate in two steps; for its 2x multi-scale training of Swin-T
+      it takes AdamW with a learning rate of 1e-4 and a weight decay of 0.05 at 32 images a step,
+      from which the values here are scaled to 16.
+    - A step sees the images of one device. Where 16 of this size do not fit, lower
+      `--batch-size`, and `--learning-rate` in proportion.
 
 Source: Dai et al., "Dynamic Head: Unifying Object Detection Heads with Attentions", CVPR 2021.
 """
