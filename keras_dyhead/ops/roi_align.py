@@ -175,7 +175,10 @@ def _weigh_regions(rows, fields, max_pixels):
     num_rows, channels = ops.shape(rows)
     num_bins = fields[-1].shape[-1] ** 2
     usual = max_pixels if isinstance(max_pixels, int) else _USUAL_PIXELS
-    chunks = num_chunks(ops.shape(fields[0])[0], (usual, channels + num_bins), rows.dtype)
+    regions, width = ops.shape(fields[0])[0], channels + num_bins
+    chunks = num_chunks(regions, (usual, width), rows.dtype)
+    # Every chunk of the gradient passes over the whole pyramid: fewer of them, and larger.
+    gradient_chunks = num_chunks(regions, (usual, -(-width // 8)), rows.dtype)
     accumulator = keras.backend.result_type(rows.dtype, "float32")
 
     @ops.custom_gradient
@@ -205,7 +208,7 @@ def _weigh_regions(rows, fields, max_pixels):
 
             zeros = ops.zeros((num_rows, channels), accumulator)
             (grad_rows,), _ = scan_chunks(
-                gradients_of_chunk, (zeros,), (grad, *fields_again), chunks, like=[]
+                gradients_of_chunk, (zeros,), (grad, *fields_again), gradient_chunks, like=[]
             )
             return ops.cast(grad_rows, rows.dtype), *(None for _ in fields)
 

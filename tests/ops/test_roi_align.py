@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tensorflow as tf
+from backend import run, vjp
 
 from keras_dyhead.detectors.region_pooler import RegionPooler
 from keras_dyhead.ops import chunks
@@ -87,12 +87,15 @@ def test_every_bin_is_the_mean_of_its_samples(size, sampling_ratio):
     if sampling_ratio:  # a region without area has samples only if their number is given
         boxes[:, -2] += [0, 0, 3, 3]
     wanted = expected(maps, boxes, levels, size, sampling_ratio)
-    found = roi_align(maps, boxes, levels, STRIDES, size, sampling_ratio)
+    found = run(lambda *maps: roi_align(maps, boxes, levels, STRIDES, size, sampling_ratio), *maps)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     assert np.abs(wanted).max(axis=(2, 3, 4)).min() == 0 < np.abs(wanted).max(axis=(2, 3, 4))[0, 0]
 
 
+@pytest.mark.tensorflow
 def test_static_shapes_xla_graphs_of_unknown_sizes_and_chunks_give_the_same(monkeypatch):
+    import tensorflow as tf
+
     maps, boxes, levels = scene(1)
     wanted = roi_align(maps, boxes, levels, STRIDES)
 
@@ -115,24 +118,28 @@ def test_static_shapes_xla_graphs_of_unknown_sizes_and_chunks_give_the_same(monk
             np.testing.assert_allclose(found, wanted, atol=1e-6)
 
 
-@pytest.mark.parametrize("budget", [2**30, 200_000])
+@pytest.mark.parametrize("budget", [2**30, 30_000])
 def test_the_gradient_is_the_transpose_of_the_sampling(budget, monkeypatch):
     """The operation is linear: gradient and any other maps multiply to the same as their sample."""
     monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", budget)
     maps, boxes, levels = scene(2)
     other, _, _ = scene(3)
-    variables = [tf.Variable(x) for x in maps]
-    with tf.GradientTape() as tape:
-        found = roi_align(variables, boxes, levels, STRIDES)
-        upstream = np.random.default_rng(4).normal(size=found.shape).astype("float32")
-        total = tf.reduce_sum(found * upstream)
-    gradients = tape.gradient(total, variables)
-    product = sum(np.sum(g.numpy() * x) for g, x in zip(gradients, other, strict=True))
-    sampled = np.sum(roi_align(other, boxes, levels, STRIDES).numpy() * upstream)
+
+    def sample(*maps):
+        return roi_align(maps, boxes, levels, STRIDES)
+
+    sampled = run(sample, *other)
+    upstream = np.random.default_rng(4).normal(size=sampled.shape).astype("float32")
+    _, gradients = vjp(sample, maps, upstream)
+    product = sum(np.sum(g * x) for g, x in zip(gradients, other, strict=True))
+    sampled = np.sum(sampled * upstream)
     np.testing.assert_allclose(product, sampled, rtol=1e-4)
 
 
+@pytest.mark.tensorflow
 def test_half_precision_maps_are_read_and_trained_in_their_dtype():
+    import tensorflow as tf
+
     maps, boxes, levels = scene(5)
     variables = [tf.Variable(tf.cast(x, "bfloat16")) for x in maps]
     with tf.GradientTape() as tape:
@@ -163,7 +170,7 @@ def test_levels_and_features_are_the_released_codes(origin):
     levels = pooler.levels(boxes, 2, 5)[0]
     np.testing.assert_array_equal(levels, reference["levels"])
     assert set(reference["levels"]) == {2, 3, 4, 5}
-    found = np.asarray(pooler(pyramid, boxes))[0]
+    found = run(pooler, pyramid, boxes)[0]
     atol = 2e-5 * reference["features"].std()
     np.testing.assert_allclose(found, reference["features"], atol=atol)
 
@@ -181,5 +188,5 @@ def test_no_region_covers_more_pixels_than_static_shapes_allow_for(canonical_siz
             boxes.append([1.3, 0.7, min(1.3 + width, 415), 0.7 + height])
             boxes.append([0.2, 0.1, 0.2 + height, min(0.1 + width, 159)])
     boxes.append([0, 0, 416, 160])
-    found = pooler(pyramid, np.array([boxes], "float32"))
+    found = run(pooler, pyramid, np.array([boxes], "float32"))
     np.testing.assert_allclose(found, 1, atol=1e-5)
