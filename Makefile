@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# What runs on JAX and PyTorch, too, each in its own process.
+ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py
 
 .PHONY: help demo test bench clean
 
@@ -31,6 +33,8 @@ test: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 
 bench: $(BENCH_VENV)/installed
 	$(BENCH_VENV)/bin/keras-dyhead benchmark --out benchmarks/sampling

@@ -51,8 +51,9 @@ def deform_conv2d(
     `>= size` (or at a NaN position) is zero with zero derivatives. Where a tap lies exactly on a
     pixel, the derivative to its offset is the one towards the larger coordinate.
 
-    Coordinates are computed in float32 (float64 for float64 offsets), the matrix product in the
-    dtype of `inputs`. Training keeps no sampled columns: the gradient samples again.
+    Coordinates are computed in float32 (float64 for float64 offsets; on JAX and PyTorch Keras knows
+    float32 only), the matrix product in the dtype of `inputs`. Training keeps no sampled columns:
+    the gradient samples again.
 
     Args:
         inputs: Tensor of shape `(B, H, W, C)`, float.

@@ -2,16 +2,19 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
+import pytest
 
 from keras_dyhead.layers import DyHeadNeck
 
 
+@pytest.mark.tensorflow
 def test_biases_before_the_neck_get_their_own_gradients_in_a_graph():
     """oneDNN's pass would exchange the levels', at random: hence several traces.
 
     The pass joins the gradients of a convolution's kernel and bias.
     """
+    import tensorflow as tf
+
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(1, n, n, 8)).astype("float32") for n in (8, 4, 2)]
     convolutions = [keras.layers.Conv2D(16, 3, padding="same") for _ in pyramid]
