@@ -68,6 +68,15 @@ def scene(seed=0):
     return maps, boxes.astype("float32"), rng.integers(0, 2, boxes.shape[:2]).astype("int32")
 
 
+def static(size=7, sampling_ratio=None):
+    """With shapes known beforehand, as JAX and XLA need them."""
+
+    def function(first, second, boxes, levels):
+        return roi_align([first, second], boxes, levels, STRIDES, size, sampling_ratio, 21 * 30)
+
+    return function
+
+
 def expected(maps, boxes, levels, size, sampling_ratio):
     return np.array(
         [
@@ -87,20 +96,18 @@ def test_every_bin_is_the_mean_of_its_samples(size, sampling_ratio):
     if sampling_ratio:  # a region without area has samples only if their number is given
         boxes[:, -2] += [0, 0, 3, 3]
     wanted = expected(maps, boxes, levels, size, sampling_ratio)
-    found = run(lambda *maps: roi_align(maps, boxes, levels, STRIDES, size, sampling_ratio), *maps)
+    found = run(static(size, sampling_ratio), *maps, boxes, levels)
     np.testing.assert_allclose(found, wanted, atol=2e-5)
     assert np.abs(wanted).max(axis=(2, 3, 4)).min() == 0 < np.abs(wanted).max(axis=(2, 3, 4))[0, 0]
 
 
 @pytest.mark.tensorflow
-def test_static_shapes_xla_graphs_of_unknown_sizes_and_chunks_give_the_same(monkeypatch):
+@pytest.mark.tensorflow
+def test_xla_graphs_of_unknown_sizes_and_chunks_give_the_same(monkeypatch):
     import tensorflow as tf
 
     maps, boxes, levels = scene(1)
-    wanted = roi_align(maps, boxes, levels, STRIDES)
-
-    def static(first, second, boxes, levels):
-        return roi_align([first, second], boxes, levels, STRIDES, max_pixels=21 * 30)
+    wanted = run(static(), *maps, boxes, levels)
 
     def dynamic(first, second, boxes, levels):
         return roi_align([first, second], boxes, levels, STRIDES)
@@ -110,8 +117,9 @@ def test_static_shapes_xla_graphs_of_unknown_sizes_and_chunks_give_the_same(monk
     for budget in (chunks.CHUNK_BYTES["cpu"], 200_000):
         monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", budget)
         for function in (
-            static,
-            tf.function(static, jit_compile=True),
+            dynamic,
+            static(),
+            tf.function(static(), jit_compile=True),
             tf.function(dynamic, input_signature=unknown),
         ):
             found = function(*map(tf.constant, [*maps, boxes, levels]))
@@ -124,15 +132,14 @@ def test_the_gradient_is_the_transpose_of_the_sampling(budget, monkeypatch):
     monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", budget)
     maps, boxes, levels = scene(2)
     other, _, _ = scene(3)
+    upstream = np.random.default_rng(4).normal(size=(2, 16, 7, 7, 3)).astype("float32")
 
-    def sample(*maps):
-        return roi_align(maps, boxes, levels, STRIDES)
+    def of_maps(first, second):
+        return static()(first, second, boxes, levels)
 
-    sampled = run(sample, *other)
-    upstream = np.random.default_rng(4).normal(size=sampled.shape).astype("float32")
-    _, gradients = vjp(sample, maps, upstream)
+    _, gradients = vjp(of_maps, maps, upstream)
     product = sum(np.sum(g * x) for g, x in zip(gradients, other, strict=True))
-    sampled = np.sum(sampled * upstream)
+    sampled = np.sum(run(of_maps, *other) * upstream)
     np.testing.assert_allclose(product, sampled, rtol=1e-4)
 
 
