@@ -115,7 +115,7 @@ def problems(draw):
 
 # JAX compiles every example: as many as take it about a minute.
 @settings(
-    max_examples=150 if keras.backend.backend() == "jax" else 400,
+    max_examples=80 if keras.backend.backend() == "jax" else 400,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
