@@ -64,4 +64,6 @@ def sparse_matmul(matrix, dense, transpose=False):
     """`matrix @ dense`, or `matrix.T @ dense`."""
     import tensorflow as tf
 
-    return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense, transpose_a=transpose)
+    if transpose:  # `transpose_a` does not give the same bits every time, and takes twice as long
+        matrix = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=dense.dtype)
+    return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense)
