@@ -7,6 +7,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from keras_dyhead.benchmark.workload import Workload
 
@@ -101,7 +102,7 @@ def run(
 
     Args:
         workload: What to compute.
-        implementation: Name of a function of `benchmark.implementations`.
+        implementation: Name of a function of `benchmark.implementations` or `torch_peer`.
         repeats: Counted calls.
         backend: Keras backend. Defaults to `"tensorflow"`.
         sparse: Whether to sample by sparse products. Defaults to `False`.
@@ -118,7 +119,7 @@ def run(
         "options": options or {},
     }
     process = subprocess.run(
-        [sys.executable, "-m", "keras_dyhead.benchmark.worker"],
+        [sys.executable, Path(__file__).with_name("worker.py")],
         input=json.dumps(task),
         capture_output=True,
         text=True,

@@ -1,10 +1,8 @@
-"""The implementations that are measured: ours on three backends, and torchvision's.
+"""Our implementations, on three backends.
 
 Each is a function from a `Workload` to three things: the forward pass, which returns NumPy arrays;
 a training step, from inputs to all gradients of the sum of squares; and the versions at work.
 """
-
-import os
 
 import keras
 import numpy as np
@@ -45,39 +43,16 @@ def gemm(workload, **options):
     return _compiled(lambda arrays, _: [keras.ops.matmul(*arrays)], arrays, None, **options)
 
 
-def torchvision_op(workload):
-    """`torchvision.ops.deform_conv2d`."""
-    import torch
-    from torchvision.ops import deform_conv2d
-
-    x, offsets, mask, kernel = (torch.tensor(array) for array in workload.op_arrays())
-    x, offsets, mask = (t.permute(0, 3, 1, 2).contiguous() for t in (x, offsets, mask))
-    kernel = kernel.permute(3, 2, 0, 1).contiguous()
-    return _torch(
-        lambda _: [deform_conv2d(x, offsets, kernel, padding=1, mask=mask)],
-        [x, offsets, mask, kernel],
-    )
-
-
-def torchvision_tower(workload):
-    """The same tower written in PyTorch on torchvision's operation."""
-    import torch
-
-    from keras_dyhead.benchmark.torch_tower import Tower
-
-    tower = Tower(workload.blocks, workload.channels)
-    tower.load_state_dict({k: torch.tensor(v) for k, v in workload.tower_state().items()})
-    pyramid = [torch.tensor(x).permute(0, 3, 1, 2).contiguous() for x in workload.pyramid()]
-    return _torch(lambda _: tower(pyramid), [*pyramid, *tower.parameters()])
-
-
 def _compiled(function, inputs, layer, xla=False):
     """Compiles `function(inputs, training)`, of inputs and the layer's weights, as users would."""
     backend = keras.backend.backend()
     variables = layer.trainable_variables if layer else []
     if backend == "torch":
+        from keras_dyhead.benchmark.torch_calls import torch_calls
+
         sources = [*inputs, *(variable.value for variable in variables)]
-        return _torch(lambda training: function(inputs, training), sources)
+        *calls, version = torch_calls(lambda training: function(inputs, training), sources)
+        return *calls, f"Keras {keras.__version__}, {version}"
     if backend == "jax":
         return _jax(function, inputs, variables)
     return _tensorflow(function, inputs, [variable.value for variable in variables], xla)
@@ -120,27 +95,3 @@ def _jax(function, inputs, variables):
         lambda: jax.block_until_ready(step(*arguments)),
         f"Keras {keras.__version__}, JAX {jax.__version__}",
     )
-
-
-def _torch(function, sources):
-    import torch
-
-    torch.set_num_threads(os.cpu_count())
-    for source in sources:
-        source.requires_grad_(True)
-
-    def forward():
-        with torch.no_grad():
-            return [x.numpy() for x in function(False)]
-
-    def step():
-        for source in sources:
-            source.grad = None
-        sum((x * x).sum() for x in function(True)).backward()
-
-    versions = f"PyTorch {torch.__version__}"
-    if keras.backend.backend() == "torch":
-        return forward, step, f"Keras {keras.__version__}, {versions}"
-    import torchvision
-
-    return forward, step, f"{versions}, torchvision {torchvision.__version__}"

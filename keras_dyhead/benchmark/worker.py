@@ -1,9 +1,10 @@
-"""Measures one implementation in a process of its own: `python -m keras_dyhead.benchmark.worker`.
+"""Measures one implementation in a process of its own: `python worker.py`, by its path.
 
 Reads one JSON object from the standard input, writes one as the last line of the output.
 """
 
 import contextlib
+import importlib
 import json
 import platform
 import resource
@@ -13,14 +14,17 @@ import time
 
 import numpy as np
 
+OURS = "keras_dyhead.benchmark.implementations"
+PEERS = ("torchvision_op", "torchvision_tower")
+
 
 def main() -> None:
     """Measures what the standard input asks for."""
-    from keras_dyhead.benchmark import implementations
-    from keras_dyhead.benchmark.workload import Workload
+    from workload import Workload  # beside this file: a peer runs without the package
 
     task = json.load(sys.stdin)
-    implementation = getattr(implementations, task["implementation"])
+    module = "torch_peer" if task["implementation"] in PEERS else OURS
+    implementation = getattr(importlib.import_module(module), task["implementation"])
     with contextlib.ExitStack() as stack:
         if task.get("sparse"):
             from keras_dyhead.ops import sparse_sampling

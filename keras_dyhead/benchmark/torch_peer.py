@@ -1,9 +1,39 @@
-"""The peer: the published DyHead tower in PyTorch on `torchvision.ops.deform_conv2d`."""
+"""The peer: `torchvision.ops.deform_conv2d`, and the published tower in PyTorch on top of it.
+
+The worker imports this file by its path, without the package: Keras and TensorFlow would count
+into the peer's memory, and their libraries do not go with every build of PyTorch.
+"""
 
 import torch
+import torchvision
 from torch import nn
 from torch.nn import functional
+from torch_calls import torch_calls
 from torchvision.ops import deform_conv2d
+
+
+def torchvision_op(workload):
+    """The operation."""
+    x, offsets, mask, kernel = (torch.tensor(array) for array in workload.op_arrays())
+    x, offsets, mask = (t.permute(0, 3, 1, 2).contiguous() for t in (x, offsets, mask))
+    kernel = kernel.permute(3, 2, 0, 1).contiguous()
+    return _named(
+        lambda _: [deform_conv2d(x, offsets, kernel, padding=1, mask=mask)],
+        [x, offsets, mask, kernel],
+    )
+
+
+def torchvision_tower(workload):
+    """The tower."""
+    tower = Tower(workload.blocks, workload.channels)
+    tower.load_state_dict({k: torch.tensor(v) for k, v in workload.tower_state().items()})
+    pyramid = [torch.tensor(x).permute(0, 3, 1, 2).contiguous() for x in workload.pyramid()]
+    return _named(lambda _: tower(pyramid), [*pyramid, *tower.parameters()])
+
+
+def _named(function, sources):
+    *calls, version = torch_calls(function, sources)
+    return *calls, f"{version}, torchvision {torchvision.__version__}"
 
 
 class Branch(nn.Module):
