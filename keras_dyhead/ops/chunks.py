@@ -9,6 +9,10 @@ CHUNK_BYTES = {"cpu": 12 * 2**20, "gpu": 512 * 2**20}
 """Size of the sampled columns that exist at one time. On CPUs a chunk fits in the outer cache and
 its memory is used again for the next one; GPUs need large products."""
 
+MAX_CHUNKS = 8
+"""Most chunks, which beyond 8 times the size above grow instead of becoming more: each adds a whole
+gradient to those before it, and time would grow with the square of the number of positions."""
+
 
 def num_chunks(positions, column_shape, dtype):
     """Into how many chunks to split positions that have a column each.
@@ -19,13 +23,13 @@ def num_chunks(positions, column_shape, dtype):
         dtype: dtype of the columns.
 
     Returns:
-        Number of chunks, at least 1; an int where `positions` is one.
+        Number of chunks, 1 to `MAX_CHUNKS`; an int where `positions` is one.
     """
     itemsize = 2 if "16" in keras.backend.standardize_dtype(dtype) else 4
     limit = max(1, CHUNK_BYTES[_device()] // (math.prod(column_shape) * itemsize))
     if isinstance(positions, int):
-        return max(1, -(-positions // limit))
-    return ops.maximum(1, -(-positions // limit))
+        return max(1, min(MAX_CHUNKS, -(-positions // limit)))
+    return ops.clip(-(-positions // limit), 1, MAX_CHUNKS)
 
 
 def scan_chunks(function, carry, arrays, chunks, like):
