@@ -6,13 +6,14 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What runs on JAX and PyTorch, too, each in its own process.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py
 
-.PHONY: help demo test bench clean
+.PHONY: help demo test test-slow bench clean
 
 help:
-	@echo "make demo   train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
-	@echo "make test   lint and test"
-	@echo "make bench  time the sampler and the tower against torchvision (own environment, large download)"
-	@echo "make clean  remove environments and build products"
+	@echo "make demo       train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
+	@echo "make test       lint and test"
+	@echo "make test-slow  the tests that take minutes each"
+	@echo "make bench      time the sampler and the tower against torchvision (own environment, large download)"
+	@echo "make clean      remove environments and build products"
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -35,6 +36,9 @@ test: $(VENV)/installed
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
+
+test-slow: $(VENV)/installed
+	$(VENV)/bin/python -m pytest -m slow
 
 bench: $(BENCH_VENV)/installed
 	$(BENCH_VENV)/bin/keras-dyhead benchmark --out benchmarks/sampling
