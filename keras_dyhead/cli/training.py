@@ -136,6 +136,16 @@ def train(
             metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
         ),
     ] = "raise",
+    strategy: Annotated[
+        str,
+        typer.Option(
+            metavar="none|mirrored|multiworker",
+            help="One device, all GPUs of this machine, or those of all machines in TF_CONFIG.",
+        ),
+    ] = "none",
+    deterministic: Annotated[
+        bool, typer.Option("--deterministic", help="Equal weights from equal settings; slower.")
+    ] = False,
     seed: Seed = 0,
     resume: Resume = False,
     overwrite: Overwrite = False,
@@ -178,6 +188,8 @@ def train(
         "eval_every": eval_every,
         "jit_compile": jit_compile,
         "on_error": on_error,
+        "strategy": strategy,
+        "deterministic": deterministic,
         "seed": seed,
     }
     given = {

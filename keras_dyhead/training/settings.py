@@ -58,6 +58,9 @@ Faster R-CNN the dense layers of its second stage."""
 
 DETECTORS = tuple(HEAD_CONVS)
 
+STRATEGIES = ("none", "mirrored", "multiworker")
+"""One device, all GPUs of this machine, or those of all machines named in `TF_CONFIG`."""
+
 # Sides of the smallest anchors, in those of the smallest objects. ATSS draws its positives from the
 # nine nearest anchors: larger ones give it as many.
 _ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
@@ -101,6 +104,10 @@ class TrainingSettings:
         jit_compile: Whether to compile steps with XLA. Defaults to `False`.
         on_error: `"raise"` or `"skip"`, what to do about broken images and unusable annotations.
             Defaults to `"raise"`.
+        strategy: One of `STRATEGIES`: over which devices a step's images are spread. Defaults to
+            `"none"`.
+        deterministic: Whether equal settings give equal weights, at the price of speed. Defaults
+            to `False`.
         seed: Seed of weights, order and augmentation. Defaults to `0`.
     """
 
@@ -126,6 +133,8 @@ class TrainingSettings:
     eval_every: int | None = None
     jit_compile: bool = False
     on_error: str = "raise"
+    strategy: str = "none"
+    deterministic: bool = False
     seed: int = 0
 
     def __post_init__(self):
@@ -146,6 +155,10 @@ class TrainingSettings:
         if self.detector not in DETECTORS:
             raise ValueError(
                 f"`detector` must be one of {DETECTORS}. Received: detector={self.detector!r}"
+            )
+        if self.strategy not in STRATEGIES:
+            raise ValueError(
+                f"`strategy` must be one of {STRATEGIES}. Received: strategy={self.strategy!r}"
             )
         if self.num_blocks < 0 or self.channels < 16 or self.channels % 16:
             raise ValueError(
