@@ -86,6 +86,11 @@ class TrainingSettings:
             `load_backbone_weights`. Defaults to `None`, random weights.
         detector: One of `DETECTORS`. Defaults to `"atss"`.
         num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
+        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        use_spatial_attention: Whether DyHead has its spatial attention; it and the next two measure
+            what each contributes. Defaults to `True`.
+        use_scale_attention: Whether it has its scale attention. Defaults to `True`.
+        use_task_attention: Whether it has its task attention. Defaults to `True`.
         channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `64`.
         head_convs: Convolutions between DyHead and the predictions. Defaults to `None`: as in
             `HEAD_CONVS`.
@@ -122,6 +127,10 @@ class TrainingSettings:
     backbone_weights: str | os.PathLike | None = None
     detector: str = "atss"
     num_blocks: int = 1
+    alignment: str = "paper"
+    use_spatial_attention: bool = True
+    use_scale_attention: bool = True
+    use_task_attention: bool = True
     channels: int = 64
     head_convs: int | None = None
     max_level: int = 7
@@ -219,6 +228,10 @@ def build_detector(
         "num_classes": len(class_names),
         "class_names": class_names,
         "num_blocks": settings.num_blocks,
+        "alignment": settings.alignment,
+        "use_spatial_attention": settings.use_spatial_attention,
+        "use_scale_attention": settings.use_scale_attention,
+        "use_task_attention": settings.use_task_attention,
         "channels": settings.channels,
         "image_shape": shape,
         "max_level": settings.max_level,
