@@ -1,6 +1,7 @@
 """COCO annotations as `tf.data`, and COCO evaluation of any Keras detector."""
 
 from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
+from keras_dyhead.coco.augmentation import Augmentation
 from keras_dyhead.coco.class_names import COCO_CLASSES
 from keras_dyhead.coco.coco_evaluation import CocoEvaluation
 from keras_dyhead.coco.dataset import load_coco
@@ -11,6 +12,7 @@ from keras_dyhead.coco.problems import Problem
 __all__ = [
     "COCO_CLASSES",
     "METRIC_NAMES",
+    "Augmentation",
     "CocoAnnotations",
     "CocoEvaluation",
     "CocoImage",

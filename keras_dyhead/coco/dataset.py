@@ -7,38 +7,42 @@ from collections.abc import Sequence
 import numpy as np
 import tensorflow as tf
 
-from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
-from keras_dyhead.coco.geometry import clip_to_visible, resize_bilinear, resize_crop_flip
-from keras_dyhead.coco.image_files import read_image
+from keras_dyhead.coco.annotations import CocoAnnotations
+from keras_dyhead.coco.augmentation import Augmentation
+from keras_dyhead.coco.canvases import assign_canvases, check_canvases
+from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
+from keras_dyhead.coco.examples import Examples
+
+_DEFAULT_AUGMENTATION = Augmentation()
+_PREFETCHED_BATCHES = 2  # enough to bridge a slow image, and not more memory than that
 
 
 def load_coco(
     images: str | os.PathLike,
     annotations: str | os.PathLike,
     batch_size: int = 8,
-    image_size: tuple[int, int] = (512, 512),
+    image_size: tuple[int, int] | Sequence[tuple[int, int]] = (512, 512),
     training: bool = False,
     *,
     preprocessor=None,
+    augmentation: Augmentation | None = _DEFAULT_AUGMENTATION,
     class_names: Sequence[str] | None = None,
     on_error: str = "raise",
     verify: bool = True,
     shuffle: bool | None = None,
     seed: int | None = None,
-    horizontal_flip: float = 0.5,
-    scale_jitter: tuple[float, float] | None = (0.8, 1.25),
-    min_visible: float = 0.25,
+    initial_epoch: int = 0,
+    initial_step: int = 0,
     max_boxes: int | None = None,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
     """Loads a COCO data set as batches of padded images and dense boxes.
 
     Images are read, decoded and resized while the data set is iterated, in parallel; they are
-    never all in memory. Each is resized, its aspect ratio kept, to fit `image_size`, and padded at
+    never all in memory. Each is resized, its aspect ratio kept, to fit its canvas, and padded at
     the bottom and the right with zeros. With `training=True` the order changes every epoch and
-    images are flipped and zoomed at random, their boxes with them: a zoomed-in image is cropped to
-    the canvas, a zoomed-out one padded. All shapes are fixed except that of a smaller last batch,
-    so nothing retraces.
+    images are varied at random, their boxes with them, see `Augmentation`. All images of a batch
+    have one canvas, so a compiled step is traced at most once for each.
 
     The elements are `(images, targets)`:
 
@@ -53,22 +57,34 @@ def load_coco(
       `targets["scale"]`: float32 `(batch, 2)`, resized over original size, `(y, x)`. `fit` and
       `evaluate` ignore them; `CocoEvaluation` maps boxes back with them.
 
-    Crowd regions are no targets, and images without boxes are kept. The returned data set has two
-    more attributes (which its transformations do not inherit): `class_names`, and `annotations`,
-    the `CocoAnnotations` with the report of what was found wrong, checked as described there. An
-    image file that goes bad after that check ends the iteration with TensorFlow's own error.
+    Every image comes once per epoch. Order and augmentation follow from the seed, the epoch and
+    the image id alone: reopened with `initial_epoch`, a data set goes on as if it had never been
+    closed. Crowd regions are no targets, and images without boxes are kept.
+
+    The returned data set has three more attributes (which its transformations do not inherit):
+    `class_names`; `annotations`, the `CocoAnnotations` with the report of what was found wrong,
+    checked as described there; and `epochs`, an `EpochCounter` that says, and can be told, which
+    epoch comes next. A file that goes bad after the check ends the iteration with an
+    `InvalidArgumentError` that names it, or, with `on_error="skip"`, becomes a black image without
+    boxes, and its name is printed.
 
     Args:
         images: Folder of JPEG or PNG files, which become RGB whatever they are. An EXIF
             orientation is not applied: COCO boxes count on the pixels as they are stored.
         annotations: Path of the COCO JSON file.
-        batch_size: Images per batch. The last batch may be smaller. Defaults to `8`.
-        image_size: `(height, width)` of the batches in pixels. Defaults to `(512, 512)`.
+        batch_size: Images per batch. The last batch of a canvas may be smaller. Defaults to `8`.
+        image_size: The canvas: `(height, width)` of the batches in pixels. With several, such as
+            `((800, 1344), (1344, 800))`, each image goes to the one in which it is largest, of
+            these the one it fills best. Defaults to `(512, 512)`.
         training: Whether to shuffle and augment. Defaults to `False`.
         preprocessor: An object with a method `normalize(images)`, such as `model.preprocessor`,
             applied to RGB images `(1, height, width, 3)` in 0..255 before the padding. If it also
             has a method `resize(images, size)`, images are resized by it, else bilinearly with
-            antialiasing. `None` leaves the pixels as they are. Defaults to `None`.
+            antialiasing. If it has no `image_size` but a `min_side` and a `max_side`, images do
+            not become larger than these say. `None` leaves the pixels as they are. Defaults to
+            `None`.
+        augmentation: How images are varied in training; `None` leaves them as they are. Defaults
+            to `Augmentation()`, flips and zooms.
         class_names: Category names in the order of the labels, see `CocoAnnotations`. Defaults to
             `None`: all, by ascending category id.
         on_error: `"raise"` or `"skip"`, what to do about broken files and unusable annotations.
@@ -77,17 +93,15 @@ def load_coco(
             `CocoAnnotations`. Defaults to `True`.
         shuffle: Whether to shuffle the images anew in each epoch. `None` means as `training` says.
             Defaults to `None`.
-        seed: Seed of order and augmentation: the same seed gives the same epochs. `None` draws one
-            from Python's `random`, which `keras.utils.set_random_seed` governs. Defaults to
-            `None`.
-        horizontal_flip: Probability of a left-right flip in training. Defaults to `0.5`.
-        scale_jitter: Smallest and largest zoom in training, relative to the size at which the
-            image just fits, or `None`. Defaults to `(0.8, 1.25)`.
-        min_visible: Smallest share of its area that a box keeps its place with when the image is
-            cropped. Defaults to `0.25`.
+        seed: Seed of order and augmentation. `None` draws one from Python's `random`, which
+            `keras.utils.set_random_seed` governs. Defaults to `None`.
+        initial_epoch: The epoch that the first iteration delivers; the n-th after it delivers
+            epoch `initial_epoch + n`. Defaults to `0`.
+        initial_step: Batches to leave out at the beginning of the first iteration, without
+            reading them. Other than 0, the cardinality is unknown. Defaults to `0`.
         max_boxes: Boxes per image to make room for; of an image with more, the largest are kept.
             `None` makes room for all. Defaults to `None`.
-        drop_remainder: Whether to drop a smaller last batch. Defaults to `False`, as everywhere in
+        drop_remainder: Whether to drop smaller last batches. Defaults to `False`, as everywhere in
             Keras.
 
     Returns:
@@ -104,72 +118,58 @@ def load_coco(
     model.fit(train, validation_data=val, epochs=12, callbacks=[CocoEvaluation(val)])
     ```
     """
-    low, high = (1.0, 1.0) if scale_jitter is None else scale_jitter
+    canvases = check_canvases(image_size)
     _check("batch_size", batch_size, batch_size >= 1, "at least 1")
-    _check("image_size", image_size, len(image_size) == 2, "(height, width)")
-    _check("image_size", image_size, min(image_size) >= 1, "positive")
-    _check("horizontal_flip", horizontal_flip, 0 <= horizontal_flip <= 1, "a probability")
-    _check("scale_jitter", scale_jitter, 0 < low <= high, "(smallest, largest), both positive")
-    _check("min_visible", min_visible, 0 <= min_visible <= 1, "between 0 and 1")
     _check("max_boxes", max_boxes, max_boxes is None or max_boxes >= 1, "at least 1 or None")
+    _check("initial_epoch", initial_epoch, initial_epoch >= 0, "at least 0")
+    _check("initial_step", initial_step, initial_step >= 0, "at least 0")
 
     opened = CocoAnnotations(
         annotations, images, class_names=class_names, on_error=on_error, verify=verify
     )
-    count = len(opened.images)
-    height, width = image_size
-    resize = getattr(preprocessor, "resize", resize_bilinear)
+    sizes = np.array([(image.height, image.width) for image in opened.images])
+    limits = largest = _size_limits(preprocessor)
+    if training and augmentation is not None and augmentation.sizes is not None:
+        largest = max(augmentation.sizes), augmentation.max_side
+    canvas_of_row = assign_canvases(sizes, canvases, largest)
+    number_of_batches = count_batches(canvas_of_row, batch_size, drop_remainder)
+    fewer = f"less than the {number_of_batches} batches of an epoch"
+    _check("initial_step", initial_step, initial_step < max(1, number_of_batches), fewer)
     if max_boxes is None:
         max_boxes = max(1, max(len(image.boxes) for image in opened.images))
     seed = random.randrange(2**31) if seed is None else seed
+    examples = Examples(
+        opened.images,
+        canvases,
+        canvas_of_row,
+        max_boxes,
+        seed,
+        augmentation=augmentation if training else None,
+        with_origin=not training,
+        preprocessor=preprocessor,
+        limits=limits,
+        on_error=on_error,
+    )
     with tf.device("CPU:0"):
-        table = _tabulate(opened.images, max_boxes)
-
-    @tf.autograph.experimental.do_not_convert
-    def load(row, noise_seed):
-        image, boxes = read_image(table["paths"][row]), table["boxes"][row]
-        boxes, labels = boxes[:, :4], boxes[:, 4]
-        original_size = tf.shape(image)[:2]
-        if training:
-            flip, zoom, *corner = tf.unstack(tf.random.stateless_uniform([4], noise_seed))
-            image, boxes, scale = resize_crop_flip(
-                image,
-                boxes,
-                image_size,
-                zoom=low + (high - low) * zoom,
-                corner=corner,
-                flip=flip < horizontal_flip,
-                resize=resize,
-            )
-            visible_size = tf.unstack(tf.shape(image)[:2])
-            boxes, labels = clip_to_visible(boxes, labels, *visible_size, min_visible)
-        else:
-            image, boxes, scale = resize_crop_flip(image, boxes, image_size, resize=resize)
-        if preprocessor is not None:
-            image = tf.cast(preprocessor.normalize(image[None])[0], "float32")
-        missing = max_boxes - tf.shape(boxes)[0]
-        boxes = tf.pad(boxes, [[0, missing], [0, 0]], constant_values=-1.0)
-        labels = tf.pad(labels, [[0, missing]], constant_values=-1.0)
-        targets = {
-            "boxes": tf.ensure_shape(boxes, (max_boxes, 4)),
-            "labels": tf.ensure_shape(labels, (max_boxes,)),
-        }
-        if not training:
-            targets["image_id"] = table["ids"][row]
-            targets["original_size"] = original_size
-            targets["scale"] = scale
-        image = tf.image.pad_to_bounding_box(image, 0, 0, height, width)
-        return tf.ensure_shape(image, (height, width, 3)), targets
-
-    rows = tf.data.Dataset.range(count)
-    if training if shuffle is None else shuffle:
-        rows = rows.shuffle(count, seed=seed, reshuffle_each_iteration=True)
-    noise = tf.data.Dataset.random(seed=seed, rerandomize_each_iteration=True).batch(2)
-    dataset = tf.data.Dataset.zip((rows, noise))
-    dataset = dataset.map(load, num_parallel_calls=tf.data.AUTOTUNE)
-    dataset = dataset.batch(batch_size, drop_remainder).prefetch(tf.data.AUTOTUNE)
+        epochs = EpochCounter(initial_epoch)
+        batches = batches_of_rows(
+            canvas_of_row,
+            batch_size,
+            epochs,
+            shuffle=training if shuffle is None else shuffle,
+            seed=seed,
+            drop_remainder=drop_remainder,
+            skipped_steps=initial_step,
+        )
+    dataset = _load_batches(batches, examples, batch_size, len(canvases) > 1, drop_remainder)
+    if not initial_step:
+        dataset = dataset.apply(tf.data.experimental.assert_cardinality(number_of_batches))
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    dataset = dataset.with_options(options).prefetch(_PREFETCHED_BATCHES)
     dataset.class_names = opened.class_names
     dataset.annotations = opened
+    dataset.epochs = epochs
     return dataset
 
 
@@ -178,17 +178,42 @@ def _check(name: str, value, valid: bool, expected: str) -> None:
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
 
 
-def _tabulate(images: list[CocoImage], max_boxes: int) -> dict[str, tf.Tensor]:
-    """Everything but the pixels: paths, ids, ragged rows of left, top, right, bottom, label."""
-    rows = []
-    for image in images:
-        areas = np.prod(image.boxes[:, 2:] - image.boxes[:, :2], axis=1)
-        largest = np.sort(np.argsort(-areas, kind="stable")[:max_boxes])
-        rows.append(np.column_stack([image.boxes, image.labels])[largest])
-    return {
-        "paths": tf.constant([str(image.path) for image in images]),
-        "ids": tf.constant([image.id for image in images], "int64"),
-        "boxes": tf.RaggedTensor.from_row_lengths(
-            tf.constant(np.concatenate(rows), "float32"), [len(row) for row in rows]
-        ),
-    }
+def _size_limits(preprocessor) -> tuple[int, int] | None:
+    """The sides that a preprocessor gives to images, where it is not one canvas for all."""
+    if getattr(preprocessor, "image_size", None) is not None:
+        return None
+    limits = getattr(preprocessor, "min_side", None), getattr(preprocessor, "max_side", None)
+    return None if None in limits else limits
+
+
+def _load_batches(
+    batches: tf.data.Dataset,
+    examples: Examples,
+    batch_size: int,
+    several_canvases: bool,
+    drop_remainder: bool,
+) -> tf.data.Dataset:
+    """Loads the images of batches of rows in parallel, over the borders of the batches."""
+    load = tf.autograph.experimental.do_not_convert(examples)
+    if not several_canvases:
+        rows = batches.unbatch()
+        loaded = rows.map(load, num_parallel_calls=tf.data.AUTOTUNE)
+        return loaded.batch(batch_size, drop_remainder)
+
+    # Batches in the middle of an epoch may be smaller: each image carries the number and the size
+    # of its batch as one key.
+    def add_key(number, batch):
+        epochs, rows = batch
+        size = tf.size(rows, "int64")
+        return tf.fill([size], number * (batch_size + 1) + size), epochs, rows
+
+    rows = batches.enumerate().map(add_key).unbatch()
+    loaded = rows.map(
+        lambda key, epoch, row: (key, load(epoch, row)), num_parallel_calls=tf.data.AUTOTUNE
+    )
+    groups = loaded.group_by_window(
+        key_func=lambda key, _: key,
+        reduce_func=lambda _, group: group.batch(batch_size, drop_remainder),
+        window_size_func=lambda key: key % (batch_size + 1),
+    )
+    return groups.map(lambda _, batch: batch)

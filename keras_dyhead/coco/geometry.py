@@ -1,6 +1,6 @@
-"""Where the pixels and the boxes of an image go: resizing, cropping, flipping, padding."""
+"""Where the pixels and the boxes of an image go: resizing, cropping, flipping."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
@@ -10,53 +10,96 @@ def resize_bilinear(images: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return tf.image.resize(images, size, antialias=True)
 
 
-def resize_crop_flip(
+def fitting_factor(
+    size: tf.Tensor,
+    canvas: Sequence[int] | tf.Tensor,
+    limits: tuple[int | tf.Tensor, int | tf.Tensor] | None = None,
+) -> tf.Tensor:
+    """The factor by which an image is resized.
+
+    Args:
+        size: `(..., 2)`, height and width of the image.
+        canvas: `(..., 2)`, height and width that it must fit in.
+        limits: Lengths in pixels: the shorter side becomes as long as the first, unless the longer
+            one would exceed the second. `None` fills the canvas. Defaults to `None`.
+
+    Returns:
+        A float64 tensor of shape `(...)`, in the arithmetic of the detectors' preprocessor.
+    """
+    size = tf.cast(size, "float64")
+    factor = tf.reduce_min(tf.cast(canvas, "float64") / size, axis=-1)
+    if limits is not None:
+        shorter, longer = (tf.cast(limit, "float64") for limit in limits)
+        factor = tf.minimum(factor, shorter / tf.reduce_min(size, axis=-1))
+        factor = tf.minimum(factor, longer / tf.reduce_max(size, axis=-1))
+    return factor
+
+
+def resize_into(
     image: tf.Tensor,
     boxes: tf.Tensor,
-    image_size: tuple[int, int],
-    zoom: float | tf.Tensor = 1.0,
-    corner: tuple[float, float] | tf.Tensor = (0.0, 0.0),
-    flip: bool | tf.Tensor = False,
+    canvas: Sequence[int] | tf.Tensor,
+    factor: tf.Tensor,
+    corner: Sequence[float | tf.Tensor] = (0.0, 0.0),
     resize: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = resize_bilinear,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Fits an image into a canvas, keeping its aspect ratio; the boxes follow the pixels.
+    """Resizes an image, crops what exceeds the canvas, and moves the boxes with the pixels.
 
-    An image that is larger than the canvas after zooming is cropped to it. Sides are rounded as
-    the detectors' preprocessor rounds them: `int(side * factor + 0.5)` in float64.
+    Sides are rounded as the detectors' preprocessor rounds them: `int(side * factor + 0.5)` in
+    float64.
 
     Args:
         image: `(height, width, channels)`.
         boxes: `(num_boxes, 4)`, float32, xyxy pixels of `image`.
-        image_size: `(height, width)` of the canvas in pixels.
-        zoom: Factor on the size at which the whole image just fits. Defaults to `1.0`.
+        canvas: `(height, width)` in pixels.
+        factor: Resized over original size, float64.
         corner: Where to crop, `(y, x)`, each in `[0, 1]`: `0` keeps the top or left end, `1` the
             bottom or right end. Defaults to `(0.0, 0.0)`.
-        flip: Whether to mirror the result left to right. Defaults to `False`.
         resize: Resizes a batch of images to `(height, width)`, with half-pixel centres. Defaults
             to `resize_bilinear`.
 
     Returns:
-        The image, float32, at most `image_size` large (not padded yet); the boxes in its pixels,
-        not clipped to it; and the `(y, x)` scale, resized over original size.
+        The image, float32, at most as large as the canvas (not padded yet); the boxes in its
+        pixels, not clipped to it; and the `(y, x)` scale, resized over original size.
     """
-    canvas = tf.constant(image_size, "int32")
     original = tf.cast(tf.shape(image)[:2], "float64")
-    factor = tf.reduce_min(tf.cast(canvas, "float64") / original) * tf.cast(zoom, "float64")
     resized = tf.maximum(tf.cast(original * factor + 0.5, "int32"), 1)
     scale = tf.cast(tf.cast(resized, "float64") / original, "float32")
-    window = tf.minimum(resized, canvas)
+    window = tf.minimum(resized, tf.cast(canvas, "int32"))
     slack = tf.cast(resized - window, "float32")
     start = tf.cast(tf.round(tf.convert_to_tensor(corner) * slack), "int32")
-
     image = resize(image[None], resized)[0]
-    image = tf.slice(image, [start[0], start[1], 0], [window[0], window[1], -1])
-    boxes = boxes * tf.tile(scale[::-1], [2]) - tf.tile(tf.cast(start[::-1], "float32"), [2])
+    image, boxes = crop(image, boxes * tf.tile(scale[::-1], [2]), start, window)
+    return image, boxes, scale
 
-    width = tf.cast(window[1], "float32")
+
+def crop(
+    image: tf.Tensor, boxes: tf.Tensor, corner: tf.Tensor, size: tf.Tensor
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Cuts out a part of an image in whole pixels.
+
+    Args:
+        image: `(height, width, channels)`.
+        boxes: `(num_boxes, 4)`, float32, xyxy pixels of `image`.
+        corner: `(y, x)` of the upper left pixel, int32.
+        size: `(height, width)` of the part, int32.
+
+    Returns:
+        The part, and the boxes in its pixels, not clipped to it.
+    """
+    image = tf.slice(image, [corner[0], corner[1], 0], [size[0], size[1], -1])
+    return image, boxes - tf.tile(tf.cast(corner[::-1], "float32"), [2])
+
+
+def flip_left_right(
+    image: tf.Tensor, boxes: tf.Tensor, flip: bool | tf.Tensor = True
+) -> tuple[tf.Tensor, tf.Tensor]:
+    """Mirrors an image `(height, width, channels)` and its xyxy boxes, if `flip` says so."""
+    width = tf.cast(tf.shape(image)[1], "float32")
     left, top, right, bottom = tf.unstack(boxes, axis=-1)
     mirrored = tf.stack([width - right, top, width - left, bottom], axis=-1)
     image = tf.cond(tf.cast(flip, "bool"), lambda: tf.reverse(image, [1]), lambda: image)
-    return image, tf.where(flip, mirrored, boxes), scale
+    return image, tf.where(flip, mirrored, boxes)
 
 
 def clip_to_visible(

@@ -26,6 +26,20 @@ def read_image(path: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(image, (None, None, 3))
 
 
+def read_or_empty(path: tf.Tensor) -> tf.Tensor:
+    """Reads a file as `read_image` does, or gives an image of no pixels if that fails.
+
+    Args:
+        path: Scalar string tensor.
+
+    Returns:
+        A uint8 tensor of shape `(height, width, 3)`, or `(0, 0, 3)`.
+    """
+    image = tf.data.Dataset.from_tensors(path).map(read_image).ignore_errors()
+    empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), "uint8"))
+    return image.concatenate(empty).take(1).get_single_element()
+
+
 def find_broken_images(
     paths: Sequence[Path], sizes: Sequence[tuple[int, int]], decode: bool = True
 ) -> list[str | None]:
