@@ -1,9 +1,7 @@
 """`convert`, `evaluate`, `predict` and `export`: what one does with a model that exists."""
 
-import contextlib
 import json
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -11,22 +9,10 @@ import typer
 from rich.console import Console
 from rich.progress import track
 
-from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
+from keras_dyhead.cli.console import app, escape, print_figures, quiet_tensorflow
+from keras_dyhead.cli.inputs import ClassNames, Model, image_files, input_errors, load_detector
 
 _RAISE_OR_SKIP = ("raise", "skip")
-
-Model = Annotated[
-    Path,
-    typer.Option(exists=True, dir_okay=False, help="A .keras file, of `train` or `convert`."),
-]
-ClassNames = Annotated[
-    Path | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        help="Text file with the name of each label, one a line, for models that know none.",
-    ),
-]
 
 
 @app.command()
@@ -55,7 +41,7 @@ def convert(
     keras-dyhead convert dyhead_r50_atss_fpn_1x dyhead_r50_atss_fpn_1x.pth atss.keras
     """
     console = Console()
-    with _errors(), console.status("starting TensorFlow"), quiet_tensorflow():
+    with input_errors(), console.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead import checkpoints
     if name == "list":
         for key, record in checkpoints.PUBLISHED.items():
@@ -63,7 +49,7 @@ def convert(
         return
     if file is None or out is None:
         raise typer.BadParameter("NAME, FILE and OUT are needed, or `list` alone.")
-    with _errors(), console.status(f"reading {file}"):
+    with input_errors(), console.status(f"reading {file}"):
         if out.suffix != ".keras":
             raise ValueError(f"OUT must end in .keras. Received: {out}")
         if out.exists() and not overwrite:
@@ -108,8 +94,8 @@ def evaluate(
     --annotations instances_val2017.json --out metrics.json
     """
     console = Console()
-    with _errors():
-        loaded, names = _load(model, class_names, console)
+    with input_errors():
+        loaded, names = load_detector(model, class_names, console)
         from keras_dyhead.coco import CocoAnnotations
         from keras_dyhead.inference import evaluate_images
 
@@ -169,14 +155,15 @@ def predict(
     keras-dyhead predict --model atss.keras photos --score-threshold 0.5 --on-error skip
     """
     console = Console(stderr=out is None)  # where JSON is printed, nothing else is
-    with _errors():
+    with input_errors():
         if on_error not in _RAISE_OR_SKIP:
             raise ValueError(f"`on_error` must be one of {_RAISE_OR_SKIP}. Received: {on_error!r}")
-        loaded, names = _load(model, class_names, console)
+        loaded, names = load_detector(model, class_names, console)
         from keras_dyhead.inference import image_detector, read_rgb
+        from keras_dyhead.visualization import draw_detections, unique_stems
 
         paths, faults = [], []
-        for path in _image_files(images):
+        for path in image_files(images):
             try:
                 read_rgb(path)
                 paths.append(path)
@@ -192,17 +179,16 @@ def predict(
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
         detect, records = image_detector(loaded), []
-        for path, picture in zip(paths, _picture_names(paths), strict=True):
+        for path, stem in zip(paths, unique_stems(paths), strict=True):
             image = read_rgb(path)
             found = detect(image)
             records.append(_record(path, image, found, names, score_threshold))
             if out is not None:
-                from keras_dyhead.visualization import draw_detections
-
+                picture = out / f"{stem}.png"
                 out.mkdir(parents=True, exist_ok=True)
-                draw_detections(image, found, names, score_threshold).save(out / picture)
+                draw_detections(image, found, names, score_threshold).save(picture)
                 console.print(
-                    f"{path}: {len(records[-1]['detections'])} detections, {out / picture}",
+                    f"{path}: {len(records[-1]['detections'])} detections, {picture}",
                     soft_wrap=True,
                     highlight=False,
                     markup=False,
@@ -249,72 +235,19 @@ def export(
     keras-dyhead export atss.keras --format litert --image-size 320 320 --out atss.tflite
     """
     console = Console()
-    with _errors():
+    with input_errors():
         formats = ("saved_model", "onnx", "litert")
         if format not in formats:
             raise ValueError(f"`format` must be one of {formats}. Received: {format!r}")
         if out.exists():
             raise ValueError(f"{out} exists: choose another name, or delete it.")
-        loaded, _ = _load(model, None, console)
+        loaded, _ = load_detector(model, None, console)
         from keras_dyhead import export as exporters
 
         out.parent.mkdir(parents=True, exist_ok=True)
         with console.status(f"converting to {format}, which takes minutes for large models"):
             getattr(exporters, f"export_{format}")(loaded, out, image_size)
     console.print(f"written: {out}", soft_wrap=True, highlight=False)
-
-
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Input errors are one message and exit code 2."""
-    try:
-        yield
-    except (ValueError, ImportError) as error:
-        print_error(error)
-        raise typer.Exit(2) from None
-
-
-def _load(path: Path, class_names: Path | None, console: Console):
-    """Returns the detector in a file and the names of its classes, where anyone knows them."""
-    with console.status(f"loading {path}"), quiet_tensorflow():
-        import keras
-
-        from keras_dyhead.detectors import Detector
-
-        try:
-            model = keras.saving.load_model(path, compile=False)
-        except Exception as error:  # what a damaged file raises differs from version to version
-            raise ValueError(f"{path} is no model that Keras can load: {error}") from None
-    if not isinstance(model, Detector):
-        raise ValueError(f"{path} holds no keras_dyhead detector, but a {type(model).__name__}.")
-    names = model.class_names
-    if class_names is not None:
-        names = class_names.read_text(encoding="utf-8").splitlines()
-    if names is not None and len(names) != model.num_classes:
-        raise ValueError(f"The model has {model.num_classes} classes. Received: {len(names)} names")
-    return model, None if names is None else list(names)
-
-
-def _image_files(paths: list[Path]) -> list[Path]:
-    from keras_dyhead.inference import SUFFIXES
-
-    files = []
-    for path in paths:
-        inside = sorted(path.iterdir()) if path.is_dir() else [path]
-        files += [f for f in inside if not path.is_dir() or f.suffix.lower() in SUFFIXES]
-    return files
-
-
-def _picture_names(paths: list[Path]) -> list[str]:
-    """One PNG name for each file, numbered where files of different folders are called alike."""
-    names = []
-    for path in paths:
-        name, number = f"{path.stem}.png", 1
-        while name in names:
-            number += 1
-            name = f"{path.stem}_{number}.png"
-        names.append(name)
-    return names
 
 
 def _record(path, image, found, names, score_threshold) -> dict:

@@ -1,6 +1,7 @@
 """Detections drawn into the image itself."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import matplotlib
 import numpy as np
@@ -53,3 +54,15 @@ def draw_detections(
         draw.rectangle((left, upper, left + text_width, upper + text_height), fill=colour)
         draw.text((left, upper), text, "white", font)
     return picture
+
+
+def unique_stems(paths: Sequence[Path]) -> list[str]:
+    """The file names without suffix, numbered where files of different folders are called alike."""
+    stems = []
+    for path in paths:
+        stem, number = path.stem, 1
+        while stem in stems:
+            number += 1
+            stem = f"{path.stem}_{number}"
+        stems.append(stem)
+    return stems
