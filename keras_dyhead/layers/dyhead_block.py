@@ -4,8 +4,14 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.layers.block_trace import BlockTrace
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
-from keras_dyhead.layers.spatial_attention import SpatialAwareAttention, by_level, per_map
+from keras_dyhead.layers.spatial_attention import (
+    SpatialAwareAttention,
+    by_level,
+    global_mean,
+    per_map,
+)
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 
 
@@ -140,6 +146,35 @@ class DyHeadBlock(keras.layers.Layer):
             ops.maximum(level * a1 + b1, level * a2 + b2)
             for level, a1, b1, a2, b2 in zip(levels, *lines, strict=True)
         ]
+
+    def trace(self, inputs) -> BlockTrace:
+        """Computes what a call computes, one attention after the other, and returns every step.
+
+        For pictures and tests: a call passes over the pixels once and is quicker.
+
+        Args:
+            inputs: Pyramid, as for a call.
+        """
+        levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+        offsets, masks = self.spatial_attention.offsets_and_masks(levels)
+        sampled = self.spatial_attention(levels)
+        spatial = [sum(maps) / len(maps) for maps in sampled]
+        if self.scale_attention:
+            means = [ops.stack([global_mean(x) for x in maps], axis=1) for maps in sampled]
+            weights = [ops.unstack(self.scale_attention.gates(x)[..., 0], axis=1) for x in means]
+            scale = [self.scale_attention(maps) for maps in sampled]
+        else:
+            weights = [[ops.ones(ops.shape(x)[:1]) for x in maps] for maps in sampled]
+            scale = spatial
+        count = len(levels)
+        names = by_level(["mid"] * count + ["low"] * (count - 1) + ["high"] * (count - 1))
+        branches, weights = (
+            [dict(zip(*pair, strict=True)) for pair in zip(names, values, strict=True)]
+            for values in (sampled, weights)
+        )
+        task = self.task_attention or ops.relu
+        outputs = [task(x) for x in scale]
+        return BlockTrace(levels, offsets, masks, branches, spatial, weights, scale, outputs)
 
     def compute_output_shape(self, input_shape):
         def widen(shape):

@@ -1,7 +1,10 @@
 """Dynamic Head: a stack of blocks on a feature pyramid."""
 
+from collections.abc import Iterator
+
 import keras
 
+from keras_dyhead.layers.block_trace import BlockTrace
 from keras_dyhead.layers.dyhead_block import DyHeadBlock
 from keras_dyhead.layers.shared_trace import SharedTrace
 
@@ -108,14 +111,33 @@ class DyHeadNeck(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=False):
-        levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
-        levels = [
-            projection(level) if projection else level
-            for projection, level in zip(self.projections, levels, strict=True)
-        ]
+        levels = self._project(inputs)
         for block in self.blocks:
             levels = self._call_block(block, levels, training=bool(training))
         return dict(zip(inputs, levels, strict=True)) if isinstance(inputs, dict) else levels
+
+    def trace(self, inputs) -> Iterator[BlockTrace]:
+        """Computes what a call computes and yields all steps of one block after the other.
+
+        For pictures and tests. A trace is several times the size of the pyramid: keep what you
+        need of one before you take the next.
+
+        Args:
+            inputs: Pyramid, as for a call.
+        """
+        levels = self._project(inputs)
+        for block in self.blocks:
+            trace = block.trace(levels)
+            levels = trace.outputs
+            yield trace
+
+    def _project(self, inputs):
+        """Lists the levels, with `channels` channels each."""
+        levels = inputs.values() if isinstance(inputs, dict) else inputs
+        return [
+            projection(level) if projection else level
+            for projection, level in zip(self.projections, levels, strict=True)
+        ]
 
     def compute_output_shape(self, input_shape):
         if isinstance(input_shape, dict):

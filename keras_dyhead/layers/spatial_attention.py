@@ -220,6 +220,27 @@ class SpatialAwareAttention(keras.layers.Layer):
             ),
         ]
 
+    def offsets_and_masks(self, inputs):
+        """Where the nine taps of every pixel look, for those who want to look along.
+
+        Returns:
+            List of offsets from the regular grid, `(B, H_l, W_l, 9, 2)`, (y, x) in pixels of the
+            map that is sampled, and list of factors in [0, 1], `(B, H_l, W_l, 9)`.
+        """
+        offsets, masks = [], []
+        for level in inputs:
+            height, width = ops.shape(level)[1:3]
+            shape = (-1, height, width, _TAPS)
+            if self.deformable:
+                moved, logits = ops.split(self._fields(level), [2 * _TAPS], axis=-1)
+                offsets.append(ops.reshape(moved, (*shape, 2)))
+                masks.append(ops.reshape(ops.sigmoid(logits), shape))
+            else:
+                batch = ops.shape(level)[0]
+                offsets.append(ops.zeros((batch, *shape[1:], 2)))
+                masks.append(ops.ones((batch, *shape[1:])))
+        return offsets, masks
+
     def _fields(self, level):
         """Offsets (18) and mask logits (9) of every pixel: `(B, H * W, 27)`, at least float32."""
         field = self.offset_conv(level)

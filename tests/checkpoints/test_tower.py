@@ -65,26 +65,23 @@ def test_outputs_are_those_of_the_released_code(name):
 
 def intermediates(block, maps):
     """What the released code computes on the way through a block, by level and its name there."""
-    spatial, scale, task = block.spatial_attention, block.scale_attention, block.task_attention
-    fields = [spatial._fields(level) for level in maps]
-    sampled = spatial(maps)
+    spatial, trace = block.spatial_attention, block.trace(maps)
     raw = spatial.convolve(maps)
     scales, shifts = (
         per_map(values) for values in spatial.normalisation(*spatial.statistics(*raw)[:2])
     )
     coarser = [x * a + b for x, a, b in zip(raw, scales, shifts, strict=True)][9:]
+    names = {"mid": "temp_mid", "low": "temp_finer", "high": "temp_coarser"}
     found = {}
     for i, level in enumerate(LEVELS):
-        names = ["temp_mid"] + ["temp_finer"] * (i > 0) + ["temp_coarser"] * (i < 4)
-        means = keras.ops.stack([global_mean(branch) for branch in sampled[i]], axis=1)
-        fused = scale(sampled[i])
+        fused = trace.scale[i]
         values = {
-            **dict(zip(names, sampled[i], strict=True)),
-            "offset": fields[i][..., :18],
-            "mask": keras.ops.sigmoid(fields[i][..., 18:]),
-            "scale_attention": keras.ops.transpose(scale.gates(means)[..., 0]),
+            **{names[branch]: x for branch, x in trace.branches[i].items()},
+            "offset": trace.offsets[i],
+            "mask": trace.masks[i],
+            "scale_attention": keras.ops.stack(list(trace.weights[i].values())),
             "mean_fea": fused,
-            "dyrelu_theta": unshifted(task.coefficients(global_mean(fused))),
+            "dyrelu_theta": unshifted(block.task_attention.coefficients(global_mean(fused))),
         }
         if i < 4:
             values["coarser_before_upsample"] = coarser[i]
