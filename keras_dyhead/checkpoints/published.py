@@ -43,25 +43,29 @@ class PublishedModel:
     ap: float | None = None
     source: str | None = None
 
-    def build(self, image_shape=(None, None, 3), dtype=None):
-        """Returns the detector for the 80 classes of COCO, with random weights.
+    def build(self, image_shape=(None, None, 3), dtype=None, class_names=COCO_CLASSES, **changes):
+        """Returns the detector, with random weights.
 
         Args:
             image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
             dtype: Policy of all layers. Defaults to the global policy.
+            class_names: Names of the classes. Defaults to the 80 of COCO.
+            **changes: Arguments of the detector other than the published ones, `backbone` and
+                `preprocessor` among them.
         """
-        backbone = getattr(backbones, self.backbone)(
-            **self.backbone_arguments, image_shape=image_shape, dtype=dtype
-        )
+        if "backbone" not in changes:
+            changes["backbone"] = getattr(backbones, self.backbone)(
+                **self.backbone_arguments, image_shape=image_shape, dtype=dtype
+            )
+        if "preprocessor" not in changes:
+            changes["preprocessor"] = detectors.DetectionPreprocessor(**self.preprocessing)
+        arguments = {"alignment": "published", **self.arguments, **changes}
         return getattr(detectors, self.detector)(
-            backbone,
-            num_classes=len(COCO_CLASSES),
-            class_names=COCO_CLASSES,
-            alignment="published",
+            num_classes=len(class_names),
+            class_names=class_names,
             image_shape=image_shape,
-            preprocessor=detectors.DetectionPreprocessor(**self.preprocessing),
             dtype=dtype,
-            **self.arguments,
+            **arguments,
         )
 
 

@@ -202,7 +202,7 @@ def train(
 
     def build(training):
         published = {} if recipe is None else recipe_settings(recipe)
-        settings = training.TrainingSettings(**options | published | given)
+        settings = training.TrainingSettings(**published | given)
         return training.Training(settings, out, resume, overwrite)
 
     _run(build, out)

@@ -14,7 +14,11 @@ from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.results import RESULTS, write_results
-from keras_dyhead.training.settings import TrainingSettings, build_detector
+from keras_dyhead.training.settings import (
+    TrainingSettings,
+    build_detector,
+    build_preprocessor,
+)
 
 STATE = "settings.json"
 """The file that marks a folder as that of a training."""
@@ -71,7 +75,7 @@ class Training:
             settings = dataclasses.replace(settings, epochs=earlier["settings"]["epochs"])
         keras.utils.set_random_seed(settings.seed)
         self._checkpoint = EpochCheckpoint(self.out / "checkpoints")
-        preprocessor = DetectionPreprocessor(image_size=(settings.image_size,) * 2)
+        preprocessor = build_preprocessor(settings)
         self._load_data(settings, preprocessor)
         self.settings = settings.resolve(self.train_data.annotations)
         if earlier is not None:
@@ -136,12 +140,17 @@ class Training:
     def _load_data(self, settings: TrainingSettings, preprocessor: DetectionPreprocessor) -> None:
         form = {
             "batch_size": settings.batch_size,
-            "image_size": preprocessor.image_size,
+            "image_size": settings.canvases or preprocessor.image_size,
             "preprocessor": preprocessor,
             "on_error": settings.on_error,
         }
         self.train_data = load_coco(
-            settings.images, settings.annotations, training=True, seed=settings.seed, **form
+            settings.images,
+            settings.annotations,
+            training=True,
+            augmentation=settings.build_augmentation(),
+            seed=settings.seed,
+            **form,
         )
         if not any(len(image.boxes) for image in self.train_data.annotations.images):
             raise ValueError(f"{settings.annotations} has no box to learn from.")

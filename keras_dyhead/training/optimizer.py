@@ -1,0 +1,151 @@
+"""How weights are updated: the settings, and the optimizer that follows from them."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+
+import keras
+
+from keras_dyhead.training.schedule import LinearWarmup
+from keras_dyhead.training.sgd import RegularizedSGD, is_named
+
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "step")
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerSettings:
+    """How the weights of a detector are updated.
+
+    Args:
+        optimizer: `"adamw"`, or `"sgd"`, see `RegularizedSGD`. Defaults to `"adamw"`.
+        momentum: Of SGD. Defaults to `0.9`.
+        learning_rate: Peak of the schedule. Defaults to `1e-3`.
+        base_batch_size: Images per update that `learning_rate` is meant for: it is scaled in
+            proportion to the images that there are. Defaults to `None`, not scaled.
+        schedule: `"cosine"`: down to a fiftieth of the peak, or `"step"`: a tenth of what it was
+            at each milestone. Both begin with a linear warm-up. Defaults to `"cosine"`.
+        milestones: When `"step"` lowers the learning rate, in parts of the training. Defaults to
+            `(2 / 3, 8 / 9)`.
+        warmup_steps: Updates until the learning rate is reached. Defaults to `None`: a twentieth of
+            all.
+        weight_decay: What each update takes away from a weight, in parts of it and of the learning
+            rate. Defaults to `1e-4`.
+        no_decay: Regular expressions; weights with a path in which one is found do not decay.
+            Defaults to `()`.
+        clip_norm: Largest norm of the gradient of all weights, or `None`. Defaults to `10.0`.
+        ema_momentum: Keeps a moving average of the weights, which is what is evaluated and saved in
+            the end: the part of it that an update leaves. Defaults to `None`, no average.
+        accumulate_steps: Steps whose gradients are averaged for one update. Defaults to `1`.
+    """
+
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    learning_rate: float = 1e-3
+    base_batch_size: int | None = None
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    warmup_steps: int | None = None
+    weight_decay: float = 1e-4
+    no_decay: tuple[str, ...] = ()
+    clip_norm: float | None = 10.0
+    ema_momentum: float | None = None
+    accumulate_steps: int = 1
+
+    def __post_init__(self):
+        for name in ("milestones", "no_decay"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
+        check(self, "optimizer", self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}")
+        check(self, "schedule", self.schedule in SCHEDULES, f"one of {SCHEDULES}")
+        for name in ("learning_rate", "base_batch_size", "clip_norm", "accumulate_steps"):
+            value = getattr(self, name)
+            check(self, name, value is None or value > 0, "positive")
+        check(self, "warmup_steps", (self.warmup_steps or 0) >= 0, "at least 0")
+        check(self, "weight_decay", self.weight_decay >= 0, "at least 0")
+        check(self, "momentum", 0 <= self.momentum < 1, "from 0 to below 1")
+        check(self, "ema_momentum", 0 <= (self.ema_momentum or 0) < 1, "from 0 to below 1")
+        times = (0, *self.milestones, 1)
+        check(self, "milestones", sorted(set(times)) == list(times), "ascending, between 0 and 1")
+        for pattern in self.no_decay:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"`no_decay` must hold regular expressions. Received: {pattern!r} ({error})"
+                ) from None
+
+    def peak_learning_rate(self, batch_size: int) -> float:
+        """Returns the learning rate for a number of images per step, on all devices together."""
+        if self.base_batch_size is None:
+            return self.learning_rate
+        return self.learning_rate * batch_size * self.accumulate_steps / self.base_batch_size
+
+
+def check(settings, name: str, valid: bool, expected: str) -> None:
+    """Raises a `ValueError` that shows a field of settings, unless it is valid."""
+    if not valid:
+        raise ValueError(
+            f"`{name}` must be {expected}. Received: {name}={getattr(settings, name)!r}"
+        )
+
+
+def build_schedule(
+    settings: OptimizerSettings, batch_size: int, steps: int
+) -> keras.optimizers.schedules.LearningRateSchedule:
+    """Returns the learning rate as a function of the step.
+
+    Args:
+        settings: The settings.
+        batch_size: Images per step, on all devices together.
+        steps: Steps of the whole training. Several make one update with `accumulate_steps`, but
+            schedules of Keras count steps.
+    """
+    peak = settings.peak_learning_rate(batch_size)
+    warmup = settings.warmup_steps
+    warmup = max(1, steps // 20) if warmup is None else warmup * settings.accumulate_steps
+    if settings.schedule == "cosine":
+        return keras.optimizers.schedules.CosineDecay(
+            initial_learning_rate=peak / 100 if warmup else peak,
+            warmup_target=peak if warmup else None,
+            warmup_steps=warmup,
+            decay_steps=max(1, steps - warmup),
+            alpha=0.02,
+        )
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
+        # The last step of each piece, counted from 0.
+        [round(part * steps) - 1 for part in settings.milestones],
+        [peak * 0.1**lowered for lowered in range(len(settings.milestones) + 1)],
+    )
+    return LinearWarmup(schedule, warmup) if warmup else schedule
+
+
+def build_optimizer(
+    settings: OptimizerSettings, variables: Sequence[keras.Variable], batch_size: int, steps: int
+) -> keras.optimizers.Optimizer:
+    """Returns the optimizer of a training.
+
+    Args:
+        settings: The settings.
+        variables: The weights to train.
+        batch_size: See `build_schedule`.
+        steps: See `build_schedule`.
+    """
+    shared = {
+        "learning_rate": build_schedule(settings, batch_size, steps),
+        "global_clipnorm": settings.clip_norm,
+    }
+    if settings.ema_momentum is not None:
+        # Keras moves the average in every step, also in those that only accumulate gradients.
+        momentum = settings.ema_momentum ** (1 / settings.accumulate_steps)
+        shared |= {"use_ema": True, "ema_momentum": momentum}
+    if settings.accumulate_steps > 1:
+        shared["gradient_accumulation_steps"] = settings.accumulate_steps
+    if settings.optimizer == "sgd":
+        return RegularizedSGD(
+            momentum=settings.momentum, l2=settings.weight_decay, no_l2=settings.no_decay, **shared
+        )
+    optimizer = keras.optimizers.AdamW(weight_decay=settings.weight_decay, epsilon=1e-8, **shared)
+    optimizer.exclude_from_weight_decay(
+        [variable for variable in variables if is_named(variable, settings.no_decay)]
+    )
+    return optimizer

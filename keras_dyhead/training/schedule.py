@@ -1,0 +1,53 @@
+"""The learning rate over the steps of a training."""
+
+import keras
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
+    """A schedule that is approached on a line, from a small part of it to the whole.
+
+    `rate(step) = schedule(step) * (start + (1 - start) * min(step / steps, 1))`
+
+    Args:
+        schedule: Another `LearningRateSchedule`.
+        steps: Length of the warm-up, at least 1.
+        start: Part of the schedule in step 0. Defaults to `0.001`.
+
+    Example:
+    ```python
+    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([59999], [0.01, 0.001])
+    optimizer = keras.optimizers.SGD(LinearWarmup(schedule, 1000), momentum=0.9)
+    ```
+
+    Source: `WarmupMultiStepLR` of detectron2 and `warmup="linear"` of mmdetection 2.
+    """
+
+    def __init__(
+        self,
+        schedule: keras.optimizers.schedules.LearningRateSchedule,
+        steps: int,
+        start: float = 0.001,
+    ):
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        self.schedule = schedule
+        self.steps = steps
+        self.start = start
+
+    def __call__(self, step):
+        """Returns the learning rate of a step, which counts from 0."""
+        progress = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
+        return self.schedule(step) * (self.start + (1.0 - self.start) * progress)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        schedule = keras.saving.serialize_keras_object(self.schedule)
+        return {"schedule": schedule, "steps": self.steps, "start": self.start}
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        """Creates the schedule from `get_config`."""
+        return cls(**keras.saving.deserialize_keras_object(config, custom_objects))

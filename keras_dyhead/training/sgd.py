@@ -1,0 +1,70 @@
+"""SGD as the published detectors were trained with it."""
+
+import re
+from collections.abc import Sequence
+
+import keras
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+class RegularizedSGD(keras.optimizers.SGD):
+    """SGD with momentum where weight decay is part of the gradient, as in PyTorch.
+
+    ```
+    velocity = momentum * velocity + gradient + l2 * weight
+    weight = weight - learning_rate * velocity
+    ```
+
+    So were the published detectors trained. `keras.optimizers.SGD` has the same name and numbers
+    for something else: its `weight_decay` bypasses the momentum, so that at 0.9 it takes away a
+    tenth as much, and its velocity keeps the learning rates of the steps it comes from.
+
+    Args:
+        learning_rate: As of `keras.optimizers.SGD`, like all else. Defaults to `0.01`.
+        momentum: Defaults to `0.9`.
+        l2: The weight decay. Defaults to `0.0`.
+        no_l2: Regular expressions; weights with a path in which one is found do not decay.
+            Defaults to `()`.
+        **kwargs: Of `keras.optimizers.SGD`, except `nesterov` and `weight_decay`.
+
+    Source: `torch.optim.SGD`.
+    """
+
+    def __init__(
+        self,
+        learning_rate=0.01,
+        momentum: float = 0.9,
+        l2: float = 0.0,
+        no_l2: Sequence[str] = (),
+        **kwargs,
+    ):
+        super().__init__(learning_rate, float(momentum), **kwargs)
+        self.l2 = l2
+        self.no_l2 = tuple(no_l2)
+
+    def build(self, variables):
+        """Creates the velocities."""
+        if not self.built:
+            super().build(variables)
+            self.rates_of_decay = [0.0 if is_named(v, self.no_l2) else self.l2 for v in variables]
+
+    def update_step(self, gradient, variable, learning_rate):
+        """Updates one weight."""
+        index = self._get_variable_index(variable)
+        gradient = keras.ops.cast(gradient, variable.dtype)
+        velocity = gradient + self.rates_of_decay[index] * variable
+        if self.momentum:
+            velocity += self.momentum * self.momentums[index]
+            self.assign(self.momentums[index], velocity)
+        rate = keras.ops.cast(learning_rate, variable.dtype)
+        self.assign_sub(variable, rate * velocity)
+
+    def get_config(self):
+        """Returns the arguments of the constructor."""
+        config = super().get_config() | {"l2": self.l2, "no_l2": self.no_l2}
+        return {k: v for k, v in config.items() if k not in ("nesterov", "weight_decay")}
+
+
+def is_named(variable: keras.Variable, patterns: Sequence[str]) -> bool:
+    """Returns whether one of the regular expressions is found in a weight's path."""
+    return any(re.search(pattern, variable.path) for pattern in patterns)
