@@ -1,7 +1,6 @@
 """`keras-dyhead profile`."""
 
 import json
-import re
 from pathlib import Path
 from typing import Annotated
 
@@ -10,9 +9,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from keras_dyhead.cli.console import app, print_error, quiet_tensorflow
-
-BEGIN, END = "<!-- profile -->", "<!-- end of profile -->"
-_BETWEEN = re.compile(f"(?<={BEGIN}\n).*?(?={END})", re.DOTALL)
+from keras_dyhead.cli.document import MarkedDocument
 
 
 @app.command()
@@ -47,7 +44,8 @@ def profile(
         Path | None,
         typer.Option(
             help="Markdown file for the table; the figures go to a .json file beside it. In a "
-            f"file with the lines {BEGIN} and {END}, what lies between them is replaced."
+            "file with the lines <!-- profile --> and <!-- end of profile -->, what lies between "
+            "them is replaced."
         ),
     ] = None,
     overwrite: Annotated[
@@ -76,7 +74,7 @@ def profile(
         if len(image_size) > 2:
             raise ValueError(f"--size must be SIDE or HEIGHTxWIDTH, such as 512. Received: {size}")
         if out is not None:
-            _check_writable(out, overwrite)
+            document = MarkedDocument(out, "profile", overwrite)
         with console.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import profiling
         names = [name.lower().replace("_", "").replace("-", "") for name in detector or ["all"]]
@@ -104,7 +102,7 @@ def profile(
     table = profiling.markdown_table(report)
     console.print(table, soft_wrap=True, highlight=False, markup=False)
     if out is not None:
-        _write(table, out)
+        document.write(table)
         out.with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         console.print(f"written: {out}, {out.with_suffix('.json')}", soft_wrap=True)
 
@@ -116,20 +114,3 @@ def _numbers(option: str, text: str, separator: str) -> list[int]:
         raise ValueError(
             f"{option} must be whole numbers with {separator!r} between them. Received: {text!r}"
         ) from None
-
-
-def _check_writable(out: Path, overwrite: bool) -> None:
-    if out.suffix != ".md":
-        raise ValueError(f"--out must end in .md. Received: {out}")
-    if out.exists() and not overwrite and not _BETWEEN.search(out.read_text(encoding="utf-8")):
-        raise ValueError(
-            f"{out} exists without the lines {BEGIN} and {END}: replace it with --overwrite, or "
-            "choose another."
-        )
-
-
-def _write(table: str, out: Path) -> None:
-    text = out.read_text(encoding="utf-8") if out.exists() else ""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    text = _BETWEEN.sub(lambda _: table, text) if _BETWEEN.search(text) else table
-    out.write_text(text, encoding="utf-8")

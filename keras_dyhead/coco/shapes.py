@@ -1,6 +1,7 @@
 """A COCO-format data set of geometric shapes: no download, and the same every time."""
 
 import colorsys
+import functools
 import json
 from pathlib import Path
 
@@ -10,8 +11,9 @@ from PIL import Image, ImageDraw, ImageFilter
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
 _SUPERSAMPLING = 4  # shapes are drawn at this scale and averaged down, for smooth edges
-_DARK = 110  # backgrounds stay below this; shapes are lighter than what is under them ...
-_MIN_CONTRAST = 50  # ... by this at least, in the mean of the channels
+_DARK = 110  # backgrounds stay below this; shapes are lighter than what is under them
+_BRIGHT = 190  # no shape has to be lighter than that
+_MIN_VISIBLE = 0.25  # share of a shape that its neighbours must leave for it to be an object
 
 
 def draw_shapes(
@@ -24,6 +26,11 @@ def draw_shapes(
     size_range: tuple[float, float] = (12, 160),
     empty_fraction: float = 0.05,
     clutter: float = 1.0,
+    class_hues: bool = True,
+    min_contrast: float = 50.0,
+    min_stretch: float = 0.75,
+    max_overlap: float = 0.1,
+    max_outlines: int = 0,
 ) -> Path:
     """Draws a deterministic COCO-format data set of rotated geometric shapes.
 
@@ -31,7 +38,7 @@ def draw_shapes(
     triangle, star and cross, each with a range of hues of its own, as traffic signs have; boxes are
     tight to the pixels of a shape that remain visible after its neighbours are drawn. Image `i`
     depends on `seed` and `i` only, so two sets drawn with the same seed and disjoint ranges of
-    `start` are different pictures of the same kind.
+    `start` are different pictures of the same kind. The last five arguments make the set harder.
 
     Args:
         directory: Folder to write to; created if absent.
@@ -45,12 +52,24 @@ def draw_shapes(
         empty_fraction: Share of images without any shape, in `[0, 1]`. Defaults to `0.05`.
         clutter: Amount of gradients, blobs, lines and noise; `0` gives plain backgrounds.
             Defaults to `1`.
+        class_hues: Whether each class has hues of its own. `False` draws them from all hues, so
+            that form alone tells the classes apart. Defaults to `True`.
+        min_contrast: By how much a shape is lighter than what it covers at least, in the mean of
+            the channels (0 to 255), up to 100. Defaults to `50`.
+        min_stretch: Shapes are shrunk along each of two directions at right angles, which turn
+            with them, by a factor between this and 1; of a shape much narrower than long the box
+            depends on how it is turned. Defaults to `0.75`.
+        max_overlap: Largest share of the smaller of two boxes that they have in common. Shapes of
+            which less than a quarter stays visible are no objects. Defaults to `0.1`.
+        max_outlines: Largest number of outlines of shapes in an image, which are no objects.
+            Defaults to `0`.
 
     Returns:
         The path of `instances.json`.
 
     Raises:
-        ValueError: If `num_images` is not positive or `size_range` is empty for `image_size`.
+        ValueError: If `num_images` is not positive, `size_range` is empty for `image_size`, or one
+            of the last five arguments is out of range.
 
     Example:
     ```python
@@ -66,18 +85,37 @@ def draw_shapes(
             "`size_range` must be increasing, start at 4 px or more and fit in 5/8 of "
             f"`image_size`. Received: size_range={size_range}, image_size={image_size}"
         )
+    for name, value, low, high in (
+        ("min_contrast", min_contrast, 0, 100),
+        ("min_stretch", min_stretch, 0.1, 1),
+        ("max_overlap", max_overlap, 0, 1),
+        ("max_outlines", max_outlines, 0, 1000),
+    ):
+        if not low <= value <= high:
+            raise ValueError(f"`{name}` must be between {low} and {high}. Received: {name}={value}")
+    draw = functools.partial(
+        _draw_scene,
+        size=image_size,
+        size_range=(smallest, largest),
+        clutter=clutter,
+        class_hues=class_hues,
+        min_contrast=min_contrast,
+        min_stretch=min_stretch,
+        max_overlap=max_overlap,
+        max_outlines=max_outlines,
+    )
     directory = Path(directory)
     (directory / "images").mkdir(parents=True, exist_ok=True)
     images, annotations = [], []
     for index in range(start, start + num_images):
         rng = np.random.default_rng([seed, index])
         count = 0 if rng.random() < empty_fraction else int(rng.integers(1, max_shapes + 1))
-        picture, labels, owners = _draw_scene(rng, image_size, count, (smallest, largest), clutter)
+        picture, objects = draw(rng, count)
         name = f"{index:06d}.jpg"
         Image.fromarray(picture).save(directory / "images" / name, quality=92, subsampling=0)
         images.append({"id": index, "file_name": name, "width": image_size, "height": image_size})
-        for number, label in enumerate(labels):
-            rows, columns = np.nonzero(owners == number)
+        for label, visible in objects:
+            rows, columns = np.nonzero(visible)
             left, top = int(columns.min()), int(rows.min())
             width, height = int(columns.max()) + 1 - left, int(rows.max()) + 1 - top
             annotations.append(
@@ -97,28 +135,57 @@ def draw_shapes(
     return path
 
 
-def _draw_scene(rng, size, count, size_range, clutter):
-    """Returns a picture, the labels of its shapes, and of each pixel the shape number or -1."""
+def _draw_scene(
+    rng,
+    count,
+    *,
+    size,
+    size_range,
+    clutter,
+    class_hues,
+    min_contrast,
+    min_stretch,
+    max_overlap,
+    max_outlines,
+):
+    """Returns a picture, and of each object its label and which pixels of it can be seen."""
     canvas = _background(rng, size, clutter)
     picture = Image.fromarray(canvas)
+    for _ in range(int(rng.integers(0, max_outlines + 1)) if max_outlines else 0):
+        name = SHAPES[int(rng.integers(len(SHAPES)))]
+        side = float(np.exp(rng.uniform(*np.log(size_range))))
+        line = float(rng.uniform(1, 2.5))
+        mask = _shape_mask(rng, name, side, min_stretch, line)
+        corner = tuple(int(rng.integers(0, size - side + 1)) for side in mask.size)
+        picture.paste(_colour(rng, 256), corner, mask)
     owners = np.full((size, size), -1)
-    labels, boxes = [], []
+    labels, areas, boxes = [], [], []
     for _ in range(count):
         label = int(rng.integers(len(SHAPES)))
         longer_side = float(np.exp(rng.uniform(*np.log(size_range))))
-        mask = _shape_mask(rng, SHAPES[label], longer_side)
-        corner = _free_corner(rng, size, mask.size, boxes)
+        mask = _shape_mask(rng, SHAPES[label], longer_side, min_stretch)
+        corner = _free_corner(rng, size, mask.size, boxes, max_overlap)
         if corner is None:
             continue
         left, top = corner
         covered = np.s_[top : top + mask.height, left : left + mask.width]
-        picture.paste(_shape_colour(rng, label, canvas[covered].mean()), (left, top), mask)
-        owners[covered][np.asarray(mask) >= 128] = len(labels)
+        brightness = min(_BRIGHT, canvas[covered].mean() + min_contrast)
+        colour = _shape_colour(rng, label if class_hues else None, brightness)
+        picture.paste(colour, (left, top), mask)
+        inside = np.asarray(mask) >= 128
+        owners[covered][inside] = len(labels)
         labels.append(label)
+        areas.append(inside.sum())
         boxes.append((left, top, left + mask.width, top + mask.height))
+    seen = [owners == number for number in range(len(labels))]
+    objects = [
+        (label, visible)
+        for label, area, visible in zip(labels, areas, seen, strict=True)
+        if visible.sum() >= max(1, _MIN_VISIBLE * area)
+    ]
     pixels = np.asarray(picture, np.float32)
     noise = rng.normal(0, 1, pixels.shape) * clutter * rng.uniform(0, 8)
-    return (pixels + noise).clip(0, 255).astype(np.uint8), labels, owners
+    return (pixels + noise).clip(0, 255).astype(np.uint8), objects
 
 
 def _outline(name):
@@ -136,20 +203,22 @@ def _outline(name):
 _QUARTER_TURNS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
-def _shape_mask(rng, name, longer_side):
-    """A turned and slightly stretched shape as a coverage mask that just contains it."""
+def _shape_mask(rng, name, longer_side, min_stretch, line=None):
+    """A turned and stretched shape, or its outline, as a coverage mask that just contains it."""
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    points = (_outline(name) * rng.uniform(0.75, 1.0, 2)) @ turn
+    points = (_outline(name) * rng.uniform(min_stretch, 1.0, 2)) @ turn
     points -= points.min(axis=0)
     points *= longer_side / points.max()
     width, height = np.ceil(points.max(axis=0)).astype(int)
     fine = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
-    ImageDraw.Draw(fine).polygon([tuple(p) for p in points * _SUPERSAMPLING - 0.5], fill=255)
+    corners = [tuple(point) for point in points * _SUPERSAMPLING - 0.5]
+    style = {"outline": 255, "width": round(line * _SUPERSAMPLING)} if line else {"fill": 255}
+    ImageDraw.Draw(fine).polygon(corners, **style)
     return fine.reduce(_SUPERSAMPLING)
 
 
-def _free_corner(rng, size, shape_size, boxes, tries=20, max_overlap=0.1):
+def _free_corner(rng, size, shape_size, boxes, max_overlap, tries=20):
     """A place where the shape covers little of its neighbours, or None if none was found."""
     width, height = shape_size
     for _ in range(tries):
@@ -169,12 +238,12 @@ def _colour(rng, end):
 
 
 def _shape_colour(rng, label, brightness):
-    """A colour of the class's hue that stands out from what lies behind."""
+    """A colour of at least this brightness, of the class's hues or, without a label, of any."""
     while True:
-        hue = (label + rng.uniform(-0.4, 0.4)) / len(SHAPES)
+        hue = rng.random() if label is None else (label + rng.uniform(-0.4, 0.4)) / len(SHAPES)
         colour = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.3, 1), rng.uniform(0.4, 1))
         colour = tuple(int(255 * channel) for channel in colour)
-        if sum(colour) / 3 >= brightness + _MIN_CONTRAST:
+        if sum(colour) / 3 >= brightness:
             return colour
 
 

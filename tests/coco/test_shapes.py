@@ -1,5 +1,6 @@
 """The drawn data set, held against the pixels of its own JPEG files."""
 
+import colorsys
 import itertools
 import json
 
@@ -78,6 +79,103 @@ def test_all_classes_sizes_and_empty_images_occur(tmp_path):
     assert all((boxes >= 0).all() and (boxes <= 256).all() for _, boxes in pictures)
 
 
+def foreground(pixels):
+    """How far each pixel is from the plain background."""
+    return np.linalg.norm(pixels - np.median(pixels.reshape(-1, 3), axis=0), axis=-1)
+
+
+def single_objects(path):
+    """Label, pixels and mask of every object of a plain set of one shape an image."""
+    content, pictures = read(path)
+    for annotation, (pixels, _) in zip(content["annotations"], pictures, strict=True):
+        distance = foreground(pixels)
+        yield annotation["category_id"] - 1, pixels, distance > distance.max() / 2
+
+
+PLAIN = {
+    "image_size": 128,
+    "max_shapes": 1,
+    "empty_fraction": 0,
+    "clutter": 0,
+    "size_range": (20, 60),
+}
+
+
+@pytest.mark.parametrize("class_hues", [True, False])
+def test_hues_tell_the_class_only_where_they_are_the_classs_own(tmp_path, class_hues):
+    path = draw_shapes(tmp_path, 60, class_hues=class_hues, **PLAIN)
+    right = []
+    for label, pixels, mask in single_objects(path):
+        hue = colorsys.rgb_to_hsv(*np.median(pixels[mask], axis=0) / 255)[0]
+        right.append(round(hue * len(SHAPES)) % len(SHAPES) == label)
+    share = np.mean(right)
+    assert share > 0.95 if class_hues else share < 0.45  # by chance 0.2
+
+
+def test_shapes_are_lighter_than_the_background_by_the_contrast_asked_for(tmp_path):
+    smallest = {}
+    for contrast in (10, 80):
+        path = draw_shapes(tmp_path / str(contrast), 40, min_contrast=contrast, **PLAIN)
+        differences = [
+            np.median(pixels[mask], axis=0).mean() - np.median(pixels[~mask], axis=0).mean()
+            for _, pixels, mask in single_objects(path)
+        ]
+        smallest[contrast] = min(differences)
+    assert 8 < smallest[10] < 45 and smallest[80] > 77
+
+
+def test_stretched_circles_are_ellipses_of_all_directions(tmp_path):
+    ratios, angles = {}, []
+    for stretch in (0.75, 0.3):
+        path = draw_shapes(tmp_path / str(stretch), 120, min_stretch=stretch, **PLAIN)
+        ratios[stretch] = []
+        for label, _, mask in single_objects(path):
+            if SHAPES[label] == "circle":
+                values, vectors = np.linalg.eigh(np.cov(np.nonzero(mask)))
+                ratios[stretch].append(np.sqrt(values[0] / values[1]))
+                angles.append(np.arctan2(*vectors[:, 1]) % np.pi)
+    assert min(ratios[0.75]) > 0.7 and min(ratios[0.3]) < 0.5
+    assert min(np.histogram(angles, 3, (0, np.pi))[0]) >= 4
+
+
+def test_boxes_overlap_as_much_as_allowed_and_hold_what_is_visible(tmp_path):
+    form = {"image_size": 128, "empty_fraction": 0, "size_range": (20, 70), "clutter": 0}
+    path = draw_shapes(tmp_path, 30, max_overlap=0.5, **form)
+    content, pictures = read(path)
+    shares = []
+    for pixels, boxes in pictures:
+        visible = foreground(pixels) > 25
+        for x1, y1, x2, y2 in boxes:
+            assert visible[y1:y2, x1:x2].mean() > 0.1
+        for a, b in itertools.combinations(boxes, 2):
+            common = np.clip(np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]), 0, None).prod()
+            shares.append(common / min((a[2:] - a[:2]).prod(), (b[2:] - b[:2]).prod()))
+    assert sum(np.array(shares) > 0.2) > 10
+    assert all(a["area"] > 10 for a in content["annotations"])
+
+
+def test_a_shape_hidden_by_others_is_no_object(tmp_path):
+    """Twenty large shapes on each other: each annotated one still shows a quarter of itself."""
+    path = draw_shapes(
+        tmp_path, 10, max_shapes=20, max_overlap=1, empty_fraction=0, size_range=(100, 160)
+    )
+    annotations = read(path)[0]["annotations"]
+    assert all(a["area"] > 0.25 * 0.3 * 0.3 * 100**2 for a in annotations)  # a thin cross's area
+    assert len(annotations) < 100
+
+
+def test_outlines_are_drawn_and_are_no_objects(tmp_path):
+    form = {"empty_fraction": 1, "clutter": 0}
+    changed = {}
+    for count in (0, 8):
+        path = draw_shapes(tmp_path / str(count), 10, max_outlines=count, **form)
+        content, pictures = read(path)
+        assert not content["annotations"]
+        changed[count] = [(foreground(pixels) > 40).mean() for pixels, _ in pictures]
+    assert max(changed[0]) == 0 and sum(share > 0.003 for share in changed[8]) >= 7
+    assert max(changed[8]) < 0.3  # lines, not faces
+
+
 def test_load_coco_finds_nothing_wrong(tmp_path):
     path = draw_shapes(tmp_path, 5, image_size=64)
     dataset = load_coco(tmp_path / "images", path, batch_size=5, image_size=(64, 64))
@@ -85,7 +183,18 @@ def test_load_coco_finds_nothing_wrong(tmp_path):
     assert sum(int(batch[0].shape[0]) for batch in dataset) == 5
 
 
-@pytest.mark.parametrize("wrong", [{"num_images": 0}, {"size_range": (50, 40)}, {"image_size": 16}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"num_images": 0},
+        {"size_range": (50, 40)},
+        {"image_size": 16},
+        {"min_contrast": 120},
+        {"min_stretch": 0},
+        {"max_overlap": 1.5},
+        {"max_outlines": -1},
+    ],
+)
 def test_impossible_requests_are_refused(tmp_path, wrong):
     with pytest.raises(ValueError, match="Received"):
         draw_shapes(tmp_path, **{"num_images": 1} | wrong)

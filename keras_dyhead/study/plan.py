@@ -1,0 +1,218 @@
+"""What a study trains and compares: settings, configurations, and the tables they belong to."""
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+
+from keras_dyhead.training.settings import DETECTORS
+
+ATTENTIONS = ("spatial", "scale", "task")
+TITLES = {
+    "detectors": "Detectors without and with DyHead",
+    "attentions": "What each attention adds",
+    "alignment": "Alignment of the coarser level",
+    "blocks": "Number of blocks",
+}
+"""The tables of a study, by name."""
+
+DEPTHS = (1, 2, 4, 6)
+ROUNDS = 10
+"""Equal parts of a training, whose losses and times are recorded."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StudySettings:
+    """What all trainings of a study have in common.
+
+    Args:
+        steps: Optimizer steps of every training, a multiple of 10. Defaults to `400`.
+        images: Drawn images to train on. Defaults to `2000`.
+        held_out: Drawn images to evaluate on. Defaults to `400`.
+        image_size: Height and width of the images in pixels, at least 64. Defaults to `128`.
+        batch_size: Images per step. Defaults to `8`.
+        channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `32`.
+        learning_rate: Peak of the schedule, see `TrainingSettings`. Defaults to `2e-3`.
+        backbone: One of `keras_dyhead.training.BACKBONES`. Defaults to `"small"`.
+    """
+
+    steps: int = 400
+    images: int = 2000
+    held_out: int = 400
+    image_size: int = 128
+    batch_size: int = 8
+    channels: int = 32
+    learning_rate: float = 2e-3
+    backbone: str = "small"
+
+    def __post_init__(self):
+        if self.steps < ROUNDS or self.steps % ROUNDS:
+            raise ValueError(f"`steps` must be a multiple of {ROUNDS}. Received: {self.steps}")
+        for name, smallest in (("batch_size", 1), ("held_out", 1), ("image_size", 64)):
+            value = getattr(self, name)
+            if value < smallest:
+                raise ValueError(f"`{name}` must be at least {smallest}. Received: {value}")
+        if self.images < self.batch_size:
+            raise ValueError(
+                "`images` must fill a batch. "
+                f"Received: images={self.images}, batch_size={self.batch_size}"
+            )
+        if self.channels < 16 or self.channels % 16:
+            raise ValueError(f"`channels` must be a multiple of 16. Received: {self.channels}")
+        if not self.learning_rate > 0:
+            raise ValueError(f"`learning_rate` must be positive. Received: {self.learning_rate}")
+
+    def shapes(self) -> dict:
+        """Returns the arguments of `draw_shapes` that make the set hard.
+
+        Sizes over a range of one to eight, shapes narrower than long in any direction, hues that
+        tell nothing of the class, overlaps, and outlines that are no objects.
+        """
+        return {
+            "image_size": self.image_size,
+            "max_shapes": 6,
+            "size_range": (self.image_size / 12.8, self.image_size * 5 / 8),
+            "class_hues": False,
+            "min_contrast": 30.0,
+            "min_stretch": 0.4,
+            "max_overlap": 0.25,
+            "max_outlines": 6,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Configuration:
+    """A detector to be trained: all that distinguishes it from the others of the study.
+
+    Args:
+        detector: One of `keras_dyhead.training.settings.DETECTORS`.
+        num_blocks: DyHead blocks, 0 for none. Defaults to `0`.
+        attentions: Those of `ATTENTIONS` that the blocks have. Defaults to all.
+        alignment: `"paper"` or `"published"`. Defaults to `"paper"`.
+        head_convs: Convolutions before the predictions; `None` as in
+            `TrainingSettings`, the same with and without DyHead. Defaults to `None`.
+    """
+
+    detector: str
+    num_blocks: int = 0
+    attentions: tuple[str, ...] = ATTENTIONS
+    alignment: str = "paper"
+    head_convs: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "attentions", tuple(self.attentions))
+
+    @property
+    def name(self) -> str:
+        """A name for files, different for every configuration."""
+        parts = [self.detector, f"{self.num_blocks}-blocks"]
+        if self.attentions != ATTENTIONS:
+            parts.append("-".join(self.attentions) or "no-attention")
+        if self.alignment != "paper":
+            parts.append(self.alignment)
+        if self.head_convs is not None:
+            parts.append(f"{self.head_convs}-convs")
+        return "_".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A line of a table: a configuration, and the one it is compared with, or `None`."""
+
+    label: str
+    configuration: Configuration
+    baseline: Configuration | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Configurations to compare with each other."""
+
+    name: str
+    rows: tuple[Row, ...]
+
+
+def plan_tables(
+    detectors: Sequence[str] = DETECTORS,
+    ablate: str = "atss",
+    num_blocks: int = 2,
+    only: Iterable[str] = tuple(TITLES),
+) -> list[Table]:
+    """Lists what a study compares.
+
+    Args:
+        detectors: Detectors to train without and with DyHead. Defaults to all.
+        ablate: Detector of the other tables. Defaults to `"atss"`, as in the paper.
+        num_blocks: DyHead blocks where their number is not what is compared. Defaults to `2`.
+        only: Names of the tables wanted, of `TITLES`. Defaults to all.
+
+    Raises:
+        ValueError: If a detector or table is unknown, or `num_blocks` is not positive.
+    """
+    only = list(only)
+    for name in [*detectors, ablate]:
+        if name not in DETECTORS:
+            raise ValueError(f"Detectors must be among {DETECTORS}. Received: {name!r}")
+    for name in only:
+        if name not in TITLES:
+            raise ValueError(f"Tables must be among {tuple(TITLES)}. Received: {name!r}")
+    if num_blocks < 1:
+        raise ValueError(f"`num_blocks` must be at least 1. Received: {num_blocks}")
+    return [
+        Table(name, tuple(_ROWS[name](detectors, ablate, num_blocks)))
+        for name in TITLES
+        if name in only
+    ]
+
+
+def trials(tables: Iterable[Table], seeds: int) -> list[tuple[Configuration, int]]:
+    """Returns every configuration of the tables with every seed, all of one seed first."""
+    rows = [row for table in tables for row in table.rows]
+    configurations = dict.fromkeys(row.configuration for row in rows)
+    return [(configuration, seed) for seed in range(seeds) for configuration in configurations]
+
+
+def _detector_rows(detectors, ablate, num_blocks):
+    for name in detectors:
+        plain = Configuration(name)
+        yield Row(f"{name}, without", plain)
+        yield Row(f"{name}, {_count(num_blocks)}", Configuration(name, num_blocks), plain)
+
+
+def _attention_rows(detectors, ablate, num_blocks):
+    """None first: the same convolutions on a regular grid, averaged over levels, with a ReLU."""
+    none = Configuration(ablate, num_blocks, ())
+    yield Row(f"{ablate}, {_count(num_blocks)}, no attention", none)
+    for spatial, scale, task in (
+        *((True, False, False), (False, True, False), (False, False, True)),
+        *((True, True, False), (True, False, True), (False, True, True)),
+        (True, True, True),
+    ):
+        wanted = zip(ATTENTIONS, (spatial, scale, task), strict=True)
+        chosen = tuple(name for name, on in wanted if on)
+        yield Row(" + ".join(chosen), Configuration(ablate, num_blocks, chosen), none)
+
+
+def _alignment_rows(detectors, ablate, num_blocks):
+    paper = Configuration(ablate, num_blocks)
+    yield Row(f"{ablate}, {_count(num_blocks)}, paper", paper)
+    yield Row("published", dataclasses.replace(paper, alignment="published"), paper)
+
+
+def _depth_rows(detectors, ablate, num_blocks):
+    """With the detector's own head of four convolutions in place of DyHead as a second baseline."""
+    plain = Configuration(ablate)
+    yield Row(f"{ablate}, without", plain)
+    yield Row("without, 4 convolutions in the head", Configuration(ablate, head_convs=4), plain)
+    for depth in DEPTHS:
+        yield Row(_count(depth), Configuration(ablate, depth), plain)
+
+
+def _count(blocks):
+    return f"{blocks} block{'s' if blocks > 1 else ''}"
+
+
+_ROWS = {
+    "detectors": _detector_rows,
+    "attentions": _attention_rows,
+    "alignment": _alignment_rows,
+    "blocks": _depth_rows,
+}

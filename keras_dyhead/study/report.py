@@ -1,0 +1,155 @@
+"""What a study found: tables with intervals, as a dictionary and as Markdown."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from keras_dyhead.study.folder import StudyFolder
+from keras_dyhead.study.intervals import paired_difference, t_interval
+from keras_dyhead.study.plan import TITLES, Row, Table, trials
+
+FIGURES = ("AP", "AP50", "AP75", "APs", "APm")
+
+
+def make_report(tables: Sequence[Table], seeds: int, folder: StudyFolder) -> dict:
+    """Reads the finished trainings of a folder into tables.
+
+    Args:
+        tables: What is to be compared.
+        seeds: How many seeds each configuration is to have.
+        folder: Where the results are. Trainings that it lacks are listed.
+
+    Returns:
+        Dict that `json` can write: `"settings"`, `"seeds"`, `"made_with"`, `"missing"`
+        and `"tables"`: each with its rows. A row has the means of its figures in percent with
+        their intervals, and the `"difference"` of its AP from its baseline's.
+    """
+    found, missing = {}, []
+    for configuration, seed in trials(tables, seeds):
+        result = folder.load(configuration, seed)
+        if result is None:
+            missing.append(f"{configuration.name}, seed {seed}")
+        else:
+            found.setdefault(configuration, {})[seed] = result
+    made_with = [result["made_with"] for by_seed in found.values() for result in by_seed.values()]
+    return {
+        "settings": dataclasses.asdict(folder.settings) | {"shapes": folder.settings.shapes()},
+        "seeds": seeds,
+        "made_with": [dict(pairs) for pairs in dict.fromkeys(tuple(m.items()) for m in made_with)],
+        "missing": missing,
+        "tables": [
+            {
+                "name": table.name,
+                "title": TITLES[table.name],
+                "rows": [_describe(row, found) for row in table.rows],
+            }
+            for table in tables
+        ],
+    }
+
+
+def _describe(row: Row, found: dict) -> dict:
+    """What a row's trainings gave, as far as they are finished."""
+    results = found.get(row.configuration, {})
+    described = {
+        "label": row.label,
+        "configuration": row.configuration.name,
+        "baseline": row.baseline.name if row.baseline else None,
+        "seeds": sorted(results),
+    }
+    if not results:
+        return described
+    values = [results[seed] for seed in sorted(results)]
+    losses = [result["losses"][-1] for result in values]
+    difference = None
+    if row.baseline:
+        difference = paired_difference(_ap(results), _ap(found.get(row.baseline, {})))
+    return described | {
+        "parameters": values[0]["parameters"],
+        "figures": {name: _estimate([v["figures"][name] for v in values]) for name in FIGURES},
+        "difference": dataclasses.asdict(difference) if difference else None,
+        "loss": None if None in losses else statistics.fmean(losses),
+        "seconds_per_step": statistics.median(v["seconds_per_step"] for v in values),
+    }
+
+
+def _ap(results):
+    return {seed: 100 * result["figures"]["AP"] for seed, result in results.items()}
+
+
+def _estimate(values):
+    """In percent; `None` where the held-out images have no object of that size."""
+    return None if min(values) < 0 else dataclasses.asdict(t_interval([100 * v for v in values]))
+
+
+def markdown_report(report: dict, plot: str | None = None) -> str:
+    """Writes a report as Markdown tables.
+
+    Args:
+        report: From `make_report`.
+        plot: Path of the plot, as the text is to link it. Defaults to `None`, no picture.
+    """
+    settings = report["settings"]
+    made_with = "; ".join(
+        ", ".join(f"{name} {number}" for name, number in row.items()) for row in report["made_with"]
+    )
+    lines = [
+        f"Seeds 0 to {report['seeds'] - 1}; {settings['steps']} steps of "
+        f"{settings['batch_size']} images of {settings['image_size']} px, "
+        f"{settings['channels']} channels, backbone `{settings['backbone']}`; "
+        f"{settings['images']} images to train on, {settings['held_out']} held out. "
+        f"Made with {made_with or 'nothing yet'}.",
+        "",
+        "AP in percent: mean of the seeds ± half of its 95 % interval. Difference: from the row's "
+        "baseline, the first row of the table or of the detector, paired by seed; bold where the "
+        "interval excludes zero. Loss: of the last tenth of the training. ms: a training step.",
+    ]
+    if report["missing"]:
+        count = sum(len(row["seeds"]) == 0 for table in report["tables"] for row in table["rows"])
+        lines += [
+            "",
+            f"**Incomplete.** Not finished ({len(report['missing'])} trainings, {count} rows "
+            f"empty): {'; '.join(report['missing'])}.",
+        ]
+    for table in report["tables"]:
+        lines += ["", f"### {table['title']}", "", _HEADER, _RULE]
+        lines += [_line(row) for row in table["rows"]]
+    if plot:
+        lines += ["", f"![AP of every configuration with its 95 % interval]({plot})"]
+    return "\n".join(lines) + "\n"
+
+
+_HEADER = "| | seeds | parameters | AP | difference | AP50 | AP75 | small | medium | loss | ms |"
+_RULE = "|---" + "|---:" * 10 + "|"
+
+
+def _line(row):
+    if not row["seeds"]:
+        return f"| {row['label']} | 0 |" + " – |" * 9
+    figures = {name: _text(figure) for name, figure in row["figures"].items()}
+    difference = row["difference"]
+    text = "" if row["baseline"] is None else _text(difference, "+.1f")
+    if difference and excludes_zero(difference):
+        text = f"**{text}**"
+    cells = [
+        row["label"],
+        str(len(row["seeds"])),
+        f"{row['parameters'] / 1e3:.0f} k",
+        *(figures["AP"], text, figures["AP50"], figures["AP75"], figures["APs"], figures["APm"]),
+        "diverged" if row["loss"] is None else f"{row['loss']:.2f}",
+        f"{1e3 * row['seconds_per_step']:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def excludes_zero(estimate: dict) -> bool:
+    """Whether the interval of an estimate, as a report holds it, lies on one side of zero."""
+    half_width = estimate["half_width"]
+    return half_width is not None and abs(estimate["mean"]) > half_width
+
+
+def _text(estimate, form=".1f"):
+    if estimate is None:
+        return "–"
+    width = estimate["half_width"]
+    return f"{estimate['mean']:{form}}" + ("" if width is None else f" ± {width:.1f}")

@@ -1,0 +1,105 @@
+"""A process that runs trainings one after another, and its other end.
+
+It reads one JSON object per line, answers each with one, and ends with its input.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+from keras_dyhead.study.plan import Configuration, StudySettings
+
+
+class Worker:
+    """The process as seen from outside. It starts with its first training, and after a crash.
+
+    Args:
+        threads: Threads that TensorFlow computes with.
+        log: File that the process's messages are appended to.
+    """
+
+    def __init__(self, threads: int, log: Path):
+        self._environment = os.environ | {
+            "TF_NUM_INTRAOP_THREADS": str(threads),
+            "TF_NUM_INTEROP_THREADS": str(threads),
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+            "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several share a GPU
+        }
+        self._log = log
+        self._process = None
+
+    def run(self, **task) -> dict:
+        """Has a training run.
+
+        Args:
+            **task: Arguments of `run_trial`.
+
+        Raises:
+            RuntimeError: If the training fails or the process dies.
+        """
+        if self._process is None or self._process.poll() is not None:
+            self._start()
+        try:
+            self._process.stdin.write(_to_json(task) + "\n")
+            self._process.stdin.flush()
+            answer = self._process.stdout.readline()
+        except BrokenPipeError:
+            answer = ""
+        if not answer:
+            status = self._process.wait()
+            raise RuntimeError(f"the process ended with status {status}, see {self._log}")
+        answer = json.loads(answer)
+        if "error" in answer:
+            raise RuntimeError(answer["error"])
+        return answer
+
+    def close(self) -> None:
+        """Ends the process, whatever it is doing."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def _start(self):
+        with open(self._log, "a", encoding="utf-8") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-c", f"from {__name__} import main; main()"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                encoding="utf-8",
+                env=self._environment,
+            )
+
+
+def _to_json(task):
+    configuration, settings = (vars(task[name]) for name in ("configuration", "settings"))
+    data = str(task["data"].resolve())
+    return json.dumps(task | {"configuration": configuration, "settings": settings, "data": data})
+
+
+def _from_json(line):
+    task = json.loads(line)
+    return task | {
+        "configuration": Configuration(**task["configuration"]),
+        "settings": StudySettings(**task["settings"]),
+        "data": Path(task["data"]),
+    }
+
+
+def main() -> None:
+    """Answers every line of the input."""
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no answer
+    from keras_dyhead.study.trial import run_trial
+
+    for line in sys.stdin:
+        try:
+            answer = run_trial(**_from_json(line))
+        except Exception as error:
+            traceback.print_exc()
+            answer = {"error": f"{type(error).__name__}: {error}"}
+        print(json.dumps(answer), file=answers, flush=True)
