@@ -1,5 +1,6 @@
 """COCO annotations and an image folder as a `tf.data.Dataset`."""
 
+import functools
 import os
 import random
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ _PREFETCHED_BATCHES = 2  # enough to bridge a slow image, and not more memory th
 
 def load_coco(
     images: str | os.PathLike,
-    annotations: str | os.PathLike,
+    annotations: str | os.PathLike | CocoAnnotations,
     batch_size: int = 8,
     image_size: tuple[int, int] | Sequence[tuple[int, int]] = (512, 512),
     training: bool = False,
@@ -61,17 +62,19 @@ def load_coco(
     the image id alone: reopened with `initial_epoch`, a data set goes on as if it had never been
     closed. Crowd regions are no targets, and images without boxes are kept.
 
-    The returned data set has three more attributes (which its transformations do not inherit):
+    The returned data set has four more attributes (which its transformations do not inherit):
     `class_names`; `annotations`, the `CocoAnnotations` with the report of what was found wrong,
-    checked as described there; and `epochs`, an `EpochCounter` that says, and can be told, which
-    epoch comes next. A file that goes bad after the check ends the iteration with an
+    checked as described there; `epochs`, an `EpochCounter` that says, and can be told, which
+    epoch comes next; and `image_ids(epoch, step)`, which lists the images of a batch without
+    reading them. A file that goes bad after the check ends the iteration with an
     `InvalidArgumentError` that names it, or, with `on_error="skip"`, becomes a black image without
     boxes, and its name is printed.
 
     Args:
         images: Folder of JPEG or PNG files, which become RGB whatever they are. An EXIF
             orientation is not applied: COCO boxes count on the pixels as they are stored.
-        annotations: Path of the COCO JSON file.
+        annotations: Path of the COCO JSON file; or a `CocoAnnotations`, which has been opened with
+            `images` and `class_names` and is not checked again.
         batch_size: Images per batch. The last batch of a canvas may be smaller. Defaults to `8`.
         image_size: The canvas: `(height, width)` of the batches in pixels. With several, such as
             `((800, 1344), (1344, 800))`, each image goes to the one in which it is largest, of
@@ -97,8 +100,9 @@ def load_coco(
             `keras.utils.set_random_seed` governs. Defaults to `None`.
         initial_epoch: The epoch that the first iteration delivers; the n-th after it delivers
             epoch `initial_epoch + n`. Defaults to `0`.
-        initial_step: Batches to leave out at the beginning of the first iteration, without
-            reading them. Other than 0, the cardinality is unknown. Defaults to `0`.
+        initial_step: Batches to leave out at the beginning of epoch `initial_epoch`, without
+            reading them. The cardinality still is that of a whole epoch: `fit` warns that the
+            data ran out and goes on to the next epoch. Defaults to `0`.
         max_boxes: Boxes per image to make room for; of an image with more, the largest are kept.
             `None` makes room for all. Defaults to `None`.
         drop_remainder: Whether to drop smaller last batches. Defaults to `False`, as everywhere in
@@ -124,9 +128,11 @@ def load_coco(
     _check("initial_epoch", initial_epoch, initial_epoch >= 0, "at least 0")
     _check("initial_step", initial_step, initial_step >= 0, "at least 0")
 
-    opened = CocoAnnotations(
-        annotations, images, class_names=class_names, on_error=on_error, verify=verify
-    )
+    opened = annotations
+    if not isinstance(annotations, CocoAnnotations):
+        opened = CocoAnnotations(
+            annotations, images, class_names=class_names, on_error=on_error, verify=verify
+        )
     sizes = np.array([(image.height, image.width) for image in opened.images])
     limits = largest = _size_limits(preprocessor)
     if training and augmentation is not None and augmentation.sizes is not None:
@@ -150,26 +156,35 @@ def load_coco(
         limits=limits,
         on_error=on_error,
     )
+    rows = functools.partial(
+        batches_of_rows,
+        canvas_of_row,
+        batch_size,
+        shuffle=training if shuffle is None else shuffle,
+        seed=seed,
+        drop_remainder=drop_remainder,
+    )
     with tf.device("CPU:0"):
         epochs = EpochCounter(initial_epoch)
-        batches = batches_of_rows(
-            canvas_of_row,
-            batch_size,
-            epochs,
-            shuffle=training if shuffle is None else shuffle,
-            seed=seed,
-            drop_remainder=drop_remainder,
-            skipped_steps=initial_step,
-        )
+        batches = rows(epochs, skipped_steps=initial_step)
     dataset = _load_batches(batches, examples, batch_size, len(canvases) > 1, drop_remainder)
     if not initial_step:
         dataset = dataset.apply(tf.data.experimental.assert_cardinality(number_of_batches))
     options = tf.data.Options()
     options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
     dataset = dataset.with_options(options).prefetch(_PREFETCHED_BATCHES)
+    if initial_step:  # `fit` would cut all epochs to the length of the first one
+        dataset.cardinality = lambda: tf.constant(number_of_batches, "int64")
+
+    def image_ids(epoch: int, step: int) -> list[int]:
+        """The image ids of a batch."""
+        ((_, batch),) = rows(EpochCounter(epoch)).skip(step).take(1)
+        return [opened.images[row].id for row in batch.numpy()]
+
     dataset.class_names = opened.class_names
     dataset.annotations = opened
     dataset.epochs = epochs
+    dataset.image_ids = image_ids
     return dataset
 
 

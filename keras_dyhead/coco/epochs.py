@@ -11,7 +11,9 @@ _EPOCH = 0  # the one key of the table
 class EpochCounter:
     """Says which epoch the next iteration over a data set delivers.
 
-    `load_coco` leaves it at `dataset.epochs`. Every iteration counts, also one that is broken off.
+    `load_coco` leaves it at `dataset.epochs`. Every iteration counts, also one that is broken off,
+    and `fit` under a strategy of several devices begins one more than it has epochs. Where epochs
+    must be those of `fit`, set them in a callback, as in the example.
 
     Args:
         initial_epoch: The epoch of the first iteration. Defaults to `0`.
@@ -19,7 +21,10 @@ class EpochCounter:
     Example:
     ```python
     train = load_coco("train", "train.json", training=True, seed=0)
-    train.epochs.set(7)  # the next iteration delivers epoch 7, the one after that epoch 8
+    in_step = keras.callbacks.LambdaCallback(
+        on_epoch_begin=lambda epoch, logs: train.epochs.set(epoch)
+    )
+    model.fit(train, epochs=12, callbacks=[in_step])
     ```
     """
 
