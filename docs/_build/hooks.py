@@ -1,0 +1,35 @@
+"""What `mkdocs build` does beyond its plugins: formulas as MathML, and a page from elsewhere."""
+
+import re
+from pathlib import Path
+
+import latex2mathml.converter
+from mkdocs.structure.files import File
+
+ROOT = Path(__file__).parents[2]
+_FORMULA = re.compile(
+    r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
+)
+
+
+def on_files(files, config):
+    """Adds `benchmarks/sampling.md`, which `make bench` writes beside the folder of the docs."""
+    path = ROOT / "benchmarks" / "sampling.md"
+    files.append(File.generated(config, "benchmarks/sampling.md", abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Lets links out of the folder of the docs, as the repository has them, lead to that page."""
+    return markdown.replace("](../benchmarks/", "](benchmarks/")
+
+
+def on_page_content(html, page, config, files):
+    """Replaces formulas by MathML, which browsers draw without scripts."""
+    return _FORMULA.sub(_mathml, html)
+
+
+def _mathml(match):
+    display = "block" if match["tag"] == "div" else "inline"
+    latex = match["latex"].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
+    return latex2mathml.converter.convert(latex, display=display)
