@@ -1,5 +1,6 @@
 """`keras-dyhead demo` and `keras-dyhead train`."""
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -9,7 +10,7 @@ import typer
 from rich.console import Console
 
 from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
-from keras_dyhead.recipes import RECIPES, recipe_settings
+from keras_dyhead.recipes import recipe_settings
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.training import Training
@@ -75,14 +76,30 @@ def train(
     annotations: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
     ],
-    out: Annotated[Path, typer.Option(help="Folder for checkpoints and results.")],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[NAME=VALUE]...",
+            show_default=False,
+            help="Further settings, such as `ema_momentum=0.9998`; --print-config shows all.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for checkpoints and results.", show_default=False)
+    ] = None,
     recipe: Annotated[
         str | None,
         typer.Option(
-            help=f"A published training: {', '.join(RECIPES)}. Options given beside it win; "
-            "keras_dyhead/recipes says what it costs, and what it takes from the published one."
+            metavar="NAME",
+            help="A published training, see `keras-dyhead recipes`. What is given beside it wins.",
         ),
     ] = None,
+    print_config: Annotated[
+        bool,
+        typer.Option(
+            "--print-config", help="Print all settings and what follows from them, and stop."
+        ),
+    ] = False,
     val_images: Annotated[
         Path | None,
         typer.Option(exists=True, file_okay=False, help="Folder of the images to evaluate on."),
@@ -99,17 +116,22 @@ def train(
         int | None,
         typer.Option(min=1, help="Passes over the images; by default 12, or 600 steps if more."),
     ] = None,
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    batch_size: Annotated[
+        int, typer.Option(min=1, help="Images per step, on all devices together.")
+    ] = 4,
     image_size: Annotated[
-        int, typer.Option(min=32, help="Side in px of the square that images are fitted into.")
-    ] = 512,
-    backbone: Annotated[
-        str,
+        int | None,
         typer.Option(
-            help="small, resnet18 or resnet50 with random weights, or a KerasHub preset such as "
-            "resnet_50_imagenet, which is downloaded, or a preset's folder."
+            min=32, help="Side in px of the square that images are fitted into; by default 512."
         ),
-    ] = "small",
+    ] = None,
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="small (the default), resnet18 or resnet50 with random weights, or a KerasHub "
+            "preset such as resnet_50_imagenet, which is downloaded, or a preset's folder."
+        ),
+    ] = None,
     backbone_weights: Annotated[
         Path | None,
         typer.Option(
@@ -118,11 +140,22 @@ def train(
             help="PyTorch checkpoint (.pth, .safetensors) for the backbone of a recipe.",
         ),
     ] = None,
-    detector: Detector = "atss",
-    num_blocks: Annotated[int, typer.Option(min=0, help="DyHead blocks; 0 for none.")] = 1,
+    detector: Annotated[
+        str,
+        typer.Option(
+            metavar="atss|faster-rcnn|fcos|reppoints|retinanet",
+            help="The detector, or a published model by the name that `convert list` shows.",
+        ),
+    ] = "atss",
+    num_blocks: Annotated[
+        int | None, typer.Option(min=0, help="DyHead blocks; 0 for none; by default 1.")
+    ] = None,
     no_dyhead: NoDyHead = False,
-    channels: Annotated[int, typer.Option(help="Channels of pyramid and DyHead; 16, 32...")] = 64,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 1e-3,
+    channels: Annotated[
+        int | None,
+        typer.Option(help="Channels of pyramid and DyHead, a multiple of 16; by default 64."),
+    ] = None,
+    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     eval_every: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs between evaluations; by default a fifth of all."),
@@ -155,7 +188,8 @@ def train(
     Saves a checkpoint after every epoch: after an interruption, the same command with --resume
     goes on from there. At the end, --out holds the model (model.keras), a SavedModel that takes
     images or image files (saved_model/), the COCO figures (metrics.json), the course of the
-    training (history.json, .csv, .png) and pictures (detections.png).
+    training (history.json, .csv, .png) and pictures (detections.png). From the beginning it holds
+    settings.json: all settings, what follows from them, and the versions of the packages.
 
     **Examples**
 
@@ -167,9 +201,9 @@ def train(
 
     keras-dyhead train --images photos --annotations photos.json --out runs/photos --resume
 
-    keras-dyhead train --recipe atss_x101_dcn_dyhead_2x --backbone-weights resnext101_64x4d.pth
-    --images train2017 --annotations instances_train2017.json --out runs/x101 --batch-size 2
-    --learning-rate 6e-6
+    keras-dyhead train --recipe dyhead_r50_atss_fpn_1x --images train2017
+    --annotations instances_train2017.json --backbone-weights resnet50_msra-5891d200.pth
+    --out runs/atss --batch-size 4 dtype=mixed_bfloat16 augmentation.horizontal_flip=0
     """
     options = {
         "images": images,
@@ -199,13 +233,34 @@ def train(
     }
     if no_dyhead:
         given["num_blocks"] = 0
+    if out is None and not print_config:
+        raise typer.BadParameter("A training needs a folder for its results.", param_hint="--out")
 
-    def build(training):
+    def settings(training):
         published = {} if recipe is None else recipe_settings(recipe)
-        settings = training.TrainingSettings(**published | given)
-        return training.Training(settings, out, resume, overwrite)
+        parsed = training.parse_overrides(overrides or [])
+        twice = sorted(set(parsed) & set(given))
+        if twice:
+            raise ValueError(f"These settings are given twice, as option and by name: {twice}")
+        return training.TrainingSettings(**training.merge_settings(published, parsed, given))
 
-    _run(build, out)
+    if print_config:
+        _print_config(settings)
+    else:
+        _run(lambda training: training.Training(settings(training), out, resume, overwrite), out)
+
+
+def _print_config(settings: Callable) -> None:
+    """Prints what a training would be made of, as JSON."""
+    with quiet_tensorflow():
+        from keras_dyhead import training
+
+        try:
+            config = training.planned_config(settings(training))
+        except ValueError as error:
+            print_error(error)
+            raise typer.Exit(2) from None
+    print(json.dumps(config, indent=1))
 
 
 def _run(build: Callable[..., "Training"], out: Path) -> None:
@@ -250,15 +305,25 @@ def _describe(planned: "Training", console: Console) -> None:
         console.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
     backbone = settings.backbone
     if not isinstance(backbone, str):
-        backbone = f"ResNet({', '.join(f'{name}={value}' for name, value in backbone.items())})"
+        parts = {"class": "ResNetBackbone"} | backbone
+        name = parts.pop("class")
+        backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
     console.print(
         f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
         f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
         f"{planned.model.count_params():,} parameters"
     )
+    steps = len(planned.train_data) * settings.epochs
+    sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
     console.print(
         f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "
-        f"{settings.batch_size} images of {settings.image_size} px each"
+        f"{settings.batch_size} images of {', '.join(sizes) or settings.image_size} px each"
+    )
+    scaled = settings.scaled(settings.batch_size, steps)
+    console.print(
+        f"{'optimizer':>12}  {settings.optimizer}, learning rate up to "
+        f"{scaled['peak_learning_rate']:.3g} for {scaled['images_per_update']} images an update, "
+        f"{settings.schedule} schedule after {scaled['warmup_steps']} steps of warm-up"
     )
     if planned.epochs_done:
         console.print(f"{'resumed':>12}  {planned.epochs_done} epochs are done already")

@@ -1,11 +1,14 @@
-"""The data of a training: its settings, and how its images are preprocessed."""
+"""The data of a training: the settings, and the data set that follows from them."""
 
 import dataclasses
 import os
 from collections.abc import Mapping
 from typing import Any
 
-from keras_dyhead.coco.augmentation import Augmentation
+import tensorflow as tf
+
+from keras_dyhead.coco import Augmentation, load_coco
+from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.training.optimizer import check
 
 
@@ -78,3 +81,26 @@ class DataSettings:
         if unknown:
             raise ValueError(f"`augmentation` may have {known}. Received: {unknown}")
         return Augmentation(**given)
+
+
+def open_training_data(
+    settings: DataSettings, preprocessor: DetectionPreprocessor, **arguments
+) -> tf.data.Dataset:
+    """Opens the training images.
+
+    Args:
+        settings: The settings.
+        preprocessor: See `load_coco`.
+        **arguments: Further arguments of `load_coco`.
+    """
+    return load_coco(
+        settings.images,
+        settings.annotations,
+        settings.batch_size,
+        settings.canvases or preprocessor.image_size,
+        training=True,
+        preprocessor=preprocessor,
+        augmentation=settings.build_augmentation(),
+        on_error=settings.on_error,
+        **arguments,
+    )

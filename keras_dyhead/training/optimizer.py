@@ -65,7 +65,8 @@ class OptimizerSettings:
         check(self, "momentum", 0 <= self.momentum < 1, "from 0 to below 1")
         check(self, "ema_momentum", 0 <= (self.ema_momentum or 0) < 1, "from 0 to below 1")
         times = (0, *self.milestones, 1)
-        check(self, "milestones", sorted(set(times)) == list(times), "ascending, between 0 and 1")
+        ascending = len(times) > 2 and sorted(set(times)) == list(times)
+        check(self, "milestones", ascending, "ascending, between 0 and 1")
         for pattern in self.no_decay:
             try:
                 re.compile(pattern)
@@ -74,11 +75,28 @@ class OptimizerSettings:
                     f"`no_decay` must hold regular expressions. Received: {pattern!r} ({error})"
                 ) from None
 
-    def peak_learning_rate(self, batch_size: int) -> float:
-        """Returns the learning rate for a number of images per step, on all devices together."""
-        if self.base_batch_size is None:
-            return self.learning_rate
-        return self.learning_rate * batch_size * self.accumulate_steps / self.base_batch_size
+    def scaled(self, batch_size: int, steps: int) -> dict[str, float | int | list[int]]:
+        """Returns what the settings amount to in a training.
+
+        Args:
+            batch_size: Images per step, on all devices together.
+            steps: Steps of the whole training; several make one update with `accumulate_steps`.
+
+        Returns:
+            `images_per_update`, `peak_learning_rate`, and in steps, counted from 0: `warmup_steps`
+            and, with `schedule="step"`, `milestone_steps`, the first ones at a lower rate.
+        """
+        images = batch_size * self.accumulate_steps
+        warmup = self.warmup_steps
+        milestones = self.milestones if self.schedule == "step" else ()
+        return {
+            "images_per_update": images,
+            "peak_learning_rate": self.learning_rate * images / (self.base_batch_size or images),
+            "warmup_steps": (
+                max(1, steps // 20) if warmup is None else warmup * self.accumulate_steps
+            ),
+            "milestone_steps": [round(part * steps) for part in milestones],
+        }
 
 
 def check(settings, name: str, valid: bool, expected: str) -> None:
@@ -96,13 +114,11 @@ def build_schedule(
 
     Args:
         settings: The settings.
-        batch_size: Images per step, on all devices together.
-        steps: Steps of the whole training. Several make one update with `accumulate_steps`, but
-            schedules of Keras count steps.
+        batch_size: See `OptimizerSettings.scaled`, like the next.
+        steps: Steps of the whole training.
     """
-    peak = settings.peak_learning_rate(batch_size)
-    warmup = settings.warmup_steps
-    warmup = max(1, steps // 20) if warmup is None else warmup * settings.accumulate_steps
+    scaled = settings.scaled(batch_size, steps)
+    peak, warmup = scaled["peak_learning_rate"], scaled["warmup_steps"]
     if settings.schedule == "cosine":
         return keras.optimizers.schedules.CosineDecay(
             initial_learning_rate=peak / 100 if warmup else peak,
@@ -112,8 +128,7 @@ def build_schedule(
             alpha=0.02,
         )
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
-        # The last step of each piece, counted from 0.
-        [round(part * steps) - 1 for part in settings.milestones],
+        [step - 1 for step in scaled["milestone_steps"]],  # Keras wants the last ones before
         [peak * 0.1**lowered for lowered in range(len(settings.milestones) + 1)],
     )
     return LinearWarmup(schedule, warmup) if warmup else schedule
@@ -127,8 +142,8 @@ def build_optimizer(
     Args:
         settings: The settings.
         variables: The weights to train.
-        batch_size: See `build_schedule`.
-        steps: See `build_schedule`.
+        batch_size: See `OptimizerSettings.scaled`, like the next.
+        steps: Steps of the whole training.
     """
     shared = {
         "learning_rate": build_schedule(settings, batch_size, steps),
