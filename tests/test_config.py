@@ -71,6 +71,12 @@ def test_an_augmentation_that_does_not_exist_is_told_the_known_ones():
         TrainingSettings("images", "instances.json", augmentation={"flip": 0.5})
 
 
+def test_gradients_are_not_accumulated_on_several_devices():
+    """Keras cannot: its update would begin within a condition."""
+    with pytest.raises(ValueError, match="1 with the strategy 'mirrored'.*accumulate_steps=2"):
+        TrainingSettings("images", "instances.json", strategy="mirrored", accumulate_steps=2)
+
+
 def test_the_last_settings_win_and_augmentation_entry_by_entry():
     recipe = {"canvases": ((64, 96),), "epochs": 12, "augmentation": {"hue": 0.1, "crop": 0.5}}
     merged = merge_settings(recipe, {"epochs": 3, "augmentation": {"hue": 0.2}}, {"image_size": 64})

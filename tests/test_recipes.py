@@ -138,6 +138,7 @@ def test_a_recipe_trains_with_everything_smaller(data, tmp_path):
     run = Training(TrainingSettings(**data, **settings), tmp_path / "run")
     images, targets = next(iter(run.train_data))
     assert images.shape == (2, 64, 96, 3) and run.settings.epochs == 24
+    run.model.run_eagerly = True  # one step, and no time to trace it
     logs = run.model.train_on_batch(images, targets, return_dict=True)
     assert 0 < logs["loss"] < 100
     follows = json.loads((tmp_path / "run" / "settings.json").read_text())["follows"]

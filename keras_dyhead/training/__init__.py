@@ -2,7 +2,10 @@
 
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.config import planned_config
+from keras_dyhead.training.data import DataSettings
 from keras_dyhead.training.demo import demo_training
+from keras_dyhead.training.model import ModelSettings
+from keras_dyhead.training.optimizer import OptimizerSettings
 from keras_dyhead.training.overrides import merge_settings, parse_overrides
 from keras_dyhead.training.results import check_serving, write_results
 from keras_dyhead.training.run import Training
@@ -10,7 +13,10 @@ from keras_dyhead.training.settings import BACKBONES, TrainingSettings, build_de
 
 __all__ = [
     "BACKBONES",
+    "DataSettings",
     "EpochCheckpoint",
+    "ModelSettings",
+    "OptimizerSettings",
     "Training",
     "TrainingSettings",
     "build_detector",

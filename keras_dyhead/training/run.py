@@ -13,6 +13,7 @@ from keras_dyhead.coco.validation import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.checkpoint import EpochCheckpoint
+from keras_dyhead.training.config import training_config
 from keras_dyhead.training.results import RESULTS, write_results
 from keras_dyhead.training.settings import (
     TrainingSettings,
@@ -91,7 +92,7 @@ class Training:
         if overwrite:
             _delete_results(self.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        state = {"settings": dataclasses.asdict(self.settings), "class_names": self.class_names}
+        state = training_config(self.settings, self.class_names, len(self.train_data))
         unfinished = self.out / "settings.json.unfinished"
         unfinished.write_text(json.dumps(state, indent=1))
         unfinished.replace(self.out / STATE)

@@ -67,6 +67,8 @@ class TrainingSettings(OptimizerSettings, ModelSettings, DataSettings):
             value = getattr(self, name)
             check(self, name, value is None or value > 0, "positive")
         check(self, "strategy", self.strategy in STRATEGIES, f"one of {STRATEGIES}")
+        together = self.accumulate_steps == 1 or self.strategy == "none"
+        check(self, "accumulate_steps", together, f"1 with the strategy {self.strategy!r}")
 
     def resolve(self, annotations: CocoAnnotations) -> "TrainingSettings":
         """Returns the settings with all defaults filled in.
