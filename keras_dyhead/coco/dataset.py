@@ -178,6 +178,7 @@ def load_coco(
 
     def image_ids(epoch: int, step: int) -> list[int]:
         """The image ids of a batch."""
+        _check("step", step, 0 <= step < number_of_batches, fewer)
         ((_, batch),) = rows(EpochCounter(epoch)).skip(step).take(1)
         return [opened.images[row].id for row in batch.numpy()]
 

@@ -1,13 +1,18 @@
 """Reading image files, and finding out beforehand which of them cannot be read."""
 
+import contextlib
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 from PIL import Image
 
+_MANY = 1000  # files whose decoding is worth a progress bar and a record
 _EXIF_ORIENTATION = 0x0112
 
 
@@ -45,6 +50,10 @@ def find_broken_images(
 ) -> list[str | None]:
     """Checks image files against their annotated sizes, on all processor cores.
 
+    Decoding a thousand files or more shows a progress bar, and what was found is kept in the
+    folder `keras_dyhead/verified` of Keras' own (`KERAS_HOME`, or `~/.keras`): as long as names,
+    sizes and times of the files are the same, they are not decoded again.
+
     Args:
         paths: The files.
         sizes: The `(height, width)` that the annotations state for each.
@@ -56,8 +65,39 @@ def find_broken_images(
     """
     if not decode:
         return [None if path.is_file() else _missing(path) for path in paths]
+    many = len(paths) >= _MANY
+    record = _record_of(paths, sizes) if many else None
+    if record is not None and record.is_file():
+        found = json.loads(record.read_text(encoding="utf-8"))
+        return [found.get(str(row)) for row in range(len(paths))]
+    progress = keras.utils.Progbar(len(paths), verbose=int(many), unit_name="image")
+    faults = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(_find_fault, paths, sizes))
+        for fault in pool.map(_find_fault, paths, sizes):
+            faults.append(fault)
+            progress.add(1)
+    if record is not None:
+        found = {row: fault for row, fault in enumerate(faults) if fault}
+        with contextlib.suppress(OSError):  # a home that cannot be written to costs time only
+            record.parent.mkdir(parents=True, exist_ok=True)
+            unfinished = record.with_suffix(f".{os.getpid()}")
+            unfinished.write_text(json.dumps(found), encoding="utf-8")
+            unfinished.replace(record)
+    return faults
+
+
+def _record_of(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Path:
+    """The file that keeps what was found in these files as they are now."""
+    digest = hashlib.sha256()
+    for path, size in zip(paths, sizes, strict=True):
+        try:
+            state = path.stat()
+            line = f"{path.absolute()} {size} {state.st_size} {state.st_mtime_ns}\n"
+        except OSError:
+            line = f"{path.absolute()} {size} missing\n"
+        digest.update(line.encode())
+    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
+    return home / "keras_dyhead" / "verified" / f"{digest.hexdigest()}.json"
 
 
 def _missing(path: Path) -> str:

@@ -1,0 +1,106 @@
+"""Files that go bad after a data set was opened, and files that were found good before."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from PIL import Image
+
+from keras_dyhead.coco import image_files, load_coco
+
+
+def truncate(path):
+    path.write_bytes(path.read_bytes()[:-200])
+
+
+def overwrite(path):
+    path.write_text("no picture")
+
+
+def delete(path):
+    path.unlink()
+
+
+def resize(path):
+    Image.new("RGB", (20, 30)).save(path)
+
+
+DAMAGES = [truncate, overwrite, delete, resize]
+
+
+@pytest.fixture
+def five(coco, noise):
+    """Five images of 30x20; a third one can be damaged once they are checked."""
+    for number in range(5):
+        coco.add_box(coco.add_image(noise(20, 30) + 10, f"{number}.jpg"), [1, 2, 9, 8])
+    coco.write()
+    return coco
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+@pytest.mark.parametrize("training", [False, True])
+def test_a_file_that_goes_bad_ends_the_iteration_by_its_name(five, damage, training):
+    dataset = load_coco(five.folder, five.json, 2, (20, 30), training=training, seed=0)
+    assert len(list(dataset)) == 3
+    damage(five.folder / "3.jpg")
+    with pytest.raises(tf.errors.InvalidArgumentError, match=r"images/3\.jpg"):
+        list(dataset)
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_file_that_goes_bad_becomes_a_black_image_without_boxes(five, damage, capfd):
+    dataset = load_coco(five.folder, five.json, 2, (20, 40), on_error="skip")
+    before = [(images.numpy(), targets) for images, targets in dataset]
+    damage(five.folder / "3.jpg")
+    after = [(images.numpy(), targets) for images, targets in dataset]
+    assert str(five.folder / "3.jpg") in capfd.readouterr().err
+    np.testing.assert_array_equal(after[0][0], before[0][0])
+    np.testing.assert_array_equal(after[1][0][0], before[1][0][0])
+    np.testing.assert_array_equal(after[2][0], before[2][0])
+    assert not after[1][0][1].any() and before[1][0][1].any()
+    assert after[1][1]["labels"].numpy().tolist() == [[0], [-1]]
+    assert after[1][1]["boxes"].numpy()[1].tolist() == [[-1] * 4]
+    for key in ("image_id", "original_size", "scale"):
+        np.testing.assert_array_equal(after[1][1][key], before[1][1][key])
+
+
+def test_the_record_of_checked_files_is_used_until_one_of_them_changes(five, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "_MANY", 5)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    decoded = []
+    find_fault = image_files._find_fault
+
+    def count(path, size):
+        decoded.append(path.name)
+        return find_fault(path, size)
+
+    monkeypatch.setattr(image_files, "_find_fault", count)
+    overwrite(five.folder / "1.jpg")
+
+    def open_it():
+        decoded.clear()
+        with pytest.warns(UserWarning, match=r"image 2 \(1.jpg\)"):
+            load_coco(five.folder, five.json, on_error="skip")
+        return sorted(decoded)
+
+    every = [f"{number}.jpg" for number in range(5)]
+    assert open_it() == every
+    assert open_it() == []  # the fault is known from the record, too
+    (record,) = (tmp_path / "home" / "keras_dyhead" / "verified").iterdir()
+    assert list(json.loads(record.read_text())) == ["1"]
+    status = (five.folder / "4.jpg").stat()
+    os.utime(five.folder / "4.jpg", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
+    assert open_it() == every
+    # Annotations that state another size are another question.
+    five.images[0]["width"] = 29
+    five.write()
+    assert open_it() == every
+
+
+def test_a_home_that_cannot_be_written_to_does_no_harm(five, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_files, "_MANY", 5)
+    (tmp_path / "home").write_text("a file")
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    assert len(load_coco(five.folder, five.json, 1)) == 5
