@@ -6,7 +6,10 @@ import keras
 import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
-from keras_dyhead.coco.evaluation import evaluate_coco, find_annotations
+from keras_dyhead.coco.detections import write_detections
+from keras_dyhead.coco.evaluation import detect_coco, find_annotations
+from keras_dyhead.coco.metrics import coco_metrics
+from keras_dyhead.coco.tensorboard import log_coco
 
 
 class CocoEvaluation(keras.callbacks.Callback):
@@ -30,6 +33,11 @@ class CocoEvaluation(keras.callbacks.Callback):
         prefix: Put before each figure's name. Defaults to `"val_"`.
         results_path: File to write the detections to in the COCO results format; `{epoch}` in it
             is replaced by the number of the epoch, counted from 1. Defaults to `None`.
+        log_dir: Folder of event files for TensorBoard: the twelve figures, the AP of every class,
+            and pictures with the truth on the left and the detections on the right, at the number
+            of the epoch, counted from 1. Writing needs no TensorBoard. Defaults to `None`: none.
+        num_pictures: Images to draw for TensorBoard, the first that have boxes. Image files are
+            needed for it. Defaults to `8`.
         verbose: `1` shows a progress bar, `0` none, `"auto"` does as `fit` does. Defaults to
             `"auto"`.
 
@@ -40,7 +48,8 @@ class CocoEvaluation(keras.callbacks.Callback):
     ```python
     val = load_coco("val", "val.json", image_size=(512, 512))
     best = keras.callbacks.ModelCheckpoint("best.keras", "val_AP", mode="max", save_best_only=True)
-    history = model.fit(train, epochs=12, callbacks=[CocoEvaluation(val), best])
+    coco = CocoEvaluation(val, log_dir="logs")  # tensorboard --logdir logs
+    history = model.fit(train, epochs=12, callbacks=[coco, best])
     print(history.history["val_AP50"])
     ```
     """
@@ -54,6 +63,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         bounding_box_format: str | None = None,
         prefix: str = "val_",
         results_path: str | os.PathLike | None = None,
+        log_dir: str | os.PathLike | None = None,
+        num_pictures: int = 8,
         verbose: int | str = "auto",
     ):
         super().__init__()
@@ -65,6 +76,8 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.bounding_box_format = bounding_box_format
         self.prefix = prefix
         self.results_path = results_path
+        self.log_dir = log_dir
+        self.num_pictures = num_pictures
         self.verbose = verbose
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -75,14 +88,16 @@ class CocoEvaluation(keras.callbacks.Callback):
         verbose = 1 if verbose in ("auto", 1) else 0
         if verbose:
             print()  # fit's own bar has not ended its line yet
-        path = self.results_path
-        figures = evaluate_coco(
-            self.model,
-            self.dataset,
-            self.annotations,
-            bounding_box_format=self.bounding_box_format,
-            results_path=None if path is None else str(path).format(epoch=epoch + 1),
-            verbose=verbose,
+        ground_truth, detections = detect_coco(
+            self.model, self.dataset, self.annotations, self.bounding_box_format, verbose
         )
+        if self.results_path is not None:
+            write_detections(detections, str(self.results_path).format(epoch=epoch + 1))
+        figures = coco_metrics(ground_truth, detections, per_class=self.log_dir is not None)
+        if self.log_dir is not None:
+            log_coco(
+                self.log_dir, epoch + 1, figures, self.annotations, detections, self.num_pictures
+            )
+            del figures["per_class"]
         if logs is not None:
             logs.update({self.prefix + name: value for name, value in figures.items()})

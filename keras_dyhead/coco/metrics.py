@@ -2,10 +2,14 @@
 
 import contextlib
 import io
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 
-from pycocotools.coco import COCO
+import numpy as np
 from pycocotools.cocoeval import COCOeval
+
+from keras_dyhead.coco.detections import detection_array
+from keras_dyhead.coco.matching import TRUTH, match
 
 METRIC_NAMES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -13,19 +17,44 @@ METRIC_NAMES = (
 )
 """Names of the COCO figures in the order in which pycocotools prints them."""
 
+CLASS_METRIC_NAMES = ("AP", "AP50", "AP75", "AR100")
+"""Those of them that are also told for each class."""
 
-def coco_metrics(ground_truth: dict[str, list[dict]], results: Sequence[dict]) -> dict[str, float]:
+# From this many detections on, processes of their own are worth their start.
+_MANY = 50_000
+
+
+def coco_metrics(
+    ground_truth: Mapping[str, list[dict]],
+    results: np.ndarray | Sequence[Mapping],
+    *,
+    per_class: bool = False,
+    workers: int | None = None,
+) -> dict:
     """Computes the twelve COCO box figures with pycocotools, silently.
+
+    The figures are those of one `COCOeval` of everything, to the last bit. Categories are matched
+    one after the other, or in processes, so that memory holds the largest one only.
 
     Args:
         ground_truth: `images`, `annotations` and `categories`, as in a COCO JSON file. Its images
             are the ones that count.
         results: Detections in the COCO results format, a list of `{"image_id", "category_id",
-            "bbox", "score"}`, with boxes as `[x, y, width, height]` in pixels. May be empty.
+            "bbox", "score"}`, with boxes as `[x, y, width, height]` in pixels; or an array of
+            them, see `detection_array`, which takes a tenth of the memory. May be empty.
+        per_class: Whether to add the figures of every category. Defaults to `False`.
+        workers: Processes to match in. Defaults to `None`: one for each processor core from
+            50,000 detections on, else none besides this one.
 
     Returns:
         A dictionary with the keys `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`,
         `AR100`, `ARs`, `ARm`, `ARl`; 0 to 1, or -1 where there is no ground truth of that size.
+        With `per_class` also `"per_class"`: for each category, in the order of the ids, a
+        dictionary with `category_id`, `name`, `boxes` (how many it has, crowds aside), `AP`,
+        `AP50`, `AP75` and `AR100`.
+
+    Raises:
+        ValueError: If an entry of `results` is no detection.
 
     Example:
     ```python
@@ -33,30 +62,51 @@ def coco_metrics(ground_truth: dict[str, list[dict]], results: Sequence[dict]) -
     figures = coco_metrics(annotations.ground_truth(), json.load(open("results.json")))
     ```
     """
-    # Boxes are renumbered from 1 because COCOeval takes a match with the id 0 for no match.
-    truths = [
-        {"iscrowd": 0, "area": record["bbox"][2] * record["bbox"][3], **record, "id": number}
-        for number, record in enumerate(ground_truth["annotations"], start=1)
-    ]
-    # `COCO.loadRes` does the same but fails on an empty list.
-    detections = [
-        {**record, "id": number, "area": record["bbox"][2] * record["bbox"][3], "iscrowd": 0}
-        for number, record in enumerate(results, start=1)
-    ]
+    categories = {record["id"]: record.get("name") for record in ground_truth["categories"]}
+    category_ids = sorted(categories)
+    image_ids = [record["id"] for record in ground_truth["images"]]
+    truths = _truth_array(ground_truth["annotations"])
+    truths = truths[np.isin(truths["image_id"], image_ids)]
+    detections = detection_array(results)
+    known = np.isin(detections["image_id"], image_ids)
+    detections = detections if known.all() else detections[known]
+    if workers is None:
+        workers = (os.cpu_count() or 1) if len(detections) >= _MANY else 1
+    precision, recall = match(truths, detections, category_ids, workers)
+    figures = _summarize(precision, recall)
+    if per_class:
+        boxes = truths["category_id"][truths["iscrowd"] == 0]
+        figures["per_class"] = [
+            {
+                "category_id": category_id,
+                "name": str(category_id if name is None else name),
+                "boxes": int(np.sum(boxes == category_id)),
+                **_class_figures(precision[:, :, k : k + 1], recall[:, k : k + 1]),
+            }
+            for k, (category_id, name) in enumerate(sorted(categories.items()))
+        ]
+    return figures
+
+
+def _truth_array(records: Sequence[Mapping]) -> np.ndarray:
+    truths = np.zeros(len(records), TRUTH)
+    for row, record in enumerate(records):
+        box, area = record["bbox"], record.get("area")
+        area = box[2] * box[3] if area is None else area
+        crowd = 1 if record.get("iscrowd") else 0
+        truths[row] = record["image_id"], record["category_id"], tuple(box), area, crowd
+    return truths
+
+
+def _class_figures(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    figures = _summarize(precision, recall)
+    return {name: figures[name] for name in CLASS_METRIC_NAMES}
+
+
+def _summarize(precision: np.ndarray, recall: np.ndarray) -> dict:
+    """Has pycocotools average its own tables."""
+    evaluation = COCOeval(iouType="bbox")
+    evaluation.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(
-            _index({**ground_truth, "annotations": truths}),
-            _index({**ground_truth, "annotations": detections}),
-            iouType="bbox",
-        )
-        evaluation.evaluate()
-        evaluation.accumulate()
         evaluation.summarize()
     return dict(zip(METRIC_NAMES, map(float, evaluation.stats), strict=True))
-
-
-def _index(dataset: dict) -> COCO:
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco

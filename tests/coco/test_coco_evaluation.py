@@ -1,12 +1,14 @@
 """COCO figures of known detections, against pycocotools called by hand."""
 
 import csv
+import io
 import json
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -384,3 +386,60 @@ def test_pycocotools_is_silent_and_the_progress_bar_follows_fit(scenes, capsys):
 def test_annotations_that_do_not_fit_fail_before_training(scenes):
     with pytest.raises(ValueError, match="image_id"):
         CocoEvaluation(load(scenes, training=True))
+
+
+def events(folder):
+    """What TensorBoard would show: the values of every tag by step, in the order of writing."""
+    found = {}
+    for path in sorted(folder.iterdir()):
+        for event in tf.compat.v1.train.summary_iterator(str(path)):
+            for value in event.summary.value:
+                plugin = value.metadata.plugin_data.plugin_name
+                entry = event.step, plugin, tf.make_ndarray(value.tensor)
+                found.setdefault(value.tag, []).append(entry)
+    return found
+
+
+def test_tensorboard_gets_the_figures_of_every_epoch_and_class_and_a_few_pictures(scenes, tmp_path):
+    model = KnownDetections(detections_on_canvas(shifted_results(scenes)))
+    callback = CocoEvaluation(load(scenes), eval_freq=2, log_dir=tmp_path / "log", num_pictures=2)
+    history = fit(model, scenes, callback, epochs=4).history
+    assert "val_per_class" not in history
+    found = events(tmp_path / "log")
+    pictures = [tag for tag in found if tag.startswith("detections/")]
+    assert pictures == ["detections/1.png", "detections/2.png"]
+    assert set(found) - set(pictures) == {
+        *(f"coco/{name}" for name in NAMES),
+        *("class_AP/dog", "class_AP/cat"),
+    }
+    for name in NAMES:
+        steps, plugins, values = zip(*found[f"coco/{name}"], strict=True)
+        assert steps == (2, 4) and plugins == ("scalars", "scalars")
+        assert values == pytest.approx(history[f"val_{name}"])
+    per_class = evaluate_coco(model, load(scenes), per_class=True, verbose=0)["per_class"]
+    for record in per_class:
+        assert found[f"class_AP/{record['name']}"][0][2] == pytest.approx(record["AP"])
+    (step, plugin, (width, height, encoded)), _ = found["detections/1.png"]
+    picture = Image.open(io.BytesIO(encoded))
+    assert plugin == "images" and step == 2
+    assert picture.size == (int(width), int(height)) == (2 * 90, 60)  # truth beside detections
+    assert all(np.asarray(half).any() for half in np.hsplit(np.asarray(picture), 2))
+
+
+def test_a_class_has_the_figures_of_pycocotools_on_that_class_alone(scenes):
+    results = shifted_results(scenes)
+    model = KnownDetections(detections_on_canvas(results))
+    found = evaluate_coco(model, load(scenes), per_class=True, verbose=0)["per_class"]
+    assert [record["name"] for record in found] == ["dog", "cat"]  # by category id: 3, 7
+    for record in found:
+        truth = COCO(str(scenes.json))
+        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+        evaluation.params.catIds = [record["category_id"]]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+        expected = dict(zip(NAMES, evaluation.stats, strict=True))
+        for name in ("AP", "AP50", "AP75", "AR100"):
+            assert record[name] == pytest.approx(expected[name], abs=1e-9)
+        boxes = [r for r in scenes.annotations if r["category_id"] == record["category_id"]]
+        assert record["boxes"] == sum(not r["iscrowd"] for r in boxes)

@@ -1,0 +1,143 @@
+"""Detections matched with the truth by pycocotools, one category at a time.
+
+`COCOeval` keeps a dictionary for every detection and, for every image, category and size range,
+one more with all matches: gigabytes for the whole of COCO. Its result for a category depends on
+nothing but the boxes of that category, so one after the other gives the same numbers in the memory
+of the largest one, and in parallel the same numbers sooner.
+
+This file imports NumPy and pycocotools only: it is also the script that other processes run.
+"""
+
+import contextlib
+import io
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+TRUTH = np.dtype(
+    [
+        ("image_id", "int64"),
+        ("category_id", "int64"),
+        ("bbox", "float64", (4,)),
+        ("area", "float64"),
+        ("iscrowd", "int64"),
+    ]
+)
+"""One box of the ground truth; `area` decides which size range it belongs to."""
+
+
+def match(
+    truths: np.ndarray, detections: np.ndarray, category_ids: list[int], workers: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes precision and recall of every category, exactly as one `COCOeval` of all does.
+
+    Args:
+        truths: Array of the dtype `TRUTH`.
+        detections: Array of the dtype `keras_dyhead.coco.detections.DETECTION`.
+        category_ids: The categories that count.
+        workers: Processes to share the categories among. Defaults to `1`: this one.
+
+    Returns:
+        `COCOeval`'s tables: precision `(IoU thresholds, recall thresholds, categories, size
+        ranges, numbers of detections)` and recall, the same without recall thresholds; -1 where
+        there is no truth.
+    """
+    if not category_ids:
+        precision, recall = _match_category(truths[:0], detections[:0])
+        return precision[:, :, :0], recall[:, :0]
+    parts = list(_split(truths, detections, category_ids))
+    if min(workers, len(parts)) > 1:
+        tables = _match_in_processes(truths, detections, parts, workers)
+    else:
+        tables = [_match_category(truths[t], detections[d]) for t, d in parts]
+    precision, recall = zip(*tables, strict=True)
+    return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
+
+
+def _split(truths, detections, category_ids) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields for every category the rows of its truths and of its detections, in their order."""
+    sorted_rows = []
+    for boxes in (truths, detections):
+        order = np.argsort(boxes["category_id"], kind="stable")
+        sorted_rows.append((order, boxes["category_id"][order]))
+    for category_id in category_ids:
+        yield tuple(
+            order[slice(*np.searchsorted(ids, [category_id, category_id + 1]))]
+            for order, ids in sorted_rows
+        )
+
+
+def _match_category(truths: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    # Images without a box of the category do not count in it, as in any COCOeval.
+    image_ids = np.union1d(truths["image_id"], detections["image_id"]).tolist()
+    detected = detections["bbox"][:, 2] * detections["bbox"][:, 3]
+    with contextlib.redirect_stdout(io.StringIO()):
+        evaluation = COCOeval(
+            _index(truths, image_ids, area=truths["area"], iscrowd=truths["iscrowd"]),
+            _index(detections, image_ids, area=detected, score=detections["score"]),
+            iouType="bbox",
+        )
+        evaluation.params.catIds = [0]
+        evaluation.evaluate()
+        evaluation.accumulate()
+    return evaluation.eval["precision"], evaluation.eval["recall"]
+
+
+def _index(boxes: np.ndarray, image_ids: list[int], **columns: np.ndarray) -> COCO:
+    columns = {"image_id": boxes["image_id"], "bbox": boxes["bbox"], **columns}
+    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+    coco = COCO()
+    coco.dataset = {
+        "images": [{"id": image_id} for image_id in image_ids],
+        "categories": [{"id": 0}],
+        # Numbered from 1 because COCOeval takes a match with the id 0 for no match.
+        "annotations": [
+            {"id": number, "category_id": 0, **dict(zip(columns, row, strict=True))}
+            for number, row in enumerate(rows, start=1)
+        ],
+    }
+    coco.createIndex()
+    return coco
+
+
+def _match_in_processes(truths, detections, parts, workers: int) -> list:
+    """Gives every process a share of the categories with about as many detections."""
+    largest_first = sorted(range(len(parts)), key=lambda k: -len(parts[k][1]))
+    shares = [largest_first[i::workers] for i in range(min(workers, len(parts)))]
+
+    def run(share: list[int]) -> list:
+        task = [(truths[parts[k][0]], detections[parts[k][1]]) for k in share]
+        # A script of its own, not a fork: TensorFlow's threads do not survive one, and a program
+        # without `if __name__ == "__main__"` would start itself again.
+        process = subprocess.run(
+            [sys.executable, __file__],
+            input=pickle.dumps(task),
+            stdout=subprocess.PIPE,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            check=True,
+        )
+        return pickle.loads(process.stdout)
+
+    tables = [None] * len(parts)
+    with ThreadPoolExecutor(len(shares)) as pool:
+        for share, found in zip(shares, pool.map(run, shares), strict=True):
+            for k, table in zip(share, found, strict=True):
+                tables[k] = table
+    return tables
+
+
+def main() -> None:
+    """Reads pairs of truths and detections from the standard input, and writes their tables."""
+    task = pickle.load(sys.stdin.buffer)
+    pickle.dump([_match_category(*pair) for pair in task], sys.stdout.buffer)
+
+
+if __name__ == "__main__":
+    main()
