@@ -1,5 +1,6 @@
 """A detector on images as they are: preprocessed its own way, boxes in the image's own pixels."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -8,15 +9,20 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
+from keras_dyhead.coco.detections import DETECTION
 from keras_dyhead.coco.image_files import read_image
 from keras_dyhead.coco.metrics import coco_metrics
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.export import serving
+from keras_dyhead.test_time_augmentation import TestTimeAugmentation
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+_PLAIN = TestTimeAugmentation(scales=(1.0,), flip=False)
 
 
-def image_detector(model: Detector) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
+def image_detector(
+    model: Detector, tta: TestTimeAugmentation | None = None
+) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Compiles a detector into a function of one image.
 
     Each image goes through the model by itself, at the size and with the padding that
@@ -25,6 +31,8 @@ def image_detector(model: Detector) -> Callable[[np.ndarray], dict[str, np.ndarr
 
     Args:
         model: A detector of this package.
+        tta: The views to detect in and how to merge them. A model for images of one size is copied
+            for other scales. Defaults to `None`: the plain view alone.
 
     Returns:
         A function from an RGB image `(H, W, 3)`, uint8, of any size, to the dict `{"boxes": (N, 4)
@@ -33,22 +41,55 @@ def image_detector(model: Detector) -> Callable[[np.ndarray], dict[str, np.ndarr
 
     Example:
     ```python
-    detect = image_detector(model)
+    detect = image_detector(model, tta=TestTimeAugmentation(scales=(1.0, 1.5)))
     detect(np.zeros((480, 640, 3), "uint8"))["boxes"]
     ```
     """
-
-    @tf.function(input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)])
-    def run(image):
-        return serving.detect(model, model.preprocessor(image[None]))
+    tta = _PLAIN if tta is None else tta
+    resizable = model if tta.scales == (1.0,) else _for_any_size(model)
+    plain = _compile(model)
+    resized = plain if resizable is model else _compile(resizable)
+    sizes = {
+        scale: _Size(plain if scale == 1 else resized, _rescaled(model.preprocessor, scale))
+        for scale in tta.scales
+    }
 
     def detect(image):
-        found = {key: value[0].numpy() for key, value in run(image).items()}
-        count, (height, width) = found.pop("num_detections"), image.shape[:2]
-        found = {key: value[:count] for key, value in found.items()}
-        return found | {"boxes": np.clip(found["boxes"], 0, [width, height] * 2, dtype="float32")}
+        views = [
+            tta.select(sizes[scale].detect(image, mirrored), scale, sizes[scale].zoom(image))
+            for scale, mirrored in tta.views
+        ]
+        return tta.combine(views, model.decoder.max_detections)
 
     return detect
+
+
+def detect_images(
+    model: Detector,
+    images: Sequence[np.ndarray | str | os.PathLike],
+    tta: TestTimeAugmentation | None = None,
+) -> list[dict[str, np.ndarray]]:
+    """Detects in images of any size, each by itself.
+
+    Args:
+        model: A detector of this package.
+        images: RGB images `(H, W, 3)`, uint8, or JPEG or PNG files.
+        tta: Test-time augmentation, see `image_detector`. Defaults to `None`.
+
+    Returns:
+        For every image its detections, see `image_detector`.
+
+    Raises:
+        ValueError: If a file cannot be read; the message names it.
+
+    Example:
+    ```python
+    found = detect_images(model, ["street.jpg"], tta=TestTimeAugmentation())
+    found[0]["boxes"], found[0]["confidence"]
+    ```
+    """
+    detect = image_detector(model, tta)
+    return [detect(i if isinstance(i, np.ndarray) else read_rgb(i)) for i in images]
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
@@ -70,7 +111,10 @@ def evaluate_images(
     model: Detector,
     annotations: CocoAnnotations,
     progress: Callable[[Sequence], Iterator] = iter,
-) -> tuple[dict[str, float], list[dict]]:
+    *,
+    tta: TestTimeAugmentation | None = None,
+    per_class: bool = False,
+) -> tuple[dict, np.ndarray]:
     """Evaluates a detector on image files by COCO's rules, each at the size its model wants.
 
     Args:
@@ -78,9 +122,12 @@ def evaluate_images(
         annotations: The images and what is in them, with as many classes as the model has: its
             labels in the order of `annotations.class_names`.
         progress: Wraps the list of images while it is gone through. Defaults to `iter`.
+        tta: Test-time augmentation, see `image_detector`. Defaults to `None`.
+        per_class: Whether to add the figures of every class. Defaults to `False`.
 
     Returns:
-        The twelve COCO figures (see `coco_metrics`), and the detections in COCO's results format.
+        The twelve COCO figures (see `coco_metrics`), and the detections as an array, see
+        `detection_array`.
 
     Raises:
         ValueError: If the number of classes differs.
@@ -88,7 +135,7 @@ def evaluate_images(
     Example:
     ```python
     annotations = CocoAnnotations("val.json", "val", class_names=model.class_names)
-    figures, results = evaluate_images(model, annotations)
+    figures, detections = evaluate_images(model, annotations)
     ```
     """
     if len(annotations.class_names) != model.num_classes:
@@ -96,20 +143,71 @@ def evaluate_images(
             f"The model has {model.num_classes} classes, the annotations have "
             f"{len(annotations.class_names)}: {annotations.class_names[:20]}"
         )
-    detect, results = image_detector(model), []
+    detect, tables = image_detector(model, tta), [np.zeros(0, DETECTION)]
     for image in progress(annotations.images):
         found = detect(read_rgb(image.path))
         boxes = found["boxes"].astype("float64")
         boxes[:, 2:] -= boxes[:, :2]  # to x, y, width, height
-        rows = zip(boxes.tolist(), found["labels"], found["confidence"], strict=True)
-        results += [
-            {
-                "image_id": image.id,
-                "category_id": annotations.category_ids[label],
-                "bbox": box,
-                "score": float(score),
-            }
-            for box, label, score in rows
-            if min(box[2:]) > 0
-        ]
-    return coco_metrics(annotations.ground_truth(), results), results
+        table = np.zeros(len(boxes), DETECTION)
+        table["image_id"], table["bbox"], table["score"] = image.id, boxes, found["confidence"]
+        table["category_id"] = np.take(annotations.category_ids, found["labels"])
+        tables.append(table[boxes[:, 2:].min(axis=1) > 0])
+    detections = np.concatenate(tables)
+    return coco_metrics(annotations.ground_truth(), detections, per_class=per_class), detections
+
+
+class _Size:
+    """A detector that sees images at the size which a preprocessor gives them."""
+
+    def __init__(self, detect_in_batch, preprocessor):
+        self.preprocessor = preprocessor
+        self.run = tf.function(
+            lambda image: detect_in_batch(preprocessor(image[None])),
+            input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
+        )
+
+    def detect(self, image: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
+        """Detections in pixels of the image, whether the detector sees it mirrored or not."""
+        found = self.run(image[:, ::-1] if mirrored else image)
+        found = {key: value[0].numpy() for key, value in found.items()}
+        count, (height, width) = found.pop("num_detections"), image.shape[:2]
+        found = {key: value[:count] for key, value in found.items()}
+        boxes = np.clip(found["boxes"], 0, [width, height] * 2, dtype="float32")
+        if mirrored:
+            boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
+        return found | {"boxes": boxes}
+
+    def zoom(self, image: np.ndarray) -> float:
+        """By how much the sides of objects grow, the geometric mean of both directions."""
+        height, width = image.shape[:2]
+        resized = self.preprocessor.resized_size(height, width)
+        return (resized[0] * resized[1] / (height * width)) ** 0.5
+
+
+def _compile(model: Detector):
+    # One trace does for all sizes that leave height and width open.
+    return tf.function(functools.partial(serving.detect, model), autograph=False)
+
+
+def _rescaled(preprocessor, scale: float):
+    """A preprocessor that makes images larger by a factor."""
+    if scale == 1:
+        return preprocessor
+    config = preprocessor.get_config()
+    for name in ("min_side", "max_side"):
+        config[name] = max(1, round(config[name] * scale))
+    if preprocessor.image_size is not None:
+        config["image_size"] = [max(1, round(side * scale)) for side in preprocessor.image_size]
+    return type(preprocessor).from_config(config)
+
+
+def _for_any_size(model: Detector) -> Detector:
+    """The model itself, or, if it is built for images of one size, its copy for any."""
+    if None in model.image_shape[:2]:
+        return model
+    config = model.get_config()
+    for part in (config, config["backbone"]["config"]):
+        part["image_shape"] = (None, None, 3)
+    copy = type(model).from_config(config)
+    copy.set_weights(model.get_weights())
+    return copy

@@ -23,6 +23,7 @@ from keras_dyhead.detectors import (
     RepPoints,
     RetinaNet,
 )
+from keras_dyhead.inference import detect_images
 from keras_dyhead.training import (
     EpochCheckpoint,
     Training,
@@ -31,7 +32,7 @@ from keras_dyhead.training import (
     check_serving,
     demo_training,
 )
-from keras_dyhead.training.results import RESULTS, _detect, _read
+from keras_dyhead.training.results import RESULTS
 
 TINY = {"batch_size": 2, "image_size": 64, "channels": 16, "max_level": 5}
 
@@ -178,7 +179,7 @@ def test_the_serving_check_compares_with_a_process_without_keras(finished, data,
 
     export_saved_model(model, tmp_path)
     images = sorted(data["images"].iterdir())[:2]
-    detections = _detect(model, [_read(image) for image in images])
+    detections = detect_images(model, images)
     result = check_serving(tmp_path, images, detections)
     assert result == {"same": True, "images": 2, "detections": 200}
     moved = [found | {"boxes": found["boxes"] + 0.2} for found in detections]

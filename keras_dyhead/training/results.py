@@ -20,6 +20,7 @@ import tensorflow as tf
 from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations
 from keras_dyhead.detectors import Detector
 from keras_dyhead.export import export_saved_model
+from keras_dyhead.inference import detect_images, read_rgb
 from keras_dyhead.training import serving_check
 from keras_dyhead.training.settings import TrainingSettings
 from keras_dyhead.version import __version__
@@ -70,8 +71,8 @@ def write_results(
 
     chosen = [image for image in annotations.images if len(image.boxes)] or annotations.images
     chosen = chosen[:num_pictures]
-    pictures = [_read(image.path) for image in chosen]
-    detections = _detect(model, pictures)
+    pictures = [read_rgb(image.path) for image in chosen]
+    detections = detect_images(model, pictures)
     truths = [{"boxes": image.boxes, "labels": image.labels} for image in chosen]
     figure = plot_detections(pictures, truths, detections, annotations.class_names)
     figure.savefig(out / "detections.png", dpi=120)
@@ -136,7 +137,7 @@ def check_serving(
             detections = dict(arrays)
     served = [{name: v[i] for name, v in detections.items()} for i in range(len(images))]
     result["detections"] = sum(int((found["labels"] >= 0).sum()) for found in served)
-    sides = [max(_read(image).shape[:2]) for image in images]
+    sides = [max(read_rgb(image).shape[:2]) for image in images]
     result["same"] = all(map(_agree, expected, served, sides))
     return result
 
@@ -155,21 +156,6 @@ def _agree(first: dict, second: dict, side: int) -> bool:
         np.all(same.any(1) | (a["confidence"] < weakest))
         and np.all(same.any(0) | (b["confidence"] < weakest))
     )
-
-
-def _detect(model: Detector, images: Sequence[np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """The detections in raw images, in their own pixels."""
-    batch = model.preprocessor(list(images))
-    detections = model.decode(model(batch["images"], training=False), batch["image_sizes"])
-    detections = {name: keras.ops.convert_to_numpy(value) for name, value in detections.items()}
-    scales = np.tile(keras.ops.convert_to_numpy(batch["scales"])[:, None, ::-1], 2)
-    detections["boxes"] = detections["boxes"] / scales
-    return [{name: value[i] for name, value in detections.items()} for i in range(len(images))]
-
-
-def _read(path: Path) -> np.ndarray:
-    image = tf.io.decode_image(tf.io.read_file(str(path)), channels=3, expand_animations=False)
-    return image.numpy()
 
 
 def _columns(records: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:

@@ -1,0 +1,185 @@
+"""Views of an image: what each finds, where its boxes lie, and what becomes of them together."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dyhead import test_time_augmentation as augmentation
+from keras_dyhead.backbones import ResNetBackbone
+from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
+from keras_dyhead.inference import detect_images, image_detector
+
+Views = augmentation.TestTimeAugmentation
+
+
+def tiny_detector(image_shape, preprocessor):
+    """Finds something everywhere, its head as spread out as if trained."""
+    keras.utils.set_random_seed(0)
+    model = ATSS(
+        ResNetBackbone(18, base_channels=8, image_shape=image_shape),
+        num_classes=3,
+        num_blocks=1,
+        max_level=5,
+        channels=16,
+        image_shape=image_shape,
+        preprocessor=preprocessor,
+        decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
+    )
+    for weight in model.get_layer("head").weights:
+        weight.assign(keras.random.normal(weight.shape, stddev=0.5, seed=1))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model():
+    """For images of any size, like the published ones but small."""
+    preprocessor = DetectionPreprocessor(min_side=64, max_side=96, pad_multiple=32)
+    return tiny_detector((None, None, 3), preprocessor)
+
+
+@pytest.fixture(scope="module")
+def plain(model):
+    return image_detector(model)
+
+
+@pytest.fixture(scope="module")
+def image():
+    """64 pixels high: the plain view shows it unpadded and as it is, the other way round, too."""
+    small = np.random.default_rng(0).uniform(0, 255, (4, 6, 3)).astype("float32")
+    return np.asarray(keras.ops.image.resize(small, (64, 96))).astype("uint8")
+
+
+def mirror(found, width):
+    left, top, right, bottom = found["boxes"].T
+    return found | {"boxes": np.stack([width - right, top, width - left, bottom], axis=1)}
+
+
+def assert_same(found, expected, atol=1e-3):
+    """The same detections, whatever the order of equals."""
+    assert len(found["labels"]) == len(expected["labels"]) > 1
+    for one, other in ((found, expected), (expected, found)):
+        near = np.abs(one["boxes"][:, None] - other["boxes"][None]).max(-1) <= atol
+        near &= np.abs(one["confidence"][:, None] - other["confidence"][None]) <= 1e-5
+        near &= one["labels"][:, None] == other["labels"][None]
+        assert near.any(1).all()
+
+
+def merged_by_loops(views, threshold, vote, max_detections):
+    """Greedy merging box by box in float64: the oracle."""
+    rows = [
+        [*map(float, box), int(label), float(score)]
+        for view in views
+        for box, label, score in zip(*view.values(), strict=True)
+    ]
+    rows.sort(key=lambda row: -row[5])  # stable: of equals the first view comes first
+    merged = []
+    while rows:
+        head, group, others = rows[0], [rows[0]], []
+        for row in rows[1:]:
+            width = min(head[2], row[2]) - max(head[0], row[0])
+            height = min(head[3], row[3]) - max(head[1], row[1])
+            overlap = max(width, 0.0) * max(height, 0.0)
+            areas = [(r[2] - r[0]) * (r[3] - r[1]) for r in (head, row)]
+            same = head[4] == row[4] and overlap / (sum(areas) - overlap) > threshold
+            (group if same else others).append(row)
+        total = sum(row[5] for row in group)
+        box = [sum(row[k] * row[5] for row in group) / total for k in range(4)]
+        merged.append([*(box if vote else head[:4]), *head[4:]])
+        rows = others
+    return np.array(merged[:max_detections])
+
+
+def random_views(seed, count=4, objects=12):
+    """Several views' detections: objects in common, shifted a little, and false alarms."""
+    random = np.random.default_rng(seed)
+    corners = random.uniform(0, 200, (objects, 2))
+    truth = np.hstack([corners, corners + random.uniform(20, 120, (objects, 2))])
+    for _ in range(count):
+        chosen = random.integers(0, objects, 30)
+        yield {
+            "boxes": (truth[chosen] + random.normal(0, 5, (30, 4))).astype("float32"),
+            "labels": (chosen % 3).astype("int32"),
+            "confidence": random.uniform(0.05, 1, 30).astype("float32"),
+        }
+
+
+@pytest.mark.parametrize("merge", augmentation.MERGES)
+@pytest.mark.parametrize("threshold", [0.3, 0.65])
+def test_merging_is_that_of_a_loop_over_the_boxes_in_float64(merge, threshold):
+    for seed in range(5):
+        views = list(random_views(seed))
+        found = Views(merge=merge, iou_threshold=threshold).combine(views, 40)
+        expected = merged_by_loops(views, threshold, merge == "vote", 40)
+        assert len(expected) < 120  # something was merged
+        np.testing.assert_array_equal(found["labels"], expected[:, 4])
+        np.testing.assert_array_equal(found["confidence"], expected[:, 5].astype("float32"))
+        np.testing.assert_allclose(found["boxes"], expected[:, :4], rtol=0, atol=1e-4)
+
+
+def test_views_without_detections_merge_into_none():
+    nothing = {name: value[:0] for name, value in next(random_views(0)).items()}
+    assert Views().combine([nothing, nothing])["boxes"].shape == (0, 4)
+    some = next(random_views(0))
+    assert len(Views(merge="nms", iou_threshold=0.99).combine([nothing, some])["labels"]) == 30
+
+
+def test_a_single_plain_view_is_the_plain_detection_to_the_bit(model, plain, image):
+    same = image_detector(model, Views(scales=[1.0], flip=False))(image)
+    for name, value in plain(image).items():
+        np.testing.assert_array_equal(same[name], value)
+
+
+def test_both_sides_of_an_image_and_of_its_mirror_image_find_the_same(model, plain, image):
+    """The union of the two views turns over with the image, and is what the two find alone."""
+    both = image_detector(model, Views(scales=(1.0,), merge="nms", iou_threshold=0.9))
+    found, width = both(image), image.shape[1]
+    assert_same(both(image[:, ::-1]), mirror(found, width))
+    views = [plain(image), mirror(plain(image[:, ::-1]), width)]
+    expected = merged_by_loops(views, 0.9, False, 20)
+    columns = {"boxes": expected[:, :4], "labels": expected[:, 4], "confidence": expected[:, 5]}
+    assert_same(found, columns)
+    assert not np.array_equal(found["boxes"], plain(image)["boxes"])  # the mirrored view has a say
+
+
+def test_a_scale_multiplies_the_size_that_the_preprocessor_gives(model, image):
+    preprocessor = DetectionPreprocessor(min_side=32, max_side=48, pad_multiple=32)
+    batch = preprocessor(image[None])
+    raw = model(batch["images"])
+    expected = {k: np.asarray(v)[0] for k, v in model.decode(raw, batch["image_sizes"]).items()}
+    expected = {k: v[expected["labels"] >= 0] for k, v in expected.items() if v.ndim}
+    expected["boxes"] = expected["boxes"] / np.tile(np.asarray(batch["scales"])[0, ::-1], 2)
+    (found,) = detect_images(model, [image], Views(scales=(0.5,), flip=False))
+    assert_same(found, expected)
+
+
+def test_a_model_of_one_image_size_sees_other_scales_with_the_same_weights(image):
+    """Trained models have one canvas: another scale is another canvas."""
+    fixed = tiny_detector((64, 64, 3), DetectionPreprocessor(image_size=(64, 64)))
+    larger = tiny_detector((96, 96, 3), DetectionPreprocessor(image_size=(96, 96)))
+    for model in (fixed, larger):  # not as they were initialized
+        model.set_weights([weight * 0.9 for weight in larger.get_weights()])
+    (found,) = detect_images(fixed, [image], Views(scales=(1.5,), flip=False))
+    assert_same(found, image_detector(larger)(image))
+
+
+def test_every_scale_keeps_the_boxes_of_its_sizes():
+    views = Views(scales=(0.5, 2), size_ranges=((16, 1e4), (0, 40)))
+    sides = np.array([10.0, 32, 33, 200])  # of squares in pixels of the image
+    boxes = np.stack([sides * 0, sides * 0, sides, sides], axis=1).astype("float32")
+    found = {"boxes": boxes, "labels": np.arange(4), "confidence": np.ones(4)}
+    assert views.select(found, 0.5, zoom=0.5)["labels"].tolist() == [1, 2, 3]  # 5, 16, 16.5, 100
+    assert views.select(found, 2.0, zoom=2.0)["labels"].tolist() == [0]  # 20, 64, 66, 400
+    assert Views().select(found, 1.0, zoom=1.0) is found
+
+
+def test_wrong_settings_are_named():
+    for arguments, message in (
+        ({"scales": ()}, "`scales` must be different factors"),
+        ({"scales": (1, 1)}, "`scales` must be different factors"),
+        ({"scales": (1, 0)}, "`scales` must be different factors"),
+        ({"merge": "mean"}, "`merge` must be one of .*'mean'"),
+        ({"iou_threshold": 1.5}, "`iou_threshold` must lie between 0 and 1"),
+        ({"scales": (1, 2), "size_ranges": ((0, 9),)}, "each of 2 scales"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Views(**arguments)
