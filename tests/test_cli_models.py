@@ -1,6 +1,7 @@
-"""`convert`, `evaluate` and `predict` do what they say with files, and name bad input."""
+"""`convert`, `evaluate`, `predict`, `pseudo-label` do what they say, and name bad input."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -21,6 +22,7 @@ from keras_dyhead.coco import CocoAnnotations, coco_metrics, coco_results, load_
 from keras_dyhead.coco.shapes import SHAPES, draw_shapes
 from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
 from keras_dyhead.inference import evaluate_images, image_detector, read_rgb
+from keras_dyhead.test_time_augmentation import TestTimeAugmentation
 from keras_dyhead.visualization import draw_detections
 
 
@@ -142,9 +144,98 @@ def test_detections_that_are_the_truth_score_one_whatever_the_category_ids(
         labels = truth.labels.astype("int32")
         return {"boxes": truth.boxes, "labels": labels, "confidence": np.ones(len(labels))}
 
-    monkeypatch.setattr(inference, "image_detector", lambda model: perfect)
+    monkeypatch.setattr(inference, "image_detector", lambda model, tta: perfect)
     figures, results = evaluate_images(model, opened)
-    assert figures["AP"] == 1 and {r["category_id"] for r in results} <= set(ids.values())
+    assert figures["AP"] == 1 and set(results["category_id"].tolist()) <= set(ids.values())
+
+
+@pytest.fixture
+def views(monkeypatch):
+    """Detections that follow from an image's size alone, and the augmentations asked for."""
+    asked = []
+
+    def image_detector(model, tta=None):
+        asked.append(tta)
+        return lambda image: {
+            "boxes": np.array([[2, 3, 30, 40], [0, 0, *image.shape[1::-1]], [9, 9, 20, 30]], "f4"),
+            "labels": np.array([0, image.shape[0] % 5, 2], "int32"),
+            "confidence": np.array([0.9, 0.8, 0.4], "float32"),
+        }
+
+    monkeypatch.setattr(inference, "image_detector", image_detector)
+    return asked
+
+
+def test_evaluate_by_class_and_with_several_views(folder, views):
+    images, annotations = folder / "data" / "images", folder / "shapes.json"
+    arguments = ["evaluate", "--model", folder / "model.keras", "--images", images]
+    arguments += ["--annotations", annotations]
+    result = invoke(
+        *(*arguments, "--out", folder / "m2.json", "--results", folder / "r2.json", "--per-class"),
+        *("--tta-scales", "1,0.5", "--tta-merge", "nms"),
+    )
+    assert result.exit_code == 0, result.output
+    assert views == [TestTimeAugmentation(scales=(1.0, 0.5), merge="nms")]
+    record, found = (json.loads((folder / name).read_text()) for name in ("m2.json", "r2.json"))
+    truth = CocoAnnotations(annotations, images, class_names=SHAPES).ground_truth()
+    figures = coco_metrics(truth, found, per_class=True)
+    assert record["per_class"] == figures.pop("per_class") and record["figures"] == figures
+    assert record["tta"]["scales"] == [1.0, 0.5] and record["tta"]["merge"] == "nms"
+    for entry in record["per_class"]:  # a row of the table for each
+        (row,) = (line for line in result.output.splitlines() if f" {entry['name']} " in line)
+        cells = row.replace("┃", "│").split("│")
+        shown = "-" if entry["AP50"] < 0 else f"{entry['AP50']:.3f}"
+        assert int(cells[2]) == entry["boxes"] and shown in cells[4]
+    assert "must be numbers with commas" in complaint(*arguments, "--tta-scales", "big")
+    assert "`merge` must be one of" in complaint(*arguments, "--tta", "--tta-merge", "mean")
+
+
+def test_predict_takes_several_views(folder, views):
+    command = ("predict", folder / "photos" / "tall.jpg", "--model", folder / "model.keras")
+    assert invoke(*command, "--tta").exit_code == invoke(*command).exit_code == 0
+    assert views == [TestTimeAugmentation(), None]
+
+
+def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
+    out = tmp_path / "pseudo.json"
+    (tmp_path / "own.json").write_text(json.dumps({SHAPES[0]: 0.95}))
+    arguments = ["pseudo-label", "--model", folder / "model.keras", "--images", folder / "photos"]
+    arguments += ["--out", out, "--class-thresholds", tmp_path / "own.json", "--tta"]
+    result = invoke(*arguments)
+    assert result.exit_code == 0, result.output
+    assert views == [TestTimeAugmentation()]
+    opened = CocoAnnotations(out, folder / "photos", class_names=SHAPES)
+    assert opened.problems == []
+    found = {i.path.name: (i.boxes.tolist(), i.labels.tolist()) for i in opened.images}
+    # Heights are 40, 150 and 64: in the first two the whole image is of the class 0.
+    assert found == {"grey.png": ([[0, 0, 64, 64]], [4])}
+    assert "1 boxes in 1 images, 2 images without" in result.output
+    assert f"--images {folder / 'photos'} --annotations {out}" in result.output
+    assert "exists: replace it with --overwrite" in complaint(*arguments)
+    assert "go together" in complaint(*arguments, "--overwrite", "--merge", folder / "shapes.json")
+    (tmp_path / "own.json").write_text(json.dumps({SHAPES[0]: 2}))
+    assert "thresholds from 0 to 1" in complaint(*arguments, "--overwrite")
+
+
+@pytest.mark.slow
+def test_a_student_trains_on_real_and_pseudo_labels_with_the_command_that_is_told(folder, tmp_path):
+    """From a labelled and an unlabelled folder to a trained model, by the commands alone."""
+    shutil.copytree(folder / "data" / "images", tmp_path / "train")
+    shutil.copytree(folder / "photos", tmp_path / "unlabelled")
+    both = tmp_path / "both.json"
+    result = invoke(
+        *("pseudo-label", "--model", folder / "model.keras", "--images", tmp_path / "unlabelled"),
+        *("--out", both, "--merge", folder / "shapes.json", "--merge-images", tmp_path / "train"),
+        *("--threshold", 0.3),
+    )
+    assert result.exit_code == 0, result.output
+    told = f"keras-dyhead train --images {tmp_path} --annotations {both}"
+    assert told in result.output
+    options = ["--out", tmp_path / "student", "--epochs", 1, "--image-size", 64]
+    result = invoke(*told.split()[1:], *options, "--channels", 16, "--batch-size", 2)
+    assert result.exit_code == 0, result.output
+    metrics = json.loads((tmp_path / "student" / "metrics.json").read_text())
+    assert metrics["images_evaluated"] == 6 and metrics["class_names"] == list(SHAPES)
 
 
 def test_evaluate_names_what_does_not_fit(folder):
@@ -309,7 +400,7 @@ def test_convert_lists_the_published_models():
         assert f"{record.ap} AP" in result.output
 
 
-@pytest.mark.parametrize("command", ["convert", "evaluate", "predict"])
+@pytest.mark.parametrize("command", ["convert", "evaluate", "predict", "pseudo-label"])
 def test_help_shows_examples(command):
     result = invoke(command, "--help")
     assert result.exit_code == 0 and f"keras-dyhead {command} " in result.output

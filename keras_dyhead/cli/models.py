@@ -1,5 +1,6 @@
 """`convert`, `evaluate`, `predict` and `export`: what one does with a model that exists."""
 
+import dataclasses
 import json
 import warnings
 from pathlib import Path
@@ -8,9 +9,11 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import track
+from rich.table import Table
 
 from keras_dyhead.cli.console import app, escape, print_figures, quiet_tensorflow
 from keras_dyhead.cli.inputs import ClassNames, Model, image_files, input_errors, load_detector
+from keras_dyhead.cli.test_time import Tta, TtaMerge, TtaScales, augmentation
 
 _RAISE_OR_SKIP = ("raise", "skip")
 
@@ -71,10 +74,18 @@ def evaluate(
     annotations: Annotated[
         Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
     ],
-    out: Annotated[Path | None, typer.Option(help="JSON file to write the figures to.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the figures, those of every class, too.")
+    ] = None,
     results: Annotated[
         Path | None, typer.Option(help="JSON file for the detections, in COCO's results format.")
     ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Print the figures of every class, too.")
+    ] = False,
+    tta: Tta = False,
+    tta_scales: TtaScales = None,
+    tta_merge: TtaMerge = "vote",
     class_names: ClassNames = None,
     on_error: Annotated[
         str,
@@ -91,13 +102,19 @@ def evaluate(
     **Examples**
 
     keras-dyhead evaluate --model atss.keras --images val2017
-    --annotations instances_val2017.json --out metrics.json
+    --annotations instances_val2017.json --out metrics.json --per-class
+
+    keras-dyhead evaluate --model atss.keras --images val2017
+    --annotations instances_val2017.json --tta --tta-scales 0.75,1,1.5
     """
     console = Console()
     with input_errors():
         loaded, names = load_detector(model, class_names, console)
         from keras_dyhead.coco import CocoAnnotations
+        from keras_dyhead.coco.detections import write_detections
         from keras_dyhead.inference import evaluate_images
+
+        views = augmentation(tta, tta_scales, tta_merge)
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
@@ -108,20 +125,26 @@ def evaluate(
         def progress(sequence):
             return track(sequence, "detecting", console=console, transient=True)
 
-        figures, detections = evaluate_images(loaded, opened, progress)
+        figures, detections = evaluate_images(loaded, opened, progress, tta=views, per_class=True)
+    classes = figures.pop("per_class")
     print_figures(figures, len(opened.images), console)
+    if per_class:
+        _print_classes(classes, console)
     if out is not None:
         record = {
             "figures": figures,
+            "per_class": classes,
             "images_evaluated": len(opened.images),
             "class_names": opened.class_names,
             "model": str(model),
             "annotations": str(annotations),
+            "tta": None if views is None else dataclasses.asdict(views),
             "problems": [str(problem) for problem in opened.problems],
         }
         _write(out, record, console)
     if results is not None:
-        _write(results, detections, console)
+        write_detections(detections, results)
+        console.print(f"written: {results}", soft_wrap=True, highlight=False)
 
 
 @app.command()
@@ -137,6 +160,9 @@ def predict(
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
     ] = 0.3,
+    tta: Tta = False,
+    tta_scales: TtaScales = None,
+    tta_merge: TtaMerge = "vote",
     class_names: ClassNames = None,
     on_error: Annotated[
         str, typer.Option(metavar="raise|skip", help="Broken images: stop, or leave them out.")
@@ -153,6 +179,8 @@ def predict(
     keras-dyhead predict --model atss.keras street.jpg --out found
 
     keras-dyhead predict --model atss.keras photos --score-threshold 0.5 --on-error skip
+
+    keras-dyhead predict --model atss.keras street.jpg --out found --tta
     """
     console = Console(stderr=out is None)  # where JSON is printed, nothing else is
     with input_errors():
@@ -162,6 +190,7 @@ def predict(
         from keras_dyhead.inference import image_detector, read_rgb
         from keras_dyhead.visualization import draw_detections, unique_stems
 
+        views = augmentation(tta, tta_scales, tta_merge)
         paths, faults = [], []
         for path in image_files(images):
             try:
@@ -178,14 +207,14 @@ def predict(
             console.print(f"[yellow]skipped: {escape(fault['error'])}[/]", soft_wrap=True)
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
-        detect, records = image_detector(loaded), []
+        detect, records = image_detector(loaded, views), []
         for path, stem in zip(paths, unique_stems(paths), strict=True):
             image = read_rgb(path)
             found = detect(image)
             records.append(_record(path, image, found, names, score_threshold))
             if out is not None:
-                picture = out / f"{stem}.png"
                 out.mkdir(parents=True, exist_ok=True)
+                picture = out / f"{stem}.png"
                 draw_detections(image, found, names, score_threshold).save(picture)
                 console.print(
                     f"{path}: {len(records[-1]['detections'])} detections, {picture}",
@@ -248,6 +277,19 @@ def export(
         with console.status(f"converting to {format}, which takes minutes for large models"):
             getattr(exporters, f"export_{format}")(loaded, out, image_size)
     console.print(f"written: {out}", soft_wrap=True, highlight=False)
+
+
+def _print_classes(classes: list[dict], console: Console) -> None:
+    table = Table(title="by class")
+    table.add_column("class", style="bold")
+    names = [name for name in classes[0] if name not in ("category_id", "name")]
+    for name in names:
+        table.add_column(name, justify="right")
+    for record in classes:
+        values = [record[name] for name in names]
+        texts = [str(v) if isinstance(v, int) else "-" if v < 0 else f"{v:.3f}" for v in values]
+        table.add_row(escape(record["name"]), *texts)
+    console.print(table)
 
 
 def _record(path, image, found, names, score_threshold) -> dict:

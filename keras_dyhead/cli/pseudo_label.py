@@ -1,0 +1,144 @@
+"""`pseudo-label`: what a trained model finds in images nobody has labelled, to train on."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from keras_dyhead.cli.console import app, escape
+from keras_dyhead.cli.inputs import ClassNames, Model, input_errors, load_detector
+from keras_dyhead.cli.test_time import Tta, TtaMerge, TtaScales, augmentation
+
+
+@app.command()
+def pseudo_label(
+    model: Model,
+    images: Annotated[
+        Path,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder of JPEG and PNG files without labels; folders inside it count.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="COCO JSON file to write.")],
+    threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
+    ] = 0.5,
+    class_thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help='JSON file with thresholds of single classes: {"person": 0.7}.',
+        ),
+    ] = None,
+    merge: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="COCO JSON file of labelled images, to be put into --out, too.",
+        ),
+    ] = None,
+    merge_images: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="The image folder of --merge."),
+    ] = None,
+    tta: Tta = False,
+    tta_scales: TtaScales = None,
+    tta_merge: TtaMerge = "vote",
+    class_names: ClassNames = None,
+    on_error: Annotated[
+        str, typer.Option(metavar="raise|skip", help="Broken images: stop, or leave them out.")
+    ] = "raise",
+    overwrite: Annotated[
+        bool,
+        typer.Option("--overwrite", help="Replace --out, and what an interrupted call has left."),
+    ] = False,
+) -> None:
+    """Label images with what a trained model finds in them, and train on that.
+
+    Writes a COCO JSON file whose annotations also have a score. Images without a confident
+    detection are left out. After an interruption, the same command goes on from there. With --merge
+    the file holds labelled images as well, with file names relative to the folder that both image
+    folders lie in.
+
+    **Examples**
+
+    keras-dyhead pseudo-label --model teacher.keras --images unlabelled --out pseudo.json
+
+    keras-dyhead pseudo-label --model teacher.keras --images data/unlabelled --threshold 0.6
+    --merge data/train.json --merge-images data/train --out data/both.json --tta
+
+    keras-dyhead train --images data --annotations data/both.json --out runs/student
+    """
+    console = Console()
+    with input_errors():
+        if on_error not in ("raise", "skip"):
+            raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {on_error!r}")
+        if out.exists() and not overwrite:
+            raise ValueError(f"{out} exists: replace it with --overwrite, or choose another.")
+        if (merge is None) != (merge_images is None):
+            raise ValueError("--merge and --merge-images go together.")
+        loaded, names = load_detector(model, class_names, console)
+        if names is None:
+            raise ValueError(f"{model} does not name its classes: give --class-names.")
+        from keras_dyhead.inference import image_detector
+        from keras_dyhead.pseudo_labels import PseudoLabels
+
+        views = augmentation(tta, tta_scales, tta_merge)
+        stored = model.stat()
+        labels = PseudoLabels(
+            images,
+            out,
+            names,
+            threshold,
+            None if class_thresholds is None else _read_thresholds(class_thresholds),
+            None if merge is None else (merge, merge_images),
+            about={
+                "model": f"{model.resolve()}, {stored.st_size} bytes of {stored.st_mtime_ns}",
+                "tta": json.loads(json.dumps(None if views is None else dataclasses.asdict(views))),
+            },
+            fresh=overwrite,
+        )
+        if labels.num_done:
+            console.print(f"{labels.num_done} images are done already")
+
+        def progress(sequence):
+            return track(sequence, "detecting", console=console, transient=True)
+
+        report = labels.run(image_detector(loaded, views), on_error, progress)
+    for fault in report["errors"]:
+        console.print(f"[yellow]skipped: {escape(fault['error'])}[/]", soft_wrap=True)
+    counts = ", ".join(f"{name} {count}" for name, count in report["classes"].items() if count)
+    console.print(
+        f"{report['boxes']} boxes in {report['images']} images, {report['left_out']} images "
+        f"without: {counts}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+    console.print(
+        f"written: {out}, to train with: "
+        f"keras-dyhead train --images {labels.folder} --annotations {out}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def _read_thresholds(path: Path) -> dict[str, float]:
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file: {error}") from None
+    if not isinstance(content, dict) or not all(
+        isinstance(value, (int, float)) and 0 <= value <= 1 for value in content.values()
+    ):
+        raise ValueError(f"{path} must hold class names with thresholds from 0 to 1.")
+    return content

@@ -1,0 +1,259 @@
+"""A teacher's detections as a COCO data set to learn from."""
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from keras_dyhead.coco.annotations import CocoAnnotations
+from keras_dyhead.coco.validation import read_coco_json
+from keras_dyhead.inference import SUFFIXES, read_rgb
+
+
+class PseudoLabels:
+    """Collects detections of unlabelled images, and writes them as a COCO JSON file.
+
+    Detections go to a journal beside the file, `OUT.partial`, image by image, so that memory holds
+    one image only, and after an interruption the same call goes on where it stopped. At the end the
+    JSON file is written from it, in one move, and the journal is deleted.
+
+    Images in which nothing is confident enough are left out: that a teacher is not sure does not
+    make them background. Each annotation also has its `score`.
+
+    Args:
+        images: Folder of JPEG or PNG files, also in folders inside it.
+        out: The JSON file to write.
+        class_names: The teacher's classes, in the order of its labels.
+        threshold: Detections less confident are left out. Defaults to `0.5`.
+        class_thresholds: Thresholds of some classes by name. Defaults to `None`.
+        merge: `(annotations, images)` of a labelled data set, whose images and annotations come
+            first in the file. Its categories are found by name, ids continue its own, and file
+            names are relative to the folder that both image folders lie in. Images that it labels
+            are not detected in. Defaults to `None`.
+        about: What else decides about the labels, such as the teacher's file; a journal of
+            something else is refused, and the JSON file says it under `info`. Defaults to `None`.
+        fresh: Whether to delete the journal of an interrupted call. Defaults to `False`.
+
+    Attributes:
+        folder: The folder that the file's names are relative to.
+
+    Raises:
+        ValueError: If there is no image, a class is unknown, the labelled data set lacks a class or
+            cannot be read, or the journal is that of something else.
+
+    Example:
+    ```python
+    labels = PseudoLabels("unlabelled", "pseudo.json", model.class_names, threshold=0.6)
+    report = labels.run(image_detector(model))
+    dataset = load_coco("unlabelled", "pseudo.json", training=True)
+    ```
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike,
+        out: str | os.PathLike,
+        class_names: Sequence[str],
+        threshold: float = 0.5,
+        class_thresholds: Mapping[str, float] | None = None,
+        merge: tuple[str | os.PathLike, str | os.PathLike] | None = None,
+        about: Mapping | None = None,
+        fresh: bool = False,
+    ):
+        class_thresholds = dict(class_thresholds or {})
+        if unknown := set(class_thresholds).difference(class_names):
+            raise ValueError(
+                f"There are no classes {sorted(unknown)}. The model has: {list(class_names)}"
+            )
+        self.images, self.out = Path(images), Path(out)
+        self.thresholds = np.array([class_thresholds.get(c, threshold) for c in class_names])
+        self.categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
+        self.labelled: dict[str, list] = {"images": [], "annotations": []}
+        self.folder = self.images
+        if merge is not None:
+            self._open_labelled(Path(merge[0]), Path(merge[1]), class_names)
+        labelled = {record["file_name"] for record in self.labelled["images"]}
+        files = (p for p in self.images.rglob("*") if p.suffix.lower() in SUFFIXES)
+        files = sorted(path.relative_to(self.images).as_posix() for path in files)
+        self.files = [file for file in files if self._name(self.images, file) not in labelled]
+        if not self.files:
+            raise ValueError(f"{images} has no JPEG or PNG file without labels.")
+        self._category_ids = {record["name"]: record["id"] for record in self.categories}
+        self.class_names = list(class_names)
+        self._journal = self.out.with_name(self.out.name + ".partial")
+        self._header = {
+            "images": str(self.images.resolve()),
+            "threshold": threshold,
+            "class_thresholds": class_thresholds,
+            **(about or {}),
+        }
+        if fresh:
+            self._journal.unlink(missing_ok=True)
+        self._done = self._reopen()
+
+    @property
+    def num_done(self) -> int:
+        """Number of images that an interrupted call has detected in."""
+        return len(self._done)
+
+    def run(
+        self,
+        detect: Callable[[np.ndarray], dict[str, np.ndarray]],
+        on_error: str = "raise",
+        progress: Callable[[Sequence], Iterator] = iter,
+    ) -> dict:
+        """Detects in the images that are left, and writes the JSON file.
+
+        Args:
+            detect: Function of one image, see `image_detector`.
+            on_error: What to do about image files that cannot be read: `"raise"`, or `"skip"`.
+                Defaults to `"raise"`.
+            progress: Wraps the list of files while it is gone through. Defaults to `iter`.
+
+        Returns:
+            `{"images": int, "boxes": int, "classes": {name: boxes}, "left_out": images without a
+            box, "errors": [{"file", "error"}]}`, of the pseudo labels alone.
+
+        Raises:
+            ValueError: If `on_error="raise"` and a file cannot be read; the message names it. The
+                journal keeps what was done.
+        """
+        errors = []
+        self.out.parent.mkdir(parents=True, exist_ok=True)
+        with open(self._journal, "a", encoding="utf-8") as journal:
+            if not journal.tell():
+                journal.write(json.dumps(self._header) + "\n")
+            for file in progress([file for file in self.files if file not in self._done]):
+                try:
+                    image = read_rgb(self.images / file)
+                except ValueError as error:
+                    if on_error == "raise":
+                        raise
+                    errors.append({"file": file, "error": str(error)})
+                    continue
+                boxes = self._select(detect(image))
+                content = {"file": file, "size": image.shape[:2], "boxes": boxes}
+                journal.write(json.dumps(content) + "\n")
+                journal.flush()
+                self._done.add(file)
+        report = self._write()
+        self._journal.unlink()
+        return report | {"errors": errors}
+
+    def _select(self, found: dict[str, np.ndarray]) -> list[list]:
+        """Rows of label, x, y, width, height, score of what is confident enough."""
+        rows = []
+        columns = (found[name] for name in ("boxes", "labels", "confidence"))
+        for box, label, score in zip(*columns, strict=True):
+            left, top, right, bottom = (round(float(value), 2) for value in box)
+            sides = round(right - left, 2), round(bottom - top, 2)
+            if score >= self.thresholds[label] and min(sides) > 0:
+                rows.append([int(label), left, top, *sides, round(float(score), 5)])
+        return rows
+
+    def _open_labelled(self, annotations: Path, folder: Path, class_names) -> None:
+        CocoAnnotations(annotations, folder, verify=False)  # raises an error that lists problems
+        self.labelled = read_coco_json(annotations)
+        self.categories = self.labelled["categories"]
+        known = {record["name"] for record in self.categories}
+        if missing := [name for name in class_names if name not in known]:
+            raise ValueError(
+                f"{annotations} lacks classes of the model: {missing}. It has: {sorted(known)}"
+            )
+        self.folder = Path(os.path.commonpath([self.images.resolve(), folder.resolve()]))
+        for record in self.labelled["images"]:
+            record["file_name"] = self._name(folder, record["file_name"])
+
+    def _name(self, folder: Path, file: str) -> str:
+        """The name of a file in one of the image folders, as the JSON file has it."""
+        return (folder.resolve() / file).relative_to(self.folder.resolve()).as_posix()
+
+    def _reopen(self) -> set[str]:
+        """Returns the files in the journal, and cuts off a last line that was not finished."""
+        done, whole = set(), 0
+        if not self._journal.exists():
+            return done
+        with open(self._journal, "rb+") as journal:
+            for line in journal:
+                if not line.endswith(b"\n"):
+                    break
+                whole += len(line)
+                content = json.loads(line)
+                if "file" in content:
+                    done.add(content["file"])
+                elif content != self._header:
+                    self._refuse(content)
+            journal.truncate(whole)
+        return done
+
+    def _refuse(self, header: dict) -> None:
+        changed = [
+            f"{name}={header.get(name)!r} (now {self._header.get(name)!r})"
+            for name in sorted(header.keys() | self._header.keys())
+            if header.get(name) != self._header.get(name)
+        ]
+        raise ValueError(
+            f"{self._journal} was begun with {', '.join(changed)}: go on with that, or delete it."
+        )
+
+    def _write(self) -> dict:
+        """Writes the JSON file record by record, and tells what is in it."""
+        counts = dict.fromkeys(self.class_names, 0)
+        num_images = 0
+        for _, boxes in self._labelled_images():
+            num_images += 1
+            for label, *_ in boxes:
+                counts[self.class_names[label]] += 1
+        parts = {"images": self._image_records(), "annotations": self._annotation_records()}
+        unfinished = self.out.with_name(self.out.name + ".unfinished")
+        with open(unfinished, "w", encoding="utf-8") as file:
+            file.write(f'{{"info": {json.dumps({"pseudo_labels": self._header})}')
+            file.write(f',\n"categories": {json.dumps(self.categories)}')
+            for name, records in parts.items():
+                file.write(f',\n"{name}": [')
+                for number, record in enumerate(records):
+                    file.write(("," if number else "") + "\n" + json.dumps(record))
+                file.write("]")
+            file.write("}\n")
+        unfinished.replace(self.out)
+        return {
+            "images": num_images,
+            "boxes": sum(counts.values()),
+            "classes": counts,
+            "left_out": len(self._done) - num_images,
+        }
+
+    def _labelled_images(self) -> Iterator[tuple[dict, list[list]]]:
+        """Yields the image record and the boxes of each image in the journal that has some."""
+        image_id = max((record["id"] for record in self.labelled["images"]), default=0)
+        with open(self._journal, encoding="utf-8") as journal:
+            next(journal)  # the header
+            for content in map(json.loads, journal):
+                if content["boxes"]:
+                    image_id += 1
+                    height, width = content["size"]
+                    name = self._name(self.images, content["file"])
+                    record = {"id": image_id, "file_name": name, "height": height, "width": width}
+                    yield record, content["boxes"]
+
+    def _image_records(self) -> Iterator[dict]:
+        yield from self.labelled["images"]
+        yield from (record for record, _ in self._labelled_images())
+
+    def _annotation_records(self) -> Iterator[dict]:
+        yield from self.labelled["annotations"]
+        number = max((record["id"] for record in self.labelled["annotations"]), default=0)
+        for image, boxes in self._labelled_images():
+            for label, *box, score in boxes:
+                number += 1
+                yield {
+                    "id": number,
+                    "image_id": image["id"],
+                    "category_id": self._category_ids[self.class_names[label]],
+                    "bbox": box,
+                    "area": round(box[2] * box[3], 2),
+                    "iscrowd": 0,
+                    "score": score,
+                }

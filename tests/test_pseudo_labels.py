@@ -1,0 +1,184 @@
+"""What a teacher finds becomes a COCO data set, also after an interruption or beside a real one."""
+
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from keras_dyhead.coco import CocoAnnotations, load_coco
+from keras_dyhead.pseudo_labels import PseudoLabels
+
+CLASSES = ("cat", "dog", "bird")
+# What the teacher finds in images by their grey value: box, label, confidence.
+FOUND = {
+    10: [([1.004, 2, 21, 12], 0, 0.9), ([5, 5, 30, 30], 1, 0.4)],
+    20: [([0, 0, 8, 8], 1, 0.3)],
+    30: [([2, 2, 40, 30], 1, 0.7), ([3, 3, 9, 9], 2, 0.55), ([4, 4, 4.001, 9], 0, 0.99)],
+    40: [([0, 0, 48, 32], 2, 0.8)],
+}
+
+
+class Teacher:
+    """Knows the images by their grey value; may be interrupted at one of its calls."""
+
+    def __init__(self, interrupted_at=None):
+        self.interrupted_at = interrupted_at
+        self.seen = []
+
+    def __call__(self, image):
+        if len(self.seen) == self.interrupted_at:
+            raise KeyboardInterrupt
+        self.seen.append(int(image[0, 0, 0]))
+        boxes, labels, scores = zip(*FOUND[self.seen[-1]], strict=True)
+        return {
+            "boxes": np.array(boxes, "float32"),
+            "labels": np.array(labels, "int32"),
+            "confidence": np.array(scores, "float32"),
+        }
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Four images, one of them in a folder of its own."""
+    folder = tmp_path / "data" / "unlabelled"
+    (folder / "more").mkdir(parents=True)
+    for name, grey in (("a.png", 10), ("b.png", 20), ("more/c.png", 30), ("z.jpg", 40)):
+        Image.fromarray(np.full((32, 48, 3), grey, "uint8")).save(folder / name, quality=100)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+@pytest.fixture
+def real(tmp_path):
+    """A labelled data set: the same classes under other ids, and one more."""
+    folder = tmp_path / "data" / "train"
+    folder.mkdir(parents=True)
+    Image.fromarray(np.full((20, 30, 3), 10, "uint8")).save(folder / "a.png")
+    names = {"bird": 16, "cat": 17, "cow": 21, "dog": 18}
+    content = {
+        "images": [{"id": 500, "file_name": "a.png", "height": 20, "width": 30}],
+        "annotations": [
+            {"id": 7, "image_id": 500, "category_id": 18, "bbox": [1, 1, 9, 9], "iscrowd": 0}
+        ],
+        "categories": [{"id": i, "name": name} for name, i in names.items()],
+    }
+    path = tmp_path / "data" / "train.json"
+    path.write_text(json.dumps(content))
+    return path, folder
+
+
+def by_file(annotations):
+    return {
+        image.path.name: [
+            (annotations.class_names[int(label)], *np.round(box, 2).tolist())
+            for box, label in zip(image.boxes, image.labels, strict=True)
+        ]
+        for image in annotations.images
+    }
+
+
+def test_what_is_confident_enough_can_be_trained_on(images, tmp_path):
+    out = tmp_path / "new" / "pseudo.json"
+    report = PseudoLabels(images, out, CLASSES, 0.5).run(Teacher())
+    dataset = load_coco(images, out, batch_size=3, image_size=(64, 64), training=True)
+    assert dataset.class_names == list(CLASSES) and dataset.annotations.problems == []
+    assert by_file(dataset.annotations) == {
+        "a.png": [("cat", 1, 2, 21, 12)],
+        "c.png": [("dog", 2, 2, 40, 30), ("bird", 3, 3, 9, 9)],  # the box of no width is none
+        "z.jpg": [("bird", 0, 0, 48, 32)],
+    }
+    ((pixels, targets),) = dataset
+    assert pixels.shape == (3, 64, 64, 3) and targets["boxes"].shape == (3, 2, 4)
+    content = json.loads(out.read_text())
+    scores = [(record["score"], record["area"]) for record in content["annotations"]]
+    assert scores == [(0.9, 200.0), (0.7, 1064.0), (0.55, 36.0), (0.8, 1536.0)]
+    counts = {"cat": 1, "dog": 1, "bird": 2}
+    assert report == {"images": 3, "boxes": 4, "classes": counts, "left_out": 1, "errors": []}
+    assert [path.name for path in out.parent.iterdir()] == ["pseudo.json"]
+
+
+def test_classes_can_have_thresholds_of_their_own(images, tmp_path):
+    labels = PseudoLabels(images, tmp_path / "p.json", CLASSES, 0.5, {"dog": 0.3, "cat": 0.95})
+    assert labels.run(Teacher())["classes"] == {"cat": 0, "dog": 3, "bird": 2}
+    with pytest.raises(ValueError, match=r"no classes \['horse'\].*'bird'"):
+        PseudoLabels(images, tmp_path / "p.json", CLASSES, class_thresholds={"horse": 0.5})
+
+
+@pytest.mark.parametrize("interrupted_at", [0, 1, 3])
+def test_an_interrupted_call_goes_on_and_ends_with_the_same_file(images, tmp_path, interrupted_at):
+    PseudoLabels(images, tmp_path / "whole.json", CLASSES).run(Teacher())
+    out = tmp_path / "again.json"
+    with pytest.raises(KeyboardInterrupt):
+        PseudoLabels(images, out, CLASSES).run(Teacher(interrupted_at))
+    assert not out.exists()
+    journal = tmp_path / "again.json.partial"
+    with open(journal, "a") as file:
+        file.write('{"file": "b.p')  # killed while writing
+    labels, teacher = PseudoLabels(images, out, CLASSES), Teacher()
+    assert labels.num_done == interrupted_at
+    labels.run(teacher)
+    assert teacher.seen == [10, 20, 30, 40][interrupted_at:]
+    assert out.read_bytes() == (tmp_path / "whole.json").read_bytes()
+    assert not journal.exists()
+
+
+def test_a_journal_of_other_settings_is_refused(images, tmp_path):
+    out = tmp_path / "p.json"
+    with pytest.raises(KeyboardInterrupt):
+        PseudoLabels(images, out, CLASSES, about={"model": "one"}).run(Teacher(1))
+    with pytest.raises(ValueError, match=r"model='one' \(now 'two'\), threshold=0.5 \(now 0.6\)"):
+        PseudoLabels(images, out, CLASSES, 0.6, about={"model": "two"})
+    assert PseudoLabels(images, out, CLASSES, about={"model": "two"}, fresh=True).num_done == 0
+
+
+def test_broken_images_are_named_and_lose_nothing(images, tmp_path):
+    (images / "b.png").write_bytes((images / "b.png").read_bytes()[:40])
+    out = tmp_path / "p.json"
+    with pytest.raises(ValueError, match=r"b\.png is no readable"):
+        PseudoLabels(images, out, CLASSES).run(Teacher())
+    teacher = Teacher()
+    report = PseudoLabels(images, out, CLASSES).run(teacher, on_error="skip")
+    assert teacher.seen == [30, 40]  # the first is in the journal
+    assert [error["file"] for error in report["errors"]] == ["b.png"] and report["images"] == 3
+
+
+def test_a_labelled_data_set_comes_first_in_the_same_file(images, real, tmp_path):
+    out = tmp_path / "data" / "both.json"
+    labels = PseudoLabels(images, out, CLASSES, merge=real)
+    labels.run(Teacher())
+    assert labels.folder == (tmp_path / "data").resolve()
+    annotations = CocoAnnotations(out, labels.folder)
+    assert annotations.class_names == ["bird", "cat", "dog", "cow"]  # by the ids of the real set
+    assert [str(i.path.relative_to(labels.folder)) for i in annotations.images] == [
+        *("train/a.png", "unlabelled/a.png", "unlabelled/more/c.png", "unlabelled/z.jpg")
+    ]
+    assert [image.id for image in annotations.images] == [500, 501, 502, 503]
+    labels = [annotations.class_names[int(label)] for i in annotations.images for label in i.labels]
+    assert labels == ["dog", "cat", "dog", "bird", "bird"]
+    records = json.loads(out.read_text())["annotations"]
+    assert [record["id"] for record in records] == [7, 8, 9, 10, 11]
+    assert "score" not in records[0] and records[1]["score"] == 0.9
+
+
+def test_images_that_are_labelled_are_not_detected_in(images, real, tmp_path):
+    """Both kinds in one folder."""
+    path, _ = real
+    content = json.loads(path.read_text())
+    content["images"][0] |= {"file_name": "a.png", "height": 32, "width": 48}
+    path.write_text(json.dumps(content))
+    teacher = Teacher()
+    PseudoLabels(images, tmp_path / "p.json", CLASSES, merge=(path, images)).run(teacher)
+    assert teacher.seen == [20, 30, 40]
+    files = [image.path.name for image in CocoAnnotations(tmp_path / "p.json", images).images]
+    assert files == ["a.png", "c.png", "z.jpg"]
+
+
+def test_what_cannot_be_merged_is_said_before_anything_is_detected(images, real, tmp_path):
+    with pytest.raises(ValueError, match=r"lacks classes of the model: \['horse'\].*'cow'"):
+        PseudoLabels(images, tmp_path / "p.json", ("cat", "horse"), merge=real)
+    (real[1] / "a.png").unlink()
+    with pytest.raises(ValueError, match="no such file"):
+        PseudoLabels(images, tmp_path / "p.json", CLASSES, merge=real)
+    with pytest.raises(ValueError, match="has no JPEG or PNG file"):
+        PseudoLabels(real[1], tmp_path / "p.json", CLASSES)
