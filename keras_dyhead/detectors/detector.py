@@ -11,6 +11,7 @@ from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.losses import num_replicas
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.pyramid_layout import known_sizes, sizes_that_fit
+from keras_dyhead.detectors.replicas import logs_to_average, sum_gradients_first
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 
@@ -173,6 +174,8 @@ class Detector(keras.Model):
                 f"{type(self).__name__} brings its own losses. Received: loss={kwargs['loss']!r}"
             )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
+        if num_replicas() > 1:
+            sum_gradients_first(self.optimizer)
 
     @property
     def decoder(self):
@@ -239,6 +242,21 @@ class Detector(keras.Model):
             with self.distribute_strategy.scope():
                 self.optimizer.build(self.trainable_variables)
         return super().make_train_function(force)
+
+    def _maybe_symbolic_build(self, *args, **kwargs):
+        """Builds nothing: a detector is built already.
+
+        Under a strategy Keras would read a batch to see shapes, which fails where several
+        processes share it, and takes an epoch from a data set that counts its epochs.
+        """
+
+    def train_step(self, *args):
+        """Takes a step; its logs can be averaged over processes."""
+        return logs_to_average(super().train_step(*args))
+
+    def test_step(self, *args):
+        """Evaluates a batch; its logs can be averaged over processes."""
+        return logs_to_average(super().test_step(*args))
 
     def predict_step(self, *args):
         """Predicts the detections of a batch, clipped to the batch's height and width."""

@@ -5,26 +5,37 @@ import math
 import re
 import shutil
 import time
+import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
+from keras import ops
 
-_FINISHED = re.compile(r"epoch-\d{5,}")
+from keras_dyhead.training.durable import check_folder_content, write_folder
+
+_FINISHED = re.compile(r"epoch-(\d{5,})(?:-step-(\d{7,}))?")
+_KEPT = 2
 
 
 class EpochCheckpoint(keras.callbacks.Callback):
-    """Saves the training state after every epoch: weights, optimizer, and the history so far.
+    """Saves the training state: weights, optimizer, random seeds, position, and history so far.
 
-    Each epoch becomes a folder `epoch-00012` that appears under this name in one step, complete;
-    older ones are deleted afterwards. Whenever the process dies, the newest folder is whole.
-    (Keras' `BackupAndRestore` keeps no history and rewrites its file in place.) List it after
-    callbacks whose logs belong into the history.
+    Each state becomes a folder, `epoch-00012` at the end of an epoch or
+    `epoch-00012-step-0000500` so many steps later, that appears under this name in one step,
+    complete and written out to the disk. The two newest are kept: should the newest be damaged all
+    the same, `find` says so and takes the one before. (Keras' `BackupAndRestore` keeps no history,
+    knows no position inside an epoch, and rewrites its file in place.) List it after callbacks
+    whose logs belong into the history.
 
     Args:
         directory: Folder of the checkpoints, created if absent.
+        save_every: Save also every so many steps of an epoch. Defaults to `None`: only at its end.
+        write: Whether to write anything; of several processes only one does. Defaults to `True`.
 
     Attributes:
         records: One dictionary for every finished epoch: `epoch`, the logs, and `seconds`.
+        steps: Steps of the epoch after those that the restored state has done already.
 
     Example:
     ```python
@@ -34,23 +45,65 @@ class EpochCheckpoint(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, directory: str | Path):
+    def __init__(self, directory: str | Path, save_every: int | None = None, write: bool = True):
         super().__init__()
         self.directory = Path(directory)
+        self.save_every = save_every
+        self.write = write
         self.records: list[dict[str, float]] = []
-        self._started = 0.0
+        self.steps = 0
+        self._newest: Path | None = None
+        self._seconds = self._started = 0.0
+
+    def find(self) -> None:
+        """Reads `records` and `steps` of the newest whole checkpoint, if there is one.
+
+        Raises:
+            ValueError: If there are checkpoints, and all are damaged.
+        """
+        found = self._finished()
+        for folder in reversed(found):
+            try:
+                check_folder_content(folder)
+            except (OSError, ValueError) as error:
+                warnings.warn(
+                    f"the checkpoint {folder} is damaged ({error}): going on from the one before.",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+                if self.write:
+                    folder.rename(folder.with_name(f"damaged-{folder.name}"))
+                continue
+            self._newest = folder
+            self.records = json.loads((folder / "records.json").read_text())
+            position = json.loads((folder / "position.json").read_text())
+            self.steps, self._seconds = position["steps"], position["seconds"]
+            return
+        if found:
+            raise ValueError(
+                f"No checkpoint in {self.directory} can be read: begin the training anew "
+                "(--overwrite)."
+            )
 
     def restore(self, model: keras.Model) -> None:
-        """Loads the newest finished epoch into a compiled model and `records`, if there is one."""
-        finished = self._finished()
-        if finished:
+        """Loads the newest whole checkpoint into a compiled model, if there is one; see `find`."""
+        if self._newest is None:
+            self.find()
+        if self._newest is not None:
             model.optimizer.build(model.trainable_variables)
-            model.load_weights(finished[-1] / "state.weights.h5")
-            self.records = json.loads((finished[-1] / "records.json").read_text())
+            with np.load(self._newest / "state.npz") as arrays:
+                for variable, name in zip(_state(model), arrays, strict=True):
+                    variable.assign(arrays[name])
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Starts the epoch's clock."""
-        self._started = time.perf_counter()
+        self._started = time.perf_counter() - self._seconds
+
+    def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+        """Saves the state between two steps, where it is time."""
+        done = self.steps + batch
+        if self.save_every and batch and done % self.save_every == 0:
+            self._save(f"epoch-{len(self.records):05d}-step-{done:07d}", done)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Saves the state; raises where the loss is no number any more, and saves nothing."""
@@ -58,19 +111,57 @@ class EpochCheckpoint(keras.callbacks.Callback):
         if not math.isfinite(values.get("loss", 0.0)):
             raise FloatingPointError(
                 f"the loss became {values['loss']} in epoch {epoch + 1}: lower the learning rate; "
-                "the state of the epoch before is kept"
+                f"{self.kept()} is kept"
             )
         seconds = round(time.perf_counter() - self._started, 3)
         self.records.append({"epoch": epoch + 1, **values, "seconds": seconds})
-        unfinished = self.directory / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        self.model.save_weights(unfinished / "state.weights.h5")
-        (unfinished / "records.json").write_text(json.dumps(self.records))
-        unfinished.rename(self.directory / f"epoch-{epoch + 1:05d}")
-        for older in self._finished()[:-1]:
+        try:
+            self._save(f"epoch-{epoch + 1:05d}", steps=0)
+        except BaseException:
+            self.records.pop()
+            raise
+        self.steps, self._seconds = 0, 0.0
+
+    def kept(self) -> str:
+        """What to tell somebody whose training ends here."""
+        finished = self._finished()
+        return f"the checkpoint {finished[-1]}" if finished else "no checkpoint"
+
+    def _save(self, name: str, steps: int) -> None:
+        if not all(bool(ops.all(ops.isfinite(weight))) for weight in self.model.weights):
+            raise FloatingPointError(
+                f"weights are no numbers any more at {name}: lower the learning rate; "
+                f"{self.kept()} is kept"
+            )
+        if not self.write:
+            return
+
+        def write(folder: Path) -> None:
+            np.savez(folder / "state.npz", *map(ops.convert_to_numpy, _state(self.model)))
+            (folder / "records.json").write_text(json.dumps(self.records))
+            seconds = time.perf_counter() - self._started if steps else 0.0
+            position = {"steps": steps, "seconds": seconds}
+            (folder / "position.json").write_text(json.dumps(position))
+
+        try:
+            write_folder(self.directory / name, write)
+        except OSError as error:
+            size = sum(4 * math.prod(variable.shape) for variable in _state(self.model)) / 1e6
+            raise OSError(
+                f"The checkpoint {self.directory / name} could not be written ({error}). Make room "
+                f"for {size:.0f} MB there, then go on with --resume: {self.kept()} is kept."
+            ) from error
+        for older in self._finished()[:-_KEPT]:
             shutil.rmtree(older)
 
     def _finished(self) -> list[Path]:
-        folders = self.directory.glob("epoch-*")
-        return sorted(f for f in folders if _FINISHED.fullmatch(f.name))
+        """The checkpoints by age."""
+        found = [(_FINISHED.fullmatch(f.name), f) for f in self.directory.glob("epoch-*")]
+        ages = [(int(m[1]), int(m[2] or 0), folder) for m, folder in found if m]
+        return [folder for *_, folder in sorted(ages)]
+
+
+def _state(model: keras.Model) -> list[keras.Variable]:
+    """All that training changes: weights, what random layers draw from next, the optimizer's."""
+    seeds = [v for v in model.variables if v.path.endswith("seed_generator_state")]
+    return [*model.weights, *seeds, *model.optimizer.variables]

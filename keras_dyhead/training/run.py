@@ -8,26 +8,37 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_dyhead.coco import CocoEvaluation, load_coco
+from keras_dyhead.coco import load_coco
 from keras_dyhead.coco.validation import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.ops import sparse_sampling
+from keras_dyhead.training.averaged import AveragedEvaluation
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.config import training_config
+from keras_dyhead.training.data_position import DataPosition
+from keras_dyhead.training.durable import replace_file
+from keras_dyhead.training.finite_loss import FiniteLoss
 from keras_dyhead.training.results import RESULTS, write_results
 from keras_dyhead.training.settings import (
     TrainingSettings,
     build_detector,
     build_preprocessor,
 )
+from keras_dyhead.training.strategy import (
+    check_agreement,
+    make_strategy,
+    synchronize_batch_norm,
+)
 
 STATE = "settings.json"
 """The file that marks a folder as that of a training."""
 
-# A training that goes on may have its data moved and its end postponed; its model stays.
+# A training that goes on may have its data moved, its end postponed and its devices changed; its
+# model stays.
 _FREE_ON_RESUME = (
     *("images", "annotations", "val_images", "val_annotations", "backbone_weights"),
     *("epochs", "eval_every", "on_error", "jit_compile", "anchor_scale"),
+    *("strategy", "deterministic"),
 )
 
 
@@ -43,13 +54,18 @@ class Training:
         resume: Go on after the last finished epoch of the training in `out`, if there is one.
             Defaults to `False`.
         overwrite: Delete the training in `out` first, if there is one. Defaults to `False`.
+        save_every: Save the state also every so many steps of an epoch. Defaults to `None`: only
+            at the end of epochs.
 
     Attributes:
         settings: The settings with all defaults filled in.
-        train_data: The training data set, see `load_coco`.
+        strategy: The `tf.distribute` strategy.
+        is_chief: Whether this process writes the files; of several processes only one does.
+        train_data: The training data set from the first step that is not done, see `load_coco`.
         val_data: The evaluation data set.
         model: The compiled detector, restored if `resume`.
         epochs_done: Number of finished epochs.
+        steps_done: Number of steps done in the epoch after those.
 
     Raises:
         ValueError: If the data cannot be used, `out` holds files, or the training to resume was
@@ -69,13 +85,28 @@ class Training:
         out: str | Path,
         resume: bool = False,
         overwrite: bool = False,
+        save_every: int | None = None,
     ):
+        if settings.deterministic:
+            tf.config.experimental.enable_op_determinism()
+        self.strategy = make_strategy(settings.strategy)
+        self.is_chief = self.strategy.extended.should_checkpoint
         self.out = Path(out)
-        earlier = check_folder(self.out, settings, resume, overwrite)
+        earlier = None
+        if self.is_chief or resume:
+            earlier = check_folder(self.out, settings, resume, overwrite)
         if earlier is not None and settings.epochs is None:
             settings = dataclasses.replace(settings, epochs=earlier["settings"]["epochs"])
+        replicas = self.strategy.num_replicas_in_sync
+        if settings.batch_size % replicas:
+            raise ValueError(
+                f"`batch_size` must be a multiple of the {replicas} devices that share a batch. "
+                f"Received: batch_size={settings.batch_size}"
+            )
         keras.utils.set_random_seed(settings.seed)
-        self._checkpoint = EpochCheckpoint(self.out / "checkpoints")
+        self._checkpoint = EpochCheckpoint(self.out / "checkpoints", save_every, self.is_chief)
+        if earlier is not None:
+            self._checkpoint.find()
         preprocessor = build_preprocessor(settings)
         self._load_data(settings, preprocessor)
         self.settings = settings.resolve(self.train_data.annotations)
@@ -83,20 +114,27 @@ class Training:
             self._check_same(earlier)
             scale = earlier["settings"]["anchor_scale"]
             self.settings = dataclasses.replace(self.settings, anchor_scale=scale)
-        self.model = build_detector(
-            self.settings,
-            self.class_names,
-            steps=len(self.train_data) * self.settings.epochs,
-            preprocessor=preprocessor,
-        )
+        with self.strategy.scope():
+            self.model = build_detector(
+                self.settings,
+                self.class_names,
+                steps=len(self.train_data) * self.settings.epochs,
+                preprocessor=preprocessor,
+            )
+            if earlier is not None:
+                self._checkpoint.restore(self.model)
+        if replicas > 1:
+            synchronize_batch_norm(self.model)
+        if self.is_chief:
+            self._begin(overwrite)
+
+    def _begin(self, overwrite: bool) -> None:
+        """Makes the folder that of this training."""
         if overwrite:
             _delete_results(self.out)
         self.out.mkdir(parents=True, exist_ok=True)
         state = training_config(self.settings, self.class_names, len(self.train_data))
-        unfinished = self.out / "settings.json.unfinished"
-        unfinished.write_text(json.dumps(state, indent=1))
-        unfinished.replace(self.out / STATE)
-        self._checkpoint.restore(self.model)
+        replace_file(self.out / STATE, json.dumps(state, indent=1))
 
     @property
     def class_names(self) -> list[str]:
@@ -108,7 +146,12 @@ class Training:
         """Number of finished epochs."""
         return len(self._checkpoint.records)
 
-    def run(self, verbose: int = 1) -> dict:
+    @property
+    def steps_done(self) -> int:
+        """Number of steps done in the epoch after the finished ones."""
+        return self._checkpoint.steps
+
+    def run(self, verbose: int = 1) -> dict | None:
         """Trains the epochs that are left and writes the results.
 
         Args:
@@ -116,27 +159,54 @@ class Training:
                 `1`.
 
         Returns:
-            The content of `metrics.json`, see `write_results`.
+            The content of `metrics.json`, see `write_results`; `None` in a process that is not the
+            chief, which ends when the chief has written everything.
+
+        Raises:
+            FloatingPointError: If the loss or a weight is no number any more.
+            OSError: If a checkpoint cannot be written.
         """
+        several = self.settings.strategy == "multiworker"
+        if several:
+            begun = [self.class_names, len(self.train_data), self.epochs_done, self.steps_done]
+            check_agreement(self.strategy, begun)
         if self.epochs_done < self.settings.epochs:
-            evaluation = CocoEvaluation(self.val_data, eval_freq=self.settings.eval_every)
-            on_cpu = not tf.config.list_physical_devices("GPU")
-            with sparse_sampling(on_cpu and not self.settings.jit_compile):
-                self.model.fit(
-                    self.train_data,
-                    epochs=self.settings.epochs,
-                    initial_epoch=self.epochs_done,
-                    callbacks=[evaluation, self._checkpoint],
-                    shuffle=False,  # the data set shuffles itself
-                    verbose=verbose,
-                )
-        return write_results(
-            self.model,
-            self.val_data.annotations,
-            self.settings,
-            self._checkpoint.records,
-            self.out,
-        )
+            self._fit(verbose if self.is_chief else 0)
+        else:  # as `fit` does at its end
+            self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        metrics = None
+        if self.is_chief:
+            metrics = write_results(
+                self.model,
+                self.val_data.annotations,
+                self.settings,
+                self._checkpoint.records,
+                self.out,
+            )
+        if several:
+            check_agreement(self.strategy, "finished")
+        return metrics
+
+    def _fit(self, verbose: int) -> None:
+        position = DataPosition(self.train_data, self.steps_done)
+        finite = FiniteLoss(self._images_of, self._checkpoint.kept, self.steps_done)
+        evaluation = AveragedEvaluation(self.val_data, eval_freq=self.settings.eval_every)
+        on_cpu = not tf.config.list_physical_devices("GPU")
+        with sparse_sampling(on_cpu and not self.settings.jit_compile):
+            self.model.fit(
+                self.train_data,
+                epochs=self.settings.epochs,
+                initial_epoch=self.epochs_done,
+                callbacks=[position, finite, evaluation, self._checkpoint],
+                shuffle=False,  # the data set shuffles itself
+                verbose=verbose,
+            )
+
+    def _images_of(self, epoch: int, step: int) -> str:
+        """Ids and file names of the images of a step."""
+        names = {image.id: image.path.name for image in self.train_data.annotations.images}
+        ids = self.train_data.image_ids(epoch, step)
+        return "the images " + ", ".join(f"{number} ({names[number]})" for number in ids)
 
     def _load_data(self, settings: TrainingSettings, preprocessor: DetectionPreprocessor) -> None:
         form = {
@@ -145,14 +215,24 @@ class Training:
             "preprocessor": preprocessor,
             "on_error": settings.on_error,
         }
+        several_devices = self.strategy.num_replicas_in_sync > 1
         self.train_data = load_coco(
             settings.images,
             settings.annotations,
             training=True,
             augmentation=settings.build_augmentation(),
             seed=settings.seed,
+            initial_epoch=self.epochs_done,
+            initial_step=self.steps_done,
+            drop_remainder=several_devices,  # each must have its share of every batch
             **form,
         )
+        if not len(self.train_data):
+            raise ValueError(
+                f"{settings.annotations} must have images for a whole batch, of which each of "
+                f"several devices has its share. Received: batch_size={settings.batch_size}, "
+                f"{len(self.train_data.annotations.images)} images"
+            )
         if not any(len(image.boxes) for image in self.train_data.annotations.images):
             raise ValueError(f"{settings.annotations} has no box to learn from.")
         val_annotations = settings.val_annotations or settings.annotations

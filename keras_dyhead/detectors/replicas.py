@@ -1,0 +1,46 @@
+"""What Keras leaves to do under `tf.distribute` strategies."""
+
+import keras
+
+from keras_dyhead.detectors.losses import num_replicas
+
+
+def sum_gradients_first(optimizer) -> None:
+    """Has an optimizer sum the gradients of all replicas before it does anything else with them.
+
+    Keras clips the gradient of each replica, and looks for infinities in that of the first one,
+    before it sums them, so that a step would depend on the number of replicas.
+
+    Args:
+        optimizer: A Keras optimizer, perhaps a `LossScaleOptimizer`. It is changed in place, once.
+    """
+    if "apply" in vars(optimizer):
+        return
+    inner = getattr(optimizer, "inner_optimizer", optimizer)
+    apply, sum_gradients = optimizer.apply, inner._all_reduce_sum_gradients
+
+    def apply_sum(grads, trainable_variables):
+        variables = list(trainable_variables)
+        if num_replicas() > 1:
+            grads = [grad for grad, _ in sum_gradients(zip(grads, variables, strict=True))]
+        return apply(grads, variables)
+
+    optimizer.apply = apply_sum
+    inner._all_reduce_sum_gradients = lambda grads_and_variables: grads_and_variables
+
+
+def logs_to_average(logs):
+    """Returns what a step logs in the form that Keras can average over processes.
+
+    It averages over the first axis, too, which scalars do not have.
+
+    Args:
+        logs: Dict of scalars. On other backends than TensorFlow, whatever a step returns.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return logs
+    import tensorflow as tf
+
+    if not isinstance(tf.distribute.get_strategy(), tf.distribute.MultiWorkerMirroredStrategy):
+        return logs
+    return {name: keras.ops.reshape(value, (1,)) for name, value in logs.items()}

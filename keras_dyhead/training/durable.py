@@ -1,0 +1,74 @@
+"""Files and folders that are on the disk whole or not at all, whatever ends the process."""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+SUMS = "sha256.json"
+"""The file of a folder that says what the others must contain."""
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Writes a text file in one step: after a crash it has the old content or the new one."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text)
+    _to_disk(unfinished)
+    unfinished.replace(path)
+    _to_disk(path.parent)
+
+
+def write_folder(path: Path, write: Callable[[Path], None]) -> None:
+    """Creates a folder that appears under its name complete, with the checksums of its files.
+
+    Args:
+        path: The folder, which does not exist yet. Its parent is created if absent.
+        write: Function that writes the files, into the folder it receives. Where it fails, all it
+            wrote is deleted.
+    """
+    unfinished = path.with_name("unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        write(unfinished)
+        sums = {file.name: _sha256(file) for file in sorted(unfinished.iterdir())}
+        (unfinished / SUMS).write_text(json.dumps(sums, indent=1))
+        for file in unfinished.iterdir():
+            _to_disk(file)
+        _to_disk(unfinished)
+        unfinished.rename(path)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    _to_disk(path.parent)
+
+
+def check_folder_content(path: Path) -> None:
+    """Checks that a folder is as `write_folder` left it.
+
+    Raises:
+        OSError: If a file is missing or cannot be read.
+        ValueError: If a file has another content.
+    """
+    for name, expected in json.loads((path / SUMS).read_text()).items():
+        if _sha256(path / name) != expected:
+            raise ValueError(f"{name} is not what was written: its checksum is another")
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    """Has the system write out a file or a folder, not just remember it."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

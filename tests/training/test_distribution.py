@@ -1,0 +1,63 @@
+"""A training on several devices is the training on one."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from training import one_worker
+
+from keras_dyhead.training.strategy import make_strategy
+
+
+def cluster(count):
+    """The value of TF_CONFIG in each of so many processes on this machine."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    workers = [f"localhost:{s.getsockname()[1]}" for s in sockets]
+    for s in sockets:
+        s.close()
+    tasks = [{"type": "worker", "index": index} for index in range(count)]
+    return [json.dumps({"cluster": {"worker": workers}, "task": task}) for task in tasks]
+
+
+def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path):
+    """Losses, weights, normalisations and clipped gradients; one shard has no object."""
+    results = [tmp_path / f"{index}.npz" for index in range(2)]
+    here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    workers = [
+        subprocess.Popen(
+            [sys.executable, "-m", "training.one_worker", result],
+            env=here | {"TF_CONFIG": config},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for config, result in zip(cluster(2), results, strict=True)
+    ]
+    expected = one_worker.train(tf.distribute.get_strategy())
+    for worker, result, role in zip(workers, results, ("chief", "helper"), strict=True):
+        output, errors = worker.communicate(timeout=300)
+        assert worker.returncode == 0, errors[-3000:]
+        assert "refused: The processes of TF_CONFIG" in output and role in output
+        with np.load(result) as arrays:
+            assert set(arrays) == set(expected)
+            for name in expected:
+                tolerance = 1e-3 if name == "found boxes" else 1e-5
+                np.testing.assert_allclose(
+                    arrays[name], expected[name], rtol=1e-5, atol=tolerance, err_msg=name
+                )
+    assert expected["log loss"][1] < expected["log loss"][0]
+
+
+@pytest.mark.parametrize(
+    "config", ["", "{}", '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker", "index": 1}}']
+)
+def test_a_missing_or_wrong_cluster_is_explained(config, monkeypatch):
+    monkeypatch.setenv("TF_CONFIG", config)
+    with pytest.raises(ValueError, match="TF_CONFIG.*Received"):
+        make_strategy("multiworker")
