@@ -79,7 +79,7 @@ def train(
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[NAME=VALUE]...",
+            metavar="NAME=VALUE",
             show_default=False,
             help="Further settings, such as `ema_momentum=0.9998`; --print-config shows all.",
         ),
@@ -180,6 +180,10 @@ def train(
         bool, typer.Option("--deterministic", help="Equal weights from equal settings; slower.")
     ] = False,
     seed: Seed = 0,
+    save_every: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps between checkpoints within an epoch; by default none."),
+    ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -247,7 +251,8 @@ def train(
     if print_config:
         _print_config(settings)
     else:
-        _run(lambda training: training.Training(settings(training), out, resume, overwrite), out)
+        flags = {"resume": resume, "overwrite": overwrite, "save_every": save_every}
+        _run(lambda training: training.Training(settings(training), out, **flags), out)
 
 
 def _print_config(settings: Callable) -> None:
@@ -282,9 +287,11 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
     except KeyboardInterrupt:
         console.print("\nInterrupted. The same command with --resume goes on from here.")
         raise typer.Exit(130) from None
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:
         print_error(error)
         raise typer.Exit(1) from None
+    if metrics is None:  # of several processes, the chief reports
+        return
     _report(metrics, out, console)
     if not metrics["serving_check"]["same"]:
         raise typer.Exit(1)
@@ -327,6 +334,8 @@ def _describe(planned: "Training", console: Console) -> None:
     )
     if planned.epochs_done:
         console.print(f"{'resumed':>12}  {planned.epochs_done} epochs are done already")
+    if planned.steps_done:
+        console.print(f"{'resumed':>12}  {planned.steps_done} steps of the next epoch, too")
 
 
 def _report(metrics: dict, out: Path, console: Console) -> None:
