@@ -76,7 +76,6 @@ SMALL = {
         ATSS,
         raw={"class_logits": (CLASSES,), "box_deltas": (4,), "centerness_logits": ()},
         arguments={"anchors": AnchorGenerator(4.0, 1, (1.0,), offset=0.5)},
-        on_replicas={"num_blocks": 1},
     ),
     "faster-rcnn": SmallTwoStage(
         FasterRCNN,
@@ -95,7 +94,6 @@ SMALL = {
         epochs=100,
         # As the proposals become better, more of them have an object to learn.
         lasting_losses=("box_loss", "proposal_loss"),
-        on_replicas={"num_blocks": 1},
         background_losses=("class_loss", "objectness_loss"),
     ),
     "fcos": Small(

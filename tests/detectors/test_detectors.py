@@ -32,6 +32,10 @@ def unoptimized_graphs():
     tf.config.optimizer.set_experimental_options({option: before})
 
 
+EVERY_DETECTOR = pytest.mark.parametrize("name", SMALL)
+WITH_AND_WITHOUT_DYHEAD = pytest.mark.parametrize("num_blocks", [0, 1])
+
+
 def own_config(model):
     """The configuration without that of the backbone, in which Keras turns tuples to lists."""
     return {key: value for key, value in model.get_config().items() if key != "backbone"}
@@ -123,8 +127,33 @@ def test_another_decoder_takes_effect_in_the_next_predict(trained):
     model.decoder = decoder
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_the_first_step_is_traced_once(name, monkeypatch):
+NOTHING = {"boxes": np.zeros((2, 0, 4), "float32"), "labels": np.zeros((2, 0), int)}
+
+
+def assert_background_is_trained(name, model, targets):
+    """Without objects some losses are zero, others lower the scores."""
+    model.reset_metrics()
+    bias = SMALL[name].background_bias(model)
+    before = bias.numpy()
+    logs = model.train_on_batch(scene()[0], targets, return_dict=True)
+    for loss in model.loss_names:
+        assert (logs[loss] > 0) if loss in SMALL[name].background_losses else (logs[loss] == 0)
+    assert (bias.numpy() < before).all()
+
+
+def padded(targets, places):
+    missing = places - targets["labels"].shape[1]
+    return {
+        "boxes": np.pad(targets["boxes"], [(0, 0), (0, missing), (0, 0)]),
+        "labels": np.pad(targets["labels"], [(0, 0), (0, missing)], constant_values=-1),
+    }
+
+
+@EVERY_DETECTOR
+@WITH_AND_WITHOUT_DYHEAD
+def test_one_trace_trains_with_few_objects_with_hundreds_and_with_none(
+    name, num_blocks, monkeypatch
+):
     traces = []
     compute_loss = Detector.compute_loss
 
@@ -133,37 +162,27 @@ def test_the_first_step_is_traced_once(name, monkeypatch):
         return compute_loss(self, *args, **kwargs)
 
     monkeypatch.setattr(Detector, "compute_loss", counting)
-    model = small_detector(name)
-    model.compile("adam")
-    model.fit(*scene(), epochs=2, verbose=0)
+    model = small_detector(name, num_blocks)
+    model.compile("sgd")
+    rng = np.random.default_rng(0)
+    corner = rng.uniform(0, 50, (2, 300, 2))
+    hundreds = {
+        "boxes": np.float32(np.dstack([corner, corner + rng.uniform(1, 40, corner.shape)])),
+        "labels": np.stack([rng.integers(0, CLASSES, 300), np.full(300, -1)]),
+    }
+    images, few = scene()
+    for targets in (hundreds, padded(few, 300)):
+        logs = model.train_on_batch(images, targets, return_dict=True)
+        assert all(np.isfinite(logs[loss]) and logs[loss] > 0 for loss in model.loss_names)
+    assert_background_is_trained(name, model, padded(NOTHING, 300))
     assert len(traces) == 1
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_images_without_objects_train_the_background(name):
-    model, small = small_detector(name), SMALL[name]
-    model.compile("adam")
-    images, _ = scene()
-    bias = small.background_bias(model)
-    for places in (0, 4):
-        empty = {"boxes": np.zeros((2, places, 4)), "labels": np.full((2, places), -1)}
-        before = bias.numpy()
-        logs = model.train_on_batch(images, empty, return_dict=True)
-        for loss in model.loss_names:
-            assert (logs[loss] > 0) if loss in small.background_losses else (logs[loss] == 0)
-        assert (bias.numpy() < before).all()
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_hundreds_of_objects_in_one_image_and_none_in_the_other_train(name):
-    rng = np.random.default_rng(0)
-    corner = rng.uniform(0, 50, (2, 300, 2))
-    boxes = np.concatenate([corner, corner + rng.uniform(1, 40, corner.shape)], -1)
-    labels = np.stack([rng.integers(0, CLASSES, 300), np.full(300, -1)])
+@EVERY_DETECTOR
+def test_targets_without_a_place_for_boxes_train_the_background(name):
     model = small_detector(name)
-    model.compile("adam")
-    logs = model.train_on_batch(scene()[0], {"boxes": boxes, "labels": labels}, return_dict=True)
-    assert all(np.isfinite(logs[loss]) and logs[loss] > 0 for loss in model.loss_names)
+    model.compile("adam", run_eagerly=True)
+    assert_background_is_trained(name, model, NOTHING)
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if "class_logits" in SMALL[name].raw])
@@ -173,18 +192,19 @@ def test_every_class_starts_at_the_prior_probability(name):
     np.testing.assert_allclose(probability, 0.01, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_xla_trains_like_the_plain_graph(name):
+@EVERY_DETECTOR
+@pytest.mark.parametrize("num_blocks", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_xla_trains_like_the_plain_graph(name, num_blocks):
     images, targets = scene()
     losses = []
     for jit_compile in (False, True):
-        model = small_detector(name, image_shape=(64, 96, 3))
+        model = small_detector(name, num_blocks, image_shape=(64, 96, 3))
         model.compile(keras.optimizers.SGD(0.01), jit_compile=jit_compile)
         losses.append(model.fit(images, targets, epochs=3, verbose=0).history["loss"])
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@EVERY_DETECTOR
 @pytest.mark.parametrize(("policy", "num_blocks"), [("mixed_bfloat16", 0), ("mixed_float16", 1)])
 def test_mixed_precision_trains_finite_and_predicts_float32(name, policy, num_blocks):
     images, targets = scene()
@@ -231,7 +251,7 @@ def test_kerashub_backbones_and_datasets_of_changing_sizes_are_accepted():
     assert own_config(copy) == own_config(model)
 
 
-@pytest.mark.parametrize("name", SMALL)
+@EVERY_DETECTOR
 @pytest.mark.parametrize(
     ("switch", "gone"),
     [
@@ -292,6 +312,8 @@ def test_the_running_normalizer_moves_with_training_steps_only_and_is_saved(tmp_
 
 
 TWO_REPLICAS = """
+import sys
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -302,11 +324,11 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 images, targets = scene()  # one replica gets the image with objects, the other the empty one
 
-for name, small in SMALL.items():
-    results = []
+for number, name in enumerate(SMALL, start=int(sys.argv[1])):
+    results, num_blocks = [], number % 2
     for scope in (tf.distribute.get_strategy().scope, strategy.scope):
         with scope():
-            model = small_detector(name, **small.on_replicas)
+            model = small_detector(name, num_blocks, **SMALL[name].on_replicas)
             model.compile(keras.optimizers.SGD(0.1))
         logs = model.fit(images, targets, batch_size=2, verbose=0).history
         out = model.predict(images, batch_size=2, verbose=0)
@@ -322,9 +344,11 @@ for name, small in SMALL.items():
 """
 
 
-def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch():
+@pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch(first):
+    """Every other detector has DyHead, from the first or the second on."""
     process = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS],
+        [sys.executable, "-c", TWO_REPLICAS, str(first)],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,

@@ -4,6 +4,7 @@ import pytest
 import tensorflow as tf
 from export.small_detectors import (
     EVERY_DETECTOR,
+    WITH_AND_WITHOUT_DYHEAD,
     assert_same,
     by_hand,
     pictures,
@@ -16,8 +17,9 @@ from keras_dyhead.export import export_litert
 
 
 @EVERY_DETECTOR
-def test_the_interpreter_detects_the_same_in_images_of_any_size(detector, tmp_path):
-    model = small_detector(detector, num_blocks=1)
+@WITH_AND_WITHOUT_DYHEAD
+def test_the_interpreter_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
+    model = small_detector(detector, num_blocks)
     export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))
     detect = tf.lite.Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
     for image in pictures(tmp_path)[1]:

@@ -8,6 +8,7 @@ import pytest
 import tensorflow as tf
 from export.small_detectors import (
     EVERY_DETECTOR,
+    WITH_AND_WITHOUT_DYHEAD,
     assert_same,
     by_hand,
     pictures,
@@ -27,9 +28,10 @@ def run(path, images):
 
 
 @EVERY_DETECTOR
-def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, tmp_path):
+@WITH_AND_WITHOUT_DYHEAD
+def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
     names = ["a", "b", "ü"]
-    model = small_detector(detector, num_blocks=1, alignment="published", class_names=names)
+    model = small_detector(detector, num_blocks, alignment="published", class_names=names)
     path = tmp_path / "model.onnx"
     export_onnx(model, path)
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map

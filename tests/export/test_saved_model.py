@@ -34,9 +34,11 @@ print(json.dumps({name: value.numpy().tolist() for name, value in out.items()}))
 
 
 @EVERY_DETECTOR
-@pytest.mark.parametrize("image_size", [None, (64, 96)])
-def test_a_process_without_keras_detects_the_same_in_files(detector, image_size, tmp_path):
-    model = small_detector(detector, num_blocks=1 if image_size else 0)
+@pytest.mark.parametrize(("num_blocks", "image_size"), [(0, None), (1, (64, 96))])
+def test_a_process_without_keras_detects_the_same_in_files(
+    detector, num_blocks, image_size, tmp_path
+):
+    model = small_detector(detector, num_blocks)
     paths, images = pictures(tmp_path)
     export_saved_model(model, tmp_path / "model", image_size)
     process = subprocess.run(
