@@ -1,6 +1,25 @@
 """The command line: `keras-dyhead COMMAND`, or `python -m keras_dyhead.cli COMMAND`."""
 
-from keras_dyhead.cli import benchmark, models, profile, pseudo_label, recipes, study, training
+from keras_dyhead.cli import (
+    benchmark,
+    input,
+    models,
+    profile,
+    pseudo_label,
+    recipes,
+    study,
+    training,
+)
 from keras_dyhead.cli.console import app
 
-__all__ = ["app", "benchmark", "models", "profile", "pseudo_label", "recipes", "study", "training"]
+__all__ = [
+    "app",
+    "benchmark",
+    "input",
+    "models",
+    "profile",
+    "pseudo_label",
+    "recipes",
+    "study",
+    "training",
+]

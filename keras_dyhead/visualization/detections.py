@@ -63,21 +63,19 @@ def plot_detections(
     axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
     shown = set()
     for (left, right), image, truth, found in zip(axes, images, y_true, y_pred, strict=False):
-        shown |= _draw(left, "ground truth", image, truth, class_names)
+        shown |= draw_boxes(left, "ground truth", image, truth, class_names)
         scores = np.asarray(found["confidence"])
         order = np.argsort(scores, kind="stable")  # the most confident is drawn last, on top
         order = order[scores[order] >= score_threshold]
         found = {key: np.asarray(found[key])[order] for key in ("boxes", "labels", "confidence")}
-        shown |= _draw(right, f"detections ≥ {score_threshold:.2g}", image, found, class_names)
+        shown |= draw_boxes(right, f"detections ≥ {score_threshold:.2g}", image, found, class_names)
     for axis in axes.flat:
         axis.set_axis_off()
-    if shown:
-        handles = [Patch(color=_colour(c), label=_name(c, class_names)) for c in sorted(shown)]
-        figure.legend(handles=handles[:20], loc="outside lower center", ncols=min(10, len(handles)))
+    draw_legend(figure, shown, class_names)
     return figure
 
 
-def _draw(axis, title, image, objects, class_names) -> set[int]:
+def draw_boxes(axis, title, image, objects, class_names) -> set[int]:
     """Draws an image with its boxes and returns the labels it drew."""
     axis.imshow(np.clip(np.asarray(image), 0, 255).astype("uint8"))
     labels = np.asarray(objects["labels"]).astype(int)
@@ -102,6 +100,13 @@ def _draw(axis, title, image, objects, class_names) -> set[int]:
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8},
             )
     return set(labels[labels >= 0].tolist())
+
+
+def draw_legend(figure, labels, class_names) -> None:
+    """Draws the colours of labels below a figure."""
+    handles = [Patch(color=_colour(c), label=_name(c, class_names)) for c in sorted(labels)]
+    if handles:
+        figure.legend(handles=handles[:20], loc="outside lower center", ncols=min(10, len(handles)))
 
 
 def _colour(label: int):

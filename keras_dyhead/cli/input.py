@@ -1,0 +1,221 @@
+"""`keras-dyhead input`."""
+
+import json
+import types
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from keras_dyhead.cli.console import app, escape, print_error, quiet_tensorflow
+from keras_dyhead.recipes import recipe_settings
+
+_SHOWN = 20
+
+
+@app.command("input")
+def show_input(
+    context: typer.Context,
+    images: Annotated[
+        Path, typer.Option(exists=True, file_okay=False, help="Folder of the images.")
+    ],
+    annotations: Annotated[
+        Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
+    ],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME=VALUE",
+            show_default=False,
+            help="Further settings of `train`, such as `augmentation.horizontal_flip=0`.",
+        ),
+    ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="A published training, see `keras-dyhead recipes`."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
+    image_size: Annotated[
+        int | None,
+        typer.Option(
+            min=32, help="Side in px of the square that images are fitted into; by default 512."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of order and augmentation.")] = 0,
+    on_error: Annotated[
+        str,
+        typer.Option(
+            metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
+        ),
+    ] = "raise",
+    verify: Annotated[
+        bool, typer.Option(help="Decode every file once beforehand to find broken ones.")
+    ] = True,
+    seconds: Annotated[
+        float, typer.Option(min=0.0, help="How long to measure the throughput.")
+    ] = 10.0,
+    pictures: Annotated[int, typer.Option(min=0, help="Varied images to draw.")] = 16,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for the figures (input.json) and the pictures (examples.png)."),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace these two files in --out.")
+    ] = False,
+) -> None:
+    """Show what a training would be given, and how fast the images come, without a model.
+
+    Opens the images with the settings of `train`, lists what is wrong with them, counts images,
+    boxes and canvases, measures how many images a second are read, decoded, varied and batched
+    while nothing else runs, and draws some with their boxes. A training that takes more images a
+    second than that waits for its input.
+
+    **Examples**
+
+    keras-dyhead input --images photos --annotations photos.json --out runs/photos-input
+
+    keras-dyhead input --images train2017 --annotations instances_train2017.json
+    --recipe dyhead_r50_atss_fpn_1x --batch-size 16 --seconds 60 --on-error skip
+    """
+    console = Console()
+    options = {"batch_size": batch_size, "image_size": image_size, "on_error": on_error}
+    given = {
+        name: value
+        for name, value in options.items()
+        if context.get_parameter_source(name).name != "DEFAULT"
+    }
+    given |= {"images": images, "annotations": annotations, "seed": seed}
+    try:
+        _check_writable(out, overwrite)
+        with console.status("starting TensorFlow"), quiet_tensorflow():
+            from keras_dyhead import training
+        published = {} if recipe is None else recipe_settings(recipe)
+        settings = training.TrainingSettings(
+            **training.merge_settings(published, training.parse_overrides(overrides or []), given)
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # problems are listed below
+            dataset, preprocessor = _open(settings, verify)
+    except ValueError as error:
+        print_error(error)
+        raise typer.Exit(2) from None
+    report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, console)}
+    _print(report, console)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "input.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+        if pictures:
+            _draw(dataset, settings, preprocessor, pictures, out / "examples.png")
+        written = "input.json and examples.png" if pictures else "input.json"
+        console.print(f"written to {out}: {written}", soft_wrap=True)
+
+
+def _check_writable(out: Path | None, overwrite: bool) -> None:
+    if out is None:
+        return
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out must be a folder. Received: {out}")
+    if (out / "input.json").exists() and not overwrite:
+        raise ValueError(f"{out} has an input.json: replace it with --overwrite, or choose another")
+
+
+def _open(settings, verify: bool):
+    """The data set of a training, and its preprocessor."""
+    from keras_dyhead.training.data import open_training_data
+    from keras_dyhead.training.settings import build_preprocessor
+
+    preprocessor = build_preprocessor(settings)
+    return (
+        open_training_data(settings, preprocessor, seed=settings.seed, verify=verify),
+        preprocessor,
+    )
+
+
+def _count(dataset, settings) -> dict[str, Any]:
+    opened = dataset.annotations
+    boxes = [len(image.boxes) for image in opened.images]
+    labels = np.concatenate([image.labels for image in opened.images]).astype(int)
+    per_class = np.bincount(labels, minlength=len(opened.class_names)).tolist()
+    return {
+        "images": len(boxes),
+        "boxes": sum(boxes),
+        "boxes_per_image": {
+            "mean": round(float(np.mean(boxes)), 3),
+            "median": float(np.median(boxes)),
+            "largest": max(boxes),
+        },
+        "images_without_boxes": boxes.count(0),
+        "boxes_by_class": dict(zip(opened.class_names, per_class, strict=True)),
+        "batch_size": settings.batch_size,
+        "steps_per_epoch": len(dataset),
+        "problems": [str(problem) for problem in opened.problems],
+    }
+
+
+def _measure(dataset, seconds: float, console: Console) -> dict[str, Any]:
+    from keras_dyhead.coco.throughput import measure_throughput
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("reading images", total=1.0)
+        return measure_throughput(dataset, seconds, lambda share: bar.update(task, completed=share))
+
+
+def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
+    """Draws the first images of the first epoch as the model gets them, before normalisation."""
+    from keras_dyhead.coco import load_coco
+    from keras_dyhead.visualization.examples import plot_examples
+
+    unnormalized = types.SimpleNamespace(
+        image_size=preprocessor.image_size,
+        min_side=preprocessor.min_side,
+        max_side=preprocessor.max_side,
+        resize=preprocessor.resize,
+        normalize=lambda images: images,
+    )
+    drawn = load_coco(
+        settings.images,
+        dataset.annotations,
+        settings.batch_size,
+        settings.canvases or preprocessor.image_size,
+        training=True,
+        preprocessor=unnormalized,
+        augmentation=settings.build_augmentation(),
+        on_error=settings.on_error,
+        seed=settings.seed,
+    )
+    examples = list(drawn.unbatch().take(count).as_numpy_iterator())
+    images, targets = zip(*examples, strict=True)
+    plot_examples(images, targets, dataset.class_names).savefig(path, dpi=110)
+
+
+def _print(report: dict[str, Any], console: Console) -> None:
+    measured, boxes = report["measured"], report["boxes_per_image"]
+    console.print(
+        f"{report['images']} images, {report['boxes']} boxes: {boxes['mean']} per image, at most "
+        f"{boxes['largest']}; {report['images_without_boxes']} images have none"
+    )
+    console.print(f"{report['steps_per_epoch']} steps of {report['batch_size']} images an epoch")
+    table = Table()
+    for heading in ("canvas (height x width)", "images", "filled"):
+        table.add_column(heading, justify="right")
+    for canvas in measured["canvases"]:
+        height, width = canvas["size"]
+        table.add_row(f"{height} x {width}", str(canvas["images"]), f"{canvas['filled']:.0%}")
+    console.print(table)
+    console.print(
+        f"[bold]{measured['images_per_second']} images a second[/] over {measured['seconds']} s "
+        f"on {measured['processors']} processors, {measured['cpu_seconds_per_image'] * 1000:.1f} "
+        f"ms of their time each; the first batch came after {measured['first_batch_seconds']} s; "
+        f"{measured['boxes_per_image']} boxes per image were left after cropping"
+    )
+    problems = report["problems"]
+    console.print(f"problems: {len(problems) or 'none'}")
+    for problem in problems[:_SHOWN]:
+        console.print(f"  [yellow]{escape(problem)}[/]", soft_wrap=True)
+    if len(problems) > _SHOWN:
+        console.print(f"  ... and {len(problems) - _SHOWN} more")
