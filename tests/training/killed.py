@@ -1,6 +1,6 @@
 """Kills a training at random moments and goes on with it; run by `test_reliability.py`.
 
-    python -m training.killed DATA OUT KILLS SEED
+    python -m training.killed DATA OUT KILLS EPOCHS
 
 The results are `OUT/undisturbed.npz` and `OUT/killed.npz`: records and weights.
 """
@@ -12,27 +12,28 @@ import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.training import Training, TrainingSettings, run
 
 
-def train(data, out, begun):
-    """Trains to the end and writes records and weights; says when the steps begin."""
+def train(data, out, epochs, pulse):
+    """Trains to the end and writes records and weights; gives a sign of life after each step."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # starts sooner
     settings = TrainingSettings(
         images=data / "images",
         annotations=data / "instances.json",
-        epochs=4,
+        epochs=epochs,
         batch_size=2,
         image_size=64,
         detector="retinanet",
         num_blocks=0,
         channels=16,
-        max_level=4,
+        max_level=5,
         ema_momentum=0.9,
-        eval_every=4,
+        eval_every=epochs,
         deterministic=True,
     )
     results = {}
@@ -41,52 +42,52 @@ def train(data, out, begun):
         results["records"] = np.array([[record["epoch"], record["loss"]] for record in records])
         results.update((weight.path, weight.numpy()) for weight in model.weights)
 
-    run.write_results = remember
-    training = Training(settings, out, resume=True, save_every=2)
-    first_step = training.model.make_train_function
+    class Pulse(run.FiniteLoss):
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            os.write(pulse, b"x")
 
-    def tell(*args, **kwargs):
-        os.write(begun, b"x")
-        return first_step(*args, **kwargs)
-
-    training.model.make_train_function = tell
-    training.run(verbose=0)
+    run.write_results, run.FiniteLoss = remember, Pulse
+    run.AveragedEvaluation = lambda *args, **kwargs: keras.callbacks.Callback()  # starts sooner
+    Training(settings, out, resume=True, save_every=2).run(verbose=0)
     np.savez(out.with_suffix(".npz"), **results)
 
 
-def start(data, out):
-    """Forks a process that trains; returns its number and a pipe that says when steps begin."""
+def start(data, out, epochs):
+    """Forks a process that trains; returns its number and a file with a byte for each step."""
     reading, writing = os.pipe()
-    sys.stdout.flush()
     process = os.fork()
     if process:
         os.close(writing)
-        return process, reading
+        return process, open(reading, "rb", buffering=0)
     try:
-        train(data, out, writing)
+        train(data, out, epochs, writing)
         os._exit(0)
     except BaseException as error:
         print(f"{type(error).__name__}: {error}", flush=True)
         os._exit(1)
 
 
-def main(data, out, kills, seed):
-    random.seed(seed)
-    process, reading = start(data, out / "undisturbed")
-    os.read(reading, 1)
+def main(data, out, kills, epochs):
+    """Every fourth process is killed before its first step, the others up to four steps later."""
+    random.seed(0)
     began = time.monotonic()
-    assert os.waitpid(process, 0)[1] == 0
+    process, pulse = start(data, out / "undisturbed", epochs)
+    pulse.read(1)
     seconds = time.monotonic() - began
-    for _ in range(kills):
-        process, reading = start(data, out / "killed")
-        os.read(reading, 1)
-        time.sleep(random.uniform(0, seconds))
+    assert os.waitpid(process, 0)[1] == 0
+    for number in range(kills):
+        process, pulse = start(data, out / "killed", epochs)
+        if number % 4 == 3:
+            time.sleep(random.uniform(0, seconds))
+        else:
+            pulse.read(random.randint(1, 4))
+            time.sleep(random.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
-        ended = os.waitpid(process, 0)[1]
+        assert os.waitpid(process, 0)[1] == signal.SIGKILL
         found = sorted(path.name for path in (out / "killed" / "checkpoints").glob("*"))
-        print("killed" if ended == signal.SIGKILL else "ended", *found, flush=True)
-        assert ended in (0, signal.SIGKILL)
-    process, _ = start(data, out / "killed")
+        print("killed, leaving", *found, flush=True)
+    process, _ = start(data, out / "killed", epochs)
     assert os.waitpid(process, 0)[1] == 0
 
 

@@ -28,7 +28,7 @@ def backbone():
     return keras.Model(images, maps)
 
 
-def train(strategy, name="atss"):
+def train(strategy, name, num_blocks):
     """Two epochs of two steps, two images each: the second image of the first step is empty."""
     images, targets = scene()
     order = [0, 1, 0, 0]
@@ -56,17 +56,17 @@ def train(strategy, name="atss"):
     }
 
 
-def main(result):
+def main(result, name, num_blocks):
     strategy = make_strategy("multiworker")
     check_agreement(strategy, ["same", 1])
     try:
         check_agreement(strategy, strategy.cluster_resolver.task_id)
     except ValueError as error:
         print("refused:", error)
-    np.savez(result, **train(strategy))
+    np.savez(result, **train(strategy, name, num_blocks))
     print("chief" if strategy.extended.should_checkpoint else "helper")
 
 
 if __name__ == "__main__":
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # starts sooner
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

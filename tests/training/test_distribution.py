@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from detectors.scenes import SMALL
 from training import one_worker
 
 from keras_dyhead.training.strategy import make_strategy
@@ -25,13 +26,17 @@ def cluster(count):
     return [json.dumps({"cluster": {"worker": workers}, "task": task}) for task in tasks]
 
 
-def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path):
+@pytest.mark.parametrize(
+    ("name", "num_blocks"),
+    [("atss", 0), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in SMALL)],
+)
+def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path, name, num_blocks):
     """Losses, weights, normalisations and clipped gradients; one shard has no object."""
     results = [tmp_path / f"{index}.npz" for index in range(2)]
     here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     workers = [
         subprocess.Popen(
-            [sys.executable, "-m", "training.one_worker", result],
+            [sys.executable, "-m", "training.one_worker", result, name, str(num_blocks)],
             env=here | {"TF_CONFIG": config},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -39,17 +44,17 @@ def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path):
         )
         for config, result in zip(cluster(2), results, strict=True)
     ]
-    expected = one_worker.train(tf.distribute.get_strategy())
+    expected = one_worker.train(tf.distribute.get_strategy(), name, num_blocks)
     for worker, result, role in zip(workers, results, ("chief", "helper"), strict=True):
         output, errors = worker.communicate(timeout=300)
         assert worker.returncode == 0, errors[-3000:]
         assert "refused: The processes of TF_CONFIG" in output and role in output
         with np.load(result) as arrays:
             assert set(arrays) == set(expected)
-            for name in expected:
-                tolerance = 1e-3 if name == "found boxes" else 1e-5
+            for key in expected:
+                tolerance = 1e-3 if key == "found boxes" else 1e-5
                 np.testing.assert_allclose(
-                    arrays[name], expected[name], rtol=1e-5, atol=tolerance, err_msg=name
+                    arrays[key], expected[key], rtol=1e-5, atol=tolerance, err_msg=key
                 )
     assert expected["log loss"][1] < expected["log loss"][0]
 
