@@ -63,7 +63,13 @@ def planned_config(settings: TrainingSettings) -> dict:
     """Returns the configuration of a training that is not begun, without reading its images.
 
     Args:
-        settings: The settings.
+        settings: The settings. With a `strategy`, incomplete batches are taken for dropped, as they
+            are on several devices.
     """
-    data = open_training_data(settings, build_preprocessor(settings), verify=False)
+    data = open_training_data(
+        settings,
+        build_preprocessor(settings),
+        verify=False,
+        drop_remainder=settings.strategy != "none",
+    )
     return training_config(settings.resolve(data.annotations), data.class_names, len(data))

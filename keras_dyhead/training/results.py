@@ -4,7 +4,6 @@ import csv
 import dataclasses
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -13,17 +12,15 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations
 from keras_dyhead.detectors import Detector
 from keras_dyhead.export import export_saved_model
 from keras_dyhead.inference import detect_images, read_rgb
 from keras_dyhead.training import serving_check
+from keras_dyhead.training.config import package_versions
 from keras_dyhead.training.settings import TrainingSettings
-from keras_dyhead.version import __version__
 from keras_dyhead.visualization import plot_detections, plot_history
 
 RESULTS = (
@@ -91,12 +88,7 @@ def write_results(
             "results": round(time.perf_counter() - started, 1),
         },
         "settings": dataclasses.asdict(settings),
-        "versions": {
-            "keras_dyhead": __version__,
-            "keras": keras.__version__,
-            "tensorflow": tf.__version__,
-            "python": platform.python_version(),
-        },
+        "versions": package_versions(),
     }
     (out / "metrics.json").write_text(json.dumps(metrics, indent=1))
     return metrics

@@ -15,6 +15,7 @@ from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.averaged import AveragedEvaluation
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.config import training_config
+from keras_dyhead.training.data import open_training_data
 from keras_dyhead.training.data_position import DataPosition
 from keras_dyhead.training.durable import replace_file
 from keras_dyhead.training.finite_loss import FiniteLoss
@@ -216,16 +217,13 @@ class Training:
             "on_error": settings.on_error,
         }
         several_devices = self.strategy.num_replicas_in_sync > 1
-        self.train_data = load_coco(
-            settings.images,
-            settings.annotations,
-            training=True,
-            augmentation=settings.build_augmentation(),
+        self.train_data = open_training_data(
+            settings,
+            preprocessor,
             seed=settings.seed,
             initial_epoch=self.epochs_done,
             initial_step=self.steps_done,
             drop_remainder=several_devices,  # each must have its share of every batch
-            **form,
         )
         if not len(self.train_data):
             raise ValueError(
