@@ -9,6 +9,7 @@ from keras_dyhead.cli import (
     recipes,
     study,
     training,
+    visualize,
 )
 from keras_dyhead.cli.console import app
 
@@ -22,4 +23,5 @@ __all__ = [
     "recipes",
     "study",
     "training",
+    "visualize",
 ]

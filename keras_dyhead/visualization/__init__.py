@@ -1,7 +1,20 @@
 """Pictures of what a detector sees and how it learned."""
 
+from keras_dyhead.visualization.attention import plot_attention
 from keras_dyhead.visualization.detections import plot_detections
 from keras_dyhead.visualization.history import plot_history
 from keras_dyhead.visualization.pictures import draw_detections, unique_stems
+from keras_dyhead.visualization.report import write_report
+from keras_dyhead.visualization.sampling import plot_sampling
+from keras_dyhead.visualization.scale_weights import plot_scale_weights
 
-__all__ = ["draw_detections", "plot_detections", "plot_history", "unique_stems"]
+__all__ = [
+    "draw_detections",
+    "plot_attention",
+    "plot_detections",
+    "plot_history",
+    "plot_sampling",
+    "plot_scale_weights",
+    "unique_stems",
+    "write_report",
+]

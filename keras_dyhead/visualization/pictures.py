@@ -56,13 +56,14 @@ def draw_detections(
     return picture
 
 
-def unique_stems(paths: Sequence[Path]) -> list[str]:
+def unique_stems(paths: Sequence[str | Path]) -> list[str]:
     """The file names without suffix, numbered where files of different folders are called alike."""
     stems = []
     for path in paths:
-        stem, number = path.stem, 1
+        first, number = Path(path).stem, 1
+        stem = first
         while stem in stems:
             number += 1
-            stem = f"{path.stem}_{number}"
+            stem = f"{first}_{number}"
         stems.append(stem)
     return stems

@@ -1,0 +1,77 @@
+"""`keras-dyhead visualize`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from keras_dyhead.cli.console import app, escape
+from keras_dyhead.cli.inputs import ClassNames, Model, image_files, input_errors, load_detector
+
+
+@app.command()
+def visualize(
+    model: Model,
+    images: Annotated[
+        list[Path],
+        typer.Option(
+            exists=True,
+            help="A JPEG or PNG file, or a folder of such files; may be given several times.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for report.html and the PNG files.")],
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
+    ] = 0.3,
+    sampled: Annotated[
+        int, typer.Option(min=0, help="Detections per image whose sampling points are drawn.")
+    ] = 2,
+    limit: Annotated[
+        int, typer.Option(min=1, help="Images at most: each adds about a megabyte.")
+    ] = 12,
+    class_names: ClassNames = None,
+) -> None:
+    """Show what a model with DyHead sees: detections, attention maps, sampling points.
+
+    Writes PNG files, and report.html with all of them inside: one file to pass on, which needs no
+    network. Broken images are named there and left out.
+
+    **Examples**
+
+    keras-dyhead visualize --model atss.keras --images photos --out report
+
+    keras-dyhead visualize --model atss.keras --images a.jpg --images b.jpg --out report --sampled 4
+    """
+    console = Console()
+    with input_errors():
+        loaded, names = load_detector(model, class_names, console)
+        from keras_dyhead.visualization import write_report
+
+        paths = image_files(images)
+        if len(paths) > limit:
+            text = f"[yellow]the first {limit} of {len(paths)} images (--limit)[/]"
+            console.print(text, highlight=False)
+
+        def progress(sequence):
+            return track(sequence, "drawing", console=console, transient=True)
+
+        report = write_report(
+            loaded,
+            paths[:limit],
+            out,
+            names,
+            score_threshold,
+            sampled,
+            title=f"{model.name} on {', '.join(path.name for path in images)}",
+            progress=progress,
+        )
+    for fault in report.faults:
+        console.print(f"[yellow]left out: {escape(fault)}[/]", soft_wrap=True, highlight=False)
+    console.print(
+        f"written: {report.page} and {len(report.pictures)} pictures",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )

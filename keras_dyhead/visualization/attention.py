@@ -1,0 +1,158 @@
+"""What each attention does to the maps."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_dyhead.visualization.view import Preprocessor, View, look_inside
+
+_STEPS = {
+    "spatial": "after spatial-aware",
+    "scale": "after scale-aware",
+    "task": "after task-aware",
+}
+_LABEL = {"fontsize": 8, "rotation": 0, "ha": "right", "va": "center"}
+_INCHES = 2.2  # longer side of one map
+_MOST_CELLS = 48  # to a side, for their borders to be drawn
+
+
+def plot_attention(
+    model: keras.Model,
+    image: np.ndarray,
+    preprocessor: Preprocessor | None = None,
+    blocks: Sequence[int] | None = None,
+    overlay: float = 0.7,
+) -> Figure:
+    """Draws every level's map before DyHead and after each attention, block by block.
+
+    A column is a level, a row is a step, in the order of computation: spatial-, scale-, then
+    task-aware attention. Drawn is the norm over the channels, over the grey image. Within a row
+    colours mean the same, so one sees on which level an object lights up. Padding is cut off.
+
+    Args:
+        model: A Keras model from images to anything with one `DyHeadNeck` in it: a detector of this
+            package, one of KerasCV or KerasHub with DyHead, or your own.
+        image: RGB image `(H, W, 3)` of any size, values 0..255.
+        preprocessor: What turns images `(1, H, W, 3)` into what the model takes: a
+            `DetectionPreprocessor`, or a function that returns the same dict. Defaults to the
+            model's own if it is a detector of this package. For any other the image is fitted into
+            the model's input size, if that is fixed, and keeps its values 0..255.
+        blocks: Numbers of the blocks to draw, from 0. Defaults to `None`: all.
+        overlay: How much the colours cover the image, 0 to 1. Defaults to `0.7`.
+
+    Returns:
+        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+
+    Raises:
+        ValueError: If `image` is no RGB image, `blocks` are not there, or the model has not exactly
+            one `DyHeadNeck` with blocks.
+
+    Example:
+    ```python
+    model = keras.saving.load_model("atss.keras")
+    plot_attention(model, read_rgb("street.jpg")).savefig("attention.png")
+    ```
+
+    Source: paper, figure 1, where scale-aware attention comes first; the released code, followed
+    here, has the order of the rows.
+    """
+    return draw_attention(look_inside(model, image, preprocessor), blocks, overlay)
+
+
+def draw_attention(view: View, blocks: Sequence[int] | None = None, overlay: float = 0.7) -> Figure:
+    """`plot_attention` of a `View`."""
+    count = len(view.blocks)
+    chosen = list(range(count)) if blocks is None else list(blocks)
+    if not all(0 <= block < count for block in chosen):
+        raise ValueError(f"The model has the blocks 0 to {count - 1}. Received: blocks={blocks}")
+    rows = [("before DyHead", view.before)] + [
+        (f"block {number + 1} of {count}\n{title}" if count > 1 else title, norms)
+        for number in chosen
+        for title, norms in ((_STEPS[s], view.blocks[number].norms[s]) for s in _STEPS)
+    ]
+    axes = _axes(view, len(rows) + 1)
+    for axis in axes[:, :-1].flat:
+        axis.set(xticks=[], yticks=[])
+    for i in range(len(view.levels)):
+        _draw_cells(axes[0, i], view, i)
+    axes[0, 0].set_ylabel("image and cells", **_LABEL)
+    axes[0, -1].set_axis_off()
+    for row, (title, norms) in zip(axes[1:], rows, strict=True):
+        drawn = _draw_row(row[:-1], view, norms, overlay)
+        row[0].set_ylabel(title, **_LABEL)
+        bar = axes[0, 0].figure.colorbar(drawn, cax=row[-1])
+        bar.ax.tick_params(labelsize=7)
+    return axes[0, 0].figure
+
+
+def _axes(view: View, rows: int) -> np.ndarray:
+    """Axes of the image's shape, a column for each level and one for the colour bars.
+
+    All sizes are known: with a hundred axes, matplotlib takes long to work out a layout.
+    """
+    height, width = _INCHES * np.array(view.image.shape[:2]) / max(view.image.shape[:2])
+    columns, label, title, bar, ticks, gap = len(view.levels), 1.15, 0.25, 0.12, 0.4, 0.05
+    across = label + columns * (width + gap) + bar + ticks
+    down = title + rows * (height + gap)
+    figure = Figure(figsize=(across, down))
+    mean = (columns * width + bar) / (columns + 1)  # what matplotlib measures gaps in
+    return figure.subplots(
+        rows,
+        columns + 1,
+        squeeze=False,
+        gridspec_kw={
+            "left": label / across,
+            "right": 1 - ticks / across,
+            "top": 1 - title / down,
+            "bottom": gap / down,
+            "wspace": gap / mean,
+            "hspace": gap / height,
+            "width_ratios": [width] * columns + [bar],
+        },
+    )
+
+
+def _draw_cells(axis, view: View, level: int) -> None:
+    """The image, with the borders of the level's cells where they leave it visible."""
+    (height, width), (stride_y, stride_x) = view.image.shape[:2], view.strides[level]
+    axis.imshow(view.image)
+    axis.set(xlim=(0, width), ylim=(height, 0))
+    cells = np.ceil([height / stride_y - 1e-6, width / stride_x - 1e-6]).astype(int)
+    if max(cells) <= _MOST_CELLS:
+        lines = {"colors": "white", "linewidths": 0.4, "alpha": 0.4}
+        axis.hlines(np.arange(1, cells[0]) * stride_y, 0, width, **lines)
+        axis.vlines(np.arange(1, cells[1]) * stride_x, 0, height, **lines)
+    axis.set_title(f"{view.levels[level]}: {cells[1]} x {cells[0]} cells", fontsize=8)
+
+
+def _draw_row(row, view: View, norms, overlay: float):
+    """One step on all levels, in the same colours; returns the last map drawn."""
+    height, width = view.image.shape[:2]
+    seen = [_visible(values, view, i) for i, values in enumerate(norms)]
+    lowest, highest = min(x.min() for x in seen), max(x.max() for x in seen)
+    for axis, values, (stride_y, stride_x) in zip(row, norms, view.strides, strict=True):
+        axis.imshow(
+            view.image.mean(axis=-1), "gray", vmin=0, vmax=255, extent=(0, width, height, 0)
+        )
+        drawn = axis.imshow(
+            values,
+            "inferno",
+            vmin=lowest,
+            vmax=highest,
+            alpha=overlay,
+            interpolation="nearest",
+            extent=(0, values.shape[1] * stride_x, values.shape[0] * stride_y, 0),
+        )
+        axis.set(xlim=(0, width), ylim=(height, 0))
+    return drawn
+
+
+def _visible(values: np.ndarray, view: View, level: int) -> np.ndarray:
+    """The cells of a map that lie on the image, not on padding alone."""
+    sides = (
+        int(np.ceil(side / stride - 1e-6))
+        for side, stride in zip(view.image.shape[:2], view.strides[level], strict=True)
+    )
+    return values[tuple(slice(side) for side in sides)]

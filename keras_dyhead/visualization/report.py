@@ -1,0 +1,221 @@
+"""A model on a folder of images, as pictures and as one page."""
+
+import io
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+
+from keras_dyhead.detectors import Detector
+from keras_dyhead.inference import image_detector, read_rgb
+from keras_dyhead.version import __version__
+from keras_dyhead.visualization.attention import draw_attention
+from keras_dyhead.visualization.page import Picture, Section, render_page
+from keras_dyhead.visualization.pictures import draw_detections, unique_stems
+from keras_dyhead.visualization.sampling import draw_sampling
+from keras_dyhead.visualization.scale_weights import draw_scale_weights
+from keras_dyhead.visualization.view import View, find_neck, look_inside
+
+PAGE = "report.html"
+_LONGEST = 1024  # pixels of the longer side of a picture of detections
+_DPI = 90
+
+
+class Report(NamedTuple):
+    """What `write_report` wrote.
+
+    Attributes:
+        page: The HTML file.
+        pictures: The PNG files.
+        faults: What is wrong with the images that were left out, one message each.
+    """
+
+    page: Path
+    pictures: list[Path]
+    faults: list[str]
+
+
+def write_report(
+    model: Detector,
+    images: Sequence[str | Path],
+    out: str | Path,
+    class_names: Sequence[str] | None = None,
+    score_threshold: float = 0.3,
+    num_sampled: int = 2,
+    title: str | None = None,
+    progress: Callable[[Sequence], Iterator] = iter,
+) -> Report:
+    """Writes PNG files of what a detector sees, and one self-contained HTML page of all of them.
+
+    For every image: its detections, the attention maps, and where DyHead looks at the centres of
+    the best detections, on the level whose eightfold stride is nearest to their size. Then the
+    scale weights over all images, and what the model is. Files of these names are replaced.
+
+    Args:
+        model: A detector of this package with DyHead.
+        images: JPEG or PNG files. Those that cannot be read are named in the page.
+        out: Folder to write to; created if absent.
+        class_names: The name of each label. Defaults to `model.class_names`.
+        score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
+        num_sampled: Detections per image whose sampling points are drawn. Defaults to `2`.
+        title: Of the page. Defaults to the name of the model.
+        progress: Wraps the list of images while it is gone through. Defaults to `iter`.
+
+    Returns:
+        A `Report`: the files, and what is wrong with images that were left out.
+
+    Raises:
+        ValueError: If no image can be read, or the model has no DyHead.
+
+    Example:
+    ```python
+    model = keras.saving.load_model("atss.keras")
+    write_report(model, sorted(Path("photos").glob("*.jpg")), "report")
+    ```
+    """
+    out, faults, sections = Path(out), [], []
+    find_neck(model)  # refuses a model without DyHead before the first image is read
+    names = class_names or model.class_names
+    detect, weights, files = image_detector(model), [], {}
+    for path, stem in progress(list(zip(images, unique_stems(images), strict=True))):
+        try:
+            image = read_rgb(path)
+        except ValueError as error:
+            faults.append(str(error))
+            continue
+        view, found = look_inside(model, image), detect(image)
+        weights.append([block.weights for block in view.blocks])
+        name = Path(path).name
+        pictures = _pictures_of_image(name, view, found, names, score_threshold, num_sampled)
+        files |= {f"{stem}_{kind}.png": picture for kind, picture in pictures.items()}
+        text = f"{image.shape[1]} x {image.shape[0]} pixels"
+        sections.append(Section(name, text, pictures=list(pictures.values())))
+    if not weights:
+        raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+    scale_weights = Picture(
+        *_as_png(draw_scale_weights(view.levels, weights)),
+        alt=_describe_weights(view.levels, weights),
+        caption="Scale-aware attention: what each level takes from the finer level, from itself "
+        "and from the coarser one, and the ratio of the outer two. A dot is an image.",
+    )
+    files["scale_weights.png"] = scale_weights
+    facts = Section("The model", table=_facts(model, view))
+    over_all = Section("Scale weights", pictures=[scale_weights])
+    left_out = [Section("Left out", "; ".join(faults))] if faults else []
+    page = render_page(title or model.name, [facts, *left_out, over_all, *sections])
+    out.mkdir(parents=True, exist_ok=True)
+    for name, picture in files.items():
+        (out / name).write_bytes(picture.png)
+    (out / PAGE).write_text(page, encoding="utf-8")
+    return Report(out / PAGE, [out / name for name in files], faults)
+
+
+def level_of_box(box: np.ndarray, view: View) -> str:
+    """The level whose cells, eight to a side, cover an area most like that of a box."""
+    side = np.sqrt(max(float((box[2] - box[0]) * (box[3] - box[1])), 1e-6))
+    sides = [8 * np.sqrt(y * x) for y, x in view.strides]
+    return view.levels[int(np.argmin([abs(np.log(side / s)) for s in sides]))]
+
+
+def _pictures_of_image(
+    file, view, found, names, score_threshold, num_sampled
+) -> dict[str, Picture]:
+    shown = np.flatnonzero(found["confidence"] >= score_threshold)
+    counts = Counter(_name(found["labels"][i], names) for i in shown)
+    listed = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
+    drawn = draw_detections(view.image, found, names, score_threshold)
+    drawn.thumbnail((_LONGEST, _LONGEST))
+    pictures = {
+        "detections": Picture(
+            *_as_png(drawn),
+            alt=f"{file} with its detections: {listed}.",
+            caption=f"Detections of confidence {score_threshold:g} and more: {listed}.",
+            wide=False,
+        ),
+        "attention": Picture(
+            *_as_png(draw_attention(view)),
+            alt=f"Heat maps of {file} on the levels {', '.join(view.levels)}, before DyHead and "
+            f"after each attention of {_count(len(view.blocks), 'block')}.",
+            caption="Attention: the norm over the channels of each level's map, before DyHead and "
+            "after each attention. Colours mean the same within a row.",
+        ),
+    }
+    for number, i in enumerate(shown[:num_sampled], start=1):
+        box, level = found["boxes"][i], level_of_box(found["boxes"][i], view)
+        height, width = view.image.shape[:2]
+        x, y = (
+            min(float(centre), side - 1)
+            for centre, side in zip((box[:2] + box[2:]) / 2, (width, height), strict=True)
+        )
+        name = f"{_name(found['labels'][i], names)} {found['confidence'][i]:.2f}"
+        pictures[f"sampling_{number}"] = Picture(
+            *_as_png(draw_sampling(view, (x, y), level)),
+            alt=f"{file}: sampling points around ({x:.0f}, {y:.0f}), the centre of {name}, on "
+            f"{level} and the levels next to it.",
+            caption=f"Sampling: where the cell of {level} in the centre of {name} looks. Dots are "
+            "as large as their mask or share, crosses the grid of an ordinary convolution.",
+        )
+    return pictures
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
+
+
+def _name(label, names) -> str:
+    return f"class {label}" if names is None else names[label]
+
+
+def _as_png(picture: Figure | Image.Image) -> tuple[bytes, tuple[int, int]]:
+    """A figure or image as a PNG file of 256 colours, and its (width, height)."""
+    if isinstance(picture, Figure):
+        buffer = io.BytesIO()
+        picture.savefig(buffer, format="png", dpi=_DPI)
+        picture = Image.open(buffer).convert("RGB")
+    buffer = io.BytesIO()
+    colours = picture.quantize(256, Image.Quantize.FASTOCTREE)  # others lose those of colour bars
+    colours.save(buffer, "PNG", optimize=True)
+    return buffer.getvalue(), picture.size
+
+
+def _describe_weights(levels, records) -> str:
+    """The medians of the last block in words."""
+    parts = []
+    for i, level in enumerate(levels):
+        weights = [record[-1][i] for record in records]
+        named = {"low": "finer", "mid": "itself", "high": "coarser"}
+        medians = ", ".join(
+            f"{named[name]} {np.median([w[name] for w in weights]):.2f}"
+            for name in named
+            if name in weights[0]
+        )
+        parts.append(f"{level}: {medians}")
+    return f"Median weights in the last block. {'; '.join(parts)}."
+
+
+def _facts(model: Detector, view: View) -> dict[str, str]:
+    neck, preprocessor = find_neck(model), model.preprocessor
+    switches = {"spatial": neck.use_spatial_attention, "scale": neck.use_scale_attention}
+    switches["task"] = neck.use_task_attention
+    size = (
+        "{} x {} pixels".format(*preprocessor.image_size[::-1])
+        if preprocessor.image_size
+        else f"shorter side {preprocessor.min_side}, longer at most {preprocessor.max_side} pixels"
+    )
+    names = model.class_names
+    return {
+        "Detector": type(model).__name__,
+        "Parameters": f"{model.count_params():,}, {neck.count_params():,} of them in DyHead",
+        "DyHead": f"{_count(neck.num_blocks, 'block')} of {neck.channels} channels",
+        "Attentions": ", ".join(f"{n}-aware {'on' if on else 'off'}" for n, on in switches.items()),
+        "Alignment": neck.alignment,
+        "Levels": ", ".join(view.levels),
+        "Classes": str(model.num_classes) + (f": {', '.join(names)}" if names else ""),
+        "Images are fitted into": size,
+        "Written by": f"keras_dyhead {__version__}, Keras {keras.__version__}",
+    }

@@ -1,0 +1,211 @@
+"""Where DyHead looks."""
+
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from keras_dyhead.visualization.sampling_points import Points, composed_points, points_of_block
+from keras_dyhead.visualization.view import Preprocessor, View, look_inside
+
+_BRANCHES = {"low": "finer", "mid": "same", "high": "coarser"}
+_INCHES = 2.4  # side of one picture
+_LARGEST = 60  # area of the largest dot, in square points
+
+
+def plot_sampling(
+    model: keras.Model,
+    image: np.ndarray,
+    point: tuple[float, float],
+    level: str,
+    preprocessor: Preprocessor | None = None,
+    block: int = -1,
+) -> Figure:
+    """Draws where a cell of the pyramid samples the levels: DyHead's deformed receptive field.
+
+    The first row shows one block: on the level itself, the finer and the coarser one the nine
+    points that the cell samples, as large as their mask; crosses are the regular grid of an
+    ordinary convolution. The second row, if there are blocks before, follows them back to the
+    pyramid that DyHead receives: up to 27^N points that the cell's value comes from after N blocks,
+    as large as their share.
+
+    With the published alignment the points on the coarser level are those of up to four cells, of
+    which the cell gets a mixture, and lie where released weights were trained to read: not around
+    the cell (see `SpatialAwareAttention`).
+
+    Args:
+        model: As in `plot_attention`.
+        image: RGB image `(H, W, 3)`, values 0..255.
+        point: (x, y) in pixels of the image; the cell that holds it samples.
+        level: Name of the cell's level, such as `"P4"`.
+        preprocessor: As in `plot_attention`.
+        block: Number of the block of which the cell is an output. Defaults to `-1`, the last.
+
+    Returns:
+        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+
+    Raises:
+        ValueError: As `plot_attention`, and if `point` is outside the image or there is no such
+            level or block.
+
+    Example:
+    ```python
+    plot_sampling(model, read_rgb("street.jpg"), (320, 200), "P4").savefig("sampling.png")
+    ```
+
+    Source: paper, section 3.2, equation 4. Pictures of this kind are known from Dai et al.,
+    "Deformable Convolutional Networks" (ICCV 2017), figure 6.
+    """
+    return draw_sampling(look_inside(model, image, preprocessor), point, level, block)
+
+
+def draw_sampling(view: View, point: tuple[float, float], level: str, block: int = -1) -> Figure:
+    """`plot_sampling` of a `View`."""
+    height, width = view.image.shape[:2]
+    (x, y), count = point, len(view.blocks)
+    if not (0 <= x < width and 0 <= y < height):
+        raise ValueError(
+            f"`point` must be (x, y) inside the image of {width} x {height} pixels. "
+            f"Received: {point}"
+        )
+    if level not in view.levels:
+        raise ValueError(f"`level` must be one of {view.levels}. Received: {level!r}")
+    if not -count <= block < count:
+        raise ValueError(f"The model has the blocks 0 to {count - 1}. Received: block={block}")
+    block, number = block % count, view.levels.index(level)
+    stride_y, stride_x = view.strides[number]
+    cell = (int(y / stride_y), int(x / stride_x))
+
+    start = f"block {block + 1} of {count}: " if count > 1 else ""
+    rows = [_row_of_block(view, block, number, cell, f"{start}cell of {level}")]
+    if block:
+        rows.append(_composed_row(view, block, number, cell))
+    return _draw_rows(view, rows, number, cell)
+
+
+class _Row(NamedTuple):
+    """One row of the figure: the image, then a panel (title, points, branch) for each level."""
+
+    title: str
+    panels: list[tuple[str, Points, str | None]]
+    window: tuple[float, float, float, float]
+    largest: float  # the weight of the largest dot
+
+
+def _row_of_block(view: View, block: int, level: int, cell, title: str) -> _Row:
+    """The points of one block."""
+    current, alone = view.blocks[block], (np.array([cell]), np.ones(1))
+    branches = dict(points_of_block(current, view.alignment, level, *alone))
+    panels = [
+        (
+            f"{view.levels[branches[name].level]} ({meaning})\n"
+            f"scale weight {current.weights[level][name]:.2f}",
+            branches[name],
+            name,
+        )
+        for name, meaning in _BRANCHES.items()
+        if name in branches
+    ]
+    return _Row(title, panels, _window(view, list(branches.values()), cell, level), 1.0)
+
+
+def _composed_row(view: View, block: int, level: int, cell) -> _Row:
+    """The points of a block and of all blocks before it."""
+    sampled = composed_points(view.blocks[: block + 1], view.alignment, level, cell)
+    total = sum(points.weights.sum() for points in sampled)
+    panels = [
+        (f"{view.levels[points.level]}\n{points.weights.sum() / total:.0%} of the weight", points)
+        for points in sampled
+        if points.weights.sum() >= 0.005 * total
+    ]
+    largest = max(points.weights.max() for _, points in panels)
+    window = _window(view, [points for _, points in panels], cell, level)
+    panels = [(*panel, None) for panel in panels]
+    return _Row(f"through blocks {block + 1} to 1", panels, window, largest)
+
+
+def _draw_rows(view: View, rows: list[_Row], level: int, cell) -> Figure:
+    height, width = view.image.shape[:2]
+    shapes = [
+        (bottom - top) / (right - left) for left, top, right, bottom in (r.window for r in rows)
+    ]
+    heights = [_INCHES * min(max(shape, height / width), 1.4) + 0.5 for shape in shapes]
+    columns = 1 + max(len(row.panels) for row in rows)
+    inches = (_INCHES * columns, sum(heights) + 0.2 * len(rows))
+    figure = Figure(figsize=inches, layout="constrained")
+    figure.get_layout_engine().set(h_pad=0.08)
+    axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for line, row in zip(axes, rows, strict=True):
+        left, top, right, bottom = row.window
+        line[0].imshow(view.image)
+        corner = (left, top)
+        frame = Rectangle(corner, right - left, bottom - top, fill=False, color="white", ls="--")
+        line[0].add_patch(frame)
+        _draw_cell(line[0], view, level, cell)
+        line[0].set_title(row.title, fontsize=8)
+        for axis, (title, points, branch) in zip(line[1:], row.panels, strict=False):
+            axis.imshow(view.image, alpha=0.8)
+            _draw_points(axis, view, points, row.largest)
+            if branch:
+                _draw_grid(axis, view, points.level, level, cell, branch)
+            _draw_cell(axis, view, level, cell)
+            axis.set(xlim=(left, right), ylim=(bottom, top))
+            axis.set_title(title, fontsize=8)
+    notes = ["dot: sampling point, area its mask; cross: grid without offsets; square: the cell"]
+    if len(rows) > 1:
+        notes.append("second row: points on the pyramid that DyHead receives, area their share")
+    figure.supxlabel("\n".join(notes), fontsize=8)
+    return figure
+
+
+def _pixels(view: View, level: int, positions: np.ndarray) -> np.ndarray:
+    """(x, y) in the image of positions (y, x) in cells; those have their centres at halves."""
+    return ((positions + 0.5) * view.strides[level])[:, ::-1]
+
+
+def _window(view: View, sampled: list[Points], cell, level) -> tuple[float, float, float, float]:
+    """The part of the image (left, top, right, bottom) that holds the cell and what it samples."""
+    corners = [_pixels(view, level, np.array([cell]) + step) for step in (-1.0, 1.0)]
+    for points in sampled:
+        heavy = points.weights > 0.05 * points.weights.max(initial=0)
+        corners.append(_pixels(view, points.level, points.positions[heavy]))
+    corners = np.concatenate(corners)
+    (left, top), (right, bottom) = corners.min(axis=0), corners.max(axis=0)
+    side = 1.15 * max(right - left, bottom - top)
+    height, width = view.image.shape[:2]
+
+    def fit(centre, whole):
+        start = min(max(centre - side / 2, 0), max(whole - side, 0))
+        return start, min(start + side, whole)
+
+    (left, right), (top, bottom) = fit((left + right) / 2, width), fit((top + bottom) / 2, height)
+    return left, top, right, bottom
+
+
+def _draw_cell(axis, view, level, cell) -> None:
+    stride_y, stride_x = view.strides[level]
+    corner = (cell[1] * stride_x, cell[0] * stride_y)
+    axis.add_patch(Rectangle(corner, stride_x, stride_y, fill=False, color="cyan", lw=1.2))
+
+
+def _draw_points(axis, view, points, largest) -> None:
+    order = np.argsort(points.weights)  # the heaviest on top
+    x, y = _pixels(view, points.level, points.positions[order]).T
+    areas = _LARGEST * points.weights[order] / largest
+    axis.scatter(x, y, s=areas, color="red", edgecolors="white", linewidths=0.3, alpha=0.7)
+
+
+def _draw_grid(axis, view, sampled_level, level, cell, branch) -> None:
+    """Where the taps would be without offsets."""
+    grid = np.stack(np.mgrid[-1:2, -1:2], axis=-1).reshape(9, 2)
+    centre = np.array(cell)
+    if branch == "low":
+        x, y = _pixels(view, sampled_level, 2 * centre + grid).T
+    else:
+        x, y = _pixels(view, level, centre + grid).T
+    for width, colour in ((2, "black"), (0.8, "white")):
+        axis.scatter(x, y, s=18, marker="+", color=colour, linewidths=width)

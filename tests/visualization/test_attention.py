@@ -1,0 +1,71 @@
+"""The attention picture: right maps, one colour scale per row, no padding, no distortion."""
+
+import numpy as np
+import pytest
+from visualization.small_model import picture
+
+from keras_dyhead.visualization.attention import draw_attention, plot_attention
+from keras_dyhead.visualization.view import look_inside
+
+LEVELS = 3
+
+
+@pytest.fixture(scope="module")
+def view(model):
+    return look_inside(model, picture(100, 130))
+
+
+def rows_of(figure):
+    """The axes with maps, row by row; the first row shows cells, the last column colour bars."""
+    maps = [axis for axis in figure.axes if len(axis.images) == 2]
+    return [maps[i : i + LEVELS] for i in range(0, len(maps), LEVELS)]
+
+
+def test_rows_are_the_steps_of_all_blocks(model, view):
+    rows = rows_of(plot_attention(model, view.image))
+    assert [row[0].get_ylabel().split("\n")[-1] for row in rows] == [
+        "before DyHead",
+        *["after spatial-aware", "after scale-aware", "after task-aware"] * 2,
+    ]
+    steps = [view.before] + [b.norms[s] for b in view.blocks for s in ("spatial", "scale", "task")]
+    for row, maps in zip(rows, steps, strict=True):
+        for axis, expected in zip(row, maps, strict=True):
+            np.testing.assert_allclose(axis.images[1].get_array(), expected, rtol=1e-5)
+
+
+def test_colours_mean_the_same_within_a_row_and_span_what_is_visible(view):
+    """64 x 83 of 64 x 96 pixels are image: the last of P3's twelve columns is padding alone."""
+    rows, last = rows_of(draw_attention(view)), view.blocks[1].norms["task"]
+    for row, maps in ((rows[0], view.before), (rows[-1], last)):
+        visible = np.concatenate([maps[0][:, :11].ravel(), maps[1].ravel(), maps[2].ravel()])
+        for axis in row:
+            assert axis.images[1].get_clim() == (visible.min(), visible.max())
+
+
+def test_a_loud_cell_on_padding_alone_changes_no_colour(view):
+    limits = [row[0].images[1].get_clim() for row in rows_of(draw_attention(view))]
+    view.before[0][:, 11] += 1000
+    try:
+        again = [row[0].images[1].get_clim() for row in rows_of(draw_attention(view))]
+    finally:
+        view.before[0][:, 11] -= 1000
+    assert again == limits
+
+
+def test_cells_lie_where_they_are_in_the_image_and_padding_is_cut_off(view):
+    for row in rows_of(draw_attention(view)):
+        for axis in row:
+            assert axis.get_xlim() == (0, 130) and axis.get_ylim() == (100, 0)
+            assert axis.get_aspect() == 1
+            left, right, bottom, top = axis.images[1].get_extent()
+            np.testing.assert_allclose((left, top), (0, 0))
+            np.testing.assert_allclose((right, bottom), (96 * 130 / 83, 100), rtol=1e-6)
+            assert tuple(axis.images[0].get_extent()) == (0, 130, 100, 0)
+
+
+def test_chosen_blocks_only(view):
+    rows = rows_of(draw_attention(view, blocks=[1]))
+    assert [row[0].get_ylabel() for row in rows][1] == "block 2 of 2\nafter spatial-aware"
+    assert len(rows) == 4
+    with pytest.raises(ValueError, match=r"blocks=\[2\]"):
+        draw_attention(view, blocks=[2])

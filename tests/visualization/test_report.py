@@ -1,0 +1,205 @@
+"""The report: everything inside one page, broken images named, and a browser content with it."""
+
+import base64
+import io
+from html.parser import HTMLParser
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner
+from visualization.browser import find_chromium, open_browser
+from visualization.small_model import picture
+
+from keras_dyhead.cli import app
+from keras_dyhead.visualization import unique_stems
+from keras_dyhead.visualization.page import Picture, Section, render_page
+from keras_dyhead.visualization.report import level_of_box
+from keras_dyhead.visualization.view import look_inside
+
+
+class Page(HTMLParser):
+    """The elements of a page, and all addresses in it."""
+
+    ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "background", "formaction")
+
+    def __init__(self, text):
+        super().__init__()
+        self.elements, self.texts, self._open = [], [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attributes):
+        self.elements.append((tag, dict(attributes)))
+        self._open.append(tag)
+
+    def handle_data(self, data):
+        self.texts.append(data)
+
+    def external(self):
+        """Addresses that are not data inside the page; also those in its style sheets."""
+        found = [
+            value
+            for _, attributes in self.elements
+            for name, value in attributes.items()
+            if name in self.ADDRESSES and urlsplit(value).scheme != "data"
+        ]
+        styles = " ".join([*self.texts, *(a.get("style", "") for _, a in self.elements)])
+        return found + [part for part in ("url(", "@import", "image-set(") if part in styles]
+
+    def all(self, tag):
+        return [attributes for name, attributes in self.elements if name == tag]
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def folder(model, tmp_path_factory):
+    """A model, and a folder of two images of awkward names, a broken one and one too many."""
+    folder = tmp_path_factory.mktemp("report")
+    model.save(folder / "model.keras")
+    (folder / "photos").mkdir()
+    Image.fromarray(picture(64, 80)).save(folder / "photos" / 'a & <b> "c".png')
+    Image.fromarray(picture(90, 64)).save(folder / "photos" / "tall.jpg")
+    (folder / "photos" / "torn.jpg").write_bytes(b"no image")
+    Image.fromarray(picture(64, 64)).save(folder / "photos" / "wide.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def output(folder):
+    """What the command prints when it writes the report."""
+    result = invoke(
+        *("visualize", "--model", folder / "model.keras", "--images", folder / "photos"),
+        *("--out", folder / "out", "--limit", 3, "--score-threshold", 0, "--sampled", 1),
+    )
+    assert result.exit_code == 0, result.output
+    return " ".join(result.output.split())
+
+
+@pytest.fixture(scope="module")
+def page(folder, output):
+    return Page((folder / "out" / "report.html").read_text(encoding="utf-8"))
+
+
+def test_the_parser_finds_what_is_outside():
+    """Or else the next test could not fail."""
+    for text in (
+        "<img src='x.png'>",
+        "<script src='https://example.org/x.js'></script>",
+        "<link rel=stylesheet href='//example.org/x.css'>",
+        "<style>body { background: url(x.png) }</style>",
+        "<p style='background: url(https://example.org)'>",
+        "<a href='other.html'>other</a>",
+    ):
+        assert Page(text).external(), text
+
+
+def test_the_page_refers_to_nothing_outside(page):
+    assert page.external() == []
+    assert not page.all("script") and not page.all("iframe") and not page.all("object")
+
+
+def test_all_pictures_are_in_the_page_as_they_are_in_the_folder(folder, page):
+    pictures = sorted(path for path in (folder / "out").iterdir() if path.suffix == ".png")
+    assert sorted(path.name for path in pictures) == sorted(
+        [
+            *(f'a & <b> "c"_{kind}.png' for kind in ("detections", "attention", "sampling_1")),
+            *(f"tall_{kind}.png" for kind in ("detections", "attention", "sampling_1")),
+            "scale_weights.png",
+        ]
+    )
+    inside = {base64.b64decode(image["src"].split(",")[1]) for image in page.all("img")}
+    assert inside == {path.read_bytes() for path in pictures}
+    for image in page.all("img"):
+        opened = Image.open(io.BytesIO(base64.b64decode(image["src"].split(",")[1])))
+        assert (image["width"], image["height"]) == tuple(map(str, opened.size))
+
+
+def test_pictures_are_described_and_detections_counted(model, page):
+    alts = [image["alt"] for image in page.all("img")]
+    assert all(len(alt) > 30 for alt in alts) and len(set(alts)) == len(alts) == 7
+    batch = model.preprocessor(picture(64, 80)[None])
+    labels = np.asarray(model.decode(model(batch["images"]), batch["image_sizes"])["labels"])
+    for label, name in enumerate(("cat", "dog")):
+        count = int(np.sum(labels == label))
+        assert not count or f"{count} {name}" in alts[1]
+
+
+def test_names_are_escaped_and_broken_images_named(output, page):
+    text = "".join(page.texts)
+    assert 'a & <b> "c".png' in text and not page.all("b")
+    assert "torn.jpg is no readable" in text and "torn.jpg is no readable" in output
+    assert "the first 3 of 4 images" in output and "report.html and 7 pictures" in output
+
+
+def test_the_facts_are_those_of_the_model(model, page):
+    text, neck = "".join(page.texts), model.get_layer("dyhead")
+    assert f"{model.count_params():,}, {neck.count_params():,} of them in DyHead" in text
+    assert "2 blocks of 16 channels" in text and "2: cat, dog" in text
+
+
+def test_the_level_of_a_box_is_that_of_eight_cells_to_a_side(model):
+    view = look_inside(model, picture(64, 64))  # strides 8, 16 and 32
+    sides = {10: "P3", 64: "P3", 85: "P3", 95: "P4", 128: "P4", 256: "P5", 2000: "P5"}
+    for side, level in sides.items():
+        assert level_of_box(np.array([0, 0, side, side]), view) == level, side
+    assert level_of_box(np.array([0, 0, 32, 128]), view) == "P3"  # an area of 64 x 64
+
+
+def test_files_called_alike_keep_names_of_their_own():
+    assert unique_stems(["a/x.png", "b/x.jpg", "x_2.png"]) == ["x", "x_2", "x_2_2"]
+
+
+CHROMIUM = find_chromium()
+BAD_PAGE = """<!doctype html><link rel="icon" href="data:,"><img src="missing.png" alt="">
+<script>console.error("told"); undefined.x;</script>"""
+
+
+@pytest.fixture(scope="module")
+def tab():
+    if not CHROMIUM:
+        pytest.skip("no Chromium on this machine, on the search path or of Playwright")
+    with open_browser(CHROMIUM) as tab:
+        yield tab
+
+
+def test_the_browser_tells_of_requests_and_errors(tab, tmp_path):
+    """Or else the next test could not fail."""
+    (tmp_path / "bad.html").write_text(BAD_PAGE)
+    tab.open((tmp_path / "bad.html").as_uri())
+    assert [url.rsplit("/", 1)[1] for url in tab.requests()] == ["missing.png"]
+    assert len(tab.complaints()) >= 3
+
+
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
+def test_chromium_opens_the_report_without_errors_or_requests(tab, folder, page, width, dark):
+    """On a phone and on a desktop: nothing is fetched or told, or wider than the window."""
+    tab.open((folder / "out" / "report.html").as_uri(), width, dark=dark)
+    assert tab.requests() == [] and tab.complaints() == []
+    assert tab.value("[...document.images].filter(i => i.complete && i.naturalWidth).length") == 7
+    assert tab.value("document.documentElement.scrollWidth") <= width
+    background = tab.value("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, background[4:-1].split(","))) < 200) == dark
+
+
+def test_the_page_forbids_what_is_outside(tab, tmp_path):
+    """Even an address that got into a page is not fetched."""
+    section = Section("x", pictures=[Picture(b"", (1, 1), "alt", "caption")])
+    text = render_page("title", [section]).replace("data:image/png;base64,", "missing.png")
+    (tmp_path / "page.html").write_text(text)
+    tab.open((tmp_path / "page.html").as_uri())
+    assert tab.value("document.images.length") == 1
+    refused = [c for c in tab.complaints() if "Content Security Policy" in str(c)]
+    assert refused
+
+
+def test_broken_images_alone_are_one_message(folder, tmp_path):
+    result = invoke(
+        *("visualize", "--model", folder / "model.keras", "--out", tmp_path / "out"),
+        *("--images", folder / "photos" / "torn.jpg"),
+    )
+    assert result.exit_code == 2 and "no readable image" in " ".join(result.output.split())
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,170 @@
+"""The points drawn are those that DyHead reads, as the gradient of what it computes tells."""
+
+import keras
+import numpy as np
+import pytest
+from visualization.small_model import picture
+
+from keras_dyhead.layers import SpatialAwareAttention
+from keras_dyhead.visualization.sampling import draw_sampling, plot_sampling
+from keras_dyhead.visualization.sampling_points import composed_points, points_of_block
+from keras_dyhead.visualization.view import BlockView, look_inside
+
+SIZES = ((9, 7), (5, 4), (3, 2))
+CELL = (2, 1)  # of the middle level
+
+
+def block_of(offsets, masks, gates=None):
+    names = [["mid", "low", "high"]] * len(masks)
+    weights = gates or [dict.fromkeys(n, 1.0) for n in names]
+    return BlockView({}, offsets, masks, weights)
+
+
+def random_block():
+    rng = np.random.default_rng(0)
+    offsets = [rng.normal(0, 1.5, (*size, 9, 2)) for size in SIZES]
+    return block_of(offsets, [rng.uniform(0, 1, (*size, 9)) for size in SIZES])
+
+
+def spread(points, size):
+    """How much each cell of a map counts in bilinear readings at the points."""
+    rows, columns = (np.arange(n)[None] for n in size)
+    y, x = points.positions.T[..., None]
+    near_y, near_x = (np.maximum(1 - np.abs(a - b), 0) for a, b in ((y, rows), (x, columns)))
+    return np.einsum("n,ny,nx->yx", points.weights, near_y, near_x)
+
+
+def gradients(alignment, block):
+    """The derivative of every branch of the middle level's cell with respect to all maps.
+
+    The layer reads the block's offsets and masks instead of predicting them; its kernels are one
+    everywhere, so that a derivative is the sum of the bilinear weights times masks.
+    """
+    import tensorflow as tf
+
+    layer = SpatialAwareAttention(1, alignment=alignment, groups=1)
+    layer.build([(1, *size, 1) for size in SIZES])
+    for kernel in layer.kernels.values():
+        kernel.assign(np.ones(kernel.shape))
+    logits = [np.log(mask / (1 - mask)) for mask in block.masks]
+    fields = iter(
+        keras.ops.convert_to_tensor(
+            np.concatenate([o.reshape(1, -1, 18), m.reshape(1, -1, 9)], axis=-1), "float32"
+        )
+        for o, m in zip(block.offsets, logits, strict=True)
+    )
+    layer._fields = lambda level: next(fields)
+    maps = [tf.zeros((1, *size, 1)) for size in SIZES]
+    with tf.GradientTape(persistent=True) as tape:
+        tape.watch(maps)
+        sampled = layer.fit_to_levels(layer.convolve(maps))
+        values = {"mid": sampled[1], "low": sampled[3], "high": sampled[6]}
+        values = {name: value[0, CELL[0], CELL[1], 0] for name, value in values.items()}
+    return {
+        name: tape.gradient(value, maps[level])[0, ..., 0].numpy()
+        for (name, value), level in zip(values.items(), (1, 0, 2), strict=True)
+    }
+
+
+@pytest.mark.parametrize("alignment", ["paper", "published"])
+def test_points_of_a_block_are_what_its_convolutions_read(alignment):
+    """But for the coarser map of the paper's alignment, which is resized first: see below."""
+    block = random_block()
+    expected = gradients(alignment, block)
+    found = dict(points_of_block(block, alignment, 1, np.array([CELL]), np.ones(1)))
+    assert len(found["mid"].weights) == len(found["low"].weights) == 9
+    for name, points in found.items():
+        shares = spread(points, SIZES[points.level])
+        assert expected[name].max() > 0.1
+        if (name, alignment) != ("high", "paper"):
+            np.testing.assert_allclose(shares, expected[name], atol=1e-5)
+
+
+def test_the_coarser_level_is_read_where_the_offsets_point_in_the_papers_alignment():
+    """What is read are mixtures of mixtures: total and centre are those of the points.
+
+    Linear interpolation keeps both. All taps are inside.
+    """
+    block = random_block()
+    for offsets in block.offsets:
+        offsets[:] = np.random.default_rng(1).uniform(0, 0.9, offsets.shape)
+    expected = gradients("paper", block)["high"]
+    points = dict(points_of_block(block, "paper", 1, np.array([CELL]), np.ones(1)))["high"]
+    np.testing.assert_allclose(points.weights.sum(), expected.sum(), rtol=1e-5)
+    centre = np.einsum("yx,dyx->d", expected, np.indices(expected.shape)) / expected.sum()
+    found = points.weights @ points.positions / points.weights.sum()
+    np.testing.assert_allclose(found, centre, atol=1e-5)
+
+
+def test_blocks_compose_as_their_kernels_do():
+    """Two regular 3x3 grids on one level are the 5x5 kernel [1 2 3 2 1] in either direction."""
+    block = block_of([np.zeros((9, 9, 9, 2))], [np.full((9, 9, 9), 0.5)], [{"mid": 1.0}])
+    (points,) = composed_points([block, block], "paper", 0, (4, 4))
+    expected = np.zeros((9, 9))
+    expected[2:7, 2:7] = 0.25 * np.outer([1, 2, 3, 2, 1], [1, 2, 3, 2, 1])
+    np.testing.assert_allclose(spread(points, (9, 9)), expected)
+
+
+def test_one_block_composed_is_weighed_by_its_gates():
+    """Each branch counts its gate over the number of branches."""
+    block = random_block()
+    block.weights[1] = {"mid": 0.5, "low": 0.75, "high": 1.0}
+    alone = dict(points_of_block(block, "published", 1, np.array([CELL]), np.ones(1)))
+    composed = composed_points([block], "published", 1, CELL)
+    for name, level in (("low", 0), ("mid", 1), ("high", 2)):
+        expected = block.weights[1][name] / 3 * spread(alone[name], SIZES[level])
+        np.testing.assert_allclose(spread(composed[level], SIZES[level]), expected, atol=1e-12)
+
+
+def test_levels_out_of_reach_have_no_points():
+    block = random_block()
+    low, mid, high = composed_points([block], "paper", 0, (0, 0))
+    assert len(low.weights) and len(mid.weights) and not len(high.weights)
+
+
+@pytest.fixture(scope="module")
+def view(model):
+    return look_inside(model, picture(100, 130))
+
+
+def test_the_picture_has_the_points_in_pixels_of_the_image(view):
+    """The cell in row 1, column 2 of P4, whose cells are 25 x 25.06 pixels."""
+    figure = draw_sampling(view, (60, 40), "P4", block=0)
+    image, low, mid, high = figure.axes
+    corner = image.patches[-1].get_xy()
+    np.testing.assert_allclose(corner, (2 * view.strides[1][1], view.strides[1][0]))
+    points = dict(points_of_block(view.blocks[0], "paper", 1, np.array([(1, 2)]), np.ones(1)))
+    for axis, name, level in ((low, "low", 0), (mid, "mid", 1), (high, "high", 2)):
+        expected = (points[name].positions + 0.5) * view.strides[level]
+        drawn = axis.collections[0]
+        order = np.argsort(points[name].weights)
+        np.testing.assert_allclose(drawn.get_offsets(), expected[order][:, ::-1])
+        areas = drawn.get_sizes()
+        np.testing.assert_allclose(
+            areas / areas[-1], np.sort(points[name].weights / max(points[name].weights))
+        )
+        assert f"{view.blocks[0].weights[1][name]:.2f}" in axis.get_title()
+        assert axis.get_aspect() == 1
+    centre = np.mean(mid.collections[1].get_offsets(), axis=0)
+    np.testing.assert_allclose(centre, np.array([2.5, 1.5]) * view.strides[1][::-1])
+
+
+def test_the_second_row_composes_all_blocks_up_to_the_chosen_one(model, view):
+    figure = plot_sampling(model, view.image, (60, 40), "P4")
+    titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
+    assert titles[0] == "block 2 of 2: cell of P4" and titles[4] == "through blocks 2 to 1"
+    shares = [int(title.split("\n")[1].split("%")[0]) for title in titles[5:]]
+    assert sum(shares) in (99, 100, 101)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((130, 10), "P4"), r"130 x 100 pixels. Received: \(130, 10\)"),
+        (((10, 10), "P6"), r"one of \['P3', 'P4', 'P5'\]. Received: 'P6'"),
+        (((10, 10), "P4", 2), "block=2"),
+    ],
+)
+def test_what_is_not_there_is_refused(view, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        draw_sampling(view, *arguments)
