@@ -248,6 +248,11 @@ class Training:
             class_names=self.class_names,
             **form,
         )
+        if several_devices and len(self.val_data.annotations.images) < settings.batch_size:
+            raise ValueError(
+                f"Several devices need at least {settings.batch_size} images, a batch, to evaluate "
+                f"on. Received: {len(self.val_data.annotations.images)} in {val_annotations}"
+            )
 
     def _check_same(self, earlier: dict) -> None:
         """Refuses to go on with another model than the one that was begun."""
