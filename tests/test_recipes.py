@@ -47,7 +47,7 @@ def settings_of(monkeypatch, data, tmp_path):
     def settings_of(*options):
         asked = []
 
-        def stop(settings, *_):
+        def stop(settings, *_, **__):
             asked.append(settings)
             raise ValueError("asked enough")
 
