@@ -51,7 +51,7 @@ def plot_attention(
 
     Example:
     ```python
-    model = keras.saving.load_model("atss.keras")
+    model = ATSS(backbone, num_classes=5)  # or one loaded from a .keras file
     plot_attention(model, read_rgb("street.jpg")).savefig("attention.png")
     ```
 

@@ -74,8 +74,8 @@ def write_report(
 
     Example:
     ```python
-    model = keras.saving.load_model("atss.keras")
-    write_report(model, sorted(Path("photos").glob("*.jpg")), "report")
+    model = ATSS(backbone, num_classes=5)  # or one loaded from a .keras file
+    write_report(model, ["street.jpg"], "report", num_sampled=1)
     ```
     """
     out, faults, sections = Path(out), [], []

@@ -52,7 +52,8 @@ def plot_sampling(
 
     Example:
     ```python
-    plot_sampling(model, read_rgb("street.jpg"), (320, 200), "P4").savefig("sampling.png")
+    model = ATSS(backbone, num_classes=5)  # or one loaded from a .keras file
+    plot_sampling(model, read_rgb("street.jpg"), (30, 20), "P4").savefig("sampling.png")
     ```
 
     Source: paper, section 3.2, equation 4. Pictures of this kind are known from Dai et al.,

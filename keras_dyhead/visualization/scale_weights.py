@@ -39,6 +39,7 @@ def plot_scale_weights(
 
     Example:
     ```python
+    model = ATSS(backbone, num_classes=5)  # or one loaded from a .keras file
     figure = plot_scale_weights(model, map(read_rgb, sorted(Path("photos").glob("*.jpg"))))
     figure.savefig("scale_weights.png")
     ```
