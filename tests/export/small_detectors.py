@@ -10,7 +10,6 @@ from PIL import Image
 from keras_dyhead.detectors import DetectionDecoder, DetectionPreprocessor
 
 EVERY_DETECTOR = pytest.mark.parametrize("detector", SMALL)
-WITH_AND_WITHOUT_DYHEAD = pytest.mark.parametrize("num_blocks", [0, 1])
 
 
 def small_retinanet(num_blocks=0, **arguments):

@@ -4,7 +4,6 @@ import pytest
 import tensorflow as tf
 from export.small_detectors import (
     EVERY_DETECTOR,
-    WITH_AND_WITHOUT_DYHEAD,
     assert_same,
     by_hand,
     pictures,
@@ -17,7 +16,7 @@ from keras_dyhead.export import export_litert
 
 
 @EVERY_DETECTOR
-@WITH_AND_WITHOUT_DYHEAD
+@pytest.mark.parametrize("num_blocks", [0, 1])
 def test_the_interpreter_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
     model = small_detector(detector, num_blocks)
     export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))

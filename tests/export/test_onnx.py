@@ -8,7 +8,6 @@ import pytest
 import tensorflow as tf
 from export.small_detectors import (
     EVERY_DETECTOR,
-    WITH_AND_WITHOUT_DYHEAD,
     assert_same,
     by_hand,
     pictures,
@@ -28,7 +27,7 @@ def run(path, images):
 
 
 @EVERY_DETECTOR
-@WITH_AND_WITHOUT_DYHEAD
+@pytest.mark.parametrize("num_blocks", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
     names = ["a", "b", "ü"]
     model = small_detector(detector, num_blocks, alignment="published", class_names=names)
