@@ -81,7 +81,8 @@ def main(data, out, kills, epochs):
         if number % 4 == 3:
             time.sleep(random.uniform(0, seconds))
         else:
-            pulse.read(random.randint(1, 4))
+            for _ in range(random.randint(1, 4)):
+                pulse.read(1)
             time.sleep(random.uniform(0, 0.1))
         os.kill(process, signal.SIGKILL)
         assert os.waitpid(process, 0)[1] == signal.SIGKILL
