@@ -20,8 +20,9 @@ METRIC_NAMES = (
 CLASS_METRIC_NAMES = ("AP", "AP50", "AP75", "AR100")
 """Those of them that are also told for each class."""
 
-# From this many detections on, processes of their own are worth their start.
-_MANY = 50_000
+# From this many detections on, processes of their own are worth their start. More than eight have
+# nothing to do: a third of COCO's boxes are of one class.
+_MANY, _MOST_WORKERS = 50_000, 8
 
 
 def coco_metrics(
@@ -43,8 +44,8 @@ def coco_metrics(
             "bbox", "score"}`, with boxes as `[x, y, width, height]` in pixels; or an array of
             them, see `detection_array`, which takes a tenth of the memory. May be empty.
         per_class: Whether to add the figures of every category. Defaults to `False`.
-        workers: Processes to match in. Defaults to `None`: one for each processor core from
-            50,000 detections on, else none besides this one.
+        workers: Processes to match in. Defaults to `None`: one for each processor core, up to
+            eight, from 50,000 detections on, else none besides this one.
 
     Returns:
         A dictionary with the keys `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`,
@@ -71,7 +72,7 @@ def coco_metrics(
     known = np.isin(detections["image_id"], image_ids)
     detections = detections if known.all() else detections[known]
     if workers is None:
-        workers = (os.cpu_count() or 1) if len(detections) >= _MANY else 1
+        workers = min(os.cpu_count() or 1, _MOST_WORKERS) if len(detections) >= _MANY else 1
     precision, recall = match(truths, detections, category_ids, workers)
     figures = _summarize(precision, recall)
     if per_class:
