@@ -6,19 +6,20 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What runs on JAX and PyTorch, too, each in its own process.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py
 
-.PHONY: help demo test test-slow bench clean
+.PHONY: help demo test test-slow docs bench clean
 
 help:
 	@echo "make demo       train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
 	@echo "make test       lint and test"
 	@echo "make test-slow  the tests that take minutes each"
+	@echo "make docs       build the documentation into site/, every warning an error"
 	@echo "make bench      time the sampler and the tower against torchvision (own environment, large download)"
 	@echo "make clean      remove environments and build products"
 
 $(VENV)/installed: setup.cfg pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)/bin/python -m pip install --quiet --editable '.[dev,kerascv]'
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev,docs,kerascv]'
 	touch $@
 
 $(BENCH_VENV)/installed: setup.cfg pyproject.toml
@@ -30,7 +31,7 @@ $(BENCH_VENV)/installed: setup.cfg pyproject.toml
 demo: $(VENV)/installed
 	$(VENV)/bin/keras-dyhead demo --out runs/demo --overwrite
 
-test: $(VENV)/installed
+test: docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
@@ -40,8 +41,11 @@ test: $(VENV)/installed
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow
 
+docs: $(VENV)/installed
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
+
 bench: $(BENCH_VENV)/installed
 	$(BENCH_VENV)/bin/keras-dyhead benchmark --out benchmarks/sampling
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist runs *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) build dist runs site *.egg-info

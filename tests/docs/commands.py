@@ -1,0 +1,82 @@
+"""Shell commands on pages, held against what would parse them: nothing of them is run."""
+
+import argparse
+import configparser
+import re
+import runpy
+import shlex
+import sys
+
+import typer
+from docs.pages import ROOT
+
+from keras_dyhead.cli import app
+
+
+class ParsedError(Exception):
+    """Ends an example once its arguments are read."""
+
+
+def check_commands(code, monkeypatch):
+    """Raises an `AssertionError` for the first line that is no command this project has."""
+    for line in code.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        if not words:
+            continue
+        if words[0] == "python" and words[1].startswith("examples/"):
+            _check_example(words[1:], monkeypatch)
+        else:
+            check = {"keras-dyhead": _check_cli, "make": _check_make, "pip": _check_pip}
+            assert words[0] in check, f"no way to check {line!r}: mark the block as not run"
+            check[words[0]](words[1:])
+
+
+def _check_cli(words):
+    """Options and arguments are those of the command, and none that it needs is missing."""
+    group = typer.main.get_command(app)
+    if words == ["--help"] or words == ["--version"]:
+        return
+    assert words[0] in group.commands, f"there is no `keras-dyhead {words[0]}`"
+    command = group.commands[words[0]]
+    if "--help" in words[1:]:
+        return
+    context = type(group).context_class(command, info_name=words[0])
+    values, rest, _ = command.make_parser(context).parse_args(list(words[1:]))
+    assert not rest, f"`keras-dyhead {words[0]}` knows nothing to do with {rest}"
+    missing = [p.name for p in command.params if p.required and not values.get(p.name)]
+    assert not missing, f"`keras-dyhead {' '.join(words)}` lacks {missing}"
+
+
+def _check_make(words):
+    targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert words and set(words) <= set(targets), f"there is no `make {' '.join(words)}`"
+
+
+def _check_pip(words):
+    config = configparser.ConfigParser()
+    config.read(ROOT / "setup.cfg")
+    assert words[0] == "install", words
+    for word in words[1:]:
+        package = re.fullmatch(r"(?:\.|keras-dyhead)(?:\[([\w,]+)\])?", word)
+        assert package, f"`pip install {word}` is not this package"
+        extras = package[1].split(",") if package[1] else []
+        assert set(extras) <= set(config["options.extras_require"]), f"no such extra: {extras}"
+
+
+def _check_example(words, monkeypatch):
+    """The script itself reads its arguments, and is stopped then."""
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_and_stop(parser):
+        parse(parser)
+        raise ParsedError
+
+    monkeypatch.setattr(sys, "argv", words)
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_and_stop)
+    try:
+        runpy.run_path(str(ROOT / words[0]), run_name="__main__")
+    except ParsedError:
+        return
+    except SystemExit:
+        raise AssertionError(f"`python {' '.join(words)}` does not take these arguments") from None
+    raise AssertionError(f"{words[0]} reads no arguments")

@@ -1,0 +1,47 @@
+"""Links between pages, as the repository shows them, lead somewhere; the site's own are mkdocs'."""
+
+import re
+
+import pytest
+from docs.pages import PAGES, name_of
+
+_LINK = re.compile(r"\[[^\]]*\]\((?!https?://)(?P<path>[^)#\s]*)(?:#(?P<anchor>[^)\s]+))?\)")
+_CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
+
+
+def anchors(page):
+    """Anchors of a page's headings, as GitHub and mkdocs make them, and of its API entries."""
+    text = page.read_text("utf-8")
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M)
+    plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[\s-]+", "-", heading) for heading in plain} | {
+        name for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE)
+    }
+
+
+def broken_links(page):
+    found = []
+    for link in _LINK.finditer(_CODE.sub("", page.read_text("utf-8"))):
+        target = (page.parent / link["path"]).resolve() if link["path"] else page
+        if not target.exists():
+            found.append(f"{link[0]}: there is no {target}")
+        elif link["anchor"] and link["anchor"] not in anchors(target):
+            found.append(f"{link[0]}: {target.name} has no such heading")
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_links_lead_to_files_and_headings_that_exist(page):
+    assert not broken_links(page)
+
+
+def test_a_broken_link_is_found(tmp_path):
+    page = tmp_path / "page.md"
+    page.write_text("# A title\n[a](#a-title) [b](#b) [c](none.md) `[d](none.md)` [e](page.md)")
+    assert len([line for line in broken_links(page) if "heading" in line]) == 1
+    assert len([line for line in broken_links(page) if "none.md" in line]) == 1
+
+
+def test_pages_name_no_place_of_the_machine_they_were_written_on():
+    for page in PAGES:
+        assert not re.search(r"(?<![\w.])/(work|tmp|root|home)/", page.read_text("utf-8")), page
