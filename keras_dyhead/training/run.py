@@ -169,8 +169,10 @@ class Training:
         """
         several = self.settings.strategy == "multiworker"
         if several:
+            settings = dataclasses.asdict(self.settings)
+            same = {name: settings[name] for name in settings if name not in _FREE_ON_RESUME}
             begun = [self.class_names, len(self.train_data), self.epochs_done, self.steps_done]
-            check_agreement(self.strategy, begun)
+            check_agreement(self.strategy, [*begun, same])
         if self.epochs_done < self.settings.epochs:
             self._fit(verbose if self.is_chief else 0)
         else:  # as `fit` does at its end
