@@ -197,7 +197,10 @@ def _draw_points(axis, view, points, largest) -> None:
     order = np.argsort(points.weights)  # the heaviest on top
     x, y = _pixels(view, points.level, points.positions[order]).T
     areas = _LARGEST * points.weights[order] / largest
-    axis.scatter(x, y, s=areas, color="red", edgecolors="white", linewidths=0.3, alpha=0.7)
+    edges = np.where(areas > 3, 0.3, 0)  # or else there is little of a small dot but its edge
+    axis.scatter(
+        x, y, s=areas, color="red", edgecolors="white", linewidths=edges, alpha=0.7, zorder=3
+    )
 
 
 def _draw_grid(axis, view, sampled_level, level, cell, branch) -> None:
@@ -209,4 +212,4 @@ def _draw_grid(axis, view, sampled_level, level, cell, branch) -> None:
     else:
         x, y = _pixels(view, level, centre + grid).T
     for width, colour in ((2, "black"), (0.8, "white")):
-        axis.scatter(x, y, s=18, marker="+", color=colour, linewidths=width)
+        axis.scatter(x, y, s=18, marker="+", color=colour, linewidths=width, zorder=2)
