@@ -246,6 +246,7 @@ def kill_at_random(folder, kills, epochs):
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
+        timeout=120 * (kills + 3),
     )
     assert process.returncode == 0, process.stdout + process.stderr[-3000:]
     assert process.stdout.count("killed") == kills
