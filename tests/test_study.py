@@ -132,9 +132,9 @@ def test_every_configuration_has_a_name_of_its_own_and_is_trained_once_with_each
     tables = plan_tables()
     planned = trials(tables, 3)
     configurations = {row.configuration for table in tables for row in table.rows}
-    assert len(set(planned)) == len(planned) == 3 * len(configurations) == 3 * 22
+    assert len(set(planned)) == len(planned) == 3 * len(configurations) == 3 * 26
     assert len({configuration.name for configuration in configurations}) == len(configurations)
-    assert [seed for _, seed in planned] == [0] * 22 + [1] * 22 + [2] * 22
+    assert [seed for _, seed in planned] == [0] * 26 + [1] * 26 + [2] * 26
 
 
 def test_each_detector_is_compared_with_itself_without_dyhead():
@@ -160,6 +160,18 @@ def test_only_alignment_or_depth_differ_where_they_are_compared():
     found = {(row.configuration.num_blocks, row.configuration.head_convs) for row in blocks.rows}
     assert found == {(0, None), (0, 4), (1, None), (2, None), (4, None), (6, None)}
     assert {row.configuration.detector for row in blocks.rows} == {"fcos"}
+
+
+def test_rates_are_compared_without_and_with_dyhead_at_the_same_rate():
+    rows = plan_tables(only=["rates"])[0].rows
+    for plain, refined in zip(rows[::2], rows[1::2], strict=True):
+        assert (
+            refined.baseline
+            == plain.configuration
+            == Configuration("atss", rate=refined.configuration.rate)
+        )
+        assert refined.configuration.num_blocks == 2
+    assert [row.configuration.rate for row in rows[::2]] == [0.5, 1.0, 2.0]
 
 
 # Running
@@ -220,7 +232,7 @@ def test_the_remaining_time_follows_trainings_of_the_same_configuration():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 15}, {"images": 4}, {"channels": 20}, {"image_size": 32}, {"learning_rate": 0.0}],
+    [{"steps": 15}, {"images": 4}, {"channels": 20}, {"image_size": 32}, {"head_convs": -1}],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"(?s){next(iter(wrong))}.*{next(iter(wrong.values()))}"):
@@ -234,10 +246,14 @@ def test_a_configuration_is_the_detector_it_names(configuration, tmp_path):
     settings = training_settings(configuration, 7, TINY, tmp_path)
     attentions = [name for name in ATTENTIONS if getattr(settings, f"use_{name}_attention")]
     assert tuple(attentions) == configuration.attentions
-    for field in ("detector", "num_blocks", "alignment", "head_convs"):
+    own_layers = configuration.detector == "faster-rcnn"
+    common = None if own_layers else TINY.head_convs
+    assert settings.head_convs == (configuration.head_convs or common)
+    for field in ("detector", "num_blocks", "alignment"):
         assert getattr(settings, field) == getattr(configuration, field)
     same = {**vars(TINY), "seed": 7}
-    for field in ("image_size", "batch_size", "channels", "learning_rate", "backbone", "seed"):
+    assert settings.learning_rate == TINY.learning_rate * configuration.rate
+    for field in ("image_size", "batch_size", "channels", "backbone", "seed"):
         assert getattr(settings, field) == same[field]
 
 
@@ -304,6 +320,12 @@ def test_the_report_has_means_intervals_and_paired_differences(folder):
     assert half_width == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-4)
     assert plain["difference"] is None and fcos["seeds"] == [0, 1]
     assert json.dumps(report, allow_nan=False)
+
+
+def test_there_is_no_report_of_nothing(tmp_path):
+    with pytest.raises(ValueError, match="no finished training"):
+        make_report(plan_tables(), 3, StudyFolder(tmp_path, TINY))
+    assert "no finished training" in " ".join(invoke("--out", tmp_path, "--report").output.split())
 
 
 def test_the_table_shows_what_is_certain_what_diverged_and_what_is_missing(folder):

@@ -19,12 +19,16 @@ def study(
         Path, typer.Option(help="Folder for drawings, trainings and the report.")
     ] = Path("runs/study"),
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 400,
-    images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 2000,
+    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 800,
+    images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 3000,
     held_out: Annotated[int, typer.Option(help="Images to draw and evaluate on.")] = 400,
     image_size: Annotated[int, typer.Option(help="Height and width of the images in px.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 8,
     channels: Annotated[int, typer.Option(help="Channels of pyramid, DyHead and heads.")] = 32,
+    head_convs: Annotated[
+        int | None,
+        typer.Option(help="Convolutions before the predictions.  [1 in RetinaNet, 0 in others]"),
+    ] = None,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-3,
     backbone: Annotated[str, typer.Option(metavar="small|resnet18|resnet50")] = "small",
     detectors: Annotated[
@@ -35,8 +39,8 @@ def study(
     ] = 2,
     ablate: Annotated[str, typer.Option(help="Detector of the other tables.")] = "atss",
     only: Annotated[
-        str, typer.Option(help="Tables wanted: detectors, attentions, alignment, blocks.")
-    ] = "detectors,attentions,alignment,blocks",
+        str, typer.Option(help="Tables wanted, of these.")
+    ] = "detectors,attentions,alignment,blocks,rates",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trainings at a time.  [one for each core]")
     ] = None,
@@ -60,7 +64,7 @@ def study(
     Draws shapes that are hard to tell apart, trains every configuration with the same seeds, steps
     and images, and evaluates each on images held out. Tables, with 95 % intervals over the
     seeds: detectors without and with DyHead, its attentions one by one, in pairs and together, the
-    two alignments, and 1, 2, 4 and 6 blocks.
+    two alignments, 1, 2, 4 and 6 blocks, and half and twice the learning rate.
 
     Every finished training is kept: after an interruption, the same command goes on. More seeds
     and other tables may be asked for later, too.
@@ -81,7 +85,15 @@ def study(
             from keras_dyhead import study as studying
             from keras_dyhead.training.settings import DETECTORS
         settings = studying.StudySettings(
-            steps, images, held_out, image_size, batch_size, channels, learning_rate, backbone
+            steps=steps,
+            images=images,
+            held_out=held_out,
+            image_size=image_size,
+            batch_size=batch_size,
+            channels=channels,
+            head_convs=head_convs,
+            learning_rate=learning_rate,
+            backbone=backbone,
         )
         names = DETECTORS if detectors == "all" else _names(detectors)
         tables = studying.plan_tables(names, ablate, blocks, _names(only))
@@ -94,15 +106,19 @@ def study(
     failures = {}
     if not report:
         failures = _run(studying, studying.trials(tables, seeds), folder, workers, console)
-    made = studying.make_report(tables, seeds, folder)
+    for name, error in failures.items():
+        print_error(f"{name}: {error}")
+    try:
+        made = studying.make_report(tables, seeds, folder)
+    except ValueError as error:
+        print_error(error)
+        raise typer.Exit(1 if failures else 2) from None
     text = studying.markdown_report(made, document.with_suffix(".png").name)
     target.write(text)
     document.with_suffix(".json").write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
     studying.plot_report(made).savefig(document.with_suffix(".png"), dpi=100)
     console.print(text, soft_wrap=True, highlight=False, markup=False)
     console.print(f"written: {document}, .json and .png beside it", soft_wrap=True)
-    for name, error in failures.items():
-        print_error(f"{name}: {error}")
     if failures:
         raise typer.Exit(1)
 

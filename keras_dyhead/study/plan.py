@@ -11,10 +11,12 @@ TITLES = {
     "attentions": "What each attention adds",
     "alignment": "Alignment of the coarser level",
     "blocks": "Number of blocks",
+    "rates": "Learning rate",
 }
 """The tables of a study, by name."""
 
 DEPTHS = (1, 2, 4, 6)
+RATES = (0.5, 1.0, 2.0)
 ROUNDS = 10
 """Equal parts of a training, whose losses and times are recorded."""
 
@@ -24,31 +26,36 @@ class StudySettings:
     """What all trainings of a study have in common.
 
     Args:
-        steps: Optimizer steps of every training, a multiple of 10. Defaults to `400`.
-        images: Drawn images to train on. Defaults to `2000`.
+        steps: Optimizer steps of every training, a multiple of 10. Defaults to `800`.
+        images: Drawn images to train on. Defaults to `3000`.
         held_out: Drawn images to evaluate on. Defaults to `400`.
         image_size: Height and width of the images in pixels, at least 64. Defaults to `128`.
         batch_size: Images per step. Defaults to `8`.
         channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `32`.
+        head_convs: Convolutions before the predictions, with and without DyHead, of all detectors
+            but Faster R-CNN. Defaults to `None`: as in `keras-dyhead train`, one in RetinaNet and
+            none in the others.
         learning_rate: Peak of the schedule, see `TrainingSettings`. Defaults to `2e-3`.
         backbone: One of `keras_dyhead.training.BACKBONES`. Defaults to `"small"`.
     """
 
-    steps: int = 400
-    images: int = 2000
+    steps: int = 800
+    images: int = 3000
     held_out: int = 400
     image_size: int = 128
     batch_size: int = 8
     channels: int = 32
+    head_convs: int | None = None
     learning_rate: float = 2e-3
     backbone: str = "small"
 
     def __post_init__(self):
         if self.steps < ROUNDS or self.steps % ROUNDS:
             raise ValueError(f"`steps` must be a multiple of {ROUNDS}. Received: {self.steps}")
-        for name, smallest in (("batch_size", 1), ("held_out", 1), ("image_size", 64)):
+        smallest_values = {"batch_size": 1, "held_out": 1, "image_size": 64, "head_convs": 0}
+        for name, smallest in smallest_values.items():
             value = getattr(self, name)
-            if value < smallest:
+            if value is not None and value < smallest:
                 raise ValueError(f"`{name}` must be at least {smallest}. Received: {value}")
         if self.images < self.batch_size:
             raise ValueError(
@@ -87,8 +94,8 @@ class Configuration:
         num_blocks: DyHead blocks, 0 for none. Defaults to `0`.
         attentions: Those of `ATTENTIONS` that the blocks have. Defaults to all.
         alignment: `"paper"` or `"published"`. Defaults to `"paper"`.
-        head_convs: Convolutions before the predictions; `None` as in
-            `TrainingSettings`, the same with and without DyHead. Defaults to `None`.
+        head_convs: Convolutions before the predictions. Defaults to `None`: those of the study.
+        rate: Factor of the study's learning rate. Defaults to `1.0`.
     """
 
     detector: str
@@ -96,6 +103,7 @@ class Configuration:
     attentions: tuple[str, ...] = ATTENTIONS
     alignment: str = "paper"
     head_convs: int | None = None
+    rate: float = 1.0
 
     def __post_init__(self):
         object.__setattr__(self, "attentions", tuple(self.attentions))
@@ -110,6 +118,8 @@ class Configuration:
             parts.append(self.alignment)
         if self.head_convs is not None:
             parts.append(f"{self.head_convs}-convs")
+        if self.rate != 1:
+            parts.append(f"{self.rate:g}-rate")
         return "_".join(parts)
 
 
@@ -206,6 +216,15 @@ def _depth_rows(detectors, ablate, num_blocks):
         yield Row(_count(depth), Configuration(ablate, depth), plain)
 
 
+def _rate_rows(detectors, ablate, num_blocks):
+    """Whether a gain, or its lack, is one of the learning rate that all have in common."""
+    for rate in RATES:
+        plain = Configuration(ablate, rate=rate)
+        refined = Configuration(ablate, num_blocks, rate=rate)
+        yield Row(f"{ablate}, without, {rate:g} of the rate", plain)
+        yield Row(f"{_count(num_blocks)}, {rate:g} of the rate", refined, plain)
+
+
 def _count(blocks):
     return f"{blocks} block{'s' if blocks > 1 else ''}"
 
@@ -215,4 +234,5 @@ _ROWS = {
     "attentions": _attention_rows,
     "alignment": _alignment_rows,
     "blocks": _depth_rows,
+    "rates": _rate_rows,
 }

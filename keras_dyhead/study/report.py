@@ -20,9 +20,13 @@ def make_report(tables: Sequence[Table], seeds: int, folder: StudyFolder) -> dic
         folder: Where the results are. Trainings that it lacks are listed.
 
     Returns:
-        Dict that `json` can write: `"settings"`, `"seeds"`, `"made_with"`, `"missing"`
-        and `"tables"`: each with its rows. A row has the means of its figures in percent with
-        their intervals, and the `"difference"` of its AP from its baseline's.
+        Dict that `json` can write: `"settings"`, `"seeds"`, `"hours"` that the trainings took
+        together, `"made_with"`, `"missing"` and `"tables"`: each with its rows. A row has the
+        means of its figures in percent with their intervals, and the `"difference"` of its AP from
+        its baseline's.
+
+    Raises:
+        ValueError: If no training is finished.
     """
     found, missing = {}, []
     for configuration, seed in trials(tables, seeds):
@@ -31,11 +35,14 @@ def make_report(tables: Sequence[Table], seeds: int, folder: StudyFolder) -> dic
             missing.append(f"{configuration.name}, seed {seed}")
         else:
             found.setdefault(configuration, {})[seed] = result
-    made_with = [result["made_with"] for by_seed in found.values() for result in by_seed.values()]
+    results = [result for by_seed in found.values() for result in by_seed.values()]
+    if not results:
+        raise ValueError(f"{folder.path} holds no finished training of these tables and seeds.")
     return {
         "settings": dataclasses.asdict(folder.settings) | {"shapes": folder.settings.shapes()},
         "seeds": seeds,
-        "made_with": [dict(pairs) for pairs in dict.fromkeys(tuple(m.items()) for m in made_with)],
+        "hours": sum(result["seconds"]["all"] for result in results) / 3600,
+        "made_with": _distinct(result["made_with"] for result in results),
         "missing": missing,
         "tables": [
             {
@@ -46,6 +53,10 @@ def make_report(tables: Sequence[Table], seeds: int, folder: StudyFolder) -> dic
             for table in tables
         ],
     }
+
+
+def _distinct(dicts):
+    return [dict(pairs) for pairs in dict.fromkeys(tuple(d.items()) for d in dicts)]
 
 
 def _describe(row: Row, found: dict) -> dict:
@@ -93,16 +104,23 @@ def markdown_report(report: dict, plot: str | None = None) -> str:
     made_with = "; ".join(
         ", ".join(f"{name} {number}" for name, number in row.items()) for row in report["made_with"]
     )
+    head = (
+        ""
+        if settings["head_convs"] is None
+        else f", {settings['head_convs']} convolutions in the head"
+    )
     lines = [
         f"Seeds 0 to {report['seeds'] - 1}; {settings['steps']} steps of "
-        f"{settings['batch_size']} images of {settings['image_size']} px, "
-        f"{settings['channels']} channels, backbone `{settings['backbone']}`; "
-        f"{settings['images']} images to train on, {settings['held_out']} held out. "
-        f"Made with {made_with or 'nothing yet'}.",
+        f"{settings['batch_size']} images of {settings['image_size']} px, learning rate "
+        f"{settings['learning_rate']}, {settings['channels']} channels, backbone "
+        f"`{settings['backbone']}`{head}; {settings['images']} images to train on, "
+        f"{settings['held_out']} held out. {report['hours']:.1f} hours of trainings, several at a "
+        f"time. Made with {made_with}.",
         "",
-        "AP in percent: mean of the seeds ± half of its 95 % interval. Difference: from the row's "
-        "baseline, the first row of the table or of the detector, paired by seed; bold where the "
-        "interval excludes zero. Loss: of the last tenth of the training. ms: a training step.",
+        "AP in percent: mean of the seeds ± half of its 95 % interval. Difference: from the "
+        "baseline (the table's first row; of detectors and rates, the row above), paired by seed; "
+        "bold where the interval excludes zero. Loss: of the last tenth of the training. ms: a "
+        "training step.",
     ]
     if report["missing"]:
         count = sum(len(row["seeds"]) == 0 for table in report["tables"] for row in table["rows"])

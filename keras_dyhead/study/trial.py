@@ -92,6 +92,9 @@ def training_settings(
     configuration: Configuration, seed: int, settings: StudySettings, data: Path
 ) -> TrainingSettings:
     """Says what is trained, see `run_trial`, in the terms of an ordinary training."""
+    head_convs = configuration.head_convs
+    if head_convs is None and configuration.detector != "faster-rcnn":
+        head_convs = settings.head_convs
     return TrainingSettings(
         images=data / "train" / "images",
         annotations=data / "train" / "instances.json",
@@ -105,10 +108,10 @@ def training_settings(
         alignment=configuration.alignment,
         **{f"use_{name}_attention": name in configuration.attentions for name in ATTENTIONS},
         channels=settings.channels,
-        head_convs=configuration.head_convs,
-        max_level=6,
+        head_convs=head_convs,
+        max_level=5,
         anchor_octaves=2,
-        learning_rate=settings.learning_rate,
+        learning_rate=settings.learning_rate * configuration.rate,
         seed=seed,
     )
 
