@@ -168,7 +168,7 @@ def _measure(dataset, seconds: float, console: Console) -> dict[str, Any]:
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
     """Draws the first images of the first epoch as the model gets them, before normalisation."""
     from keras_dyhead.coco import load_coco
-    from keras_dyhead.visualization.examples import plot_examples
+    from keras_dyhead.visualization import plot_examples
 
     unnormalized = types.SimpleNamespace(
         image_size=preprocessor.image_size,

@@ -57,12 +57,15 @@ def measure_throughput(
             reached = [np.any(line.numpy() != 0, axis=(2, 3)).mean(axis=1) for line in lines]
             filled[tuple(canvas)] += float(np.sum(reached[0] * reached[1]))
             elapsed = time.perf_counter() - start
-            if progress is not None:
-                progress(min(1.0, elapsed / seconds) if seconds > 0 else 1.0)
             if elapsed >= seconds:
                 break
-        batches = iter(dataset)
+            if progress is not None:
+                progress(elapsed / seconds)
+        else:
+            batches = iter(dataset)
     elapsed = time.perf_counter() - start
+    if progress is not None:
+        progress(1.0)
     return {
         "images_per_second": round(images / elapsed, 2),
         "cpu_seconds_per_image": round((_cpu_seconds() - cpu) / images, 5),

@@ -2,6 +2,7 @@
 
 from keras_dyhead.visualization.attention import plot_attention
 from keras_dyhead.visualization.detections import plot_detections
+from keras_dyhead.visualization.examples import plot_examples
 from keras_dyhead.visualization.history import plot_history
 from keras_dyhead.visualization.pictures import draw_detections, unique_stems
 from keras_dyhead.visualization.report import write_report
@@ -12,6 +13,7 @@ __all__ = [
     "draw_detections",
     "plot_attention",
     "plot_detections",
+    "plot_examples",
     "plot_history",
     "plot_sampling",
     "plot_scale_weights",
