@@ -29,7 +29,10 @@ def backbone():
 
 
 def train(strategy, name, num_blocks):
-    """Two epochs of two steps, two images each: the second image of the first step is empty."""
+    """Two epochs of two steps, two images each: the second image of the first step is empty.
+
+    Without DyHead it does not predict, and ends sooner.
+    """
     images, targets = scene()
     order = [0, 1, 0, 0]
     images = images[order] * np.array([1, 1, 0.5, 2], "float32")[:, None, None, None]
@@ -48,7 +51,9 @@ def train(strategy, name, num_blocks):
     synchronize_batch_norm(model)
     data = tf.data.Dataset.from_tensor_slices((images, targets)).batch(2)
     logs = model.fit(data, epochs=2, verbose=0).history
-    found = model.predict(tf.data.Dataset.from_tensors(images), verbose=0)
+    found = {}
+    if num_blocks:
+        found = model.predict(tf.data.Dataset.from_tensors(images), verbose=0)
     return {
         **{f"log {key}": np.array(value) for key, value in logs.items()},
         **{f"weight {weight.path}": weight.numpy() for weight in model.weights},

@@ -28,7 +28,7 @@ def cluster(count):
 
 @pytest.mark.parametrize(
     ("name", "num_blocks"),
-    [("atss", 0), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in SMALL)],
+    [("retinanet", 0), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in SMALL)],
 )
 def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path, name, num_blocks):
     """Losses, weights, normalisations and clipped gradients; one shard has no object."""
