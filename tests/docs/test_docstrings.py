@@ -18,7 +18,7 @@ PACKAGES = (
     pytest.param("detectors", marks=pytest.mark.slow),
     pytest.param("export", marks=pytest.mark.slow),
     pytest.param("inference", marks=pytest.mark.slow),
-    "visualization",
+    pytest.param("visualization", marks=pytest.mark.slow),
 )
 """Packages whose examples are ordinary code, run small."""
 DOCTESTED = ("checkpoints", "integrations.keras_cv", "integrations.keras_hub", "layers", "ops")

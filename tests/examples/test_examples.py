@@ -202,9 +202,9 @@ def test_a_detector_of_ones_own_learns_and_is_evaluated(data, tmp_path, monkeypa
         monkeypatch,
         "custom_detector.py",
         *("--images", data / "images", "--annotations", data / "instances.json"),
-        *("--out", tmp_path / "mine", "--side", 64, "--epochs", 20),
+        *("--out", tmp_path / "mine", "--side", 64, "--epochs", 10),
     )
     history = script["model"].history.history
     assert history["loss"][-1] < 0.6 * history["loss"][0]
-    assert -1 <= history["val_AP50"][-1] <= 1  # 60 epochs reach 0.7, 100 reach 1.0
+    assert history["val_AP50"][-1] >= 0  # -1 where nothing is measured; 60 epochs reach 0.7
     assert (tmp_path / "mine.weights.h5").exists()
