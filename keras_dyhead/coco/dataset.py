@@ -101,8 +101,9 @@ def load_coco(
         initial_epoch: The epoch that the first iteration delivers; the n-th after it delivers
             epoch `initial_epoch + n`. Defaults to `0`.
         initial_step: Batches to leave out at the beginning of epoch `initial_epoch`, without
-            reading them. The cardinality still is that of a whole epoch: `fit` warns that the
-            data ran out and goes on to the next epoch. Defaults to `0`.
+            reading them. The cardinality still is that of a whole epoch: in its first epoch `fit`
+            must be stopped when the data have ended, as `keras-dyhead train` does; otherwise Keras
+            runs a step without data, which counts for the learning rate. Defaults to `0`.
         max_boxes: Boxes per image to make room for; of an image with more, the largest are kept.
             `None` makes room for all. Defaults to `None`.
         drop_remainder: Whether to drop smaller last batches. Defaults to `False`, as everywhere in
