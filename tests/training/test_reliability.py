@@ -260,6 +260,7 @@ def kill_at_random(folder, kills, epochs):
     assert left == [f"epoch-{epochs - 1:05d}-step-0000004", f"epoch-{epochs:05d}"]
 
 
+@pytest.mark.slow
 def test_a_deterministic_training_killed_twice_ends_with_the_same_bits(tmp_path):
     kill_at_random(tmp_path, kills=2, epochs=2)
 
