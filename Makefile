@@ -5,6 +5,8 @@ BENCH_VENV ?= .venv-bench
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What runs on JAX and PyTorch, too, each in its own process.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py
+# What compiles whole detectors runs by itself: TensorFlow keeps what it compiled until a process ends.
+WHOLE_DETECTORS = tests/detectors tests/export tests/integrations
 
 .PHONY: help demo test test-slow docs bench clean
 
@@ -34,7 +36,8 @@ demo: $(VENV)/installed
 test: docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(WHOLE_DETECTORS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile tests $(WHOLE_DETECTORS:%=--ignore=%)
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 

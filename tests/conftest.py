@@ -1,5 +1,6 @@
 """Settings for the whole suite."""
 
+import gc
 import os
 
 import pytest
@@ -8,6 +9,13 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # On JAX nearly all time goes into compiling programs that then run once, on small tensors.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def freed_memory():
+    """Lets go of the models of a file after its last test: they refer to themselves."""
+    yield
+    gc.collect()
 
 
 def pytest_collection_modifyitems(items):
