@@ -127,6 +127,9 @@ def test_another_decoder_takes_effect_in_the_next_predict(trained):
     model.decoder = decoder
 
 
+QUICK = (("atss", 0), ("faster-rcnn", 0))
+"""What XLA compiles in every run: compiling takes a quarter of a minute, a minute with DyHead."""
+
 NOTHING = {"boxes": np.zeros((2, 0, 4), "float32"), "labels": np.zeros((2, 0), int)}
 
 
@@ -192,8 +195,14 @@ def test_every_class_starts_at_the_prior_probability(name):
     np.testing.assert_allclose(probability, 0.01, rtol=1e-4)
 
 
-@EVERY_DETECTOR
-@pytest.mark.parametrize("num_blocks", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("name", "num_blocks"),
+    [
+        pytest.param(name, n, marks=() if (name, n) in QUICK else pytest.mark.slow)
+        for name in SMALL
+        for n in (0, 1)
+    ],
+)
 def test_xla_trains_like_the_plain_graph(name, num_blocks):
     images, targets = scene()
     losses = []
@@ -324,11 +333,12 @@ tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfigur
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
 images, targets = scene()  # one replica gets the image with objects, the other the empty one
 
-for number, name in enumerate(SMALL, start=int(sys.argv[1])):
-    results, num_blocks = [], number % 2
+for argument in sys.argv[1:]:
+    name, num_blocks = argument.split()
+    results = []
     for scope in (tf.distribute.get_strategy().scope, strategy.scope):
         with scope():
-            model = small_detector(name, num_blocks, **SMALL[name].on_replicas)
+            model = small_detector(name, int(num_blocks), **SMALL[name].on_replicas)
             model.compile(keras.optimizers.SGD(0.1))
         logs = model.fit(images, targets, batch_size=2, verbose=0).history
         out = model.predict(images, batch_size=2, verbose=0)
@@ -344,13 +354,15 @@ for number, name in enumerate(SMALL, start=int(sys.argv[1])):
 """
 
 
-@pytest.mark.parametrize("first", [0, pytest.param(1, marks=pytest.mark.slow)])
-def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch(first):
-    """Every other detector has DyHead, from the first or the second on."""
+EVERYTHING = [f"{name} {num_blocks}" for name in SMALL for num_blocks in (0, 1)]
+
+
+@pytest.mark.parametrize("models", [["atss 1"], pytest.param(EVERYTHING, marks=pytest.mark.slow)])
+def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch(models):
     process = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS, str(first)],
+        [sys.executable, "-c", TWO_REPLICAS, *models],
         env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
         capture_output=True,
         text=True,
     )
-    assert process.stdout.count("equal on 2 replicas") == len(SMALL), process.stderr
+    assert process.stdout.count("equal on 2 replicas") == len(models), process.stderr
