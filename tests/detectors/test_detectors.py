@@ -354,10 +354,10 @@ for argument in sys.argv[1:]:
 """
 
 
-EVERYTHING = [f"{name} {num_blocks}" for name in SMALL for num_blocks in (0, 1)]
+ALL_MODELS = [f"{name} {num_blocks}" for name in SMALL for num_blocks in (0, 1)]
 
 
-@pytest.mark.parametrize("models", [["atss 1"], pytest.param(EVERYTHING, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("models", [["atss 1"], pytest.param(ALL_MODELS, marks=pytest.mark.slow)])
 def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch(models):
     process = subprocess.run(
         [sys.executable, "-c", TWO_REPLICAS, *models],
