@@ -22,8 +22,8 @@ def backbone():
     images = x = keras.Input((None, None, 3))
     maps = {}
     for level, strides in [("P3", 8), ("P4", 2), ("P5", 2)]:
-        x = keras.layers.Conv2D(16, 5, strides, "same", use_bias=False)(x)
-        x = keras.layers.BatchNormalization(momentum=0.9)(x)
+        x = keras.layers.Conv2D(16, 5, strides, "same", use_bias=False, name=f"conv_{level}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.9, name=f"norm_{level}")(x)
         x = maps[level] = keras.layers.ReLU()(x)
     return keras.Model(images, maps)
 
