@@ -1,0 +1,78 @@
+"""Every notebook runs from top to bottom, and does what it promises.
+
+What all notebooks have in common; `test_files.py` checks it:
+
+- The first cell is Markdown with the title and what the reader learns. Then follow a code cell with
+  all imports and one tagged `parameters`.
+- The cell with imports sets `os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"` before TensorFlow is
+  imported, and ends with `%matplotlib inline` and `%config InlineBackend.print_figure_kwargs =
+  {"dpi": 72}`, without which figures that pyplot does not know are not shown. Outputs have no
+  stderr, no progress bars (`verbose=2` for `fit`, `verbose=0` for the others) and no absolute
+  paths.
+- The cell tagged `parameters` holds all sizes (images, image size, epochs, blocks), as plain
+  assignments `NAME = literal` with comments on how to scale up. Its values are those of the
+  committed outputs and of `make notebooks`: minutes on two cores. Code below uses the names only.
+- Files are written below `Path("runs/<name of the notebook>")`, which is deleted first; nothing
+  else is read but what is installed. Random numbers are seeded by
+  `keras.utils.set_random_seed(SEED)`.
+- A figure is the last expression of its cell, so that it becomes an output; a picture is
+  introduced by a sentence that says what to look at. What is claimed is computed and printed.
+- Cells are short, formatted and linted by ruff. The kernel is `python3`. A file, outputs included,
+  stays below 600 kB. `make notebooks` executes the files in place, which is how outputs come about:
+  nobody edits them.
+
+The tests here insert a cell with the parameters of `quick_runs.py` after the one tagged
+`parameters`, and execute the notebook in a temporary folder.
+"""
+
+import sys
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+from notebooks.outputs import check_promises, text_of
+from notebooks.quick_runs import FOLDER, QUICK_RUNS
+
+pytestmark = pytest.mark.tensorflow
+
+
+def insert_parameters(notebook, parameters):
+    """Adds a cell that assigns the parameters after the one tagged `parameters`."""
+    tagged = [
+        number
+        for number, cell in enumerate(notebook.cells)
+        if "parameters" in cell.metadata.get("tags", ())
+    ]
+    code = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
+    notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(code))
+
+
+def execute(notebook, folder):
+    """Executes a notebook in a folder, by this very interpreter."""
+    client = NotebookClient(
+        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": str(folder)}}
+    )
+    client.execute()
+
+
+@pytest.fixture
+def clean_environment(monkeypatch, tmp_path):
+    """A kernel of this interpreter, whatever others the user has, and no settings of theirs."""
+    monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
+    monkeypatch.delenv("MPLBACKEND", raising=False)
+
+
+@pytest.mark.parametrize("name", QUICK_RUNS)
+def test_a_notebook_runs_and_keeps_its_promises(name, tmp_path, clean_environment):
+    notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+    insert_parameters(notebook, QUICK_RUNS[name].parameters)
+    execute(notebook, tmp_path)
+    check_promises(notebook, QUICK_RUNS[name])
+
+
+def test_the_kernel_is_the_interpreter_of_the_tests(tmp_path, clean_environment):
+    code = "import sys; print(sys.executable)"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    execute(notebook, tmp_path)
+    assert text_of(notebook).strip() == sys.executable
