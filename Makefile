@@ -8,13 +8,14 @@ ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py
 # What compiles whole detectors runs by itself: TensorFlow keeps what it compiled until a process ends.
 WHOLE_DETECTORS = tests/detectors tests/export tests/integrations
 
-.PHONY: help demo test test-slow docs bench clean
+.PHONY: help demo test test-slow docs notebooks bench clean
 
 help:
 	@echo "make demo       train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
 	@echo "make test       lint and test"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make docs       build the documentation into site/, every warning an error"
+	@echo "make notebooks  run the notebooks and keep their outputs (half an hour on two cores)"
 	@echo "make bench      time the sampler and the tower against torchvision (own environment, large download)"
 	@echo "make clean      remove environments and build products"
 
@@ -47,8 +48,15 @@ test-slow: $(VENV)/installed
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
+# Without times of day and chance splits of printed text, of which outputs would be new each time.
+notebooks: $(VENV)/installed
+	rm -rf notebooks/runs
+	JUPYTER_PREFER_ENV_PATH=1 $(VENV)/bin/python -m nbconvert --to notebook --execute --inplace \
+		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True \
+		notebooks/*.ipynb
+
 bench: $(BENCH_VENV)/installed
 	$(BENCH_VENV)/bin/keras-dyhead benchmark --out benchmarks/sampling
 
 clean:
-	rm -rf $(VENV) $(BENCH_VENV) build dist runs site *.egg-info
+	rm -rf $(VENV) $(BENCH_VENV) build dist runs notebooks/runs site *.egg-info
