@@ -7,6 +7,8 @@ import sys
 
 import nbformat
 import pytest
+from docs.commands import check_commands
+from docs.pages import blocks_of
 from notebooks.outputs import check_promises, outputs_of
 from notebooks.quick_runs import FOLDER, QUICK_RUNS
 
@@ -82,3 +84,17 @@ def test_ruff_finds_nothing(command):
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_links_and_commands_in_its_text_exist(path, notebook, tmp_path, monkeypatch):
+    text = "\n\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
+    for link in re.findall(r"\]\((?!https://)([^)#]*)", text):
+        assert (FOLDER / link).exists(), link
+    for name in re.findall(r"`(\d\d_\w+\.ipynb|examples/\w+\.py)`", text):
+        assert (FOLDER / name).exists() or (FOLDER.parent / name).exists(), name
+    page = tmp_path / "text.md"
+    page.write_text(text, "utf-8")
+    for block in blocks_of(page):
+        assert block.language == "bash", block.code
+        with monkeypatch.context() as patch:
+            check_commands(block.code, patch)

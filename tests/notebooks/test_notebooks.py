@@ -6,9 +6,10 @@ What all notebooks have in common; `test_files.py` checks it:
   all imports and one tagged `parameters`.
 - The cell with imports sets `os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"` before TensorFlow is
   imported, and ends with `%matplotlib inline` and `%config InlineBackend.print_figure_kwargs =
-  {"dpi": 72}`, without which figures that pyplot does not know are not shown. Outputs have no
-  stderr, no progress bars (`verbose=2` for `fit`, `verbose=0` for the others) and no absolute
-  paths.
+  {"dpi": 72}`, without which figures that pyplot does not know are not shown.
+- Outputs have no stderr, no progress bars (`verbose=2` for `fit`, `verbose=0` for the others) and
+  no absolute paths. `fit` gets `shuffle=False`, for `load_coco` shuffles and Keras would warn; a
+  notebook that exports, or uses a strategy, says `tf.get_logger().setLevel("ERROR")`.
 - The cell tagged `parameters` holds all sizes (images, image size, epochs, blocks), as plain
   assignments `NAME = literal` with comments on how to scale up. Its values are those of the
   committed outputs and of `make notebooks`: minutes on two cores. Code below uses the names only.
@@ -22,7 +23,8 @@ What all notebooks have in common; `test_files.py` checks it:
   nobody edits them.
 
 The tests here insert a cell with the parameters of `quick_runs.py` after the one tagged
-`parameters`, and execute the notebook in a temporary folder.
+`parameters`, and execute the notebook in a temporary folder, without TensorFlow's optimisation of
+graphs: what is so small starts sooner.
 """
 
 import sys
@@ -36,6 +38,13 @@ from notebooks.quick_runs import FOLDER, QUICK_RUNS
 pytestmark = pytest.mark.tensorflow
 
 
+_SOONER = """
+import tensorflow as tf
+
+tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+"""
+
+
 def insert_parameters(notebook, parameters):
     """Adds a cell that assigns the parameters after the one tagged `parameters`."""
     tagged = [
@@ -44,13 +53,18 @@ def insert_parameters(notebook, parameters):
         if "parameters" in cell.metadata.get("tags", ())
     ]
     code = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(code))
+    notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(code + _SOONER))
 
 
 def execute(notebook, folder):
     """Executes a notebook in a folder, by this very interpreter."""
     client = NotebookClient(
-        notebook, kernel_name="python3", timeout=300, resources={"metadata": {"path": str(folder)}}
+        notebook,
+        kernel_name="python3",
+        timeout=300,
+        coalesce_streams=True,
+        extra_arguments=["--IPKernelApp.capture_fd_output=False"],  # the log of C++ code
+        resources={"metadata": {"path": str(folder)}},
     )
     client.execute()
 
