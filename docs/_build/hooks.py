@@ -1,4 +1,4 @@
-"""What `mkdocs build` does beyond its plugins: formulas as MathML, and a page from elsewhere."""
+"""What `mkdocs build` does beyond its plugins: formulas as MathML, and pages from elsewhere."""
 
 import re
 from pathlib import Path
@@ -13,9 +13,9 @@ _FORMULA = re.compile(
 
 
 def on_files(files, config):
-    """Adds `benchmarks/sampling.md`, which `make bench` writes beside the folder of the docs."""
-    path = ROOT / "benchmarks" / "sampling.md"
-    files.append(File.generated(config, "benchmarks/sampling.md", abs_src_path=str(path)))
+    """Adds the tables of `benchmarks`, which lies beside the folder of the docs."""
+    for path in sorted((ROOT / "benchmarks").glob("*.md")):
+        files.append(File.generated(config, f"benchmarks/{path.name}", abs_src_path=str(path)))
     return files
 
 
