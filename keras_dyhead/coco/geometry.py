@@ -4,10 +4,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-
-def resize_bilinear(images: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Resizes `(batch, height, width, 3)` images to float32, antialiased when it shrinks them."""
-    return tf.image.resize(images, size, antialias=True)
+from keras_dyhead.detectors.preprocessor import resize_bilinear
 
 
 def fitting_factor(

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor, resize_bilinear
 
 # (image, resized, padded) sizes of the published 800 / 1333 / multiple-of-128 rule.
 PUBLISHED_SIZES = [
@@ -53,6 +53,18 @@ def test_pixels_are_pillows_normalised_and_padded_with_zero(size):
     assert np.abs(back - pillow).max() <= 1.01  # Pillow rounds after each axis
     assert np.abs(back - pillow).mean() < 0.25
     assert not pixels[height:].any() and not pixels[:, width:].any()
+
+
+@pytest.mark.parametrize("size", [(30, 20), (90, 60), (30, 60), (45, 30)])
+def test_what_is_not_filtered_needs_no_filter(size):
+    """TensorFlow's filtering kernel gives the same pixels, in a graph that knows no size."""
+    images = np.stack([picture(45, 30, seed) for seed in range(2)]).astype("float32")
+    resize = tf.function(resize_bilinear).get_concrete_function(
+        tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((2,), tf.int32)
+    )
+    expected = tf.image.resize(images, size, antialias=True)
+    for resized in (resize_bilinear(images, size), resize(tf.constant(images), tf.constant(size))):
+        np.testing.assert_allclose(resized, expected, atol=1e-3)
 
 
 def test_channels_are_reversed_for_bgr_backbones_before_the_mean():
