@@ -193,7 +193,8 @@ def train(
     goes on from there. At the end, --out holds the model (model.keras), a SavedModel that takes
     images or image files (saved_model/), the COCO figures (metrics.json), the course of the
     training (history.json, .csv, .png) and pictures (detections.png). From the beginning it holds
-    settings.json: all settings, what follows from them, and the versions of the packages.
+    settings.json: all settings, what follows from them, and the versions of the packages; from the
+    first evaluation on, figures, AP of every class and pictures for TensorBoard (tensorboard/).
 
     **Examples**
 

@@ -24,7 +24,7 @@ from keras_dyhead.training.settings import TrainingSettings
 from keras_dyhead.visualization import plot_detections, plot_history
 
 RESULTS = (
-    *("model.keras", "saved_model", "history.json", "history.csv", "history.png"),
+    *("tensorboard", "model.keras", "saved_model", "history.json", "history.csv", "history.png"),
     *("detections.png", "metrics.json"),
 )
 """Names of everything a finished training leaves in its folder, in the order of writing."""

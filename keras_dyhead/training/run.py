@@ -193,7 +193,11 @@ class Training:
     def _fit(self, verbose: int) -> None:
         position = DataPosition(self.train_data, self.steps_done)
         finite = FiniteLoss(self._images_of, self._checkpoint.kept, self.steps_done)
-        evaluation = AveragedEvaluation(self.val_data, eval_freq=self.settings.eval_every)
+        evaluation = AveragedEvaluation(
+            self.val_data,
+            eval_freq=self.settings.eval_every,
+            log_dir=self.out / "tensorboard" if self.is_chief else None,
+        )
         on_cpu = not tf.config.list_physical_devices("GPU")
         with sparse_sampling(on_cpu and not self.settings.jit_compile):
             self.model.fit(
