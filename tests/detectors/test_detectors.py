@@ -41,7 +41,20 @@ def own_config(model):
     return {key: value for key, value in model.get_config().items() if key != "backbone"}
 
 
-@pytest.fixture(scope="module", params=[f"{name}-{n}" for name in SMALL for n in (0, 1)])
+# Without DyHead, one with each number of stages; the others take half a minute each, too.
+QUICK_TRAININGS = ("atss-0", "faster-rcnn-0", *(f"{name}-1" for name in SMALL))
+
+
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(
+            f"{name}-{n}", marks=[] if f"{name}-{n}" in QUICK_TRAININGS else pytest.mark.slow
+        )
+        for name in SMALL
+        for n in (0, 1)
+    ],
+)
 def trained(request):
     """A detector trained on the scene, the history of its training, and what is said of it."""
     name, num_blocks = request.param.rsplit("-", 1)

@@ -8,8 +8,8 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from detectors.scenes import SMALL
 from export.small_detectors import (
-    EVERY_DETECTOR,
     assert_same,
     by_hand,
     pictures,
@@ -33,7 +33,14 @@ for model in sys.argv[1:3]:
 """
 
 
-@EVERY_DETECTOR
+# One with each number of stages; the others take 20 seconds each, too.
+@pytest.mark.parametrize(
+    "detector",
+    [
+        pytest.param(name, marks=() if name in ("atss", "faster-rcnn") else pytest.mark.slow)
+        for name in SMALL
+    ],
+)
 def test_a_process_without_keras_detects_the_same_in_files(detector, tmp_path):
     """Without DyHead in images of any size, and with it in those of one size."""
     models = {None: small_detector(detector), (64, 96): small_detector(detector, num_blocks=1)}
