@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from keras_dyhead.cli.console import app, escape, print_error, quiet_tensorflow
+from keras_dyhead.cli.inputs import Annotations, ImageSize, OnError
 from keras_dyhead.recipes import recipe_settings
 
 _SHOWN = 20
@@ -24,9 +25,7 @@ def show_input(
     images: Annotated[
         Path, typer.Option(exists=True, file_okay=False, help="Folder of the images.")
     ],
-    annotations: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
-    ],
+    annotations: Annotations,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -40,19 +39,9 @@ def show_input(
         typer.Option(metavar="NAME", help="A published training, see `keras-dyhead recipes`."),
     ] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            min=32, help="Side in px of the square that images are fitted into; by default 512."
-        ),
-    ] = None,
+    image_size: ImageSize = None,
     seed: Annotated[int, typer.Option(help="Seed of order and augmentation.")] = 0,
-    on_error: Annotated[
-        str,
-        typer.Option(
-            metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
-        ),
-    ] = "raise",
+    on_error: OnError = "raise",
     verify: Annotated[
         bool, typer.Option(help="Decode every file once beforehand to find broken ones.")
     ] = True,

@@ -1,4 +1,4 @@
-"""What several commands are given: a model file, class names, images."""
+"""What several commands are given: a model file, class names, images, annotations."""
 
 import contextlib
 from collections.abc import Iterator, Sequence
@@ -21,6 +21,24 @@ ClassNames = Annotated[
         dir_okay=False,
         help="Text file with the name of each label, one a line, for models that know none.",
     ),
+]
+Annotations = Annotated[
+    Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=32, help="Side in px of the square that images are fitted into; by default 512."
+    ),
+]
+OnError = Annotated[
+    str,
+    typer.Option(
+        metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
+    ),
+]
+OnErrorOfImages = Annotated[
+    str, typer.Option(metavar="raise|skip", help="Broken images: stop, or leave them out.")
 ]
 
 

@@ -12,7 +12,16 @@ from rich.progress import track
 from rich.table import Table
 
 from keras_dyhead.cli.console import app, escape, print_figures, quiet_tensorflow
-from keras_dyhead.cli.inputs import ClassNames, Model, image_files, input_errors, load_detector
+from keras_dyhead.cli.inputs import (
+    Annotations,
+    ClassNames,
+    Model,
+    OnError,
+    OnErrorOfImages,
+    image_files,
+    input_errors,
+    load_detector,
+)
 from keras_dyhead.cli.test_time import Tta, TtaMerge, TtaScales, augmentation
 
 _RAISE_OR_SKIP = ("raise", "skip")
@@ -71,9 +80,7 @@ def convert(
 def evaluate(
     model: Model,
     images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Image folder.")],
-    annotations: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
-    ],
+    annotations: Annotations,
     out: Annotated[
         Path | None, typer.Option(help="JSON file for the figures, those of every class, too.")
     ] = None,
@@ -87,12 +94,7 @@ def evaluate(
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
     class_names: ClassNames = None,
-    on_error: Annotated[
-        str,
-        typer.Option(
-            metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
-        ),
-    ] = "raise",
+    on_error: OnError = "raise",
 ) -> None:
     """Measure a model on COCO annotations, each image at the size that the model wants.
 
@@ -164,9 +166,7 @@ def predict(
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
     class_names: ClassNames = None,
-    on_error: Annotated[
-        str, typer.Option(metavar="raise|skip", help="Broken images: stop, or leave them out.")
-    ] = "raise",
+    on_error: OnErrorOfImages = "raise",
 ) -> None:
     """Detect objects in images.
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from keras_dyhead.cli.console import app, escape
-from keras_dyhead.cli.inputs import ClassNames, Model, input_errors, load_detector
+from keras_dyhead.cli.inputs import ClassNames, Model, OnErrorOfImages, input_errors, load_detector
 from keras_dyhead.cli.test_time import Tta, TtaMerge, TtaScales, augmentation
 
 
@@ -53,9 +53,7 @@ def pseudo_label(
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
     class_names: ClassNames = None,
-    on_error: Annotated[
-        str, typer.Option(metavar="raise|skip", help="Broken images: stop, or leave them out.")
-    ] = "raise",
+    on_error: OnErrorOfImages = "raise",
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace --out, and what an interrupted call has left."),

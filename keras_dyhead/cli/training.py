@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
+from keras_dyhead.cli.inputs import Annotations, ImageSize, OnError
 from keras_dyhead.recipes import recipe_settings
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
@@ -73,9 +74,7 @@ def train(
     images: Annotated[
         Path, typer.Option(exists=True, file_okay=False, help="Folder of the training images.")
     ],
-    annotations: Annotated[
-        Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
-    ],
+    annotations: Annotations,
     overrides: Annotated[
         list[str] | None,
         typer.Argument(
@@ -119,12 +118,7 @@ def train(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images per step, on all devices together.")
     ] = 4,
-    image_size: Annotated[
-        int | None,
-        typer.Option(
-            min=32, help="Side in px of the square that images are fitted into; by default 512."
-        ),
-    ] = None,
+    image_size: ImageSize = None,
     backbone: Annotated[
         str | None,
         typer.Option(
@@ -163,12 +157,7 @@ def train(
     jit_compile: Annotated[
         bool, typer.Option("--jit-compile", help="Compile with XLA; the first step takes minutes.")
     ] = False,
-    on_error: Annotated[
-        str,
-        typer.Option(
-            metavar="raise|skip", help="Broken images or annotations: stop, or leave them out."
-        ),
-    ] = "raise",
+    on_error: OnError = "raise",
     strategy: Annotated[
         str,
         typer.Option(
