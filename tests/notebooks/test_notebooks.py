@@ -23,8 +23,8 @@ What all notebooks have in common; `test_files.py` checks it:
   nobody edits them.
 
 The tests here insert a cell with the parameters of `quick_runs.py` after the one tagged
-`parameters`, and execute the notebook in a temporary folder, without TensorFlow's optimisation of
-graphs: what is so small starts sooner.
+`parameters`, and execute the notebook in a temporary folder, step by step instead of as graphs:
+tracing would take most of the time.
 """
 
 import sys
@@ -38,10 +38,10 @@ from notebooks.quick_runs import FOLDER, QUICK_RUNS
 pytestmark = pytest.mark.tensorflow
 
 
-_SOONER = """
+_WITHOUT_TRACING = """
 import tensorflow as tf
 
-tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+tf.config.run_functions_eagerly(True)
 """
 
 
@@ -53,7 +53,7 @@ def insert_parameters(notebook, parameters):
         if "parameters" in cell.metadata.get("tags", ())
     ]
     code = "\n".join(f"{name} = {value!r}" for name, value in parameters.items())
-    notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(code + _SOONER))
+    notebook.cells.insert(tagged[0] + 1, nbformat.v4.new_code_cell(code + _WITHOUT_TRACING))
 
 
 def execute(notebook, folder):
