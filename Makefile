@@ -48,12 +48,11 @@ test-slow: $(VENV)/installed
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
-# Outputs keep no times of day and no chance splits of printed text, which would be new each time; what
-# TensorFlow's C++ code logs goes to the console.
+# Outputs keep no times of day, which would be new each time; what TensorFlow's C++ code logs goes to the console.
 notebooks: $(VENV)/installed
 	rm -rf notebooks/runs
 	JUPYTER_PREFER_ENV_PATH=1 $(VENV)/bin/python -m nbconvert --to notebook --execute --inplace \
-		--ExecutePreprocessor.record_timing=False --ExecutePreprocessor.coalesce_streams=True \
+		--ExecutePreprocessor.record_timing=False \
 		--ExecutePreprocessor.extra_arguments=--IPKernelApp.capture_fd_output=False \
 		notebooks/*.ipynb
 

@@ -13,9 +13,11 @@ def outputs_of(notebook):
 
 
 def text_of(notebook):
-    """All that cells print or show as text."""
-    return "\n".join(
-        output["text"] if output.output_type == "stream" else output["data"].get("text/plain", "")
+    """All that cells print or show as text; what is printed comes in pieces."""
+    return "".join(
+        output["text"]
+        if output.output_type == "stream"
+        else output["data"].get("text/plain", "") + "\n"
         for output in outputs_of(notebook)
         if output.output_type != "error"
     )

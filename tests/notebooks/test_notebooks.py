@@ -62,7 +62,6 @@ def execute(notebook, folder):
         notebook,
         kernel_name="python3",
         timeout=300,
-        coalesce_streams=True,
         extra_arguments=["--IPKernelApp.capture_fd_output=False"],  # the log of C++ code
         resources={"metadata": {"path": str(folder)}},
     )
