@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -137,6 +138,10 @@ def test_the_detector_is_the_one_asked_for(data, detector, num_blocks):
     assert type(model) is detector and model.class_names == ("a", "b") and model.num_classes == 2
     blocks = {layer.name for layer in model.layers} & {"dyhead"}
     assert len(blocks) == bool(num_blocks) and model.num_blocks == num_blocks
+    gammas = [w for w in model.weights if re.search(r"dyhead/.*gamma", w.path)]
+    assert len(gammas) == 3 * num_blocks
+    for gamma in gammas:  # `dyhead_gain`
+        assert np.all(gamma.numpy() == (8 if f"block_{num_blocks - 1}" in gamma.path else 1))
     assert detector in (FCOS, RepPoints) or model.anchors.scale == settings.anchor_scale
 
 
