@@ -1,7 +1,6 @@
 """Code on the pages runs: every block, or the page says why not."""
 
 import ast
-import importlib
 import json
 import shutil
 
@@ -14,8 +13,6 @@ pytestmark = pytest.mark.tensorflow
 
 SHELL = ("", "bash", "console", "sh")
 OUTPUT = ("text",)
-# The README's blocks are excerpts: what they use of these packages, they do not import.
-MODULES = ("keras_cv", "keras_hub")
 
 
 @pytest.fixture(scope="module")
@@ -55,8 +52,6 @@ def test_python_blocks_of_a_page_run_one_after_the_other(page, files, tmp_path, 
     monkeypatch.chdir(tmp_path / "files")
     small_defaults(monkeypatch)
     namespace = {"__name__": "__main__"}
-    if page.name == "README.md":
-        namespace |= {name: importlib.import_module(name) for name in MODULES}
     for block in python_blocks(page):
         # The lines before it, empty, so that errors tell the line of the page.
         code = compile("\n" * (block.line - 1) + smaller(block.code), str(page), "exec")
