@@ -28,6 +28,12 @@ class Recipe:
         title: What it trains, in one line.
         sections: Texts by their headings, see above.
         settings: Arguments of `TrainingSettings`, without data.
+
+    Example:
+
+    >>> recipe = load_recipe("dyhead_r50_atss_fpn_1x")
+    >>> [name for name in recipe.sections if name in ("Command", "Cost", "Expected")]
+    ['Command', 'Cost', 'Expected']
     """
 
     name: str
@@ -46,9 +52,9 @@ def load_recipe(name: str) -> Recipe:
         ValueError: If there is no such recipe.
 
     Example:
-    ```python
-    print(load_recipe("dyhead_r50_atss_fpn_1x").sections["Expected"])
-    ```
+
+    >>> load_recipe("dyhead_r50_atss_fpn_1x").settings["detector"]
+    'dyhead_r50_atss_fpn_1x'
     """
     if name not in RECIPES:
         raise ValueError(f"`recipe` must be one of {RECIPES}. Received: recipe={name!r}")
@@ -71,10 +77,11 @@ def recipe_settings(name: str) -> dict[str, Any]:
         ValueError: If there is no such recipe.
 
     Example:
-    ```python
-    settings = recipe_settings("dyhead_r50_atss_fpn_1x") | {"batch_size": 4}
-    TrainingSettings("train2017", "instances_train2017.json", **settings)
-    ```
+
+    >>> from keras_dyhead.training import TrainingSettings
+    >>> settings = recipe_settings("dyhead_r50_atss_fpn_1x") | {"batch_size": 4}
+    >>> TrainingSettings("train2017", "instances_train2017.json", **settings).batch_size
+    4
     """
     return dict(load_recipe(name).settings)
 

@@ -22,6 +22,13 @@ class StudyFolder:
 
     Raises:
         ValueError: If the folder holds a study with other settings, or is a file.
+
+    Example:
+
+    >>> folder = StudyFolder("runs/study", StudySettings())
+    >>> folder.save(Configuration("atss"), 0, {"figures": {"AP": 0.2}})
+    >>> folder.load(Configuration("atss"), 0)["figures"]
+    {'AP': 0.2}
     """
 
     def __init__(self, path: str | os.PathLike, settings: StudySettings, overwrite: bool = False):

@@ -21,6 +21,11 @@ class Estimate:
         mean: The mean of the values.
         half_width: Half the width of the interval, or `None` for fewer than two values.
         values: The values.
+
+    Example:
+
+    >>> Estimate(mean=41.0, half_width=2.5, values=(40.0, 42.0)).half_width
+    2.5
     """
 
     mean: float
@@ -37,6 +42,12 @@ def t_interval(values: Sequence[float]) -> Estimate:
 
     Raises:
         ValueError: If there is no value.
+
+    Example:
+
+    >>> estimate = t_interval([40.0, 41.0, 42.0])
+    >>> estimate.mean, round(estimate.half_width, 2)
+    (41.0, 2.48)
     """
     values = tuple(float(value) for value in values)
     if not values:
@@ -59,6 +70,12 @@ def paired_difference(values: dict[int, float], baseline: dict[int, float]) -> E
 
     Returns:
         The estimate, or `None` if they have no seed in common.
+
+    Example:
+
+    >>> gain = paired_difference({0: 41.0, 1: 44.0}, {0: 40.0, 1: 41.0, 2: 39.0})
+    >>> gain.mean, gain.values
+    (2.0, (1.0, 3.0))
     """
     seeds = sorted(values.keys() & baseline.keys())
     return t_interval([values[seed] - baseline[seed] for seed in seeds]) if seeds else None

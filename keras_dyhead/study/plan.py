@@ -37,6 +37,11 @@ class StudySettings:
             none in the others.
         learning_rate: Peak of the schedule, see `TrainingSettings`. Defaults to `2e-3`.
         backbone: One of `keras_dyhead.training.BACKBONES`. Defaults to `"small"`.
+
+    Example:
+
+    >>> StudySettings(steps=400, image_size=256).shapes()["size_range"]
+    (20.0, 160.0)
     """
 
     steps: int = 800
@@ -96,6 +101,11 @@ class Configuration:
         alignment: `"paper"` or `"published"`. Defaults to `"paper"`.
         head_convs: Convolutions before the predictions. Defaults to `None`: those of the study.
         rate: Factor of the study's learning rate. Defaults to `1.0`.
+
+    Example:
+
+    >>> Configuration("atss", num_blocks=2, attentions=("spatial",)).name
+    'atss_2-blocks_spatial'
     """
 
     detector: str
@@ -125,7 +135,14 @@ class Configuration:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A line of a table: a configuration, and the one it is compared with, or `None`."""
+    """A line of a table: a configuration, and the one it is compared with, or `None`.
+
+    Example:
+
+    >>> row = Row("2 blocks", Configuration("atss", 2), baseline=Configuration("atss"))
+    >>> row.configuration.num_blocks - row.baseline.num_blocks
+    2
+    """
 
     label: str
     configuration: Configuration
@@ -134,7 +151,14 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """Configurations to compare with each other."""
+    """Configurations to compare with each other.
+
+    Example:
+
+    >>> table = Table("mine", (Row("without", Configuration("atss")),))
+    >>> len(trials([table], seeds=3))
+    3
+    """
 
     name: str
     rows: tuple[Row, ...]
@@ -156,6 +180,11 @@ def plan_tables(
 
     Raises:
         ValueError: If a detector or table is unknown, or `num_blocks` is not positive.
+
+    Example:
+
+    >>> [(table.name, len(table.rows)) for table in plan_tables(only=["alignment", "blocks"])]
+    [('alignment', 2), ('blocks', 6)]
     """
     only = list(only)
     for name in [*detectors, ablate]:
@@ -174,7 +203,14 @@ def plan_tables(
 
 
 def trials(tables: Iterable[Table], seeds: int) -> list[tuple[Configuration, int]]:
-    """Returns every configuration of the tables with every seed, all of one seed first."""
+    """Returns every configuration of the tables with every seed, all of one seed first.
+
+    Example:
+
+    >>> planned = trials(plan_tables(only=["alignment"]), seeds=2)
+    >>> [(configuration.alignment, seed) for configuration, seed in planned]
+    [('paper', 0), ('published', 0), ('paper', 1), ('published', 1)]
+    """
     rows = [row for table in tables for row in table.rows]
     configurations = dict.fromkeys(row.configuration for row in rows)
     return [(configuration, seed) for seed in range(seeds) for configuration in configurations]

@@ -9,6 +9,11 @@ def plot_report(report: dict):
 
     Returns:
         A matplotlib figure of its own, outside pyplot.
+
+    Example:
+
+    >>> report = make_report(plan_tables(), 3, folder)  # doctest: +SKIP (needs a study)
+    >>> plot_report(report).savefig("study.png")  # doctest: +SKIP (needs a study)
     """
     from matplotlib.figure import Figure
 

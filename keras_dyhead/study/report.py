@@ -27,6 +27,17 @@ def make_report(tables: Sequence[Table], seeds: int, folder: StudyFolder) -> dic
 
     Raises:
         ValueError: If no training is finished.
+
+    Example:
+
+    >>> figures = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm"), 0.2)
+    >>> result = {"figures": figures, "losses": [1.0], "parameters": 500, "made_with": {}}
+    >>> result |= {"seconds": {"all": 90.0}, "seconds_per_step": 0.1}
+    >>> folder = StudyFolder("runs/study", StudySettings())
+    >>> folder.save(Configuration("atss"), 0, result)  # as `run_study` does
+    >>> report = make_report(plan_tables(only=["blocks"]), seeds=1, folder=folder)
+    >>> report["tables"][0]["rows"][0]["figures"]["AP"]["mean"], len(report["missing"])
+    (20.0, 5)
     """
     found, missing = {}, []
     for configuration, seed in trials(tables, seeds):
@@ -99,6 +110,11 @@ def markdown_report(report: dict, plot: str | None = None) -> str:
     Args:
         report: From `make_report`.
         plot: Path of the plot, as the text is to link it. Defaults to `None`, no picture.
+
+    Example:
+
+    >>> report = make_report(plan_tables(), 3, folder)  # doctest: +SKIP (needs a study)
+    >>> text = markdown_report(report, plot="study.png")  # doctest: +SKIP (needs a study)
     """
     settings = report["settings"]
     made_with = "; ".join(

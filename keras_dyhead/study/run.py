@@ -23,6 +23,12 @@ class Progress:
         total: Trainings of the study.
         remaining: Estimate of the seconds left, or `None` before any training is finished.
         latest: What was finished last.
+
+    Example:
+
+    >>> progress = Progress(finished=3, total=12, remaining=540.0)
+    >>> f"{progress.finished} of {progress.total}, {progress.remaining / 60:.0f} minutes left"
+    '3 of 12, 9 minutes left'
     """
 
     finished: int
@@ -50,6 +56,13 @@ def run_study(
 
     Returns:
         The errors of trainings that failed, by name. All others are finished.
+
+    Example:
+
+    >>> folder = StudyFolder("runs/study", StudySettings())  # doctest: +SKIP (takes hours)
+    >>> tables = plan_tables(only=["detectors"])  # doctest: +SKIP (takes hours)
+    >>> run_study(trials(tables, seeds=3), folder)  # doctest: +SKIP (takes hours)
+    {}
     """
     folder.prepare()
     cores = os.cpu_count() or 1
@@ -119,6 +132,12 @@ def estimate_seconds(
         left: The trainings to come.
         seconds: What those of each configuration took.
         workers: How many run at a time.
+
+    Example:
+
+    >>> atss, fcos = Configuration("atss"), Configuration("fcos")
+    >>> estimate_seconds([(atss, 1), (fcos, 0)], {atss: [60.0]}, workers=2)
+    60.0
     """
     if not seconds:
         return None

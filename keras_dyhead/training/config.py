@@ -65,6 +65,12 @@ def planned_config(settings: TrainingSettings) -> dict:
     Args:
         settings: The settings. With a `strategy`, incomplete batches are taken for dropped, as they
             are on several devices.
+
+    Example:
+
+    >>> settings = TrainingSettings("shapes/images", draw_shapes("shapes", 4, 64), epochs=2)
+    >>> planned_config(settings)["follows"]["steps"]
+    2
     """
     data = open_training_data(
         settings,

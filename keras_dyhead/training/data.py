@@ -34,6 +34,12 @@ class DataSettings:
             defaults.
         on_error: `"raise"` or `"skip"`, what to do about broken images and unusable annotations.
             Defaults to `"raise"`.
+
+    Example:
+
+    >>> settings = DataSettings("photos", "instances.json", augmentation={"horizontal_flip": 0})
+    >>> settings.batch_size, settings.build_augmentation().horizontal_flip
+    (4, 0)
     """
 
     images: str | os.PathLike

@@ -37,6 +37,12 @@ class OptimizerSettings:
         ema_momentum: Keeps a moving average of the weights, which is what is evaluated and saved in
             the end: the part of it that an update leaves. Defaults to `None`, no average.
         accumulate_steps: Steps whose gradients are averaged for one update. Defaults to `1`.
+
+    Example:
+
+    >>> settings = OptimizerSettings("sgd", learning_rate=0.02, base_batch_size=16)
+    >>> settings.scaled(batch_size=8, steps=1000)["peak_learning_rate"]
+    0.01
     """
 
     optimizer: str = "adamw"

@@ -26,9 +26,9 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
             another type than the setting.
 
     Example:
-    ```python
-    parse_overrides(["epochs=3", "optimizer=sgd"])  # {"epochs": 3, "optimizer": "sgd"}
-    ```
+
+    >>> parse_overrides(["epochs=3", "optimizer=sgd", "augmentation.horizontal_flip=0"])
+    {'epochs': 3, 'optimizer': 'sgd', 'augmentation': {'horizontal_flip': 0}}
     """
     kinds = typing.get_type_hints(TrainingSettings)
     known = [field.name for field in dataclasses.fields(TrainingSettings)]
@@ -60,6 +60,11 @@ def merge_settings(*parts: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         *parts: Arguments of `TrainingSettings`.
+
+    Example:
+
+    >>> merge_settings({"epochs": 12, "image_size": 512}, {"canvases": [[896, 1152]]})
+    {'epochs': 12, 'canvases': [[896, 1152]]}
     """
     merged: dict[str, Any] = {}
     for part in parts:

@@ -49,6 +49,12 @@ class TrainingSettings(OptimizerSettings, ModelSettings, DataSettings):
 
     Raises:
         ValueError: If one of them is impossible; the message names it.
+
+    Example:
+
+    >>> settings = TrainingSettings("photos", "instances.json", detector="fcos", epochs=24)
+    >>> settings.epochs, settings.learning_rate
+    (24, 0.001)
     """
 
     epochs: int | None = None
@@ -130,6 +136,17 @@ def build_detector(
 
     Raises:
         ValueError: If there is no such backbone.
+
+    Example:
+
+    >>> drawn = draw_shapes("shapes", 4, image_size=64)
+    >>> annotations = CocoAnnotations(drawn, "shapes/images")
+    >>> settings = TrainingSettings("shapes/images", drawn, image_size=64, max_level=5)
+    >>> settings = settings.resolve(annotations)
+    >>> preprocessor = DetectionPreprocessor(image_size=(64, 64))
+    >>> model = build_detector(settings, annotations.class_names, 600, preprocessor)
+    >>> model.num_classes, model.channels
+    (5, 64)
     """
     model = build_model(settings, class_names, preprocessor)
     optimizer = build_optimizer(settings, model.trainable_variables, settings.batch_size, steps)

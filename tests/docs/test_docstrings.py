@@ -21,7 +21,10 @@ PACKAGES = (
     pytest.param("visualization", marks=pytest.mark.slow),
 )
 """Packages whose examples are ordinary code, run small."""
-DOCTESTED = ("checkpoints", "integrations.keras_cv", "integrations.keras_hub", "layers", "ops")
+DOCTESTED = (
+    *("checkpoints", "integrations.keras_cv", "integrations.keras_hub", "layers", "ops"),
+    *("recipes", "study", "training"),
+)
 """Packages with examples that say what they print."""
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _DOCTEST = re.compile(r"(?m)^>>> .*(?:\n\S.*)*")
@@ -65,7 +68,8 @@ def test_examples_run(package, files, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("package", DOCTESTED)
-def test_examples_print_what_they_say(package):
+def test_examples_print_what_they_say(package, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     examples = [
         (name, re.sub(r"(?<=doctest: \+SKIP).*", "", example))
         for name, value in objects(package).items()
