@@ -11,6 +11,9 @@ _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
 
+# Between name and description of what a function returns, which has no name here.
+_DASH = re.compile(r'(<li class="doc-section-item field-body">)\s*–\s*(?=<div)')
+
 
 def on_files(files, config):
     """Adds the tables of `benchmarks`, which lies beside the folder of the docs."""
@@ -26,10 +29,13 @@ def on_page_markdown(markdown, page, config, files):
 
 def on_page_content(html, page, config, files):
     """Replaces formulas by MathML, which browsers draw without scripts."""
-    return _FORMULA.sub(_mathml, html)
+    return _FORMULA.sub(_mathml, _DASH.sub(r"\1", html))
 
 
 def _mathml(match):
     display = "block" if match["tag"] == "div" else "inline"
     latex = match["latex"].replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&")
-    return latex2mathml.converter.convert(latex, display=display)
+    formula = latex2mathml.converter.convert(latex, display=display)
+    if display == "inline":
+        return formula
+    return f'<div style="overflow: auto hidden">{formula}</div>'  # wider than a telephone
