@@ -74,5 +74,27 @@ QUICK_RUNS = {
             r"TF_CONFIG=.*1\}\}",
         ),
     ),
+    "05_inside_dyhead": QuickRun(
+        parameters={
+            "IMAGE_SIZE": 64,
+            "CHANNELS": 16,
+            "TRAIN_IMAGES": 2,
+            "TEST_IMAGES": 12,
+            "BATCH_SIZE": 2,
+            "EPOCHS": 1,
+        },
+        pictures=6,
+        prints=(
+            r"L x S x C = \(3, \d+, \d+\)",
+            r"P5 masks: largest difference \d",
+            r"P3 high: largest difference \d",
+            r"P5 after scale-aware attention: largest difference \d",
+            r"P5 after task-aware attention: largest difference \d",
+            r"P5 of the block: largest difference \d",
+            r"P4 high, published: largest difference \d",
+            r"alignment of the paper: off by 0\.00",
+            r"published alignment: off by 0\.5\d",
+        ),
+    ),
 }
 """By the names of the notebooks, without suffix."""
