@@ -6,7 +6,8 @@ What all notebooks have in common; `test_files.py` checks it:
   all imports and one tagged `parameters`.
 - The cell with imports sets `os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"` before TensorFlow is
   imported, and ends with `%matplotlib inline` and `%config InlineBackend.print_figure_kwargs =
-  {"dpi": 72}`, without which figures that pyplot does not know are not shown.
+  {"dpi": 72}` (less where pictures
+  are many), without which figures that pyplot does not know are not shown.
 - Outputs have no stderr, no progress bars (`verbose=2` for `fit`, `verbose=0` for the others) and
   no absolute paths. `fit` gets `shuffle=False`, for `load_coco` shuffles and Keras would warn; a
   notebook that exports, or uses a strategy, says `tf.get_logger().setLevel("ERROR")`.
