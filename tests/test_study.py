@@ -132,9 +132,9 @@ def test_every_configuration_has_a_name_of_its_own_and_is_trained_once_with_each
     tables = plan_tables()
     planned = trials(tables, 3)
     configurations = {row.configuration for table in tables for row in table.rows}
-    assert len(set(planned)) == len(planned) == 3 * len(configurations) == 3 * 26
+    assert len(set(planned)) == len(planned) == 3 * len(configurations) == 3 * 28
     assert len({configuration.name for configuration in configurations}) == len(configurations)
-    assert [seed for _, seed in planned] == [0] * 26 + [1] * 26 + [2] * 26
+    assert [seed for _, seed in planned] == [0] * 28 + [1] * 28 + [2] * 28
 
 
 def test_each_detector_is_compared_with_itself_without_dyhead():
@@ -162,16 +162,16 @@ def test_only_alignment_or_depth_differ_where_they_are_compared():
     assert {row.configuration.detector for row in blocks.rows} == {"fcos"}
 
 
-def test_rates_are_compared_without_and_with_dyhead_at_the_same_rate():
-    rows = plan_tables(only=["rates"])[0].rows
+def test_trainings_are_compared_without_and_with_dyhead_at_the_same_length():
+    rows = plan_tables(only=["length"])[0].rows
     for plain, refined in zip(rows[::2], rows[1::2], strict=True):
         assert (
             refined.baseline
             == plain.configuration
-            == Configuration("atss", rate=refined.configuration.rate)
+            == Configuration("atss", length=refined.configuration.length)
         )
         assert refined.configuration.num_blocks == 2
-    assert [row.configuration.rate for row in rows[::2]] == [0.5, 1.0, 2.0]
+    assert [row.configuration.length for row in rows[::2]] == [0.25, 0.5, 1.0, 2.0]
 
 
 # Running
@@ -252,8 +252,7 @@ def test_a_configuration_is_the_detector_it_names(configuration, tmp_path):
     for field in ("detector", "num_blocks", "alignment"):
         assert getattr(settings, field) == getattr(configuration, field)
     same = {**vars(TINY), "seed": 7}
-    assert settings.learning_rate == TINY.learning_rate * configuration.rate
-    for field in ("image_size", "batch_size", "channels", "backbone", "seed"):
+    for field in ("image_size", "batch_size", "channels", "backbone", "learning_rate", "seed"):
         assert getattr(settings, field) == same[field]
 
 

@@ -19,8 +19,8 @@ def study(
         Path, typer.Option(help="Folder for drawings, trainings and the report.")
     ] = Path("runs/study"),
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 800,
-    images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 3000,
+    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1600,
+    images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 6000,
     held_out: Annotated[int, typer.Option(help="Images to draw and evaluate on.")] = 400,
     image_size: Annotated[int, typer.Option(help="Height and width of the images in px.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 8,
@@ -40,7 +40,7 @@ def study(
     ablate: Annotated[str, typer.Option(help="Detector of the other tables.")] = "atss",
     only: Annotated[
         str, typer.Option(help="Tables wanted, of these.")
-    ] = "detectors,attentions,alignment,blocks,rates",
+    ] = "detectors,attentions,alignment,blocks,length",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trainings at a time.  [one for each core]")
     ] = None,
@@ -64,7 +64,7 @@ def study(
     Draws shapes that are hard to tell apart, trains every configuration with the same seeds, steps
     and images, and evaluates each on images held out. Tables, with 95 % intervals over the
     seeds: detectors without and with DyHead, its attentions one by one, in pairs and together, the
-    two alignments, 1, 2, 4 and 6 blocks, and half and twice the learning rate.
+    two alignments, 1, 2, 4 and 6 blocks, and trainings from a quarter to twice as long.
 
     Every finished training is kept: after an interruption, the same command goes on. More seeds
     and other tables may be asked for later, too.

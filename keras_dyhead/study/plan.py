@@ -11,12 +11,12 @@ TITLES = {
     "attentions": "What each attention adds",
     "alignment": "Alignment of the coarser level",
     "blocks": "Number of blocks",
-    "rates": "Learning rate",
+    "length": "Length of the training",
 }
 """The tables of a study, by name."""
 
 DEPTHS = (1, 2, 4, 6)
-RATES = (0.5, 1.0, 2.0)
+LENGTHS = (0.25, 0.5, 1.0, 2.0)
 ROUNDS = 10
 """Equal parts of a training, whose losses and times are recorded."""
 
@@ -26,8 +26,8 @@ class StudySettings:
     """What all trainings of a study have in common.
 
     Args:
-        steps: Optimizer steps of every training, a multiple of 10. Defaults to `800`.
-        images: Drawn images to train on. Defaults to `3000`.
+        steps: Optimizer steps of every training, a multiple of 10. Defaults to `1600`.
+        images: Drawn images to train on. Defaults to `6000`.
         held_out: Drawn images to evaluate on. Defaults to `400`.
         image_size: Height and width of the images in pixels, at least 64. Defaults to `128`.
         batch_size: Images per step. Defaults to `8`.
@@ -44,8 +44,8 @@ class StudySettings:
     (20.0, 160.0)
     """
 
-    steps: int = 800
-    images: int = 3000
+    steps: int = 1600
+    images: int = 6000
     held_out: int = 400
     image_size: int = 128
     batch_size: int = 8
@@ -100,7 +100,7 @@ class Configuration:
         attentions: Those of `ATTENTIONS` that the blocks have. Defaults to all.
         alignment: `"paper"` or `"published"`. Defaults to `"paper"`.
         head_convs: Convolutions before the predictions. Defaults to `None`: those of the study.
-        rate: Factor of the study's learning rate. Defaults to `1.0`.
+        length: Factor of the study's steps. Defaults to `1.0`.
 
     Example:
 
@@ -113,7 +113,7 @@ class Configuration:
     attentions: tuple[str, ...] = ATTENTIONS
     alignment: str = "paper"
     head_convs: int | None = None
-    rate: float = 1.0
+    length: float = 1.0
 
     def __post_init__(self):
         object.__setattr__(self, "attentions", tuple(self.attentions))
@@ -128,8 +128,8 @@ class Configuration:
             parts.append(self.alignment)
         if self.head_convs is not None:
             parts.append(f"{self.head_convs}-convs")
-        if self.rate != 1:
-            parts.append(f"{self.rate:g}-rate")
+        if self.length != 1:
+            parts.append(f"{self.length:g}-length")
         return "_".join(parts)
 
 
@@ -252,13 +252,13 @@ def _depth_rows(detectors, ablate, num_blocks):
         yield Row(_count(depth), Configuration(ablate, depth), plain)
 
 
-def _rate_rows(detectors, ablate, num_blocks):
-    """Whether a gain, or its lack, is one of the learning rate that all have in common."""
-    for rate in RATES:
-        plain = Configuration(ablate, rate=rate)
-        refined = Configuration(ablate, num_blocks, rate=rate)
-        yield Row(f"{ablate}, without, {rate:g} of the rate", plain)
-        yield Row(f"{_count(num_blocks)}, {rate:g} of the rate", refined, plain)
+def _length_rows(detectors, ablate, num_blocks):
+    """Whether a gain, or its lack, is one of the steps that all have in common."""
+    for length in LENGTHS:
+        plain = Configuration(ablate, length=length)
+        refined = Configuration(ablate, num_blocks, length=length)
+        yield Row(f"{ablate}, without, {length:g} of the steps", plain)
+        yield Row(f"{_count(num_blocks)}, {length:g} of the steps", refined, plain)
 
 
 def _count(blocks):
@@ -270,5 +270,5 @@ _ROWS = {
     "attentions": _attention_rows,
     "alignment": _alignment_rows,
     "blocks": _depth_rows,
-    "rates": _rate_rows,
+    "length": _length_rows,
 }

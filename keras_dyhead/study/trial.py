@@ -38,6 +38,7 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
     keras.utils.clear_session(free_memory=True)
     keras.utils.set_random_seed(seed)
     training = training_settings(configuration, seed, settings, data)
+    steps_per_round = max(1, round(settings.steps * configuration.length / ROUNDS))
     preprocessor = DetectionPreprocessor(image_size=(settings.image_size,) * 2)
     form = {
         "batch_size": settings.batch_size,
@@ -55,13 +56,16 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
     )
     held_out = load_coco(training.val_images, training.val_annotations, **form)
     model = build_detector(
-        training.resolve(train.annotations), train.class_names, settings.steps, preprocessor
+        training.resolve(train.annotations),
+        train.class_names,
+        ROUNDS * steps_per_round,
+        preprocessor,
     )
     with sparse_sampling(not tf.config.list_physical_devices("GPU")):
         losses = model.fit(
             train.repeat(),
             epochs=ROUNDS,
-            steps_per_epoch=settings.steps // ROUNDS,
+            steps_per_epoch=steps_per_round,
             callbacks=[clock],
             shuffle=False,  # the data set shuffles itself
             verbose=0,
@@ -71,7 +75,7 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
         "figures": figures,
         "losses": [loss if math.isfinite(loss) else None for loss in losses],
         "parameters": model.count_params(),
-        "seconds_per_step": clock.round_seconds() / (settings.steps // ROUNDS),
+        "seconds_per_step": clock.round_seconds() / steps_per_round,
         "seconds": {
             "to_first_step": clock.first_step - clock.start,
             "training": clock.rounds[-1] - clock.start,
@@ -111,7 +115,7 @@ def training_settings(
         head_convs=head_convs,
         max_level=5,
         anchor_octaves=2,
-        learning_rate=settings.learning_rate * configuration.rate,
+        learning_rate=settings.learning_rate,
         seed=seed,
     )
 
