@@ -9,7 +9,7 @@ import nbformat
 import pytest
 from docs.commands import check_commands
 from docs.pages import blocks_of
-from notebooks.outputs import check_promises, outputs_of
+from notebooks.outputs import check_promises, outputs_of, text_of
 from notebooks.quick_runs import FOLDER, QUICK_RUNS
 
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
@@ -98,3 +98,8 @@ def test_links_and_commands_in_its_text_exist(path, notebook, tmp_path, monkeypa
         assert block.language == "bash", block.code
         with monkeypatch.context() as patch:
             check_commands(block.code, patch)
+
+
+def test_the_quickstart_shows_a_detector_that_has_learned():
+    notebook = nbformat.read(FOLDER / "01_quickstart.ipynb", as_version=nbformat.NO_CONVERT)
+    assert float(re.search(r"^AP50  (\d\.\d+)$", text_of(notebook), re.MULTILINE)[1]) > 0.8
