@@ -1,7 +1,6 @@
 """Raw images to the batch a detector was trained on."""
 
 import functools
-import operator
 from collections.abc import Sequence
 
 import keras
@@ -152,8 +151,8 @@ class DetectionPreprocessor(keras.layers.Layer):
         """Resizes `(B, H, W, 3)` images bilinearly to whole values 0..255 in float32."""
         images = self.interpolate(ops.cast(images, "float32"), size)
         # Plain ratios give many values midway between two. They are rounded up by every runtime,
-        # whatever its last bits say.
-        return ops.floor(images + (0.5 + 2**-10))
+        # whatever its last bits say; the values next to them are multiples of 1/1024 or 1/4096.
+        return ops.floor(images + 0.5006)
 
     def interpolate(self, images, size):
         """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
@@ -201,13 +200,15 @@ def resize_bilinear(images, size, antialias: bool = True):
     def resized(filtered):
         return tf.image.resize(images, size, antialias=filtered)
 
-    if not antialias:
-        return resized(False)
-    old, new = ops.shape(images)[1:3], (size[0], size[1])
-    shrinks = functools.reduce(operator.or_, (a < b for a, b in zip(new, old, strict=True)))
-    if isinstance(shrinks, bool):
-        return resized(shrinks)
-    return tf.cond(shrinks, lambda: resized(True), lambda: resized(False))
+    filtered = antialias and shrinks(ops.shape(images)[1:3], size)
+    if isinstance(filtered, bool):
+        return resized(filtered)
+    return tf.cond(filtered, lambda: resized(True), lambda: resized(False))
+
+
+def shrinks(size, new_size):
+    """Whether any side of (height, width) becomes shorter: a bool, or a tensor if one is."""
+    return (new_size[0] < size[0]) | (new_size[1] < size[1])
 
 
 def pad_images(images, canvas):

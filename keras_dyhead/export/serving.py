@@ -5,7 +5,7 @@ import tensorflow as tf
 from keras import ops
 
 from keras_dyhead.detectors.detector import Detector
-from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor, shrinks
 
 
 class PortablePreprocessor(DetectionPreprocessor):
@@ -17,28 +17,27 @@ class PortablePreprocessor(DetectionPreprocessor):
     def interpolate(self, images, size):
         """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
         height, width = ops.shape(images)[1:3]
-        rows = self._weights(height, size[0])
-        columns = self._weights(width, size[1])
+        filtered = self.antialias and shrinks((height, width), size)
+        rows = _weights(height, size[0], filtered)
+        columns = _weights(width, size[1], filtered)
         images = ops.matmul(rows, ops.reshape(images, (-1, height, width * 3)))
         return ops.matmul(columns, ops.reshape(images, (-1, size[0], width, 3)))
 
-    def _weights(self, size, new_size):
-        """Returns the weights of all input pixels for every output pixel, `(new_size, size)`.
 
-        Computed in the order of TensorFlow's kernels, so that few bits differ; with divisions, as
-        LiteRT's XNNPACK got products with reciprocals of unknown size wrong (TensorFlow 2.21).
-        """
-        size, new = ops.cast(size, "float32"), ops.cast(new_size, "float32")
-        step = 1.0 / (new / size) if self.antialias else size / new
-        reach = ops.maximum(step, 1.0) if self.antialias else 1.0
-        centres = (ops.arange(new_size, dtype="float32") + 0.5) * step
-        pixels = ops.arange(size, dtype="float32")
-        if self.antialias:
-            distances = pixels + 0.5 - centres[:, None]
-        else:
-            distances = pixels - (centres[:, None] - 0.5)
-        weights = ops.relu(1.0 - ops.abs(distances) / reach)
-        return weights / ops.sum(weights, axis=1, keepdims=True)
+def _weights(size, new_size, filtered):
+    """Returns the weights of all input pixels for every output pixel, `(new_size, size)`.
+
+    Computed in the order of TensorFlow's two kernels, so that few bits differ; with divisions, as
+    LiteRT's XNNPACK got products with reciprocals of unknown size wrong (TensorFlow 2.21).
+    """
+    size, new = ops.cast(size, "float32"), ops.cast(new_size, "float32")
+    step = ops.where(filtered, 1.0 / (new / size), size / new)
+    centres = (ops.arange(new_size, dtype="float32")[:, None] + 0.5) * step
+    pixels = ops.arange(size, dtype="float32")
+    distances = ops.where(filtered, pixels + 0.5 - centres, pixels - (centres - 0.5))
+    reach = ops.where(filtered, ops.maximum(step, 1.0), 1.0)
+    weights = ops.relu(1.0 - ops.abs(distances) / reach)
+    return weights / ops.sum(weights, axis=1, keepdims=True)
 
 
 def serving_preprocessor(model: Detector, image_size=None, cls=None) -> DetectionPreprocessor:
