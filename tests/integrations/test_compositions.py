@@ -33,11 +33,9 @@ def mirrored_training():
     scope="module",
     params=[
         ("keras_cv_retinanet", True),
+        ("keras_hub_retinanet", True),
         ("keras_cv_yolov8", False),
-        ("keras_hub_retinanet", False),
-        # XLA takes nearly a minute each.
-        pytest.param(("keras_cv_yolov8", True), marks=pytest.mark.slow),
-        pytest.param(("keras_hub_retinanet", True), marks=pytest.mark.slow),
+        pytest.param(("keras_cv_yolov8", True), marks=pytest.mark.slow),  # XLA takes a minute
     ],
     ids=lambda param: f"{param[0]}-xla" if param[1] else param[0],
 )
