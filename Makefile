@@ -15,7 +15,7 @@ help:
 	@echo "make test       lint and test"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make docs       build the documentation into site/, every warning an error"
-	@echo "make notebooks  run the notebooks and keep their outputs (half an hour on two cores)"
+	@echo "make notebooks  run the notebooks and keep their outputs (minutes each on two cores)"
 	@echo "make bench      time the sampler and the tower against torchvision (own environment, large download)"
 	@echo "make clean      remove environments and build products"
 
