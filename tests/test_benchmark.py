@@ -1,11 +1,13 @@
 """The benchmark measures what it says, and compares only what computes the same."""
 
+import contextlib
 import re
 from pathlib import Path
 
 import pytest
 
 from keras_dyhead.benchmark import Workload, compare, comparison, fit_exponent, markdown, scaling
+from keras_dyhead.benchmark.measurement import Measurement
 
 ROW = {
     "version": "v",
@@ -18,25 +20,45 @@ ROW = {
 }
 
 
+class Measured(contextlib.nullcontext):
+    """What a `Measurement` looks like to those who take it."""
+
+    def __init__(self, take):
+        super().__init__(self)
+        self.take = take
+
+
 @pytest.fixture
 def measured(monkeypatch):
     """Replaces the measurement by one that returns the row of its implementation."""
     rows = {}
     monkeypatch.setattr(
         comparison,
-        "run",
-        lambda workload, implementation, **_: ROW | rows.get(implementation, {}),
+        "Measurement",
+        lambda workload, implementation, **_: Measured(
+            lambda: ROW | rows.get(implementation, {}),
+        ),
     )
     return rows
 
 
 def test_one_implementation_runs_in_a_process_of_its_own():
     workload = Workload(64, 48, blocks=1, channels=16)
-    plain, sparse = (comparison.run(workload, "keras_op", 2, sparse=s) for s in (False, True))
+    found = []
+    for sparse in (False, True):
+        with Measurement(workload, "keras_op", 2, sparse=sparse) as measurement:
+            found.append(measurement.take())
+            again = measurement.take()
+    plain, sparse = found
     assert plain["magnitude"] == pytest.approx(sparse["magnitude"], rel=1e-5)
     assert plain["first_step_s"] > plain["step_s"] > 0 and plain["peak_mib"] > 0
-    with pytest.raises(RuntimeError, match=r"(?s)keras_op failed.*TypeError.*nonsense"):
-        comparison.run(workload, "keras_op", 1, options={"nonsense": 1})
+    assert set(again) == {"forward_s", "step_s", "peak_mib"}
+    assert 0 < again["step_s"] < sparse["first_step_s"]
+    with (
+        Measurement(workload, "keras_op", 1, options={"nonsense": 1}) as measurement,
+        pytest.raises(RuntimeError, match=r"(?s)keras_op failed.*TypeError.*nonsense"),
+    ):
+        measurement.take()
 
 
 def test_ratios_are_the_peers_figures_over_ours(measured):
@@ -68,12 +90,19 @@ def test_all_implementations_of_the_table_exist():
             assert task["implementation"] in defined
 
 
-def test_the_exponent_of_a_power_law_is_found_and_drawn(monkeypatch):
-    monkeypatch.setattr(
-        scaling,
-        "run",
-        lambda w, *_, **__: ROW | {"step_s": 3 * (w.height * w.width * w.batch * w.blocks) ** 0.9},
-    )
+def test_the_exponent_of_a_power_law_is_found_and_drawn_whatever_the_machine_does(monkeypatch):
+    """Sizes are measured in turn: a machine that becomes slower does so for all of them."""
+    calls = []
+
+    def measurement(w, *_, **__):
+        def take():
+            calls.append(w)
+            size = w.height * w.width * w.batch * w.blocks
+            return ROW | {"step_s": 3 * size**0.9 * 1.5 ** ((len(calls) - 1) // 2)}
+
+        return Measured(take)
+
+    monkeypatch.setattr(scaling, "Measurement", measurement)
     report = scaling.measure_scaling(Workload(), sides=(64, 128), batches=(1, 3), blocks=(1, 5))
     for rows in report["series"].values():
         assert fit_exponent(rows, "step_s") == pytest.approx(0.9)

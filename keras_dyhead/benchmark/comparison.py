@@ -1,14 +1,11 @@
 """Our sampler and tower beside the peer's, in one run."""
 
 import dataclasses
-import json
 import os
 import platform
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
+from keras_dyhead.benchmark.measurement import Measurement
 from keras_dyhead.benchmark.workload import Workload
 
 BACKENDS = ("tensorflow", "jax", "torch")
@@ -57,7 +54,8 @@ def compare(
     results = {}
     for name, task in tasks(backend, peer, parts).items():
         progress(name)
-        results[name] = run(workload, repeats=repeats, **task)
+        with Measurement(workload, repeats=repeats, **task) as measurement:
+            results[name] = measurement.take()
         _check_same(name, results)
     return {
         "workload": dataclasses.asdict(workload),
@@ -70,7 +68,7 @@ def compare(
 
 
 def tasks(backend: str, peer: str, parts: tuple[str, ...] = ("op", "tower")) -> dict[str, dict]:
-    """Returns what is to be measured: arguments of `run` by the name of the table's row."""
+    """Returns what is to be measured: arguments of `Measurement` by the name of the table's row."""
     found = {}
     for part in parts:
         if peer != "none":
@@ -88,48 +86,6 @@ def tasks(backend: str, peer: str, parts: tuple[str, ...] = ("op", "tower")) -> 
             if backend == "tensorflow":
                 found[f"tower: {SPARSE}, paper alignment"] = paper | {"sparse": True}
     return found
-
-
-def run(
-    workload: Workload,
-    implementation: str,
-    repeats: int,
-    backend: str = "tensorflow",
-    sparse: bool = False,
-    options: dict | None = None,
-) -> dict:
-    """Measures one implementation in a new process.
-
-    Args:
-        workload: What to compute.
-        implementation: Name of a function of `benchmark.implementations` or `torch_peer`.
-        repeats: Counted calls.
-        backend: Keras backend. Defaults to `"tensorflow"`.
-        sparse: Whether to sample by sparse products. Defaults to `False`.
-        options: Further arguments of the implementation.
-
-    Raises:
-        RuntimeError: If the process fails: with the last lines it wrote.
-    """
-    task = {
-        "workload": dataclasses.asdict(workload),
-        "implementation": implementation,
-        "repeats": repeats,
-        "sparse": sparse,
-        "options": options or {},
-    }
-    process = subprocess.run(
-        [sys.executable, Path(__file__).with_name("worker.py")],
-        input=json.dumps(task),
-        capture_output=True,
-        text=True,
-        env=os.environ
-        | {"KERAS_BACKEND": backend, "CUDA_VISIBLE_DEVICES": "", "TF_CPP_MIN_LOG_LEVEL": "3"},
-    )
-    if process.returncode:
-        last = "\n".join(process.stderr.strip().splitlines()[-3:])
-        raise RuntimeError(f"{implementation} failed (exit status {process.returncode}):\n{last}")
-    return json.loads(process.stdout.splitlines()[-1])
 
 
 def markdown(report: dict) -> str:

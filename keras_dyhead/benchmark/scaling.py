@@ -1,13 +1,15 @@
 """How time and memory of a training step grow with pixels, images and blocks."""
 
+import contextlib
 import dataclasses
 import os
 import platform
+import statistics
 from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from keras_dyhead.benchmark.comparison import run
+from keras_dyhead.benchmark.measurement import Measurement
 from keras_dyhead.benchmark.workload import Workload
 
 SCALING_FIGURES = {"step_s": "training step", "forward_s": "forward", "peak_mib": "peak memory"}
@@ -19,7 +21,7 @@ BLOCKS = (1, 2, 4, 6, 8)
 def measure_scaling(
     workload: Workload,
     backend: str = "tensorflow",
-    repeats: int = 3,
+    repeats: int = 5,
     sides: Sequence[int] = SIDES,
     batches: Sequence[int] = BATCHES,
     blocks: Sequence[int] = BLOCKS,
@@ -27,12 +29,14 @@ def measure_scaling(
 ) -> dict:
     """Measures the tower with one thing changing and the others as in `workload`.
 
-    On TensorFlow by sparse products, as `keras-dyhead train` samples on CPUs.
+    On TensorFlow by sparse products, as `keras-dyhead train` samples on CPUs. The machine may be
+    quicker at one time than at another: calls that are to be compared are made in turn, each in the
+    process of its own size.
 
     Args:
         workload: Starting point.
         backend: Keras backend. Defaults to `"tensorflow"`.
-        repeats: Counted calls, of which the median is taken. Defaults to 3.
+        repeats: Counted calls, of which the median is taken. Defaults to 5.
         sides: Sides of square images. Defaults to 256 to 1280.
         batches: Numbers of images. Defaults to 1 to 8.
         blocks: Numbers of blocks. Defaults to 1 to 8.
@@ -52,17 +56,23 @@ def measure_scaling(
     }
     measured = {}
     for name, points in series.items():
-        measured[name] = []
-        for x, changes in points:
-            progress(f"{x} {name}")
-            row = run(
-                dataclasses.replace(workload, **changes),
-                "keras_tower",
-                repeats,
-                backend,
-                sparse=backend == "tensorflow",
-            )
-            measured[name].append({"x": x} | changes | row)
+        with contextlib.ExitStack() as stack:
+            measurements = [
+                stack.enter_context(
+                    Measurement(
+                        dataclasses.replace(workload, **changes),
+                        "keras_tower",
+                        repeats=1,
+                        backend=backend,
+                        sparse=backend == "tensorflow",
+                    )
+                )
+                for _, changes in points
+            ]
+            rows = _in_turn(measurements, repeats, lambda done, name=name: progress(name + done))
+        measured[name] = [
+            {"x": x} | changes | row for (x, changes), row in zip(points, rows, strict=True)
+        ]
     return {
         "workload": dataclasses.asdict(workload),
         "backend": backend,
@@ -71,6 +81,19 @@ def measure_scaling(
         "python": platform.python_version(),
         "series": measured,
     }
+
+
+def _in_turn(measurements, repeats, progress):
+    """Takes every measurement once before the next round; medians of the rounds after the first."""
+    rounds = []
+    for number in range(1 + repeats):
+        progress(f", round {number} of {repeats}" if number else ", first calls")
+        rounds.append([measurement.take() for measurement in measurements])
+    first, *later = rounds
+    return [
+        row | {figure: statistics.median(r[figure] for r in repeated) for figure in SCALING_FIGURES}
+        for row, repeated in zip(first, zip(*later, strict=True), strict=True)
+    ]
 
 
 def fit_exponent(rows: Sequence[dict], figure: str) -> float:

@@ -1,16 +1,19 @@
 """Measures one implementation in a process of its own: `python worker.py`, by its path.
 
-Reads one JSON object from the standard input, writes one as the last line of the output.
+Reads one JSON object, the task, from the first line of the standard input; answers every line with
+the figures of one measurement, as JSON.
 """
 
 import contextlib
 import importlib
 import json
+import os
 import platform
 import resource
 import statistics
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +23,12 @@ PEERS = ("torchvision_op", "torchvision_tower")
 
 
 def main() -> None:
-    """Measures what the standard input asks for."""
+    """Measures what the first line of the input asks for, once for every line."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what libraries print is no answer
     from workload import Workload  # beside this file: a peer runs without the package
 
-    task = json.load(sys.stdin)
+    task = json.loads(sys.stdin.readline())
     module = "torch_peer" if task["implementation"] in PEERS else OURS
     implementation = getattr(importlib.import_module(module), task["implementation"])
     with contextlib.ExitStack() as stack:
@@ -32,17 +37,20 @@ def main() -> None:
 
             stack.enter_context(sparse_sampling())
         calls = implementation(Workload(**task["workload"]), **task["options"])
-        print(json.dumps(measure(*calls, task["repeats"])))
+        for figures in measurements(*calls, task["repeats"]):
+            print(json.dumps(figures), file=answers, flush=True)
+            if not sys.stdin.readline():
+                break
 
 
-def measure(forward, step, version: str, repeats: int) -> dict:
+def measurements(forward, step, version: str, repeats: int) -> Iterator[dict]:
     """Times first and later calls, and finds the peak memory above that of the built model.
 
     Args:
         forward: Callable that returns NumPy arrays.
         step: Callable.
         version: What is at work.
-        repeats: Counted calls of each, whose median is taken.
+        repeats: Counted calls of each in a measurement, whose median is taken.
     """
     before = forget_peak_memory()
     result = {"version": version}
@@ -51,9 +59,11 @@ def measure(forward, step, version: str, repeats: int) -> dict:
     del outputs
     result["forward_s"] = statistics.median(timed(forward)[0] for _ in range(repeats))
     result["first_step_s"], _ = timed(step)
-    result["step_s"] = statistics.median(timed(step)[0] for _ in range(repeats))
-    result["peak_mib"] = peak_memory() - before
-    return result
+    while True:
+        result["step_s"] = statistics.median(timed(step)[0] for _ in range(repeats))
+        result["peak_mib"] = peak_memory() - before
+        yield result
+        result = {"forward_s": statistics.median(timed(forward)[0] for _ in range(repeats))}
 
 
 def timed(function):
