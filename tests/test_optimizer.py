@@ -15,6 +15,7 @@ import torch
 from keras_dyhead.checkpoints import PUBLISHED
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
 from keras_dyhead.recipes import RECIPES, recipe_settings
+from keras_dyhead.training.adamw import RatedAdamW
 from keras_dyhead.training.optimizer import (
     OptimizerSettings,
     build_optimizer,
@@ -179,6 +180,30 @@ def test_the_sgd_comes_back_from_its_configuration():
         optimizer.iterations.assign(step)
         copy.iterations.assign(step)
         assert float(copy.learning_rate) == float(optimizer.learning_rate)
+
+
+def test_adamw_moves_named_weights_at_their_rate_and_comes_back_from_its_configuration():
+    """PyTorch's parameter groups are the reference."""
+    optimizer = RatedAdamW(0.01, rates={"conv/": 0.1}, weight_decay=0.0, epsilon=1e-8)
+    optimizer = keras.optimizers.deserialize(keras.optimizers.serialize(optimizer))
+    assert isinstance(optimizer, RatedAdamW)
+    variables = named_variables()
+    tensors = [torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in WEIGHTS.values()]
+    reference = torch.optim.AdamW(
+        [
+            {"params": [tensor], "lr": 0.001 if path.startswith("conv/") else 0.01}
+            for path, tensor in zip(WEIGHTS, tensors, strict=True)
+        ],
+        weight_decay=0.0,
+    )
+    for step in range(10):
+        found = gradients(step)
+        for tensor, gradient in zip(tensors, found.values(), strict=True):
+            tensor.grad = torch.tensor(gradient)
+        reference.step()
+        optimizer.apply([np.float32(gradient) for gradient in found.values()], variables)
+    for variable, tensor in zip(variables, tensors, strict=True):
+        np.testing.assert_allclose(variable.numpy(), tensor.detach().numpy(), atol=2e-6)
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

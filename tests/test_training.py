@@ -142,6 +142,10 @@ def test_the_detector_is_the_one_asked_for(data, detector, num_blocks):
     assert len(gammas) == 3 * num_blocks
     for gamma in gammas:  # `dyhead_gain`
         assert np.all(gamma.numpy() == (8 if f"block_{num_blocks - 1}" in gamma.path else 1))
+    rates = model.optimizer.rates  # `offset_rate`
+    slow = {w.path for w in model.trainable_weights if any(re.search(r, w.path) for r in rates)}
+    fields = {w.path for w in model.weights if re.search(r"dyhead/.*/offset_conv/", w.path)}
+    assert slow == fields and len(slow) == 2 * num_blocks and set(rates.values()) == {0.1}
     assert detector in (FCOS, RepPoints) or model.anchors.scale == settings.anchor_scale
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
+from keras_dyhead.training.adamw import RatedAdamW
 from keras_dyhead.training.schedule import LinearWarmup
 from keras_dyhead.training.sgd import RegularizedSGD, is_named
 
@@ -33,6 +34,9 @@ class OptimizerSettings:
             rate. Defaults to `1e-4`.
         no_decay: Regular expressions; weights with a path in which one is found do not decay.
             Defaults to `()`.
+        offset_rate: Of AdamW: what part of the learning rate the convolutions have that say where
+            DyHead samples, and how much each sample counts. Defaults to `None`: in a training 0.1,
+            or 1 as published.
         clip_norm: Largest norm of the gradient of all weights, or `None`. Defaults to `10.0`.
         ema_momentum: Keeps a moving average of the weights, which is what is evaluated and saved in
             the end: the part of it that an update leaves. Defaults to `None`, no average.
@@ -54,6 +58,7 @@ class OptimizerSettings:
     warmup_steps: int | None = None
     weight_decay: float = 1e-4
     no_decay: tuple[str, ...] = ()
+    offset_rate: float | None = None
     clip_norm: float | None = 10.0
     ema_momentum: float | None = None
     accumulate_steps: int = 1
@@ -63,7 +68,10 @@ class OptimizerSettings:
             object.__setattr__(self, name, tuple(getattr(self, name)))
         check(self, "optimizer", self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}")
         check(self, "schedule", self.schedule in SCHEDULES, f"one of {SCHEDULES}")
-        for name in ("learning_rate", "base_batch_size", "clip_norm", "accumulate_steps"):
+        for name in (
+            *("learning_rate", "base_batch_size"),
+            *("offset_rate", "clip_norm", "accumulate_steps"),
+        ):
             value = getattr(self, name)
             check(self, name, value is None or value > 0, "positive")
         check(self, "warmup_steps", (self.warmup_steps or 0) >= 0, "at least 0")
@@ -165,7 +173,9 @@ def build_optimizer(
         return RegularizedSGD(
             momentum=settings.momentum, l2=settings.weight_decay, no_l2=settings.no_decay, **shared
         )
-    optimizer = keras.optimizers.AdamW(weight_decay=settings.weight_decay, epsilon=1e-8, **shared)
+    if settings.offset_rate is not None:
+        shared["rates"] = {"spatial_attention/offset_conv": settings.offset_rate}
+    optimizer = RatedAdamW(weight_decay=settings.weight_decay, epsilon=1e-8, **shared)
     optimizer.exclude_from_weight_decay(
         [variable for variable in variables if is_named(variable, settings.no_decay)]
     )

@@ -84,6 +84,8 @@ class TrainingSettings(OptimizerSettings, ModelSettings, DataSettings):
         """
         preprocessor = build_preprocessor(self)
         changes = self.model_defaults()
+        if self.offset_rate is None:
+            changes["offset_rate"] = 0.1 if self.published is None else 1.0
         if self.published is None and self.anchor_scale is None:
             changes["anchor_scale"] = fitting_anchor_scale(self.detector, annotations, preprocessor)
         if preprocessor.image_size is not None:
