@@ -102,6 +102,7 @@ def test_models_whose_maps_are_not_stored_have_the_originals_losses(name):
         np.testing.assert_allclose(value, expected[key], rtol=2e-6, err_msg=key)
 
 
+@pytest.mark.slow
 def test_swin_large_takes_every_tensor_of_its_checkpoint():
     """Without values, which would take long: arrays of one repeated number."""
     (name,) = (name for name in PUBLISHED if "swin-l" in name)

@@ -45,16 +45,17 @@ def own_config(model):
 QUICK_TRAININGS = ("atss-0", *(f"{name}-1" for name in SMALL))
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        pytest.param(
-            f"{name}-{n}", marks=[] if f"{name}-{n}" in QUICK_TRAININGS else pytest.mark.slow
-        )
-        for name in SMALL
-        for n in (0, 1)
-    ],
-)
+def trainings(quick):
+    """All detectors without and with DyHead; but for the quick ones they are slow tests."""
+    names = [f"{name}-{n}" for name in SMALL for n in (0, 1)]
+    return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names]
+
+
+# Of the saved ones, one with each number of stages.
+SAVED = trainings(("atss-0", "faster-rcnn-1"))
+
+
+@pytest.fixture(scope="module", params=trainings(QUICK_TRAININGS))
 def trained(request):
     """A detector trained on the scene, the history of its training, and what is said of it."""
     name, num_blocks = request.param.rsplit("-", 1)
@@ -85,6 +86,7 @@ def test_training_lowers_each_named_loss_and_finds_the_objects(trained):
         assert overlap(best, box) > 0.6
 
 
+@pytest.mark.parametrize("trained", SAVED, indirect=True)
 def test_a_saved_model_predicts_the_same_and_goes_on_training(trained, tmp_path):
     model, *_ = trained
     images, targets = scene()
@@ -226,8 +228,20 @@ def test_xla_trains_like_the_plain_graph(name, num_blocks):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 
 
-@EVERY_DETECTOR
-@pytest.mark.parametrize(("policy", "num_blocks"), [("mixed_bfloat16", 0), ("mixed_float16", 1)])
+# In float16, with losses scaled, one with each number of stages; the others take ten seconds each.
+@pytest.mark.parametrize(
+    ("policy", "num_blocks", "name"),
+    [
+        *(("mixed_bfloat16", 0, name) for name in SMALL),
+        *(
+            pytest.param(
+                *("mixed_float16", 1, name),
+                marks=() if name in ("atss", "faster-rcnn") else pytest.mark.slow,
+            )
+            for name in SMALL
+        ),
+    ],
+)
 def test_mixed_precision_trains_finite_and_predicts_float32(name, policy, num_blocks):
     images, targets = scene()
     model = small_detector(name, num_blocks, dtype=policy)

@@ -2,14 +2,11 @@
 
 import keras
 import numpy as np
-import pytest
 import tensorflow as tf
 from detectors.scenes import CLASSES, SMALL
 from PIL import Image
 
 from keras_dyhead.detectors import DetectionDecoder, DetectionPreprocessor
-
-EVERY_DETECTOR = pytest.mark.parametrize("detector", SMALL)
 
 
 def small_retinanet(num_blocks=0, **arguments):

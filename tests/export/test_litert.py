@@ -2,8 +2,8 @@
 
 import pytest
 import tensorflow as tf
+from detectors.scenes import SMALL
 from export.small_detectors import (
-    EVERY_DETECTOR,
     assert_same,
     by_hand,
     pictures,
@@ -14,9 +14,18 @@ from export.small_detectors import (
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_litert
 
+# Each once, with or without DyHead; the others take ten seconds each, too.
+QUICK = (("atss", 0), ("faster-rcnn", 1), ("fcos", 0), ("reppoints", 1), ("retinanet", 0))
 
-@EVERY_DETECTOR
-@pytest.mark.parametrize("num_blocks", [0, 1])
+
+@pytest.mark.parametrize(
+    ("detector", "num_blocks"),
+    [
+        pytest.param(name, n, marks=() if (name, n) in QUICK else pytest.mark.slow)
+        for name in SMALL
+        for n in (0, 1)
+    ],
+)
 def test_the_interpreter_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
     model = small_detector(detector, num_blocks)
     export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))
