@@ -171,7 +171,7 @@ def test_trainings_are_compared_without_and_with_dyhead_at_the_same_length():
             == Configuration("atss", length=refined.configuration.length)
         )
         assert refined.configuration.num_blocks == 2
-    assert [row.configuration.length for row in rows[::2]] == [0.25, 0.5, 1.0, 2.0]
+    assert [row.configuration.length for row in rows[::2]] == [0.25, 0.5, 1.0]
 
 
 # Running

@@ -19,8 +19,8 @@ def study(
         Path, typer.Option(help="Folder for drawings, trainings and the report.")
     ] = Path("runs/study"),
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1600,
-    images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 6000,
+    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 3200,
+    images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 12000,
     held_out: Annotated[int, typer.Option(help="Images to draw and evaluate on.")] = 400,
     image_size: Annotated[int, typer.Option(help="Height and width of the images in px.")] = 128,
     batch_size: Annotated[int, typer.Option(help="Images per step.")] = 8,
@@ -64,7 +64,7 @@ def study(
     Draws shapes that are hard to tell apart, trains every configuration with the same seeds, steps
     and images, and evaluates each on images held out. Tables, with 95 % intervals over the
     seeds: detectors without and with DyHead, its attentions one by one, in pairs and together, the
-    two alignments, 1, 2, 4 and 6 blocks, and trainings from a quarter to twice as long.
+    two alignments, 1, 2, 4 and 6 blocks, and trainings a quarter and half as long.
 
     Every finished training is kept: after an interruption, the same command goes on. More seeds
     and other tables may be asked for later, too.

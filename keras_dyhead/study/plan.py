@@ -16,7 +16,7 @@ TITLES = {
 """The tables of a study, by name."""
 
 DEPTHS = (1, 2, 4, 6)
-LENGTHS = (0.25, 0.5, 1.0, 2.0)
+LENGTHS = (0.25, 0.5, 1.0)
 ROUNDS = 10
 """Equal parts of a training, whose losses and times are recorded."""
 
@@ -26,8 +26,8 @@ class StudySettings:
     """What all trainings of a study have in common.
 
     Args:
-        steps: Optimizer steps of every training, a multiple of 10. Defaults to `1600`.
-        images: Drawn images to train on. Defaults to `6000`.
+        steps: Optimizer steps of every training, a multiple of 10. Defaults to `3200`.
+        images: Drawn images to train on. Defaults to `12000`.
         held_out: Drawn images to evaluate on. Defaults to `400`.
         image_size: Height and width of the images in pixels, at least 64. Defaults to `128`.
         batch_size: Images per step. Defaults to `8`.
@@ -44,8 +44,8 @@ class StudySettings:
     (20.0, 160.0)
     """
 
-    steps: int = 1600
-    images: int = 6000
+    steps: int = 3200
+    images: int = 12000
     held_out: int = 400
     image_size: int = 128
     batch_size: int = 8

@@ -41,7 +41,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
     ```python
     checkpoint = EpochCheckpoint("run/checkpoints")
     checkpoint.restore(model)  # a compiled model; does nothing in a first run
-    model.fit(data, epochs=9, initial_epoch=len(checkpoint.records), callbacks=[checkpoint])
+    model.fit(dataset, epochs=9, initial_epoch=len(checkpoint.records), callbacks=[checkpoint])
     ```
     """
 

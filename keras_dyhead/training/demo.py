@@ -36,7 +36,8 @@ def demo_training(
 
     Example:
     ```python
-    print(demo_training("runs/demo").run()["figures"]["AP50"])
+    training = demo_training("runs/demo", num_images=800, epochs=5)
+    print(training.run()["figures"]["AP50"])
     ```
     """
     if num_images < 2:

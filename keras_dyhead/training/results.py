@@ -52,6 +52,16 @@ def write_results(
         What `metrics.json` holds: `figures` (the twelve COCO figures), `class_names`,
         `serving_check` (see `check_serving`), `timings` in seconds, `settings`, `versions` and
         more.
+
+    Example:
+    ```python
+    annotations = CocoAnnotations("val.json", "val")
+    settings = TrainingSettings("train", "train.json")
+    records = [{"loss": 0.9, "val_AP": 0.31, "seconds": 60.0}]  # of one epoch
+    out = Path("runs/mine")
+    out.mkdir(parents=True)
+    metrics = write_results(model, annotations, settings, records, out)
+    ```
     """
     started = time.perf_counter()
     model.save(out / "model.keras")
@@ -112,6 +122,13 @@ def check_serving(
 
     Returns:
         `{"same": bool, "images": int, "detections": int}`, with `"error"` if the process failed.
+
+    Example:
+    ```python
+    export_saved_model(model, "served")
+    detections = detect_images(model, [read_rgb("street.jpg")])
+    assert check_serving(Path("served"), [Path("street.jpg")], detections)["same"]
+    ```
     """
     script = serving_check.__file__
     result = {"same": False, "images": len(images), "detections": 0}

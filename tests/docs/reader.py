@@ -36,6 +36,7 @@ _SMALLER = [
     (r"\[3, 4, 6, 3\]", "[2, 2, 2, 2]"),
     (r"\b256\b(?!, 512)", "16"),
     (r"\bepochs=\d+", "epochs=1"),
+    (r"\bnum_images=\d+", "num_images=4"),
 ]
 
 

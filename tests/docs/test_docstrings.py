@@ -18,6 +18,7 @@ PACKAGES = (
     pytest.param("detectors", marks=pytest.mark.slow),
     pytest.param("export", marks=pytest.mark.slow),
     pytest.param("inference", marks=pytest.mark.slow),
+    pytest.param("training", marks=pytest.mark.slow),
     pytest.param("visualization", marks=pytest.mark.slow),
 )
 """Packages whose examples are ordinary code, run small."""
