@@ -5,6 +5,8 @@ import dataclasses
 import gzip
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import keras
@@ -14,14 +16,13 @@ import torch
 
 from keras_dyhead.checkpoints import PUBLISHED
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
+from keras_dyhead.optimizers import RatedAdamW, RegularizedSGD, is_named
 from keras_dyhead.recipes import RECIPES, recipe_settings
-from keras_dyhead.training.adamw import RatedAdamW
 from keras_dyhead.training.optimizer import (
     OptimizerSettings,
     build_optimizer,
     build_schedule,
 )
-from keras_dyhead.training.sgd import RegularizedSGD, is_named
 
 NAMES = Path(__file__).parent / "checkpoints" / "data" / "tensor_names.json.gz"
 FIELDS = [field.name for field in dataclasses.fields(OptimizerSettings)]
@@ -204,6 +205,26 @@ def test_adamw_moves_named_weights_at_their_rate_and_comes_back_from_its_configu
         optimizer.apply([np.float32(gradient) for gradient in found.values()], variables)
     for variable, tensor in zip(variables, tensors, strict=True):
         np.testing.assert_allclose(variable.numpy(), tensor.detach().numpy(), atol=2e-6)
+
+
+LOADING = """
+import sys, keras, keras_dyhead
+print(*(type(keras.saving.load_model(path).optimizer).__name__ for path in sys.argv[1:]))
+"""
+
+
+def test_importing_the_package_is_enough_to_load_a_model_with_its_optimizer(tmp_path):
+    paths = []
+    for name, schedule in (("adamw", "cosine"), ("sgd", "step")):
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        settings = OptimizerSettings(name, schedule=schedule, offset_rate=0.1)
+        model.compile(build_optimizer(settings, model.trainable_variables, 8, 100), "mse")
+        paths.append(tmp_path / f"{name}.keras")
+        model.save(paths[-1])
+    process = subprocess.run(
+        [sys.executable, "-c", LOADING, *paths], capture_output=True, text=True, check=True
+    )
+    assert process.stdout.split() == ["RatedAdamW", "RegularizedSGD"]
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw"])

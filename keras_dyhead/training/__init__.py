@@ -1,6 +1,5 @@
 """The whole road from a COCO data set to a served detector: what the command line runs."""
 
-from keras_dyhead.training.adamw import RatedAdamW
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.config import planned_config
 from keras_dyhead.training.data import DataSettings
@@ -18,7 +17,6 @@ __all__ = [
     "EpochCheckpoint",
     "ModelSettings",
     "OptimizerSettings",
-    "RatedAdamW",
     "Training",
     "TrainingSettings",
     "build_detector",

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_dyhead.training.adamw import RatedAdamW
-from keras_dyhead.training.schedule import LinearWarmup
-from keras_dyhead.training.sgd import RegularizedSGD, is_named
+from keras_dyhead.optimizers import LinearWarmup, RatedAdamW, RegularizedSGD, is_named
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "step")

@@ -59,7 +59,7 @@ def write_results(
     settings = TrainingSettings("train", "train.json")
     records = [{"loss": 0.9, "val_AP": 0.31, "seconds": 60.0}]  # of one epoch
     out = Path("runs/mine")
-    out.mkdir(parents=True)
+    out.mkdir(parents=True, exist_ok=True)
     metrics = write_results(model, annotations, settings, records, out)
     ```
     """

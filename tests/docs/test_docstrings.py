@@ -24,7 +24,7 @@ PACKAGES = (
 """Packages whose examples are ordinary code, run small."""
 DOCTESTED = (
     *("checkpoints", "integrations.keras_cv", "integrations.keras_hub", "layers", "ops"),
-    *("recipes", "study", "training"),
+    *("optimizers", "recipes", "study", "training"),
 )
 """Packages with examples that say what they print."""
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)

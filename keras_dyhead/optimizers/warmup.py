@@ -16,10 +16,11 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         start: Part of the schedule in step 0. Defaults to `0.001`.
 
     Example:
-    ```python
-    schedule = keras.optimizers.schedules.PiecewiseConstantDecay([59999], [0.01, 0.001])
-    optimizer = keras.optimizers.SGD(LinearWarmup(schedule, 1000), momentum=0.9)
-    ```
+
+    >>> schedule = keras.optimizers.schedules.PiecewiseConstantDecay([59999], [0.01, 0.001])
+    >>> rate = LinearWarmup(schedule, 1000)
+    >>> float(rate(0)), float(rate(1000)), float(rate(60000))
+    (1e-05, 0.01, 0.001)
 
     Source: `WarmupMultiStepLR` of detectron2 and `warmup="linear"` of mmdetection 2.
     """

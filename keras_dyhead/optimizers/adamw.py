@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import keras
 
-from keras_dyhead.training.sgd import is_named
+from keras_dyhead.optimizers.sgd import is_named
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")

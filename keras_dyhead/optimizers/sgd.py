@@ -27,6 +27,12 @@ class RegularizedSGD(keras.optimizers.SGD):
             Defaults to `()`.
         **kwargs: Of `keras.optimizers.SGD`, except `nesterov` and `weight_decay`.
 
+    Example:
+
+    >>> optimizer = RegularizedSGD(0.01, l2=1e-4, no_l2=["bias$"])
+    >>> optimizer.momentum, optimizer.l2
+    (0.9, 0.0001)
+
     Source: `torch.optim.SGD`.
     """
 
@@ -66,5 +72,17 @@ class RegularizedSGD(keras.optimizers.SGD):
 
 
 def is_named(variable: keras.Variable, patterns: Sequence[str]) -> bool:
-    """Returns whether one of the regular expressions is found in a weight's path."""
+    """Returns whether one of the regular expressions is found in a weight's path.
+
+    Args:
+        variable: The weight.
+        patterns: The regular expressions.
+
+    Example:
+
+    >>> layer = keras.layers.Dense(2, name="dense")
+    >>> layer.build((None, 3))
+    >>> [is_named(weight, ["bias$"]) for weight in layer.weights]
+    [False, True]
+    """
     return any(re.search(pattern, variable.path) for pattern in patterns)
