@@ -52,7 +52,8 @@ class ATSS(AnchorDetector):
         dtype: Policy of the layers above the backbone. Defaults to the global policy.
         **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
             `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
-            `use_task_attention`, `use_bias`, `preprocessor`, `class_names`, `name`, `trainable`.
+            `use_task_attention`, `use_bias`, `output_gain`, `preprocessor`, `class_names`,
+            `name`, `trainable`.
 
     Example:
     ```python

@@ -52,6 +52,7 @@ class Detector(keras.Model):
         use_scale_attention: bool. Defaults to `True`.
         use_task_attention: bool. Defaults to `True`.
         use_bias: bool. Whether DyHead's deformable convolutions have a bias. Defaults to `True`.
+        output_gain: float. Factor of DyHead's outputs, as in `DyHeadNeck`. Defaults to 1.
         decoder: Defaults to `DetectionDecoder()`.
         preprocessor: Defaults to a `DetectionPreprocessor` for `image_shape`.
         class_names: Names of the labels, for those who read detections; saved along. Defaults to
@@ -79,6 +80,7 @@ class Detector(keras.Model):
         use_scale_attention: bool = True,
         use_task_attention: bool = True,
         use_bias: bool = True,
+        output_gain: float = 1.0,
         decoder: DetectionDecoder | None = None,
         preprocessor: DetectionPreprocessor | None = None,
         class_names: Sequence[str] | None = None,
@@ -106,6 +108,7 @@ class Detector(keras.Model):
                 use_scale_attention,
                 use_task_attention,
                 use_bias,
+                output_gain,
                 dtype=dtype,
                 name="dyhead",
             )(pyramid)
@@ -124,6 +127,7 @@ class Detector(keras.Model):
         self.use_scale_attention = use_scale_attention
         self.use_task_attention = use_task_attention
         self.use_bias = use_bias
+        self.output_gain = output_gain
         self.decoder = decoder or DetectionDecoder()
         self.preprocessor = preprocessor or DetectionPreprocessor.for_shape(image_shape, max_level)
         self.class_names = None if class_names is None else tuple(class_names)

@@ -72,7 +72,8 @@ class FasterRCNN(Detector):
         decoder: Defaults to `DetectionDecoder(max_candidates=4000)`.
         dtype: Policy of the layers above the backbone. Defaults to the global policy.
         **kwargs: Of `Detector`: `relu_before_extra_convs`, `use_spatial_attention`,
-            `use_scale_attention`, `use_bias`, `preprocessor`, `class_names`, `name`, `trainable`.
+            `use_scale_attention`, `use_bias`, `output_gain`, `preprocessor`, `class_names`,
+            `name`, `trainable`.
 
     Raises:
         ValueError: If `arrangement` is none of the two.

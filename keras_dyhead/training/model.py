@@ -105,9 +105,8 @@ class ModelSettings:
         use_spatial_attention: As in `DyHeadNeck`, like the next two. Defaults to `True`.
         use_scale_attention: Defaults to `True`.
         use_task_attention: Defaults to `True`.
-        dyhead_gain: By how much the normalisations of the last DyHead block start larger than one.
-            They leave maps an eighth as large as those of a pyramid, from which Adam's steps teach
-            the predictions an eighth as quickly. Defaults to `None`: 8, or 1 as published.
+        dyhead_gain: Factor of DyHead's outputs, see `output_gain` of `DyHeadNeck`. Defaults to
+            `None`: 8, or 1 as published.
         head_convs: Convolutions between DyHead and the predictions. Defaults to `None`: as in
             `HEAD_CONVS`. This and what follows is fixed in a published model.
         max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `None`: 7.
@@ -228,23 +227,18 @@ def build_model(
         **{name: getattr(settings, name) for name in _ATTENTIONS},
         "channels": settings.channels,
         "image_shape": shape,
+        "output_gain": settings.dyhead_gain,
         "preprocessor": preprocessor,
         "dtype": settings.dtype,
     }
     if settings.published is not None:
-        model = settings.published.build(**arguments)
-    else:
-        own = {
-            "num_classes": len(class_names),
-            "max_level": settings.max_level,
-            "head_convs": settings.head_convs,
-        }
-        model = _BUILDERS[settings.detector](settings, arguments | own)
-    if settings.num_blocks and settings.dyhead_gain != 1:
-        last = model.get_layer("dyhead").blocks[-1]
-        for gamma in last.spatial_attention.gammas.values():
-            gamma.assign(settings.dyhead_gain * gamma)
-    return model
+        return settings.published.build(**arguments)
+    own = {
+        "num_classes": len(class_names),
+        "max_level": settings.max_level,
+        "head_convs": settings.head_convs,
+    }
+    return _BUILDERS[settings.detector](settings, arguments | own)
 
 
 def _build_atss(settings, arguments):
