@@ -13,4 +13,5 @@ NECK_ARGUMENTS = (
     "use_scale_attention",
     "use_task_attention",
     "use_bias",
+    "output_gain",
 )

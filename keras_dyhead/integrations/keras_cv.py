@@ -93,11 +93,12 @@ class DyHeadFeaturePyramid(keras.layers.Layer):
         num_blocks: Number of DyHead blocks. Defaults to 6.
         channels: Channels of every output level, a multiple of 16. Defaults to 256.
         alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
-            for the four switches that follow.
+            for the four switches and the factor that follow.
         use_spatial_attention: Defaults to `True`.
         use_scale_attention: Defaults to `True`.
         use_task_attention: Defaults to `True`.
         use_bias: Defaults to `True`.
+        output_gain: Defaults to 1.
         feature_pyramid: Layer from the backbone's maps to the pyramid (dict or list). Defaults to
             `keras_dyhead.layers.FeaturePyramid(channels)`, P3..P7. Pass the `feature_pyramid` of a
             trained KerasCV RetinaNet to keep its weights.
@@ -125,6 +126,7 @@ class DyHeadFeaturePyramid(keras.layers.Layer):
         use_scale_attention: bool = True,
         use_task_attention: bool = True,
         use_bias: bool = True,
+        output_gain: float = 1.0,
         feature_pyramid: keras.layers.Layer | None = None,
         **kwargs,
     ):
@@ -140,6 +142,7 @@ class DyHeadFeaturePyramid(keras.layers.Layer):
             use_scale_attention,
             use_task_attention,
             use_bias,
+            output_gain,
             dtype=self.dtype_policy,
             name="dyhead",
         )
@@ -197,11 +200,12 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
         num_blocks: Number of DyHead blocks. Defaults to 6.
         channels: Channels inside DyHead, a multiple of 16. Defaults to 256.
         alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
-            for the four switches that follow.
+            for the four switches and the factor that follow.
         use_spatial_attention: Defaults to `True`.
         use_scale_attention: Defaults to `True`.
         use_task_attention: Defaults to `True`.
         use_bias: Defaults to `True`.
+        output_gain: Defaults to 1.
         residual: Adds what DyHead returns to the pyramid instead of replacing it, and starts its
             projection back at zero: until training moves that, the detector predicts exactly what
             the plain one did. Not in the paper; meant for trained weights. Defaults to `False`.
@@ -231,6 +235,7 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
         use_scale_attention: bool = True,
         use_task_attention: bool = True,
         use_bias: bool = True,
+        output_gain: float = 1.0,
         residual: bool = False,
         **kwargs,
     ):
@@ -248,6 +253,7 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
                 use_scale_attention,
                 use_task_attention,
                 use_bias,
+                output_gain,
                 name="neck",
             ),
             residual,

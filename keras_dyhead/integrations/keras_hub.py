@@ -52,11 +52,12 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
         num_blocks: Number of DyHead blocks. Defaults to 6.
         channels: Channels of every output level, a multiple of 16. Defaults to 256.
         alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
-            for the four switches that follow.
+            for the four switches and the factor that follow.
         use_spatial_attention: Defaults to `True`.
         use_scale_attention: Defaults to `True`.
         use_task_attention: Defaults to `True`.
         use_bias: Defaults to `True`.
+        output_gain: Defaults to 1.
         dtype: Policy of DyHead. Defaults to that of `backbone`.
         **kwargs: `name`, `trainable`.
 
@@ -89,6 +90,7 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
         use_scale_attention: bool = True,
         use_task_attention: bool = True,
         use_bias: bool = True,
+        output_gain: float = 1.0,
         dtype=None,
         **kwargs,
     ):
@@ -107,6 +109,7 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
             use_scale_attention,
             use_task_attention,
             use_bias,
+            output_gain,
             dtype=dtype or backbone.dtype_policy,
             name="dyhead",
         )

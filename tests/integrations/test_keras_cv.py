@@ -190,6 +190,7 @@ def test_yolov8_config_keeps_every_argument_of_dyhead():
         "use_scale_attention": False,
         "use_task_attention": False,
         "use_bias": False,
+        "output_gain": 4.0,
         "residual": True,
     }
     backbone = tiny_detectors.keras_cv_backbone()

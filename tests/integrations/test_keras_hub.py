@@ -46,6 +46,7 @@ def test_the_backbone_survives_its_config_with_everything_nested():
         use_scale_attention=False,
         use_task_attention=False,
         use_bias=False,
+        output_gain=4.0,
         name="pyramid",
     )
     again = DyHeadBackbone.from_config(backbone.get_config())
