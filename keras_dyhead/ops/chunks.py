@@ -91,17 +91,17 @@ def _scan(function, carry, stacks, chunks, length, like):
 
         def body(i, carry, outputs):
             carry, new = function(carry, [stack[i] for stack in stacks])
-            outputs = [
-                tf.tensor_scatter_nd_update(output, [[i]], x[None])  # in place
-                for output, x in zip(outputs, new, strict=True)
-            ]
+            outputs = [output.write(i, x) for output, x in zip(outputs, new, strict=True)]
             return i + 1, carry, outputs
 
-        outputs = [tf.zeros((chunks, length, *shape), dtype) for shape, dtype in like]
+        # Updating one tensor chunk by chunk would copy it for every chunk.
+        outputs = [
+            tf.TensorArray(dtype, chunks, element_shape=(None, *shape)) for shape, dtype in like
+        ]
         _, carry, outputs = tf.while_loop(
             lambda i, *_: i < chunks, body, (0, carry, outputs), parallel_iterations=1
         )
-        return carry, outputs
+        return carry, [output.stack() for output in outputs]
     if backend == "jax":
         import jax
 
