@@ -34,9 +34,8 @@ def mirrored_training():
     params=[
         ("keras_cv_retinanet", False),
         ("keras_cv_yolov8", False),
-        ("keras_hub_retinanet", False),
+        ("keras_hub_retinanet", True),
         # XLA takes a minute.
-        pytest.param(("keras_hub_retinanet", True), marks=pytest.mark.slow),
         pytest.param(("keras_cv_retinanet", True), marks=pytest.mark.slow),
         pytest.param(("keras_cv_yolov8", True), marks=pytest.mark.slow),
     ],
