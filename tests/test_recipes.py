@@ -100,7 +100,8 @@ def test_a_recipe_builds_the_very_model_that_is_published(name, data, recorded):
     ours, theirs = (x.pop("preprocessor").get_config() for x in (built, expected))
     assert ours | {"name": None} == theirs | {"name": None}
     attentions = {f"use_{kind}_attention": True for kind in ("spatial", "scale", "task")}
-    assert built == {"num_blocks": 6, "channels": 256, **attentions, **expected}
+    whole = {"num_blocks": 6, "channels": 256, "output_gain": 1.0}
+    assert built == {**whole, **attentions, **expected}
 
 
 @pytest.mark.parametrize("name", RECIPES)
