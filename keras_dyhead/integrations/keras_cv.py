@@ -265,12 +265,8 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
         # Not YOLOV8Detector.__init__, which would build its own graph.
         super(keras_cv.models.YOLOV8Detector, self).__init__(plain.input, outputs, **kwargs)
         for name in (
-            "backbone",
-            "num_classes",
-            "bounding_box_format",
-            "fpn_depth",
-            "label_encoder",
-            "_prediction_decoder",
+            *("backbone", "num_classes", "bounding_box_format"),
+            *("fpn_depth", "label_encoder", "_prediction_decoder"),
         ):
             setattr(self, name, getattr(plain, name))
         self.dyhead = dyhead
