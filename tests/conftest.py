@@ -14,8 +14,21 @@ os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 @pytest.fixture(scope="module", autouse=True)
 def freed_memory():
     """Lets go of the models of a file after its last test: they refer to themselves."""
+    _seed()
     yield
     gc.collect()
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Has initial weights be the same whichever tests ran before."""
+    _seed()
+
+
+def _seed():
+    import keras
+
+    keras.utils.set_random_seed(0)
 
 
 def pytest_collection_modifyitems(items):
