@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from keras_dyhead.cli import app
 from keras_dyhead.coco.shapes import SHAPES, draw_shapes
 from keras_dyhead.coco.throughput import measure_throughput
+from keras_dyhead.training.waiting import measure_waiting
 from keras_dyhead.visualization.examples import plot_examples
 
 
@@ -56,6 +57,45 @@ def test_the_report_counts_what_the_file_holds_and_draws_what_is_asked_for(data,
 
     again = invoke(*data, "--out", out)
     assert again.exit_code == 2 and "--overwrite" in again.output
+
+
+def test_waiting_is_the_time_between_a_loss_and_the_next_batch():
+    """Batches are made in 60 ms each while a step takes 20: the rest of the time is waiting."""
+    times = {"batch": 0.06, "step": 0.02}
+
+    class Model:
+        def train_on_batch(self, images, targets):
+            time.sleep(times["step"])
+
+    def batches():
+        while True:
+            time.sleep(times["batch"])
+            yield np.zeros((2, 4, 4, 3), "float32"), {"labels": np.zeros((2, 1), "float32")}
+
+    signature = (tf.TensorSpec((2, 4, 4, 3)), {"labels": tf.TensorSpec((2, 1))})
+    dataset = tf.data.Dataset.from_generator(batches, output_signature=signature).prefetch(1)
+    passed = []
+    starved = measure_waiting(Model(), dataset, 10, passed.append)
+    assert starved["steps"] == 10 and passed[-1] == 1.0
+    assert starved["step_seconds"] >= 0.02 and starved["waiting_seconds"] > 0.02
+    assert 0.3 < starved["waiting_share"] < 0.8
+    times.update(batch=0.001, step=0.1)
+    assert measure_waiting(Model(), dataset, 10)["waiting_share"] < 0.1
+    with pytest.raises(ValueError, match="positive. Received: 0"):
+        measure_waiting(Model(), dataset, 0)
+
+
+def test_the_share_of_waiting_is_that_of_the_model_named(data, tmp_path):
+    out = tmp_path / "out"
+    result = invoke(
+        *(*data, "--batch-size", 2, "--image-size", 64, "--seconds", 0, "--pictures", 0),
+        *("--out", out, "--steps", 2, "num_blocks=0", "channels=16", "max_level=5"),
+    )
+    assert result.exit_code == 0, result.output
+    training = json.loads((out / "input.json").read_text())["training"]
+    assert training["steps"] == 2 and training["step_seconds"] > 0
+    assert 0 <= training["waiting_share"] < 1
+    assert f"{training['waiting_share']:.1%} of the time of 2 steps" in result.output
 
 
 def test_settings_that_training_refuses_are_refused(data):
