@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -173,6 +174,20 @@ def test_a_finished_training_resumes_to_the_same_results(finished, data):
     assert again.settings == training.settings
     for a, b in zip(again.model.get_weights(), training.model.get_weights(), strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finished):
+    training, _ = finished
+    before = (training.out / "model.keras").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"results.*epoch-00002 is kept.*with --resume"):
+            training.run(verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (training.out / "model.keras").read_bytes() == before
+    assert not list(training.out.glob("unfinished*"))
 
 
 def test_the_serving_check_compares_with_a_process_without_keras(finished, data, tmp_path):

@@ -7,6 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
+
 SUMS = "sha256.json"
 """The file of a folder that says what the others must contain."""
 
@@ -17,6 +19,18 @@ def replace_file(path: Path, text: str) -> None:
     unfinished.write_text(text)
     _to_disk(unfinished)
     unfinished.replace(path)
+    _to_disk(path.parent)
+
+
+def save_model(model: keras.Model, path: Path) -> None:
+    """Writes a `.keras` file in one step: where that fails, there is the old file or none."""
+    unfinished = path.with_name(f"unfinished-{path.name}")  # Keras asks for the suffix
+    try:
+        model.save(unfinished)
+        _to_disk(unfinished)
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
     _to_disk(path.parent)
 
 

@@ -20,6 +20,7 @@ from keras_dyhead.export import export_saved_model
 from keras_dyhead.inference import detect_images, read_rgb
 from keras_dyhead.training import serving_check
 from keras_dyhead.training.config import package_versions
+from keras_dyhead.training.durable import save_model
 from keras_dyhead.training.settings import TrainingSettings
 from keras_dyhead.visualization import plot_detections, plot_history
 
@@ -64,7 +65,7 @@ def write_results(
     ```
     """
     started = time.perf_counter()
-    model.save(out / "model.keras")
+    save_model(model, out / "model.keras")
     shutil.rmtree(out / "saved_model", ignore_errors=True)
     export_saved_model(model, out / "saved_model", class_names=annotations.class_names)
 

@@ -165,7 +165,7 @@ class Training:
 
         Raises:
             FloatingPointError: If the loss or a weight is no number any more.
-            OSError: If a checkpoint cannot be written.
+            OSError: If a checkpoint or a result cannot be written.
         """
         several = self.settings.strategy == "multiworker"
         if several:
@@ -179,13 +179,7 @@ class Training:
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         metrics = None
         if self.is_chief:
-            metrics = write_results(
-                self.model,
-                self.val_data.annotations,
-                self.settings,
-                self._checkpoint.records,
-                self.out,
-            )
+            metrics = self._write_results()
         if several:
             check_agreement(self.strategy, "finished")
         return metrics
@@ -208,6 +202,21 @@ class Training:
                 shuffle=False,  # the data set shuffles itself
                 verbose=verbose,
             )
+
+    def _write_results(self) -> dict:
+        try:
+            return write_results(
+                self.model,
+                self.val_data.annotations,
+                self.settings,
+                self._checkpoint.records,
+                self.out,
+            )
+        except (OSError, tf.errors.ResourceExhaustedError) as error:
+            raise OSError(
+                f"The results could not be written to {self.out} ({error}). All epochs are done, "
+                f"{self._checkpoint.kept()} is kept: make room, then write them with --resume."
+            ) from error
 
     def _images_of(self, epoch: int, step: int) -> str:
         """Ids and file names of the images of a step."""
