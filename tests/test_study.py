@@ -286,7 +286,7 @@ def test_the_same_seed_trains_the_same_detector_whatever_was_trained_before(tmp_
 
 
 def test_a_worker_that_dies_is_an_error(tmp_path, monkeypatch):
-    monkeypatch.setattr("keras_dyhead.study.worker.sys.executable", shutil.which("false"))
+    monkeypatch.setattr("keras_dyhead.json_process.sys.executable", shutil.which("false"))
     worker = Worker(1, tmp_path / "worker.log")
     with pytest.raises(RuntimeError, match=r"status 1, see .*worker\.log"):
         worker.run(configuration=Configuration("atss"), seed=0, settings=TINY, data=tmp_path)

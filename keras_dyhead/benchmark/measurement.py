@@ -1,14 +1,11 @@
 """A process that measures one implementation, as seen from outside."""
 
 import dataclasses
-import json
-import os
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 
 from keras_dyhead.benchmark.workload import Workload
+from keras_dyhead.json_process import JsonProcess
 
 
 class Measurement:
@@ -48,17 +45,20 @@ class Measurement:
             "sparse": sparse,
             "options": options or {},
         }
-        self._backend = backend
-        self._process = None
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 (`__exit__` closes it)
+        environment = {
+            "KERAS_BACKEND": backend,
+            "CUDA_VISIBLE_DEVICES": "",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        program = Path(__file__).with_name("worker.py")
+        self._process = JsonProcess([program], environment, self._errors)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+        self._process.close()
         self._errors.close()
 
     def take(self) -> dict:
@@ -71,33 +71,10 @@ class Measurement:
         Raises:
             RuntimeError: If the process fails: with the last lines it wrote.
         """
-        if self._process is None:
-            self._process = self._start()
         try:
-            self._process.stdin.write(json.dumps(self._task) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            status = self._process.wait()
+            return self._process.ask(self._task)
+        except ChildProcessError as error:
             self._errors.seek(0)
             last = "\n".join(self._errors.read().strip().splitlines()[-3:])
             name = self._task["implementation"]
-            raise RuntimeError(f"{name} failed (exit status {status}):\n{last}")
-        return json.loads(answer)
-
-    def _start(self):
-        return subprocess.Popen(
-            [sys.executable, Path(__file__).with_name("worker.py")],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=self._errors,
-            text=True,
-            env=os.environ
-            | {
-                "KERAS_BACKEND": self._backend,
-                "CUDA_VISIBLE_DEVICES": "",
-                "TF_CPP_MIN_LOG_LEVEL": "3",
-            },
-        )
+            raise RuntimeError(f"{name} failed ({error}):\n{last}") from None

@@ -5,11 +5,11 @@ It reads one JSON object per line, answers each with one, and ends with its inpu
 
 import json
 import os
-import subprocess
 import sys
 import traceback
 from pathlib import Path
 
+from keras_dyhead.json_process import JsonProcess
 from keras_dyhead.study.plan import Configuration, StudySettings
 
 
@@ -22,14 +22,15 @@ class Worker:
     """
 
     def __init__(self, threads: int, log: Path):
-        self._environment = os.environ | {
+        environment = {
             "TF_NUM_INTRAOP_THREADS": str(threads),
             "TF_NUM_INTEROP_THREADS": str(threads),
             "TF_CPP_MIN_LOG_LEVEL": "3",
             "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several share a GPU
         }
-        self._log = log
-        self._process = None
+        self._log = open(log, "a", encoding="utf-8")  # noqa: SIM115 (`close` closes it)
+        program = f"from {__name__} import main; main()"
+        self._process = JsonProcess(["-c", program], environment, self._log)
 
     def run(self, **task) -> dict:
         """Has a training run.
@@ -40,45 +41,24 @@ class Worker:
         Raises:
             RuntimeError: If the training fails or the process dies.
         """
-        if self._process is None or self._process.poll() is not None:
-            self._start()
         try:
-            self._process.stdin.write(_to_json(task) + "\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        except BrokenPipeError:
-            answer = ""
-        if not answer:
-            status = self._process.wait()
-            raise RuntimeError(f"the process ended with status {status}, see {self._log}")
-        answer = json.loads(answer)
+            answer = self._process.ask(_to_dict(task))
+        except ChildProcessError as error:
+            raise RuntimeError(f"the process ended, {error}, see {self._log.name}") from None
         if "error" in answer:
             raise RuntimeError(answer["error"])
         return answer
 
     def close(self) -> None:
         """Ends the process, whatever it is doing."""
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait()
-
-    def _start(self):
-        with open(self._log, "a", encoding="utf-8") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, "-c", f"from {__name__} import main; main()"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                encoding="utf-8",
-                env=self._environment,
-            )
+        self._process.close()
+        self._log.close()
 
 
-def _to_json(task):
+def _to_dict(task):
     configuration, settings = (vars(task[name]) for name in ("configuration", "settings"))
     data = str(task["data"].resolve())
-    return json.dumps(task | {"configuration": configuration, "settings": settings, "data": data})
+    return task | {"configuration": configuration, "settings": settings, "data": data}
 
 
 def _from_json(line):
