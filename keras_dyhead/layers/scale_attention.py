@@ -42,6 +42,7 @@ class ScaleAwareAttention(keras.layers.Layer):
             1,
             activation="relu",
             kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
+            bias_initializer="ones",
             dtype=self.compute_dtype,
             name="gate",
         )

@@ -81,6 +81,15 @@ def test_a_new_block_samples_the_regular_grid_with_mask_one_half():
     assert relative_error(found, expected) <= 1e-5
 
 
+def test_a_new_block_weighs_every_level_with_two_thirds_where_the_gate_can_learn():
+    """Between one half, where its ReLU shuts, and one, where its activation ends."""
+    attention = DyHeadBlock(16).scale_attention
+    levels = [x.astype("float32") for x in np.random.default_rng(0).normal(size=(3, 8, 5, 7, 16))]
+    run(attention, levels)
+    found = keras.ops.convert_to_numpy(attention.gates(np.mean(levels, axis=(2, 3))))
+    assert found.shape == (3, 8, 1) and np.abs(found - 2 / 3).max() < 0.05
+
+
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
