@@ -50,6 +50,7 @@ QUICK_RUNS = {
             "TEST_IMAGES": 2,
             "BATCH_SIZE": 2,
             "EPOCHS": 1,
+            "YOLO_EPOCHS": 1,
             "RETINANET_CHANNELS": 16,
             "YOLO_CHANNELS": 16,
         },
