@@ -10,31 +10,30 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # On JAX nearly all time goes into compiling programs that then run once, on small tensors.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
+import keras  # noqa: E402 (it reads the environment)
+
 
 @pytest.fixture(scope="module", autouse=True)
 def freed_memory():
     """Lets go of the models of a file after its last test: they refer to themselves."""
-    _seed()
     yield
     gc.collect()
 
 
+@pytest.fixture(scope="module", autouse=True)
+def seeded_fixtures():
+    """Has what a file's fixtures draw be the same whichever files came before."""
+    keras.utils.set_random_seed(0)
+
+
 @pytest.fixture(autouse=True)
-def seeded():
-    """Has initial weights be the same whichever tests ran before."""
-    _seed()
-
-
-def _seed():
-    import keras
-
+def seeded_test():
+    """Has what a test draws, such as initial weights, be the same whichever tests came before."""
     keras.utils.set_random_seed(0)
 
 
 def pytest_collection_modifyitems(items):
     """Leaves what is about TensorFlow to TensorFlow."""
-    import keras
-
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return
