@@ -26,9 +26,9 @@ class DyHeadNeck(keras.layers.Layer):
         use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
         use_bias: Whether the deformable convolutions have a bias: `True` (default) as in
             Microsoft's weights, `False` as in OpenMMLab's.
-        output_gain: Factor of the outputs. A block starts with maps an eighth as large as those of
+        output_gain: Factor of the outputs. A block starts with maps a sixth as large as those of
             a pyramid; with Adam, whose steps have one size, predictions learn from them as much
-            more slowly. 8 makes up for it; published weights need 1. Defaults to 1.
+            more slowly. 8 more than makes up for it; published weights need 1. Defaults to 1.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:

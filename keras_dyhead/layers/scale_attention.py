@@ -14,10 +14,15 @@ class ScaleAwareAttention(keras.layers.Layer):
     The number is `activation(relu(w · mean(map) + b))`, with one `w` and `b` for all maps. With the
     default activation, `relu6(x + 3) / 6`, it lies in [0.5, 1].
 
+    `b` starts at 1, the number at 2/3. In the released code `b` starts at 0: the ReLU is zero for
+    about half of the maps from the beginning, in short trainings often soon for all, and a ReLU
+    that is zero for all maps does not learn.
+
     Args:
         activation: Gate function. The default `"hard_sigmoid"` is the released code's
             `relu6(x + 3) / 6`; the paper's `max(0, min(1, (x + 1) / 2))` would be
-            `lambda x: keras.ops.clip((x + 1) / 2, 0, 1)`.
+            `lambda x: keras.ops.clip((x + 1) / 2, 0, 1)`, which ends at 1, where `b` starts: give
+            `gate.bias` a smaller value before training with it.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:

@@ -215,7 +215,8 @@ class Training:
         except (OSError, tf.errors.ResourceExhaustedError) as error:
             raise OSError(
                 f"The results could not be written to {self.out} ({error}). All epochs are done, "
-                f"{self._checkpoint.kept()} is kept: make room, then write them with --resume."
+                f"{self._checkpoint.kept()} is kept: mend that (make room on a full disk), "
+                "then write them with --resume."
             ) from error
 
     def _images_of(self, epoch: int, step: int) -> str:
