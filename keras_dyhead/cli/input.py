@@ -161,20 +161,13 @@ def _measure(dataset, seconds: float, console: Console) -> dict[str, Any]:
 
 
 def _train(dataset, settings, preprocessor, steps: int, console: Console) -> dict[str, Any]:
-    import tensorflow as tf
-
-    from keras_dyhead.ops import sparse_sampling
-    from keras_dyhead.training.settings import build_detector
+    from keras_dyhead.training.settings import build_detector, fastest_sampling
     from keras_dyhead.training.waiting import measure_waiting
 
     resolved = settings.resolve(dataset.annotations)
     whole = len(dataset) * resolved.epochs
     model = build_detector(resolved, dataset.class_names, whole, preprocessor)
-    on_cpu = not tf.config.list_physical_devices("GPU")
-    with (
-        Progress(console=console, transient=True) as bar,
-        sparse_sampling(on_cpu and not resolved.jit_compile),
-    ):
+    with Progress(console=console, transient=True) as bar, fastest_sampling(resolved):
         task = bar.add_task("training", total=1.0)
         return measure_waiting(model, dataset, steps, lambda x: bar.update(task, completed=x))
 

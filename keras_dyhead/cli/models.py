@@ -55,6 +55,7 @@ def convert(
     console = Console()
     with input_errors(), console.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead import checkpoints
+        from keras_dyhead.training.durable import save_model
     if name == "list":
         for key, record in checkpoints.PUBLISHED.items():
             console.print(f"{key:<42}{record.ap:>5} AP\n  {record.source}", soft_wrap=True)
@@ -68,7 +69,7 @@ def convert(
             raise ValueError(f"{out} exists: replace it with --overwrite, or choose another.")
         model = checkpoints.load_checkpoint(name, file)
         out.parent.mkdir(parents=True, exist_ok=True)
-        model.save(out)
+        save_model(model, out)
     record = (checkpoints.PUBLISHED | checkpoints.COMPOSED)[name]
     published = "" if record.ap is None else f", published with {record.ap} AP on COCO val2017"
     console.print(

@@ -21,6 +21,7 @@ class Augmentation:
 
     An image is cropped, resized, cut to its canvas, mirrored and coloured, in this order, each
     with its own probability or range. Boxes follow the pixels exactly; each image is resized once.
+    In a mosaic, all this is done to each of its four images, whose canvas is a part of the whole.
 
     Args:
         horizontal_flip: Probability of a left-right flip. Defaults to `0.5`.
@@ -45,6 +46,9 @@ class Augmentation:
         saturation: Largest change of the saturation, as a share of it, under 1. Defaults to `0.0`.
         hue: Largest turn of the hue, as a share of the full circle, at most 0.5. Defaults to
             `0.0`.
+        mosaic: Probability of laying four images around a random point of the canvas: the image,
+            and three drawn from the whole data set. Each is resized as if it had the canvas to
+            itself, and cut to its part. Defaults to `0.0`.
         min_visible: Smallest share of its area that a box must keep to stay a target when the
             image is cropped. Defaults to `0.25`.
 
@@ -75,6 +79,7 @@ class Augmentation:
     contrast: float = 0.0
     saturation: float = 0.0
     hue: float = 0.0
+    mosaic: float = 0.0
     min_visible: float = 0.25
 
     def __post_init__(self):
@@ -90,7 +95,7 @@ class Augmentation:
                     f"Received: sizes={self.sizes}, scale={self.scale}"
                 )
             object.__setattr__(self, "scale", None)
-        for name in ("horizontal_flip", "crop"):
+        for name in ("horizontal_flip", "crop", "mosaic"):
             self._check(name, 0 <= getattr(self, name) <= 1, "a probability")
         for name in ("scale", "crop_size"):
             low, high = getattr(self, name) or (1, 1)
@@ -118,6 +123,7 @@ def augment(
     seed: tf.Tensor,
     limits: tuple[int, int] | None = None,
     resize: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = resize_bilinear,
+    window: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Varies one image; the same seed varies it in the same way.
 
@@ -125,22 +131,23 @@ def augment(
         image: `(height, width, 3)`, RGB 0..255.
         boxes: `(num_boxes, 4)`, float32, xyxy pixels.
         labels: `(num_boxes,)`.
-        canvas: `(height, width)` that the result must not exceed.
+        canvas: `(height, width)` that the image is made to fit, before it is zoomed.
         augmentation: What to do.
         seed: Two integers.
         limits: Lengths that the shorter and the longer side have before they are zoomed, see
             `fitting_factor`. Defaults to `None`.
         resize: Resizes a batch of images, see `resize_into`. Defaults to `resize_bilinear`.
+        window: `(height, width)` that the result must not exceed. Defaults to `None`: the canvas.
 
     Returns:
-        The image, float32, at most as large as the canvas; the boxes, clipped to it, and the
+        The image, float32, at most as large as the window; the boxes, clipped to it, and the
         labels that are left.
     """
     draws = tf.unstack(tf.random.stateless_uniform([10], seed))
     flip, zoom, *corner, crop_chance, crop_side = draws[:6]
     if augmentation.crop:
-        window = _crop_window(tf.shape(image)[:2], augmentation, crop_side, draws[6:])
-        cropped = crop(image, boxes, *window)
+        part = _crop_window(tf.shape(image)[:2], augmentation, crop_side, draws[6:])
+        cropped = crop(image, boxes, *part)
         kept = crop_chance >= augmentation.crop
         image, boxes = tf.cond(kept, lambda: (image, boxes), lambda: cropped)
     if augmentation.sizes is not None:
@@ -149,7 +156,8 @@ def augment(
         low, high = augmentation.scale or (1.0, 1.0)
         factor = low + (high - low) * zoom
     factor = fitting_factor(tf.shape(image)[:2], canvas, limits) * tf.cast(factor, "float64")
-    image, boxes, _ = resize_into(image, boxes, canvas, factor, corner, resize)
+    window = canvas if window is None else window
+    image, boxes, _ = resize_into(image, boxes, window, factor, corner, resize)
     image, boxes = flip_left_right(image, boxes, flip < augmentation.horizontal_flip)
     boxes, labels = clip_to_visible(
         boxes, labels, *tf.unstack(tf.shape(image)[:2]), augmentation.min_visible

@@ -1,6 +1,7 @@
 """COCO annotations and an image folder as a `tf.data.Dataset`."""
 
 import functools
+import itertools
 import os
 import random
 from collections.abc import Sequence
@@ -13,6 +14,7 @@ from keras_dyhead.coco.augmentation import Augmentation
 from keras_dyhead.coco.canvases import assign_canvases, check_canvases
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
 from keras_dyhead.coco.examples import Examples
+from keras_dyhead.coco.mosaic import PARTS
 
 _DEFAULT_AUGMENTATION = Augmentation()
 _PREFETCHED_BATCHES = 2  # enough to bridge a slow image, and not more memory than that
@@ -58,17 +60,18 @@ def load_coco(
       `targets["scale"]`: float32 `(batch, 2)`, resized over original size, `(y, x)`. `fit` and
       `evaluate` ignore them; `CocoEvaluation` maps boxes back with them.
 
-    Every image comes once per epoch. Order and augmentation follow from the seed, the epoch and
-    the image id alone: reopened with `initial_epoch`, a data set goes on as if it had never been
-    closed. Crowd regions are no targets, and images without boxes are kept.
+    Every image comes once per epoch (mosaics bring some more often). Order and augmentation follow
+    from the seed, the epoch and the image id alone: reopened with `initial_epoch`, a data set goes
+    on as if it had never been closed. Crowd regions are no targets, and images without boxes are
+    kept.
 
     The returned data set has four more attributes (which its transformations do not inherit):
     `class_names`; `annotations`, the `CocoAnnotations` with the report of what was found wrong,
     checked as described there; `epochs`, an `EpochCounter` that says, and can be told, which
-    epoch comes next; and `image_ids(epoch, step)`, which lists the images of a batch without
-    reading them. A file that goes bad after the check ends the iteration with an
-    `InvalidArgumentError` that names it, or, with `on_error="skip"`, becomes a black image without
-    boxes, and its name is printed.
+    epoch comes next; and `image_ids(epoch, step)`, which lists the images of a batch (also those
+    in a mosaic) without reading them. A file that goes bad after the check ends the iteration with
+    an `InvalidArgumentError` that names it, or, with `on_error="skip"`, becomes a black image
+    without boxes, and its name is printed.
 
     Args:
         images: Folder of JPEG or PNG files, which become RGB whatever they are. An EXIF
@@ -105,7 +108,7 @@ def load_coco(
             must be stopped when the data have ended, as `keras-dyhead train` does; otherwise Keras
             runs a step without data, which counts for the learning rate. Defaults to `0`.
         max_boxes: Boxes per image to make room for; of an image with more, the largest are kept.
-            `None` makes room for all. Defaults to `None`.
+            `None` makes room for all, with mosaics for four times as many. Defaults to `None`.
         drop_remainder: Whether to drop smaller last batches. Defaults to `False`, as everywhere in
             Keras.
 
@@ -134,9 +137,10 @@ def load_coco(
         opened = CocoAnnotations(
             annotations, images, class_names=class_names, on_error=on_error, verify=verify
         )
+    augmentation = augmentation if training else None
     sizes = np.array([(image.height, image.width) for image in opened.images])
     limits = largest = _size_limits(preprocessor)
-    if training and augmentation is not None and augmentation.sizes is not None:
+    if augmentation is not None and augmentation.sizes is not None:
         largest = max(augmentation.sizes), augmentation.max_side
     canvas_of_row = assign_canvases(sizes, canvases, largest)
     number_of_batches = count_batches(canvas_of_row, batch_size, drop_remainder)
@@ -144,6 +148,8 @@ def load_coco(
     _check("initial_step", initial_step, initial_step < max(1, number_of_batches), fewer)
     if max_boxes is None:
         max_boxes = max(1, max(len(image.boxes) for image in opened.images))
+        if augmentation is not None and augmentation.mosaic:
+            max_boxes *= PARTS
     seed = random.randrange(2**31) if seed is None else seed
     examples = Examples(
         opened.images,
@@ -151,7 +157,7 @@ def load_coco(
         canvas_of_row,
         max_boxes,
         seed,
-        augmentation=augmentation if training else None,
+        augmentation=augmentation,
         with_origin=not training,
         preprocessor=preprocessor,
         limits=limits,
@@ -178,10 +184,11 @@ def load_coco(
         dataset.cardinality = lambda: tf.constant(number_of_batches, "int64")
 
     def image_ids(epoch: int, step: int) -> list[int]:
-        """The image ids of a batch."""
+        """The ids of the images in a batch."""
         _check("step", step, 0 <= step < number_of_batches, fewer)
         ((_, batch),) = rows(EpochCounter(epoch)).skip(step).take(1)
-        return [opened.images[row].id for row in batch.numpy()]
+        parts = itertools.chain(*(examples.rows_of(epoch, row) for row in batch.numpy()))
+        return [opened.images[row].id for row in parts]
 
     dataset.class_names = opened.class_names
     dataset.annotations = opened

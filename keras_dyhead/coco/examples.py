@@ -10,6 +10,10 @@ from keras_dyhead.coco.annotations import CocoImage
 from keras_dyhead.coco.augmentation import Augmentation, augment
 from keras_dyhead.coco.geometry import fitting_factor, resize_bilinear, resize_into
 from keras_dyhead.coco.image_files import read_or_empty
+from keras_dyhead.coco.mosaic import assemble_mosaic, draw_mosaic
+
+_MOSAIC, _FIRST_PART = 5, 6
+"""What the seed of an example is folded with; `augment` folds it with 1 to 4."""
 
 
 class Examples:
@@ -48,44 +52,95 @@ class Examples:
         self.augmentation = augmentation
         self.with_origin = with_origin
         self.preprocessor = preprocessor
+        self._resize = getattr(preprocessor, "resize", resize_bilinear)
         self.limits = limits
         self.on_error = on_error
         same = [len(set(sides)) == 1 for sides in zip(*canvases, strict=True)]
         self._static_size = [canvases[0][axis] if same[axis] else None for axis in (0, 1)]
         with tf.device("CPU:0"):
-            self._table = _tabulate(images, max_boxes)
+            self._table = _tabulate(images)
             self._table["canvases"] = tf.constant(np.array(canvases)[canvas_of_row], "int32")
 
     def __call__(self, epoch: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Returns the image of a row in an epoch, padded, and its targets."""
-        image, boxes, labels = self._read(row)
-        original_size = tf.shape(image)[:2]
         canvas = self._table["canvases"][row]
-        resize = getattr(self.preprocessor, "resize", resize_bilinear)
+        origin = {}
         if self.augmentation is None:
-            factor = fitting_factor(original_size, canvas, self.limits)
-            image, boxes, scale = resize_into(image, boxes, canvas, factor, resize=resize)
+            image, boxes, labels, origin = self._load_as_it_is(row, canvas)
+        elif not self.augmentation.mosaic:
+            image, boxes, labels = self._load_varied(row, canvas, self._key(epoch, row), canvas)
         else:
-            key = tf.stack([tf.constant(self.seed, "int64"), epoch])
-            key = tf.random.fold_in(key, self._table["ids"][row])
-            image, boxes, labels = augment(
-                image, boxes, labels, canvas, self.augmentation, key, self.limits, resize
+            key = self._key(epoch, row)
+            is_mosaic, rows, meeting_point = self._draw_mosaic(epoch, row)
+
+            def load_part(number, size):
+                return self._load_varied(
+                    rows[number], canvas, tf.random.fold_in(key, _FIRST_PART + number), size
+                )
+
+            image, boxes, labels = tf.cond(
+                is_mosaic,
+                lambda: assemble_mosaic(canvas, meeting_point, load_part),
+                lambda: self._load_varied(row, canvas, key, canvas),
             )
-        if self.preprocessor is not None:
-            image = tf.cast(self.preprocessor.normalize(image[None])[0], "float32")
         image = tf.image.pad_to_bounding_box(image, 0, 0, canvas[0], canvas[1])
-        missing = self.max_boxes - tf.shape(boxes)[0]
-        boxes = tf.pad(boxes, [[0, missing], [0, 0]], constant_values=-1.0)
-        labels = tf.pad(labels, [[0, missing]], constant_values=-1.0)
-        targets = {
-            "boxes": tf.ensure_shape(boxes, (self.max_boxes, 4)),
-            "labels": tf.ensure_shape(labels, (self.max_boxes,)),
-        }
+        boxes, labels = self._make_dense(boxes, labels)
+        targets = {"boxes": boxes, "labels": labels}
         if self.with_origin:
             targets["image_id"] = self._table["ids"][row]
-            targets["original_size"] = original_size
-            targets["scale"] = scale
+            targets |= origin
         return tf.ensure_shape(image, (*self._static_size, 3)), targets
+
+    def rows_of(self, epoch: int, row: int) -> list[int]:
+        """The rows of the images that an example is made of: itself, or four with a mosaic."""
+        if self.augmentation is None or not self.augmentation.mosaic:
+            return [row]
+        with tf.device("CPU:0"):
+            epoch, row = tf.constant(epoch, "int64"), tf.constant(row, "int64")
+            is_mosaic, rows, _ = self._draw_mosaic(epoch, row)
+        return rows.numpy().tolist() if is_mosaic else [int(row)]
+
+    def _key(self, epoch, row):
+        """The seed of what is drawn for a row in an epoch."""
+        key = tf.stack([tf.constant(self.seed, "int64"), epoch])
+        return tf.random.fold_in(key, self._table["ids"][row])
+
+    def _draw_mosaic(self, epoch, row):
+        key = tf.random.fold_in(self._key(epoch, row), _MOSAIC)
+        count = len(self._table["paths"])
+        return draw_mosaic(row, count, self.augmentation.mosaic, key)
+
+    def _load_as_it_is(self, row, canvas):
+        image, boxes, labels = self._read(row)
+        original_size = tf.shape(image)[:2]
+        factor = fitting_factor(original_size, canvas, self.limits)
+        image, boxes, scale = resize_into(image, boxes, canvas, factor, resize=self._resize)
+        origin = {"original_size": original_size, "scale": scale}
+        return self._normalize(image), boxes, labels, origin
+
+    def _load_varied(self, row, canvas, key, window):
+        image, boxes, labels = self._read(row)
+        settings = self.augmentation, key, self.limits, self._resize, window
+        image, boxes, labels = augment(image, boxes, labels, canvas, *settings)
+        return self._normalize(image), boxes, labels
+
+    def _normalize(self, image):
+        if self.preprocessor is None:
+            return image
+        return tf.cast(self.preprocessor.normalize(image[None])[0], "float32")
+
+    def _make_dense(self, boxes, labels):
+        """Boxes and labels, padded with -1; of too many, the largest."""
+        areas = tf.reduce_prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        count = tf.minimum(tf.shape(boxes)[0], self.max_boxes)
+        largest = tf.sort(tf.math.top_k(areas, count).indices)
+        missing = self.max_boxes - count
+        boxes = tf.pad(tf.gather(boxes, largest), [[0, missing], [0, 0]], constant_values=-1.0)
+        labels = tf.pad(tf.gather(labels, largest), [[0, missing]], constant_values=-1.0)
+        return (
+            tf.ensure_shape(boxes, (self.max_boxes, 4)),
+            tf.ensure_shape(labels, (self.max_boxes,)),
+        )
 
     def _read(self, row):
         """Image, boxes and labels; a black image without boxes for a file to be skipped."""
@@ -106,13 +161,9 @@ class Examples:
         return image, boxes[:, :4], boxes[:, 4]
 
 
-def _tabulate(images: Sequence[CocoImage], max_boxes: int) -> dict[str, tf.Tensor]:
+def _tabulate(images: Sequence[CocoImage]) -> dict[str, tf.Tensor]:
     """Everything but the pixels: paths, ids, ragged rows of left, top, right, bottom, label."""
-    rows = []
-    for image in images:
-        areas = np.prod(image.boxes[:, 2:] - image.boxes[:, :2], axis=1)
-        largest = np.sort(np.argsort(-areas, kind="stable")[:max_boxes])
-        rows.append(np.column_stack([image.boxes, image.labels])[largest])
+    rows = [np.column_stack([image.boxes, image.labels]) for image in images]
     return {
         "paths": tf.constant([str(image.path) for image in images]),
         "ids": tf.constant([image.id for image in images], "int64"),

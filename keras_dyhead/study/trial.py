@@ -13,9 +13,8 @@ import tensorflow as tf
 
 from keras_dyhead.coco import evaluate_coco, load_coco
 from keras_dyhead.detectors import DetectionPreprocessor
-from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.study.plan import ATTENTIONS, ROUNDS, Configuration, StudySettings
-from keras_dyhead.training.settings import TrainingSettings, build_detector
+from keras_dyhead.training.settings import TrainingSettings, build_detector, fastest_sampling
 from keras_dyhead.version import __version__
 
 
@@ -61,7 +60,7 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
         ROUNDS * steps_per_round,
         preprocessor,
     )
-    with sparse_sampling(not tf.config.list_physical_devices("GPU")):
+    with fastest_sampling(training):
         losses = model.fit(
             train.repeat(),
             epochs=ROUNDS,

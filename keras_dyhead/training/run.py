@@ -11,7 +11,6 @@ import tensorflow as tf
 from keras_dyhead.coco import load_coco
 from keras_dyhead.coco.validation import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
-from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.averaged import AveragedEvaluation
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.config import training_config
@@ -24,6 +23,7 @@ from keras_dyhead.training.settings import (
     TrainingSettings,
     build_detector,
     build_preprocessor,
+    fastest_sampling,
 )
 from keras_dyhead.training.strategy import (
     check_agreement,
@@ -192,8 +192,7 @@ class Training:
             eval_freq=self.settings.eval_every,
             log_dir=self.out / "tensorboard" if self.is_chief else None,
         )
-        on_cpu = not tf.config.list_physical_devices("GPU")
-        with sparse_sampling(on_cpu and not self.settings.jit_compile):
+        with fastest_sampling(self.settings):
             self.model.fit(
                 self.train_data,
                 epochs=self.settings.epochs,

@@ -4,9 +4,13 @@ import dataclasses
 import math
 import os
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
+
+import tensorflow as tf
 
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.detectors import DetectionPreprocessor, Detector
+from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.data import DataSettings
 from keras_dyhead.training.model import (
     BACKBONES,
@@ -154,3 +158,18 @@ def build_detector(
     optimizer = build_optimizer(settings, model.trainable_variables, settings.batch_size, steps)
     model.compile(optimizer, jit_compile=settings.jit_compile)
     return model
+
+
+def fastest_sampling(settings: TrainingSettings) -> AbstractContextManager:
+    """Returns the context to train in: sparse products on CPUs, but where XLA compiles the step.
+
+    Args:
+        settings: The settings.
+
+    Example:
+
+    >>> with fastest_sampling(settings):
+    ...     model.fit(dataset)  # doctest: +SKIP (needs a model)
+    """
+    on_cpu = not tf.config.list_physical_devices("GPU")
+    return sparse_sampling(on_cpu and not settings.jit_compile)

@@ -195,6 +195,7 @@ def test_values_stay_within_0_and_255():
         {"contrast": 1.0},
         {"saturation": -0.1},
         {"hue": 0.6},
+        {"mosaic": 2.0},
         {"min_visible": -1.0},
     ],
 )

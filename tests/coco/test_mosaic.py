@@ -1,0 +1,144 @@
+"""Mosaics: four images around a point, each at its place, with its boxes."""
+
+import numpy as np
+import pytest
+
+from keras_dyhead.coco import Augmentation, CocoAnnotations, load_coco
+
+COUNT, CANVAS = 6, (96, 128)
+MOSAIC = Augmentation(mosaic=1.0, scale=(1.1, 1.3))  # every image fills its part
+
+
+@pytest.fixture
+def places(coco):
+    """Images whose red and green say where a pixel lies and whose blue, as the class, which."""
+    coco.categories = [{"id": number + 1, "name": f"of {number}"} for number in range(COUNT)]
+    for number in range(COUNT):
+        height, width = 60 + 4 * number, 100 - 5 * number
+        y, x = np.mgrid[:height, :width]
+        image = np.stack([x, y, np.full_like(x, 40 * number + 20)], axis=-1).astype("uint8")
+        image_id = coco.add_image(image)
+        for left in range(4, width - 12, 14):
+            for top in range(3, height - 12, 13):
+                coco.add_box(image_id, [left, top, 9, 8], category_id=number + 1)
+    return coco.folder, CocoAnnotations(coco.write(), coco.folder)
+
+
+def load(data, augmentation=MOSAIC, batch_size=COUNT, **options):
+    form = {"training": True, "augmentation": augmentation, "seed": 3} | options
+    return load_coco(*data, batch_size, CANVAS, **form)
+
+
+def examples(dataset, epochs):
+    """Images, and the boxes and labels of each that are no padding."""
+    for _ in range(epochs):
+        for images, targets in dataset:
+            for image, boxes, labels in zip(
+                images.numpy(), targets["boxes"].numpy(), targets["labels"].numpy(), strict=True
+            ):
+                yield image, boxes[labels >= 0], labels[labels >= 0].astype(int)
+
+
+def part_numbers(image):
+    """Which image each pixel is of; at seams, where none is, a number that is not whole."""
+    return (image[..., 2] - 20) / 40
+
+
+def test_every_box_is_around_the_pixels_it_is_around_in_its_file(places):
+    boxes_of = [image.boxes for image in places[1].images]
+    dataset = load(places, batch_size=1)
+    found = mirrored = 0
+    for number, (image, boxes, labels) in enumerate(examples(dataset, epochs=8)):
+        if len(set(dataset.image_ids(*divmod(number, COUNT)))) < 4:
+            continue  # an image beside itself shows no seam
+        for box, label in zip(boxes, labels, strict=True):
+            left, top, right, bottom = box
+            around = image[int(top) - 2 : int(bottom) + 3, int(left) - 2 : int(right) + 3]
+            inside = (box > 3).all() and (box[:2] + 3 < box[2:]).all()
+            inside = inside and right < CANVAS[1] - 3 and bottom < CANVAS[0] - 3
+            if not inside or not np.allclose(part_numbers(around), label, atol=0.02):
+                continue  # cut off by the border or by the neighbour
+            row = image[int((top + bottom) / 2), :, 0]
+            column = image[:, int((left + right) / 2), 1]
+            x = np.interp([left, right], np.arange(CANVAS[1]) + 0.5, row) + 0.5
+            y = np.interp([top, bottom], np.arange(CANVAS[0]) + 0.5, column) + 0.5
+            mirrored += x[0] > x[1]
+            in_file = np.array([x.min(), y[0], x.max(), y[1]])
+            assert np.abs(boxes_of[label] - in_file).max(axis=1).min() < 0.15
+            found += 1
+    assert found > 100 and 0.3 < mirrored / found < 0.7
+
+
+def test_four_images_meet_at_a_point_in_the_middle_half(places):
+    dataset = load(places, batch_size=1)
+    points = []
+    for number, (image, _, labels) in enumerate(examples(dataset, epochs=5)):
+        numbers = part_numbers(image)
+        np.testing.assert_allclose(numbers, numbers.round(), atol=0.02)  # no pixel is of none
+        numbers = numbers.round().astype(int)
+        corners = numbers[[0, 0, -1, -1], [0, -1, 0, -1]]
+        assert dataset.image_ids(*divmod(number, COUNT)) == (corners + 1).tolist()
+        assert set(labels) <= set(corners)
+        if len(set(corners)) < 4:
+            continue  # an image beside itself shows no seam
+        y = int(np.argmax(numbers[:, 0] != corners[0]))
+        x = int(np.argmax(numbers[0] != corners[0]))
+        expected = np.repeat(corners.reshape(2, 2), [y, CANVAS[0] - y], axis=0)
+        expected = np.repeat(expected, [x, CANVAS[1] - x], axis=1)
+        np.testing.assert_array_equal(numbers, expected)
+        points.append((y / CANVAS[0], x / CANVAS[1]))
+    assert len(points) > 5
+    assert 0.24 <= np.min(points) <= np.max(points) <= 0.76
+    assert np.ptp(points, axis=0).min() > 0.2
+
+
+def test_half_of_the_examples_are_mosaics_and_the_others_what_they_are_without(places):
+    half, none = (load(places, Augmentation(mosaic=chance)) for chance in (0.5, 0.0))
+    alone = 0
+    for one, other in zip(examples(half, 8), examples(none, 8), strict=True):
+        alone += np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
+    assert abs(alone / (8 * COUNT) - 0.5) < 0.21  # three deviations
+
+
+def test_mosaics_repeat_with_the_seed_and_go_on_within_an_epoch(places):
+    first, _, third = (list(examples(dataset, 1)) for dataset in [load(places)] * 3)
+    assert not np.array_equal(first[0][0], third[0][0])
+    reopened = load(places, batch_size=2, initial_epoch=2, initial_step=1)
+    for one, other in zip(examples(reopened, 1), third[2:], strict=True):
+        for array, expected in zip(one, other, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+def test_there_is_room_for_the_boxes_of_four_images_or_for_the_largest_of_them(places):
+    most = max(len(image.boxes) for image in places[1].images)
+    ((_, targets),) = load(places)
+    assert targets["boxes"].shape == (COUNT, 4 * most, 4)
+    all_areas = [
+        np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) for _, boxes, _ in examples(load(places), 1)
+    ]
+    fewer = examples(load(places, max_boxes=5), 1)
+    for areas, (_, boxes, _) in zip(all_areas, fewer, strict=True):
+        kept = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        np.testing.assert_array_equal(np.sort(kept), np.sort(areas)[-5:])
+
+
+def test_what_no_image_covers_is_zero_also_when_pixels_are_normalised(places):
+    class Preprocessor:
+        def normalize(self, images):
+            return images + 1000.0
+
+    small = Augmentation(mosaic=1.0, scale=(0.2, 0.2))
+    for image, _, _ in examples(load(places, small, preprocessor=Preprocessor()), 1):
+        covered = image.min(axis=-1) >= 1000
+        assert 0.05 < covered.mean() < 0.5
+        np.testing.assert_array_equal(image[~covered], 0)
+
+
+def test_a_file_that_went_bad_leaves_its_part_black(places):
+    folder, annotations = places
+    annotations.images[2].path.write_bytes(b"no image")
+    black = 0
+    for image, _, labels in examples(load(places, on_error="skip"), epochs=2):
+        assert 2 not in labels
+        black += (image.max(axis=-1) == 0).mean()
+    assert black > 1
