@@ -25,15 +25,19 @@ from keras_dyhead.study import (
     run,
     run_study,
     t_interval,
+    trial,
     trials,
 )
 from keras_dyhead.study.intervals import _QUANTILES
-from keras_dyhead.study.plan import ATTENTIONS
+from keras_dyhead.study.plan import ATTENTIONS, BACKBONE_WEIGHTS
+from keras_dyhead.study.pretraining import pretrain_backbone
 from keras_dyhead.study.trial import run_trial, training_settings
 from keras_dyhead.study.worker import Worker
-from keras_dyhead.training.settings import DETECTORS
+from keras_dyhead.training.settings import DETECTORS, build_detector
 
-TINY = StudySettings(steps=10, images=8, held_out=4, image_size=64, batch_size=2, channels=16)
+TINY = StudySettings(
+    steps=10, pretraining=2, images=40, held_out=4, image_size=64, batch_size=2, channels=16
+)
 ALL_ROWS = [row for table in plan_tables() for row in table.rows]
 FIGURES = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -62,8 +66,15 @@ class FakeWorker:
     def __init__(self, threads, log):
         self.threads = threads
 
-    def run(self, configuration, seed, settings, data):
+    def run(self, settings, data, configuration=None, seed=None):
         assert (data / "train" / "instances.json").exists()
+        if configuration is None:
+            if "pretraining" in self.failing:
+                raise RuntimeError("out of luck")
+            assert not (data / BACKBONE_WEIGHTS).exists()
+            (data / BACKBONE_WEIGHTS).touch()
+            return {"accuracy": 0.9}
+        assert (data / BACKBONE_WEIGHTS).exists() == bool(settings.pretraining)
         self.asked.append((configuration, seed))
         if configuration.detector in self.failing:
             raise RuntimeError("out of luck")
@@ -132,9 +143,9 @@ def test_every_configuration_has_a_name_of_its_own_and_is_trained_once_with_each
     tables = plan_tables()
     planned = trials(tables, 3)
     configurations = {row.configuration for table in tables for row in table.rows}
-    assert len(set(planned)) == len(planned) == 3 * len(configurations) == 3 * 26
+    assert len(set(planned)) == len(planned) == 3 * len(configurations) == 3 * 28
     assert len({configuration.name for configuration in configurations}) == len(configurations)
-    assert [seed for _, seed in planned] == [0] * 26 + [1] * 26 + [2] * 26
+    assert [seed for _, seed in planned] == [0] * 28 + [1] * 28 + [2] * 28
 
 
 def test_each_detector_is_compared_with_itself_without_dyhead():
@@ -171,7 +182,17 @@ def test_trainings_are_compared_without_and_with_dyhead_at_the_same_length():
             == Configuration("atss", length=refined.configuration.length)
         )
         assert refined.configuration.num_blocks == 2
-    assert [row.configuration.length for row in rows[::2]] == [0.25, 0.5, 1.0]
+    assert [row.configuration.length for row in rows[::2]] == [0.5, 1.0, 2.0]
+
+
+def test_random_and_pretrained_backbones_are_compared_each_without_and_with_dyhead():
+    rows = plan_tables(only=["start"])[0].rows
+    configurations = [row.configuration for row in rows]
+    assert [(c.num_blocks, c.pretrained) for c in configurations] == [
+        *((0, False), (2, False)),
+        *((0, True), (2, True)),
+    ]
+    assert [row.baseline for row in rows] == [None, configurations[0], None, configurations[2]]
 
 
 # Running
@@ -199,6 +220,17 @@ def test_a_training_that_fails_stops_no_other_and_is_tried_again(asked, tmp_path
     asked.asked.clear()
     assert run_study(planned, StudyFolder(tmp_path, TINY), workers=1) == {}
     assert asked.asked == [trial for trial in planned if trial[0].detector == "fcos"]
+
+
+def test_a_backbone_that_cannot_be_pretrained_ends_the_study(asked, tmp_path, monkeypatch):
+    monkeypatch.setattr(asked, "failing", ("pretraining",))
+    planned = trials(plan_tables(["fcos"], only=["detectors"]), 1)
+    with pytest.raises(RuntimeError, match="out of luck"):
+        run_study(planned, StudyFolder(tmp_path, TINY), workers=1)
+    form = ["--out", tmp_path / "run", "--images", 8, "--held-out", 4, "--image-size", 64]
+    result = invoke(*form)
+    assert result.exit_code == 1 and "pretrained: out of luck" in " ".join(result.output.split())
+    assert asked.asked == []
 
 
 def test_results_with_other_settings_are_not_mixed(asked, tmp_path):
@@ -232,7 +264,14 @@ def test_the_remaining_time_follows_trainings_of_the_same_configuration():
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"steps": 15}, {"images": 4}, {"channels": 20}, {"image_size": 32}, {"head_convs": -1}],
+    [
+        {"steps": 15},
+        {"pretraining": -1},
+        {"images": 1},
+        {"channels": 20},
+        {"image_size": 32},
+        {"head_convs": -1},
+    ],
 )
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match=f"(?s){next(iter(wrong))}.*{next(iter(wrong.values()))}"):
@@ -262,6 +301,7 @@ def test_a_process_trains_what_it_is_told_and_survives_an_error(tmp_path):
     worker = Worker(1, tmp_path / "worker.log")
     task = {"seed": 1, "settings": TINY, "data": folder.data}
     try:
+        assert 0 <= worker.run(settings=TINY, data=folder.data)["accuracy"] <= 1
         with pytest.raises(RuntimeError, match=r"ValueError: .*'theirs'"):
             worker.run(configuration=Configuration("fcos", 1, alignment="theirs"), **task)
         result = worker.run(configuration=Configuration("fcos"), **task)
@@ -274,10 +314,33 @@ def test_a_process_trains_what_it_is_told_and_survives_an_error(tmp_path):
     assert result["made_with"]["threads"] == 1
 
 
+def test_the_backbone_learns_to_classify_and_trainings_start_from_it(tmp_path, monkeypatch):
+    settings = dataclasses.replace(TINY, pretraining=80, images=150)
+    folder = StudyFolder(tmp_path, settings)
+    folder.prepare()
+    assert pretrain_backbone(settings, folder.data)["accuracy"] > 0.4  # of five classes
+    started = []
+
+    def build(*arguments):
+        model = build_detector(*arguments)
+        monkeypatch.setattr(model, "fit", lambda *_, **__: started.append(model.backbone))
+        return model
+
+    monkeypatch.setattr(trial, "build_detector", build)
+    for pretrained in (True, False):
+        with pytest.raises(AttributeError):  # a training that gave nothing
+            run_trial(Configuration("fcos", pretrained=pretrained), 0, settings, folder.data)
+    pretrained, random = (np.asarray(backbone.weights[0]) for backbone in started)
+    started[1].load_weights(folder.data / BACKBONE_WEIGHTS)
+    np.testing.assert_array_equal(pretrained, started[1].weights[0])
+    assert not np.array_equal(pretrained, random)
+
+
 @pytest.mark.slow
 def test_the_same_seed_trains_the_same_detector_whatever_was_trained_before(tmp_path):
     folder = StudyFolder(tmp_path, TINY)
     folder.prepare()
+    pretrain_backbone(TINY, folder.data)
     first, _, again = (
         run_trial(Configuration("atss", blocks), seed, TINY, folder.data)
         for blocks, seed in ((1, 5), (2, 6), (1, 5))
@@ -356,7 +419,20 @@ def test_the_plot_has_every_mean_interval_and_seed(folder):
 # The command
 
 
-SMALL = ["--steps", 10, "--images", 8, "--held-out", 4, "--image-size", 64, "--channels", 16]
+SMALL = [
+    "--steps",
+    10,
+    "--pretraining",
+    0,
+    "--images",
+    8,
+    "--held-out",
+    4,
+    "--image-size",
+    64,
+    "--channels",
+    16,
+]
 
 
 def test_the_command_trains_reports_and_goes_on(asked, tmp_path):

@@ -6,17 +6,21 @@ from collections.abc import Iterable, Sequence
 from keras_dyhead.training.settings import DETECTORS
 
 ATTENTIONS = ("spatial", "scale", "task")
+BACKBONE_WEIGHTS = "backbone.weights.h5"
+"""File of the pretrained backbone, beside the drawn sets."""
+
 TITLES = {
     "detectors": "Detectors without and with DyHead",
     "attentions": "What each attention adds",
     "alignment": "Alignment of the coarser level",
     "blocks": "Number of blocks",
+    "start": "Start of the backbone",
     "length": "Length of the training",
 }
 """The tables of a study, by name."""
 
 DEPTHS = (1, 2, 4, 6)
-LENGTHS = (0.25, 0.5, 1.0)
+LENGTHS = (0.5, 1.0, 2.0)
 ROUNDS = 10
 """Equal parts of a training, whose losses and times are recorded."""
 
@@ -26,7 +30,9 @@ class StudySettings:
     """What all trainings of a study have in common.
 
     Args:
-        steps: Optimizer steps of every training, a multiple of 10. Defaults to `3200`.
+        steps: Optimizer steps of every training, a multiple of 10. Defaults to `1600`.
+        pretraining: Steps that the backbone has learned to tell cut-out shapes apart before, the
+            same for all trainings; 0 for none. Defaults to `600`.
         images: Drawn images to train on. Defaults to `12000`.
         held_out: Drawn images to evaluate on. Defaults to `400`.
         image_size: Height and width of the images in pixels, at least 64. Defaults to `128`.
@@ -44,7 +50,8 @@ class StudySettings:
     (20.0, 160.0)
     """
 
-    steps: int = 3200
+    steps: int = 1600
+    pretraining: int = 600
     images: int = 12000
     held_out: int = 400
     image_size: int = 128
@@ -57,7 +64,13 @@ class StudySettings:
     def __post_init__(self):
         if self.steps < ROUNDS or self.steps % ROUNDS:
             raise ValueError(f"`steps` must be a multiple of {ROUNDS}. Received: {self.steps}")
-        smallest_values = {"batch_size": 1, "held_out": 1, "image_size": 64, "head_convs": 0}
+        smallest_values = {
+            "pretraining": 0,
+            "batch_size": 1,
+            "held_out": 1,
+            "image_size": 64,
+            "head_convs": 0,
+        }
         for name, smallest in smallest_values.items():
             value = getattr(self, name)
             if value is not None and value < smallest:
@@ -101,6 +114,7 @@ class Configuration:
         alignment: `"paper"` or `"published"`. Defaults to `"paper"`.
         head_convs: Convolutions before the predictions. Defaults to `None`: those of the study.
         length: Factor of the study's steps. Defaults to `1.0`.
+        pretrained: Whether the backbone is the study's pretrained one. Defaults to `True`.
 
     Example:
 
@@ -114,6 +128,7 @@ class Configuration:
     alignment: str = "paper"
     head_convs: int | None = None
     length: float = 1.0
+    pretrained: bool = True
 
     def __post_init__(self):
         object.__setattr__(self, "attentions", tuple(self.attentions))
@@ -130,6 +145,8 @@ class Configuration:
             parts.append(f"{self.head_convs}-convs")
         if self.length != 1:
             parts.append(f"{self.length:g}-length")
+        if not self.pretrained:
+            parts.append("random-backbone")
         return "_".join(parts)
 
 
@@ -252,6 +269,15 @@ def _depth_rows(detectors, ablate, num_blocks):
         yield Row(_count(depth), Configuration(ablate, depth), plain)
 
 
+def _start_rows(detectors, ablate, num_blocks):
+    """Whether a gain, or its lack, is one of learning to see at the same time."""
+    for pretrained, label in ((False, "random"), (True, "pretrained")):
+        plain = Configuration(ablate, pretrained=pretrained)
+        refined = Configuration(ablate, num_blocks, pretrained=pretrained)
+        yield Row(f"{ablate}, without, {label} backbone", plain)
+        yield Row(f"{_count(num_blocks)}, {label} backbone", refined, plain)
+
+
 def _length_rows(detectors, ablate, num_blocks):
     """Whether a gain, or its lack, is one of the steps that all have in common."""
     for length in LENGTHS:
@@ -270,5 +296,6 @@ _ROWS = {
     "attentions": _attention_rows,
     "alignment": _alignment_rows,
     "blocks": _depth_rows,
+    "start": _start_rows,
     "length": _length_rows,
 }

@@ -8,7 +8,7 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 
 from keras_dyhead.study.folder import StudyFolder
-from keras_dyhead.study.plan import Configuration
+from keras_dyhead.study.plan import BACKBONE_WEIGHTS, Configuration
 from keras_dyhead.study.worker import Worker
 
 Trial = tuple[Configuration, int]
@@ -43,7 +43,7 @@ def run_study(
     workers: int | None = None,
     progress: Callable[[Progress], None] = lambda _: None,
 ) -> dict[str, str]:
-    """Runs the trainings that the folder lacks.
+    """Runs the trainings that the folder lacks, after drawing and pretraining what they share.
 
     Each worker is a process that runs one training after another, so that TensorFlow starts once;
     it computes with its share of the cores.
@@ -56,6 +56,9 @@ def run_study(
 
     Returns:
         The errors of trainings that failed, by name. All others are finished.
+
+    Raises:
+        RuntimeError: If the backbone could not be pretrained.
 
     Example:
 
@@ -79,6 +82,12 @@ def run_study(
         remaining = estimate_seconds(left, seconds, workers)
         progress(Progress(finished, len(planned), remaining, latest))
 
+    if left and folder.settings.pretraining and not (folder.data / BACKBONE_WEIGHTS).exists():
+        process = Worker(cores, folder.path / "pretraining.log")
+        try:
+            process.run(settings=folder.settings, data=folder.data)
+        finally:
+            process.close()
     idle = queue.SimpleQueue()
     processes = [
         Worker(max(1, cores // workers), folder.path / f"worker-{number}.log")

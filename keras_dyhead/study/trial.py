@@ -13,7 +13,13 @@ import tensorflow as tf
 
 from keras_dyhead.coco import evaluate_coco, load_coco
 from keras_dyhead.detectors import DetectionPreprocessor
-from keras_dyhead.study.plan import ATTENTIONS, ROUNDS, Configuration, StudySettings
+from keras_dyhead.study.plan import (
+    ATTENTIONS,
+    BACKBONE_WEIGHTS,
+    ROUNDS,
+    Configuration,
+    StudySettings,
+)
 from keras_dyhead.training.settings import TrainingSettings, build_detector, fastest_sampling
 from keras_dyhead.version import __version__
 
@@ -25,7 +31,7 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
         configuration: The detector.
         seed: Seed of weights, order and augmentation.
         settings: What all trainings of the study have in common.
-        data: Folder with the drawn sets `train` and `held_out`.
+        data: Folder with the drawn sets `train` and `held_out`, and the pretrained backbone.
 
     Returns:
         Dict that `json` can write: `"figures"`, the twelve COCO figures; `"losses"`, the mean loss
@@ -60,6 +66,8 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
         ROUNDS * steps_per_round,
         preprocessor,
     )
+    if configuration.pretrained and settings.pretraining:
+        model.backbone.load_weights(data / BACKBONE_WEIGHTS)
     with fastest_sampling(training):
         losses = model.fit(
             train.repeat(),

@@ -3,6 +3,7 @@
 It reads one JSON object per line, answers each with one, and ends with its input.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -36,7 +37,7 @@ class Worker:
         """Has a training run.
 
         Args:
-            **task: Arguments of `run_trial`.
+            **task: Arguments of `run_trial`, or, without a configuration, of `pretrain_backbone`.
 
         Raises:
             RuntimeError: If the training fails or the process dies.
@@ -56,29 +57,29 @@ class Worker:
 
 
 def _to_dict(task):
-    configuration, settings = (vars(task[name]) for name in ("configuration", "settings"))
-    data = str(task["data"].resolve())
-    return task | {"configuration": configuration, "settings": settings, "data": data}
+    task = task | {"data": str(task["data"].resolve())}
+    return {name: vars(x) if dataclasses.is_dataclass(x) else x for name, x in task.items()}
 
 
 def _from_json(line):
     task = json.loads(line)
-    return task | {
-        "configuration": Configuration(**task["configuration"]),
-        "settings": StudySettings(**task["settings"]),
-        "data": Path(task["data"]),
-    }
+    task |= {"settings": StudySettings(**task["settings"]), "data": Path(task["data"])}
+    if "configuration" in task:
+        task["configuration"] = Configuration(**task["configuration"])
+    return task
 
 
 def main() -> None:
     """Answers every line of the input."""
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no answer
+    from keras_dyhead.study.pretraining import pretrain_backbone
     from keras_dyhead.study.trial import run_trial
 
     for line in sys.stdin:
         try:
-            answer = run_trial(**_from_json(line))
+            task = _from_json(line)
+            answer = run_trial(**task) if "configuration" in task else pretrain_backbone(**task)
         except Exception as error:
             traceback.print_exc()
             answer = {"error": f"{type(error).__name__}: {error}"}

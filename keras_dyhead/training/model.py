@@ -5,6 +5,7 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import keras
 import keras_hub
 import numpy as np
 
@@ -220,7 +221,7 @@ def build_model(
     """
     shape = (*(preprocessor.image_size or (None, None)), 3)
     arguments = {
-        "backbone": _build_backbone(settings, shape),
+        "backbone": build_backbone(settings, shape),
         "class_names": class_names,
         "num_blocks": settings.num_blocks,
         "alignment": settings.alignment,
@@ -287,10 +288,23 @@ _BUILDERS = {
 }
 
 
-def _build_backbone(settings: ModelSettings, shape):
+def build_backbone(
+    settings: ModelSettings, image_shape: tuple[int | None, int | None, int]
+) -> keras.Model:
+    """Builds the backbone of a detector.
+
+    Args:
+        settings: Resolved settings.
+        image_shape: Shape of a preprocessed image.
+
+    Raises:
+        ValueError: If there is no such backbone.
+    """
     backbone, weights = settings.backbone, settings.backbone_weights
     if isinstance(backbone, Mapping):
-        return _build_own_backbone(dict(backbone), weights, image_shape=shape, dtype=settings.dtype)
+        return _build_own_backbone(
+            dict(backbone), weights, image_shape=image_shape, dtype=settings.dtype
+        )
     if weights is not None:
         raise ValueError(
             "`backbone_weights` are for a backbone given by its arguments, as recipes give it. "
@@ -300,7 +314,7 @@ def _build_backbone(settings: ModelSettings, shape):
         return keras_hub.models.ResNetBackbone(
             **BACKBONES[backbone],
             stackwise_num_strides=[1, 2, 2, 2],
-            image_shape=shape,
+            image_shape=image_shape,
             dtype=settings.dtype,
         )
     try:
