@@ -19,7 +19,7 @@ def study(
         Path, typer.Option(help="Folder for drawings, trainings and the report.")
     ] = Path("runs/study"),
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1600,
+    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1200,
     pretraining: Annotated[
         int, typer.Option(help="Steps that the backbone of all trainings learns beforehand.")
     ] = 600,

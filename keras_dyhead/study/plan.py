@@ -30,7 +30,7 @@ class StudySettings:
     """What all trainings of a study have in common.
 
     Args:
-        steps: Optimizer steps of every training, a multiple of 10. Defaults to `1600`.
+        steps: Optimizer steps of every training, a multiple of 10. Defaults to `1200`.
         pretraining: Steps that the backbone has learned to tell cut-out shapes apart before, the
             same for all trainings; 0 for none. Defaults to `600`.
         images: Drawn images to train on. Defaults to `12000`.
@@ -50,7 +50,7 @@ class StudySettings:
     (20.0, 160.0)
     """
 
-    steps: int = 1600
+    steps: int = 1200
     pretraining: int = 600
     images: int = 12000
     held_out: int = 400
@@ -282,9 +282,10 @@ def _length_rows(detectors, ablate, num_blocks):
     """Whether a gain, or its lack, is one of the steps that all have in common."""
     for length in LENGTHS:
         plain = Configuration(ablate, length=length)
-        refined = Configuration(ablate, num_blocks, length=length)
         yield Row(f"{ablate}, without, {length:g} of the steps", plain)
-        yield Row(f"{_count(num_blocks)}, {length:g} of the steps", refined, plain)
+        for depth in dict.fromkeys((num_blocks, DEPTHS[-1])):
+            refined = Configuration(ablate, depth, length=length)
+            yield Row(f"{_count(depth)}, {length:g} of the steps", refined, plain)
 
 
 def _count(blocks):

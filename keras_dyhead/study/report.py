@@ -134,9 +134,9 @@ def markdown_report(report: dict, plot: str | None = None) -> str:
         f"time. Made with {made_with}.",
         "",
         "AP in percent: mean of the seeds ± half of its 95 % interval. Difference: from the "
-        "baseline (the table's first row; of detectors and lengths, the row above), by seed; bold "
-        "where the interval excludes zero. Loss: of the last tenth of the training. ms: a "
-        "training step.",
+        "baseline (the table's first row; of detectors, starts and lengths, the row without "
+        "DyHead above), by seed; bold where the interval excludes zero. Loss: of the last tenth "
+        "of the training. ms: a training step.",
     ]
     if report["missing"]:
         count = sum(len(row["seeds"]) == 0 for table in report["tables"] for row in table["rows"])
