@@ -22,7 +22,7 @@ def study(
     steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1200,
     pretraining: Annotated[
         int, typer.Option(help="Steps that the backbone of all trainings learns beforehand.")
-    ] = 600,
+    ] = 2400,
     images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 12000,
     held_out: Annotated[int, typer.Option(help="Images to draw and evaluate on.")] = 400,
     image_size: Annotated[int, typer.Option(help="Height and width of the images in px.")] = 128,

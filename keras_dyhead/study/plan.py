@@ -32,7 +32,7 @@ class StudySettings:
     Args:
         steps: Optimizer steps of every training, a multiple of 10. Defaults to `1200`.
         pretraining: Steps that the backbone has learned to tell cut-out shapes apart before, the
-            same for all trainings; 0 for none. Defaults to `600`.
+            same for all trainings; 0 for none. Defaults to `2400`.
         images: Drawn images to train on. Defaults to `12000`.
         held_out: Drawn images to evaluate on. Defaults to `400`.
         image_size: Height and width of the images in pixels, at least 64. Defaults to `128`.
@@ -51,7 +51,7 @@ class StudySettings:
     """
 
     steps: int = 1200
-    pretraining: int = 600
+    pretraining: int = 2400
     images: int = 12000
     held_out: int = 400
     image_size: int = 128

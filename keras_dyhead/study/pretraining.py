@@ -1,5 +1,6 @@
 """A backbone that tells shapes apart before it detects any: what ImageNet is elsewhere."""
 
+import json
 from pathlib import Path
 
 import keras
@@ -19,7 +20,8 @@ _CONTEXT = 1.3  # side of what is cut out, in longer sides of the box
 def pretrain_backbone(settings: StudySettings, data: Path) -> dict:
     """Trains the backbone to classify objects of the training images, cut out.
 
-    Writes its weights to `BACKBONE_WEIGHTS` in `data`, complete or not at all.
+    Writes the result to `pretraining.json` and the weights to `BACKBONE_WEIGHTS` in `data`, the
+    latter complete or not at all.
 
     Args:
         settings: What all trainings of the study have in common.
@@ -71,8 +73,10 @@ def pretrain_backbone(settings: StudySettings, data: Path) -> dict:
     ).history
     unfinished = data / "unfinished.weights.h5"  # Keras asks for the suffix
     backbone.save_weights(unfinished)
+    result = {"accuracy": history["accuracy"][-1]}
+    (data / "pretraining.json").write_text(json.dumps(result) + "\n", encoding="utf-8")
     unfinished.replace(data / BACKBONE_WEIGHTS)
-    return {"accuracy": history["accuracy"][-1]}
+    return result
 
 
 def _cut_out(images, targets, side):

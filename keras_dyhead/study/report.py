@@ -129,7 +129,8 @@ def markdown_report(report: dict, plot: str | None = None) -> str:
         f"Seeds 0 to {report['seeds'] - 1}; {settings['steps']} steps of "
         f"{settings['batch_size']} images of {settings['image_size']} px, learning rate "
         f"{settings['learning_rate']}, {settings['channels']} channels, backbone "
-        f"`{settings['backbone']}`{head}; {settings['images']} images to train on, "
+        f"`{settings['backbone']}`, pretrained for {settings['pretraining']} steps{head}; "
+        f"{settings['images']} images to train on, "
         f"{settings['held_out']} held out. {report['hours']:.1f} hours of trainings, several at a "
         f"time. Made with {made_with}.",
         "",

@@ -5,7 +5,7 @@ import pytest
 
 from keras_dyhead.coco import Augmentation, CocoAnnotations, load_coco
 
-COUNT, CANVAS = 6, (96, 128)
+COUNT, CANVAS = 10, (96, 128)
 MOSAIC = Augmentation(mosaic=1.0, scale=(1.1, 1.3))  # every image fills its part
 
 
@@ -14,9 +14,9 @@ def places(coco):
     """Images whose red and green say where a pixel lies and whose blue, as the class, which."""
     coco.categories = [{"id": number + 1, "name": f"of {number}"} for number in range(COUNT)]
     for number in range(COUNT):
-        height, width = 60 + 4 * number, 100 - 5 * number
+        height, width = 60 + 2 * number, 100 - 3 * number
         y, x = np.mgrid[:height, :width]
-        image = np.stack([x, y, np.full_like(x, 40 * number + 20)], axis=-1).astype("uint8")
+        image = np.stack([x, y, np.full_like(x, 20 * number + 20)], axis=-1).astype("uint8")
         image_id = coco.add_image(image)
         for left in range(4, width - 12, 14):
             for top in range(3, height - 12, 13):
@@ -41,14 +41,14 @@ def examples(dataset, epochs):
 
 def part_numbers(image):
     """Which image each pixel is of; at seams, where none is, a number that is not whole."""
-    return (image[..., 2] - 20) / 40
+    return (image[..., 2] - 20) / 20
 
 
 def test_every_box_is_around_the_pixels_it_is_around_in_its_file(places):
     boxes_of = [image.boxes for image in places[1].images]
     dataset = load(places, batch_size=1)
     found = mirrored = 0
-    for number, (image, boxes, labels) in enumerate(examples(dataset, epochs=8)):
+    for number, (image, boxes, labels) in enumerate(examples(dataset, epochs=3)):
         if len(set(dataset.image_ids(*divmod(number, COUNT)))) < 4:
             continue  # an image beside itself shows no seam
         for box, label in zip(boxes, labels, strict=True):
@@ -56,7 +56,7 @@ def test_every_box_is_around_the_pixels_it_is_around_in_its_file(places):
             around = image[int(top) - 2 : int(bottom) + 3, int(left) - 2 : int(right) + 3]
             inside = (box > 3).all() and (box[:2] + 3 < box[2:]).all()
             inside = inside and right < CANVAS[1] - 3 and bottom < CANVAS[0] - 3
-            if not inside or not np.allclose(part_numbers(around), label, atol=0.02):
+            if not inside or not np.allclose(part_numbers(around), label, atol=0.04):
                 continue  # cut off by the border or by the neighbour
             row = image[int((top + bottom) / 2), :, 0]
             column = image[:, int((left + right) / 2), 1]
@@ -66,15 +66,15 @@ def test_every_box_is_around_the_pixels_it_is_around_in_its_file(places):
             in_file = np.array([x.min(), y[0], x.max(), y[1]])
             assert np.abs(boxes_of[label] - in_file).max(axis=1).min() < 0.15
             found += 1
-    assert found > 100 and 0.3 < mirrored / found < 0.7
+    assert found > 60 and 0.3 < mirrored / found < 0.7
 
 
 def test_four_images_meet_at_a_point_in_the_middle_half(places):
     dataset = load(places, batch_size=1)
     points = []
-    for number, (image, _, labels) in enumerate(examples(dataset, epochs=5)):
+    for number, (image, _, labels) in enumerate(examples(dataset, epochs=2)):
         numbers = part_numbers(image)
-        np.testing.assert_allclose(numbers, numbers.round(), atol=0.02)  # no pixel is of none
+        np.testing.assert_allclose(numbers, numbers.round(), atol=0.04)  # no pixel is of none
         numbers = numbers.round().astype(int)
         corners = numbers[[0, 0, -1, -1], [0, -1, 0, -1]]
         assert dataset.image_ids(*divmod(number, COUNT)) == (corners + 1).tolist()
@@ -95,9 +95,9 @@ def test_four_images_meet_at_a_point_in_the_middle_half(places):
 def test_half_of_the_examples_are_mosaics_and_the_others_what_they_are_without(places):
     half, none = (load(places, Augmentation(mosaic=chance)) for chance in (0.5, 0.0))
     alone = 0
-    for one, other in zip(examples(half, 8), examples(none, 8), strict=True):
+    for one, other in zip(list(examples(half, 5)), examples(none, 5), strict=True):
         alone += np.array_equal(one[0], other[0]) and np.array_equal(one[1], other[1])
-    assert abs(alone / (8 * COUNT) - 0.5) < 0.21  # three deviations
+    assert abs(alone / (5 * COUNT) - 0.5) < 0.21  # three deviations
 
 
 def test_mosaics_repeat_with_the_seed_and_go_on_within_an_epoch(places):
