@@ -19,7 +19,7 @@ def study(
         Path, typer.Option(help="Folder for drawings, trainings and the report.")
     ] = Path("runs/study"),
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")] = 3,
-    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1200,
+    steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1600,
     pretraining: Annotated[
         int, typer.Option(help="Steps that the backbone of all trainings learns beforehand.")
     ] = 2400,
@@ -68,7 +68,7 @@ def study(
     configuration from there with the same seeds, steps and images, and evaluates each on images
     held out. Tables, with 95 % intervals over the seeds: detectors without and with DyHead, its
     attentions one by one, in pairs and together, the two alignments, 1, 2, 4 and 6 blocks, random
-    and pretrained backbones, and trainings half and twice as long.
+    and pretrained backbones, and trainings a quarter and half as long.
 
     Every finished training is kept: after an interruption, the same command goes on. More seeds
     and other tables may be asked for later, too.

@@ -20,7 +20,7 @@ TITLES = {
 """The tables of a study, by name."""
 
 DEPTHS = (1, 2, 4, 6)
-LENGTHS = (0.5, 1.0, 2.0)
+LENGTHS = (0.25, 0.5, 1.0)
 ROUNDS = 10
 """Equal parts of a training, whose losses and times are recorded."""
 
@@ -30,7 +30,7 @@ class StudySettings:
     """What all trainings of a study have in common.
 
     Args:
-        steps: Optimizer steps of every training, a multiple of 10. Defaults to `1200`.
+        steps: Optimizer steps of every training, a multiple of 10. Defaults to `1600`.
         pretraining: Steps that the backbone has learned to tell cut-out shapes apart before, the
             same for all trainings; 0 for none. Defaults to `2400`.
         images: Drawn images to train on. Defaults to `12000`.
@@ -50,7 +50,7 @@ class StudySettings:
     (20.0, 160.0)
     """
 
-    steps: int = 1200
+    steps: int = 1600
     pretraining: int = 2400
     images: int = 12000
     held_out: int = 400
@@ -282,10 +282,9 @@ def _length_rows(detectors, ablate, num_blocks):
     """Whether a gain, or its lack, is one of the steps that all have in common."""
     for length in LENGTHS:
         plain = Configuration(ablate, length=length)
+        refined = Configuration(ablate, num_blocks, length=length)
         yield Row(f"{ablate}, without, {length:g} of the steps", plain)
-        for depth in dict.fromkeys((num_blocks, DEPTHS[-1])):
-            refined = Configuration(ablate, depth, length=length)
-            yield Row(f"{_count(depth)}, {length:g} of the steps", refined, plain)
+        yield Row(f"{_count(num_blocks)}, {length:g} of the steps", refined, plain)
 
 
 def _count(blocks):

@@ -29,7 +29,7 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
 
     Args:
         configuration: The detector.
-        seed: Seed of weights, order and augmentation.
+        seed: Seed of weights and order.
         settings: What all trainings of the study have in common.
         data: Folder with the drawn sets `train` and `held_out`, and the pretrained backbone.
 
@@ -55,6 +55,7 @@ def run_trial(configuration: Configuration, seed: int, settings: StudySettings, 
         training.images,
         training.annotations,
         training=True,
+        augmentation=None,  # most images are seen once
         seed=seed,
         drop_remainder=True,
         **form,
