@@ -265,7 +265,7 @@ def test_the_remaining_time_follows_trainings_of_the_same_configuration():
     [
         {"steps": 15},
         {"pretraining": -1},
-        {"images": 1},
+        {"images": 4},
         {"channels": 20},
         {"image_size": 32},
         {"head_convs": -1},
@@ -417,20 +417,8 @@ def test_the_plot_has_every_mean_interval_and_seed(folder):
 # The command
 
 
-SMALL = [
-    "--steps",
-    10,
-    "--pretraining",
-    0,
-    "--images",
-    8,
-    "--held-out",
-    4,
-    "--image-size",
-    64,
-    "--channels",
-    16,
-]
+SMALL = ["--steps", 10, "--images", 8, "--held-out", 4, "--image-size", 64, "--channels", 16]
+SMALL += ["--pretraining", 0]
 
 
 def test_the_command_trains_reports_and_goes_on(asked, tmp_path):

@@ -21,7 +21,8 @@ def study(
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")] = 3,
     steps: Annotated[int, typer.Option(help="Steps of every training, a multiple of 10.")] = 1600,
     pretraining: Annotated[
-        int, typer.Option(help="Steps that the backbone of all trainings learns beforehand.")
+        int,
+        typer.Option(help="Steps that the backbone of all trainings learns beforehand; 0: none."),
     ] = 2400,
     images: Annotated[int, typer.Option(help="Images to draw and train on.")] = 12000,
     held_out: Annotated[int, typer.Option(help="Images to draw and evaluate on.")] = 400,

@@ -107,8 +107,9 @@ def load_coco(
             reading them. The cardinality still is that of a whole epoch: in its first epoch `fit`
             must be stopped when the data have ended, as `keras-dyhead train` does; otherwise Keras
             runs a step without data, which counts for the learning rate. Defaults to `0`.
-        max_boxes: Boxes per image to make room for; of an image with more, the largest are kept.
-            `None` makes room for all, with mosaics for four times as many. Defaults to `None`.
+        max_boxes: Boxes per image to make room for; of an image that has more after it was
+            varied, the largest are kept. `None` makes room for all, with mosaics for four times
+            as many. Defaults to `None`.
         drop_remainder: Whether to drop smaller last batches. Defaults to `False`, as everywhere in
             Keras.
 
