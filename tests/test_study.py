@@ -398,7 +398,7 @@ def test_the_table_shows_what_is_certain_what_diverged_and_what_is_missing(folde
     assert "| -5.0 |" in rows["fcos, 2 blocks"]  # one seed in common: no interval
     assert re.search(r"Incomplete.*\(6 trainings.*fcos_2-blocks, seed 0", text)
     assert rows["published"].count("–") == 9 and "(study.png)" in text
-    assert "keras_dyhead 1.2.3, cores 2" in text
+    assert "keras_dyhead 1.2.3, cores 2" in text and text.startswith("Seeds 0 to 2; 10 steps")
 
 
 def test_the_plot_has_every_mean_interval_and_seed(folder):
@@ -442,7 +442,7 @@ def test_a_failed_training_is_reported(asked, tmp_path, monkeypatch):
     form = ["--out", tmp_path, *SMALL, "--only", "detectors", "--detectors", "fcos,atss"]
     result = invoke(*form, "--seeds", 1)
     assert result.exit_code == 1 and "fcos_2-blocks, seed 0: out of luck" in result.output
-    assert "| atss, 2 blocks | 1 |" in result.output
+    assert "| atss, 2 blocks | 1 |" in result.output and "Seed 0; 10 steps" in result.output
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,9 @@ def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool,
         num_convs: int.
         channels: int.
         use_group_norm: bool. Normalise after each convolution, in groups of 8 channels (32 groups
-            of 256), in place of a bias.
+            of 256), in place of a bias. The size of its kernel then decides nothing but how much
+            of it a step changes: kernels start as He et al. (ICCV 2015) have it. All others start
+            with a standard deviation of 0.01, as in released code.
         dtype: Policy of the layers.
     """
     layers = []
@@ -24,6 +26,7 @@ def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool,
         conv.use_bias = not use_group_norm
         layers.append(conv)
         if use_group_norm:
+            conv.kernel_initializer = keras.initializers.HeNormal()
             norm = keras.layers.GroupNormalization(
                 max(1, channels // 8), epsilon=1e-5, dtype=dtype, name=f"{branch}_norm_{i}"
             )

@@ -125,8 +125,9 @@ def markdown_report(report: dict, plot: str | None = None) -> str:
         if settings["head_convs"] is None
         else f", {settings['head_convs']} convolutions in the head"
     )
+    seeds = "Seed 0" if report["seeds"] == 1 else f"Seeds 0 to {report['seeds'] - 1}"
     lines = [
-        f"Seeds 0 to {report['seeds'] - 1}; {settings['steps']} steps of "
+        f"{seeds}; {settings['steps']} steps of "
         f"{settings['batch_size']} images of {settings['image_size']} px, learning rate "
         f"{settings['learning_rate']}, {settings['channels']} channels, backbone "
         f"`{settings['backbone']}`, pretrained for {settings['pretraining']} steps{head}; "
