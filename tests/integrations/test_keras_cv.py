@@ -173,7 +173,8 @@ def test_the_yolov8_head_sees_nothing_but_what_dyhead_returns():
     for conv in model.dyhead.back:
         conv.kernel.assign(keras.ops.zeros_like(conv.kernel))
     boxes = model(images)["boxes"]
-    np.testing.assert_array_equal(boxes[0], boxes[1])
+    # Not to the bit: a CPU may sum the rows of one batch in different orders.
+    np.testing.assert_allclose(boxes[0], boxes[1], rtol=0, atol=1e-6)
 
 
 def test_from_detector_refuses_other_models():
