@@ -9,7 +9,8 @@ class GroupedConv2D(keras.layers.Conv2D):
 
     On TensorFlow, Keras compiles every grouped convolution with XLA, once per image size. That
     takes seconds each for the gradient, runs slower than the kernel used here, and has no form in
-    ONNX and LiteRT.
+    ONNX and LiteRT. That kernel's gradient needs a GPU, or a processor for which TensorFlow turns
+    oneDNN on; without a GPU, gradients are taken group by group, which is as fast.
 
     Args:
         *args: As in `keras.layers.Conv2D`.
@@ -22,4 +23,36 @@ class GroupedConv2D(keras.layers.Conv2D):
             return super().convolution_op(inputs, kernel)
         import tensorflow as tf
 
-        return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper())
+        if tf.config.list_logical_devices("GPU"):
+            return tf.nn.conv2d(inputs, kernel, self.strides, self.padding.upper())
+        kernel = tf.convert_to_tensor(kernel)
+        return _convolve(inputs, kernel, self.strides, self.padding.upper(), self.groups)
+
+
+def _convolve(inputs, kernel, strides, padding, groups):
+    """`tf.nn.conv2d` with its gradient computed group by group."""
+    import tensorflow as tf
+
+    options = {"strides": (1, *strides, 1), "padding": padding}
+
+    @tf.custom_gradient
+    def convolve(x, kernel):
+        def gradient(upstream):
+            of_x, of_kernel = [], []
+            parts = (tf.split(tensor, groups, axis=-1) for tensor in (x, kernel, upstream))
+            for maps, weights, out in zip(*parts, strict=True):
+                of_x.append(
+                    tf.raw_ops.Conv2DBackpropInput(
+                        input_sizes=tf.shape(maps), filter=weights, out_backprop=out, **options
+                    )
+                )
+                of_kernel.append(
+                    tf.raw_ops.Conv2DBackpropFilter(
+                        input=maps, filter_sizes=weights.shape, out_backprop=out, **options
+                    )
+                )
+            return tf.concat(of_x, axis=-1), tf.concat(of_kernel, axis=-1)
+
+        return tf.nn.conv2d(x, kernel, strides, padding), gradient
+
+    return convolve(inputs, kernel)
