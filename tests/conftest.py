@@ -9,6 +9,9 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 os.environ.setdefault("MPLBACKEND", "Agg")
 # On JAX nearly all time goes into compiling programs that then run once, on small tensors.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # There is a process for every core: PyTorch's threads would wait for one another, spinning.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import keras  # noqa: E402 (it reads the environment)
 

@@ -251,6 +251,7 @@ def test_the_demo_holds_out_half_and_keeps_its_drawings_with_the_results(tmp_pat
         demo_training(tmp_path / "demo", num_images=5, epochs=1)
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_from_its_last_epoch(data, tmp_path):
     out = tmp_path / "run"
     arguments = [sys.executable, "-m", "keras_dyhead.cli", "train", "--out", out, "--epochs", "6"]

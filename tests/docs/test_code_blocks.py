@@ -12,6 +12,11 @@ from docs.reader import VALUES, small_defaults, smaller, value_of, write_files
 pytestmark = pytest.mark.tensorflow
 
 SHELL = ("", "bash", "console", "sh")
+# Pages whose code takes long, in `make test-slow`.
+LONG = (
+    *(f"docs/{name}.md" for name in ("checkpoints", "detectors", "evaluation", "visualization")),
+    *(f"docs/how-to/{name}.md" for name in ("export", "keras-cv", "own-data", "published-weights")),
+)
 OUTPUT = ("text",)
 
 
@@ -46,7 +51,14 @@ def python_blocks(page):
     return [b for b in blocks_of(page) if b.language == "python" and b.reason is None]
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if python_blocks(p)], ids=name_of)
+def marks(page):
+    return pytest.mark.slow if name_of(page) in LONG else ()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=marks(p), id=name_of(p)) for p in PAGES if python_blocks(p)],
+)
 def test_python_blocks_of_a_page_run_one_after_the_other(page, files, tmp_path, monkeypatch):
     shutil.copytree(files, tmp_path / "files")
     monkeypatch.chdir(tmp_path / "files")

@@ -29,18 +29,22 @@ def mirrored_training():
     process.communicate()
 
 
-@pytest.fixture(
-    scope="module",
-    params=[
-        ("keras_cv_retinanet", False),
-        ("keras_cv_yolov8", False),
-        ("keras_hub_retinanet", True),
-        # XLA takes a minute.
-        pytest.param(("keras_cv_retinanet", True), marks=pytest.mark.slow),
-        pytest.param(("keras_cv_yolov8", True), marks=pytest.mark.slow),
-    ],
-    ids=lambda param: f"{param[0]}-xla" if param[1] else param[0],
-)
+QUICK = (("keras_cv_retinanet", False), ("keras_cv_yolov8", False), ("keras_hub_retinanet", True))
+
+
+def compositions(quick):
+    """The names, without XLA and with it; but for the quick ones they are slow tests."""
+    return [
+        pytest.param(
+            (name, xla),
+            id=f"{name}-xla" if xla else name,
+            marks=() if (name, xla) in quick else pytest.mark.slow,
+        )
+        for name, xla in (*QUICK, ("keras_cv_retinanet", True), ("keras_cv_yolov8", True))
+    ]
+
+
+@pytest.fixture(scope="module", params=compositions(QUICK))
 def composition(request):
     """The name of a composition, and whether `fit` and `predict` run under XLA."""
     return request.param
@@ -117,6 +121,8 @@ def test_a_saved_and_loaded_model_predicts_the_same(trained, tmp_path):
         np.testing.assert_array_equal(value, expected[key])
 
 
+# Exporting that of YOLOV8 takes half a minute.
+@pytest.mark.parametrize("composition", compositions((QUICK[0], QUICK[2])), indirect=True)
 def test_an_exported_model_computes_the_same(trained, tmp_path):
     """`export` writes a SavedModel whose raw outputs are the model's."""
     model, _, _ = trained

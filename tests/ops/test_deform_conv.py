@@ -113,9 +113,9 @@ def problems(draw):
     return [a.astype("float32") for a in arrays], cotangent, (stride, padding, dilation)
 
 
-# JAX compiles every example: as many as take it about 20 seconds.
+# JAX compiles every example: as many as take it half a minute.
 @settings(
-    max_examples=50 if keras.backend.backend() == "jax" else 400,
+    max_examples=25 if keras.backend.backend() == "jax" else 200,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
