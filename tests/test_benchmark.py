@@ -42,6 +42,7 @@ def measured(monkeypatch):
     return rows
 
 
+@pytest.mark.slow
 def test_one_implementation_runs_in_a_process_of_its_own():
     workload = Workload(64, 48, blocks=1, channels=16)
     found = []

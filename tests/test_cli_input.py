@@ -85,6 +85,7 @@ def test_waiting_is_the_time_between_a_loss_and_the_next_batch():
         measure_waiting(Model(), dataset, 0)
 
 
+@pytest.mark.slow
 def test_the_share_of_waiting_is_that_of_the_model_named(data, tmp_path):
     out = tmp_path / "out"
     result = invoke(

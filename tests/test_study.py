@@ -312,6 +312,7 @@ def test_a_process_trains_what_it_is_told_and_survives_an_error(tmp_path):
     assert result["made_with"]["threads"] == 1
 
 
+@pytest.mark.slow
 def test_the_backbone_learns_to_classify_and_trainings_start_from_it(tmp_path, monkeypatch):
     settings = dataclasses.replace(TINY, pretraining=80, images=150)
     folder = StudyFolder(tmp_path, settings)

@@ -190,6 +190,7 @@ def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finishe
     assert not list(training.out.glob("unfinished*"))
 
 
+@pytest.mark.slow
 def test_the_serving_check_compares_with_a_process_without_keras(finished, data, tmp_path):
     training, _ = finished
     model = training.model

@@ -12,12 +12,10 @@ from docs.reader import VALUES, small_defaults, smaller, value_of, write_files
 pytestmark = pytest.mark.tensorflow
 
 SHELL = ("", "bash", "console", "sh")
-# Pages whose code takes long, in `make test-slow`.
-LONG = (
-    *(f"docs/{name}.md" for name in ("checkpoints", "detectors", "evaluation", "visualization")),
-    *(f"docs/how-to/{name}.md" for name in ("export", "keras-cv", "own-data", "published-weights")),
-)
 OUTPUT = ("text",)
+# Pages whose code takes long run in `make test-slow`.
+LONG = ("checkpoints", "detectors", "evaluation", "getting-started", "visualization")
+LONG += tuple(f"how-to/{name}" for name in ("export", "keras-cv", "own-data", "published-weights"))
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +50,7 @@ def python_blocks(page):
 
 
 def marks(page):
-    return pytest.mark.slow if name_of(page) in LONG else ()
+    return pytest.mark.slow if name_of(page) in [f"docs/{name}.md" for name in LONG] else ()
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,7 @@ def test_fine_tuning_keeps_all_weights_but_the_class_scores(model):
     assert np.abs(np.subtract(*kernels)).max() > 0.1  # the scores of other classes are no start
 
 
+@pytest.mark.slow
 def test_a_detector_is_fine_tuned_on_own_data_and_saved(model, data, tmp_path, monkeypatch):
     model.save(tmp_path / "trained.keras")
     run(
@@ -173,6 +174,7 @@ def test_an_onnx_file_is_run_without_tensorflow(plain, image, tmp_path):
         assert one == pytest.approx(other, abs=0.11)  # rounded to tenths of a pixel
 
 
+@pytest.mark.slow
 def test_a_preset_of_keras_hub_trains_with_its_own_normalisation(data, tmp_path, monkeypatch):
     backbone = keras_hub.models.ResNetBackbone(
         [64], [3], [64, 16, 16, 16], [1, 1, 1, 1], [1, 2, 2, 2], "basic_block"
