@@ -37,10 +37,10 @@ demo: $(VENV)/installed
 test: docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(WHOLE_DETECTORS)
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile tests $(WHOLE_DETECTORS:%=--ignore=%)
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
-	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(WHOLE_DETECTORS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal tests $(WHOLE_DETECTORS:%=--ignore=%)
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(ON_EVERY_BACKEND)
 
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow

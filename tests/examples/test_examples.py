@@ -198,6 +198,7 @@ def test_a_preset_of_keras_hub_trains_with_its_own_normalisation(data, tmp_path,
     np.testing.assert_allclose(model.preprocessor.normalize(pixels), converter(pixels), atol=1e-4)
 
 
+@pytest.mark.slow
 def test_a_detector_of_ones_own_learns_and_is_evaluated(data, tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
     script = run(

@@ -77,10 +77,8 @@ def clean_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("MPLBACKEND", raising=False)
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=() if n == "01_quickstart" else pytest.mark.slow) for n in QUICK_RUNS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", QUICK_RUNS)
 def test_a_notebook_runs_and_keeps_its_promises(name, tmp_path, clean_environment):
     notebook = nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
     insert_parameters(notebook, QUICK_RUNS[name].parameters)
