@@ -34,13 +34,14 @@ $(BENCH_VENV)/installed: setup.cfg pyproject.toml
 demo: $(VENV)/installed
 	$(VENV)/bin/keras-dyhead demo --out runs/demo --overwrite
 
+# Files whose tests share what takes long to compile stay together; all others are divided so that no core waits.
 test: docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(WHOLE_DETECTORS)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(WHOLE_DETECTORS)
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal tests $(WHOLE_DETECTORS:%=--ignore=%)
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(ON_EVERY_BACKEND)
-	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow

@@ -57,6 +57,7 @@ def test_task_attention_in_the_box_head_looks_at_each_region_alone():
     )
 
 
+@pytest.mark.slow
 def test_the_papers_arrangement_trains_and_is_saved(tmp_path):
     images, targets = scene()
     model = small_detector("faster-rcnn", 1, arrangement="paper")

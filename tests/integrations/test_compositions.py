@@ -29,7 +29,13 @@ def mirrored_training():
     process.communicate()
 
 
-QUICK = (("keras_cv_retinanet", False), ("keras_cv_yolov8", False), ("keras_hub_retinanet", True))
+# XLA takes a minute or more each. Without it KerasHub's has too many near ties for `predict` to
+# find the same; that it trains is seen on two devices below.
+ALL = (
+    *(("keras_cv_retinanet", False), ("keras_cv_yolov8", False), ("keras_hub_retinanet", True)),
+    *(("keras_cv_retinanet", True), ("keras_cv_yolov8", True)),
+)
+QUICK = ALL[:2]
 
 
 def compositions(quick):
@@ -40,7 +46,7 @@ def compositions(quick):
             id=f"{name}-xla" if xla else name,
             marks=() if (name, xla) in quick else pytest.mark.slow,
         )
-        for name, xla in (*QUICK, ("keras_cv_retinanet", True), ("keras_cv_yolov8", True))
+        for name, xla in ALL
     ]
 
 
@@ -122,7 +128,7 @@ def test_a_saved_and_loaded_model_predicts_the_same(trained, tmp_path):
 
 
 # Exporting that of YOLOV8 takes half a minute.
-@pytest.mark.parametrize("composition", compositions((QUICK[0], QUICK[2])), indirect=True)
+@pytest.mark.parametrize("composition", compositions(QUICK[:1]), indirect=True)
 def test_an_exported_model_computes_the_same(trained, tmp_path):
     """`export` writes a SavedModel whose raw outputs are the model's."""
     model, _, _ = trained
@@ -135,7 +141,7 @@ def test_an_exported_model_computes_the_same(trained, tmp_path):
 
 
 # YOLOV8 takes as long as both.
-@pytest.mark.parametrize("composition", compositions((QUICK[0], QUICK[2])), indirect=True)
+@pytest.mark.parametrize("composition", compositions(QUICK[:1]), indirect=True)
 def test_mixed_bfloat16_keeps_boxes_in_float32(name, trained):
     """Under the global policy everything runs, with bfloat16 inside and float32 boxes.
 
