@@ -10,7 +10,7 @@ class GroupedConv2D(keras.layers.Conv2D):
     On TensorFlow, Keras compiles every grouped convolution with XLA, once per image size. That
     takes seconds each for the gradient, runs slower than the kernel used here, and has no form in
     ONNX and LiteRT. That kernel's gradient needs a GPU, or a processor for which TensorFlow turns
-    oneDNN on; without a GPU, gradients are taken group by group, which is as fast.
+    oneDNN on; without a GPU, gradients are taken group by group.
 
     Args:
         *args: As in `keras.layers.Conv2D`.

@@ -127,7 +127,7 @@ def test_a_saved_and_loaded_model_predicts_the_same(trained, tmp_path):
         np.testing.assert_array_equal(value, expected[key])
 
 
-# Exporting that of YOLOV8 takes half a minute.
+# Exporting YOLOV8 takes half a minute or more.
 @pytest.mark.parametrize("composition", compositions(QUICK[:1]), indirect=True)
 def test_an_exported_model_computes_the_same(trained, tmp_path):
     """`export` writes a SavedModel whose raw outputs are the model's."""

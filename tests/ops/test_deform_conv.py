@@ -113,7 +113,7 @@ def problems(draw):
     return [a.astype("float32") for a in arrays], cotangent, (stride, padding, dilation)
 
 
-# JAX compiles every example: as many as take it half a minute.
+# JAX compiles every example.
 @settings(
     max_examples=25 if keras.backend.backend() == "jax" else 200,
     deadline=None,
