@@ -248,4 +248,4 @@ def test_a_document_without_a_place_is_not_overwritten_unasked(asked, tmp_path):
 
 def test_help_shows_examples():
     text = invoke("--help").output
-    assert all(part in text for part in ("Examples", "--blocks", "--sparse", "resnext101"))
+    assert all(part in text for part in ("Examples", "--blocks", "--sparse", "resnext101", "<!--"))

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from keras_dyhead.cli import app
 from keras_dyhead.study import (
+    TITLES,
     Configuration,
     StudyFolder,
     StudySettings,
@@ -465,6 +466,7 @@ def test_wrong_options_are_named(options, message, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_help_shows_examples():
+def test_help_shows_examples_and_every_choice():
     text = invoke("--help").output
-    assert all(part in text for part in ("Examples", "--only", "--report", "--seeds", "intervals"))
+    parts = ("Examples", "--only", "--report", "--seeds", "intervals", "<!-- study -->")
+    assert all(part in text for part in (*parts, *TITLES, *DETECTORS))

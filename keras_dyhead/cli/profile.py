@@ -44,8 +44,8 @@ def profile(
         Path | None,
         typer.Option(
             help="Markdown file for the table; the figures go to a .json file beside it. In a "
-            "file with the lines <!-- profile --> and <!-- end of profile -->, what lies between "
-            "them is replaced."
+            "file with the lines `<!-- profile -->` and `<!-- end of profile -->`, what lies "
+            "between them is replaced."
         ),
     ] = None,
     overwrite: Annotated[

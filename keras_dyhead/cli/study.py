@@ -36,15 +36,23 @@ def study(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate of AdamW.")] = 2e-3,
     backbone: Annotated[str, typer.Option(metavar="small|resnet18|resnet50")] = "small",
     detectors: Annotated[
-        str, typer.Option(help="Detectors to train without and with DyHead, or all.")
+        str,
+        typer.Option(
+            help="Detectors to train without and with DyHead: several of atss, faster-rcnn, fcos, "
+            "reppoints and retinanet, or all."
+        ),
     ] = "all",
     blocks: Annotated[
         int, typer.Option(help="DyHead blocks where their number is not what is compared.")
     ] = 2,
     ablate: Annotated[str, typer.Option(help="Detector of the other tables.")] = "atss",
     only: Annotated[
-        str, typer.Option(help="Tables wanted, of these.")
-    ] = "detectors,attentions,alignment,blocks,start,length",
+        str,
+        typer.Option(
+            help="Tables: several of detectors, attentions, alignment, blocks, start and length, "
+            "or all."
+        ),
+    ] = "all",
     workers: Annotated[
         int | None, typer.Option(min=1, help="Trainings at a time.  [one for each core]")
     ] = None,
@@ -55,8 +63,8 @@ def study(
         Path | None,
         typer.Option(
             help="Markdown file for the report, plot (.png) and figures (.json) beside it. In a "
-            "file with the lines <!-- study --> and <!-- end of study -->, what lies between them "
-            "is replaced.  [study.md in --out]"
+            "file with the lines `<!-- study -->` and `<!-- end of study -->`, what lies between "
+            "them is replaced.  [study.md in --out]"
         ),
     ] = None,
     overwrite: Annotated[
@@ -102,7 +110,8 @@ def study(
             backbone=backbone,
         )
         names = DETECTORS if detectors == "all" else _names(detectors)
-        tables = studying.plan_tables(names, ablate, blocks, _names(only))
+        wanted = studying.TITLES if only == "all" else _names(only)
+        tables = studying.plan_tables(names, ablate, blocks, wanted)
         if report and overwrite:
             raise ValueError("--report and --overwrite exclude each other.")
         folder = studying.StudyFolder(out, settings, overwrite)
