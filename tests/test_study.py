@@ -49,7 +49,7 @@ def invoke(*arguments):
 
 def result_of(ap, loss=1.5, seconds=60.0):
     return {
-        "figures": dict.fromkeys(FIGURES, ap) | {"APl": -1.0},
+        "figures": dict.fromkeys(FIGURES, ap) | {"AR100": 0.4 * ap, "APl": -1.0},
         "losses": [3.0, loss],
         "parameters": 123456,
         "seconds_per_step": 0.25,
@@ -377,10 +377,10 @@ def test_the_report_has_means_intervals_and_paired_differences(folder):
     plain, refined, fcos, _ = report["tables"][0]["rows"]
     assert plain["figures"]["AP"]["mean"] == pytest.approx(10)
     assert plain["figures"]["AP"]["half_width"] == pytest.approx(4.3027 * 10 / 3**0.5, rel=1e-4)
-    assert refined["difference"]["mean"] == pytest.approx(10.5)
-    half_width = refined["difference"]["half_width"]
+    assert refined["differences"]["AP"]["mean"] == pytest.approx(10.5)
+    half_width = refined["differences"]["AP"]["half_width"]
     assert half_width == pytest.approx(4.3027 * 0.5 / 3**0.5, rel=1e-4)
-    assert plain["difference"] is None and fcos["seeds"] == [0, 1]
+    assert plain["differences"]["AP"] is None and fcos["seeds"] == [0, 1]
     assert json.dumps(report, allow_nan=False)
 
 
@@ -394,12 +394,13 @@ def test_the_table_shows_what_is_certain_what_diverged_and_what_is_missing(folde
     tables = plan_tables(["atss", "fcos"], only=["detectors", "alignment"])
     text = markdown_report(make_report(tables, 3, folder), "study.png")
     rows = {line.split(" | ")[0][2:]: line for line in text.splitlines() if line.startswith("| ")}
-    assert "| **+10.5 ± 1.2** |" in rows["atss, 2 blocks"] and "| 123 k |" in rows["atss, 2 blocks"]
+    assert "| **+10.5 ± 1.2** | 8.2 ± 10.4 | **+4.2 ± 0.5** |" in rows["atss, 2 blocks"]
+    assert "| 123 k |" in rows["atss, 2 blocks"]
     assert "| 1.50 | 250 |" in rows["atss, 2 blocks"]
     assert "| diverged |" in rows["fcos, without"] and "| 2 |" in rows["fcos, without"]
     assert "| -5.0 |" in rows["fcos, 2 blocks"]  # one seed in common: no interval
     assert re.search(r"Incomplete.*\(6 trainings.*fcos_2-blocks, seed 0", text)
-    assert rows["published"].count("–") == 9 and "(study.png)" in text
+    assert rows["published"].count("–") == 11 and "(study.png)" in text
     assert "keras_dyhead 1.2.3, cores 2" in text and text.startswith("Seeds 0 to 2; 10 steps")
 
 

@@ -8,7 +8,8 @@ from keras_dyhead.study.folder import StudyFolder
 from keras_dyhead.study.intervals import paired_difference, t_interval
 from keras_dyhead.study.plan import TITLES, Row, Table, trials
 
-FIGURES = ("AP", "AP50", "AP75", "APs", "APm")
+FIGURES = ("AP", "AR100", "AP50", "AP75", "APs", "APm")
+COMPARED = ("AP", "AR100")
 
 
 def make_report(tables: Sequence[Table], seeds: int, folder: StudyFolder) -> dict:
@@ -22,15 +23,15 @@ def make_report(tables: Sequence[Table], seeds: int, folder: StudyFolder) -> dic
     Returns:
         Dict that `json` can write: `"settings"`, `"seeds"`, `"hours"` that the trainings took
         together, `"made_with"`, `"missing"` and `"tables"`: each with its rows. A row has the
-        means of its figures in percent with their intervals, and the `"difference"` of its AP from
-        its baseline's.
+        means of its figures in percent with their intervals, and the `"differences"` of its AP and
+        AR from its baseline's.
 
     Raises:
         ValueError: If no training is finished.
 
     Example:
 
-    >>> figures = dict.fromkeys(("AP", "AP50", "AP75", "APs", "APm"), 0.2)
+    >>> figures = dict.fromkeys(("AP", "AR100", "AP50", "AP75", "APs", "APm"), 0.2)
     >>> result = {"figures": figures, "losses": [1.0], "parameters": 500, "made_with": {}}
     >>> result |= {"seconds": {"all": 90.0}, "seconds_per_step": 0.1}
     >>> folder = StudyFolder("runs/study", StudySettings())
@@ -83,20 +84,24 @@ def _describe(row: Row, found: dict) -> dict:
         return described
     values = [results[seed] for seed in sorted(results)]
     losses = [result["losses"][-1] for result in values]
-    difference = None
-    if row.baseline:
-        difference = paired_difference(_ap(results), _ap(found.get(row.baseline, {})))
+    baseline = found.get(row.baseline, {})
     return described | {
         "parameters": values[0]["parameters"],
         "figures": {name: _estimate([v["figures"][name] for v in values]) for name in FIGURES},
-        "difference": dataclasses.asdict(difference) if difference else None,
+        "differences": {name: _difference(results, baseline, name) for name in COMPARED},
         "loss": None if None in losses else statistics.fmean(losses),
         "seconds_per_step": statistics.median(v["seconds_per_step"] for v in values),
     }
 
 
-def _ap(results):
-    return {seed: 100 * result["figures"]["AP"] for seed, result in results.items()}
+def _difference(results, baseline, name):
+    """In percent; `None` without a baseline or a seed in common."""
+    values, others = (
+        {seed: 100 * result["figures"][name] for seed, result in by_seed.items()}
+        for by_seed in (results, baseline)
+    )
+    difference = paired_difference(values, others)
+    return dataclasses.asdict(difference) if difference else None
 
 
 def _estimate(values):
@@ -135,7 +140,7 @@ def markdown_report(report: dict, plot: str | None = None) -> str:
         f"{settings['held_out']} held out. {report['hours']:.1f} hours of trainings, several at a "
         f"time. Made with {made_with}.",
         "",
-        "AP in percent: mean of the seeds ± half of its 95 % interval. Difference: from the "
+        "AP and AR in percent: mean of the seeds ± half of its 95 % interval. Difference: from the "
         "baseline (the table's first row; of detectors, starts and lengths, the row without "
         "DyHead above), by seed; bold where the interval excludes zero. Loss: of the last tenth "
         "of the training. ms: a training step.",
@@ -155,27 +160,34 @@ def markdown_report(report: dict, plot: str | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-_HEADER = "| | seeds | parameters | AP | difference | AP50 | AP75 | small | medium | loss | ms |"
-_RULE = "|---" + "|---:" * 10 + "|"
+_COLUMNS = "seeds | parameters | AP | difference | AR | difference | AP50 | AP75 | small | medium"
+_HEADER = f"| | {_COLUMNS} | loss | ms |"
+_RULE = "|---" + "|---:" * 12 + "|"
 
 
 def _line(row):
     if not row["seeds"]:
-        return f"| {row['label']} | 0 |" + " – |" * 9
+        return f"| {row['label']} | 0 |" + " – |" * 11
     figures = {name: _text(figure) for name, figure in row["figures"].items()}
-    difference = row["difference"]
-    text = "" if row["baseline"] is None else _text(difference, "+.1f")
-    if difference and excludes_zero(difference):
-        text = f"**{text}**"
+    differences = [_difference_text(row, name) for name in COMPARED]
     cells = [
         row["label"],
         str(len(row["seeds"])),
         f"{row['parameters'] / 1e3:.0f} k",
-        *(figures["AP"], text, figures["AP50"], figures["AP75"], figures["APs"], figures["APm"]),
+        *(figures["AP"], differences[0], figures["AR100"], differences[1]),
+        *(figures["AP50"], figures["AP75"], figures["APs"], figures["APm"]),
         "diverged" if row["loss"] is None else f"{row['loss']:.2f}",
         f"{1e3 * row['seconds_per_step']:.0f}",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def _difference_text(row, name):
+    if row["baseline"] is None:
+        return ""
+    difference = row["differences"][name]
+    text = _text(difference, "+.1f")
+    return f"**{text}**" if difference and excludes_zero(difference) else text
 
 
 def excludes_zero(estimate: dict) -> bool:
@@ -188,4 +200,5 @@ def _text(estimate, form=".1f"):
     if estimate is None:
         return "–"
     width = estimate["half_width"]
-    return f"{estimate['mean']:{form}}" + ("" if width is None else f" ± {width:.1f}")
+    mean = round(estimate["mean"], 1) + 0.0  # no "-0.0"
+    return f"{mean:{form}}" + ("" if width is None else f" ± {width:.1f}")
