@@ -1,6 +1,7 @@
 """The study's page is what its results give, not what someone wrote."""
 
 import json
+import re
 
 from docs.pages import ROOT
 
@@ -24,3 +25,16 @@ def test_the_page_is_the_report_of_the_results_that_are_kept():
     )
     assert json.loads(json.dumps(report)) == committed
     assert markdown_report(report, "study.png") in (ROOT / "docs" / "study.md").read_text("utf-8")
+
+
+def test_the_readme_says_what_the_results_say():
+    detectors = json.loads((ROOT / "docs" / "study.json").read_text("utf-8"))["tables"][0]["rows"]
+    found = {
+        row["label"].split(",")[0]: row["differences"]["AP"] for row in detectors if row["baseline"]
+    }
+    said = re.findall(r"(\w+)\s([+-]\d+\.\d) ± (\d+\.\d)", (ROOT / "README.md").read_text("utf-8"))
+    assert len(said) == 4
+    for name, mean, half_width in said:
+        difference = found[name.lower()]
+        assert abs(float(mean) - difference["mean"]) < 0.051, name
+        assert abs(float(half_width) - difference["half_width"]) < 0.051, name
