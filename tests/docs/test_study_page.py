@@ -38,3 +38,14 @@ def test_the_readme_says_what_the_results_say():
         difference = found[name.lower()]
         assert abs(float(mean) - difference["mean"]) < 0.051, name
         assert abs(float(half_width) - difference["half_width"]) < 0.051, name
+
+
+def test_the_longer_trainings_are_what_is_kept_of_them():
+    page = (ROOT / "docs" / "study.md").read_text("utf-8")
+    results = [
+        json.loads(path.read_text("utf-8"))["figures"]
+        for path in sorted((ROOT / "benchmarks" / "study_long" / "trials").glob("*.json"))
+    ]
+    assert results
+    for figures in results:
+        assert f"| {100 * figures['AP']:.1f} | {100 * figures['AR100']:.1f} |" in page
