@@ -140,7 +140,7 @@ def test_an_exported_model_computes_the_same(trained, tmp_path):
         np.testing.assert_allclose(outputs[key], expected, rtol=1e-4, atol=1e-4)
 
 
-# YOLOV8 takes as long as both.
+# The others take longer.
 @pytest.mark.parametrize("composition", compositions(QUICK[:1]), indirect=True)
 def test_mixed_bfloat16_keeps_boxes_in_float32(name, trained):
     """Under the global policy everything runs, with bfloat16 inside and float32 boxes.
