@@ -5,6 +5,8 @@ BENCH_VENV ?= .venv-bench
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What runs on JAX and PyTorch, too, each in its own process.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py
+# What JAX compiles for minutes, and what shows less of it than the others do.
+LONG_ON_JAX = tests/layers/test_block_trace.py tests/layers/test_determinism.py tests/layers/test_shared_trace.py
 # What compiles whole detectors runs by itself: TensorFlow keeps what it compiled until a process ends.
 WHOLE_DETECTORS = tests/detectors tests/export tests/integrations
 
@@ -40,11 +42,12 @@ test: docs
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(WHOLE_DETECTORS)
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal tests $(WHOLE_DETECTORS:%=--ignore=%)
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND) $(LONG_ON_JAX:%=--ignore=%)
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest $(LONG_ON_JAX)
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

@@ -41,7 +41,7 @@ def own_config(model):
 
 
 # The others take half a minute each. Tests below train all of them for some steps.
-QUICK_TRAININGS = ("atss-0", "atss-1", "faster-rcnn-1", "retinanet-1")
+QUICK_TRAININGS = ("atss-0", "atss-1", "faster-rcnn-1")
 
 
 def trainings(quick):
