@@ -37,17 +37,19 @@ demo: $(VENV)/installed
 	$(VENV)/bin/keras-dyhead demo --out runs/demo --overwrite
 
 # Files whose tests share what takes long to compile stay together; all others are divided so that no core waits.
+# JAX compiles quickly here; `test-slow` repeats its tests with all its optimisations.
 test: docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(WHOLE_DETECTORS)
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal tests $(WHOLE_DETECTORS:%=--ignore=%)
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND) $(LONG_ON_JAX:%=--ignore=%)
+	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=1 $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND) $(LONG_ON_JAX:%=--ignore=%)
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow
-	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest $(LONG_ON_JAX)
+	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest -m 'slow or not slow' $(ON_EVERY_BACKEND)
+	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest -m slow $(ON_EVERY_BACKEND)
 
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

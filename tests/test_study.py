@@ -294,6 +294,7 @@ def test_a_configuration_is_the_detector_it_names(configuration, tmp_path):
         assert getattr(settings, field) == same[field]
 
 
+@pytest.mark.slow
 def test_a_process_trains_what_it_is_told_and_survives_an_error(tmp_path):
     folder = StudyFolder(tmp_path, TINY)
     folder.prepare()

@@ -112,7 +112,7 @@ def test_a_saved_and_loaded_model_predicts_the_same(trained, tmp_path):
         np.testing.assert_array_equal(value, expected[key])
 
 
-@pytest.mark.slow  # half a minute
+@pytest.mark.slow
 def test_an_exported_model_computes_the_same(trained, tmp_path):
     """`export` writes a SavedModel whose raw outputs are the model's."""
     model, _, _ = trained
@@ -124,6 +124,7 @@ def test_an_exported_model_computes_the_same(trained, tmp_path):
         np.testing.assert_allclose(outputs[key], expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_mixed_bfloat16_keeps_boxes_in_float32(name, trained):
     """Under the global policy everything runs, with bfloat16 inside and float32 boxes.
 

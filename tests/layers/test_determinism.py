@@ -88,6 +88,7 @@ def digest():
     return bits.hexdigest()
 
 
+@pytest.mark.slow
 def test_another_process_gives_the_same_bits():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     environment.pop("OMP_NUM_THREADS", None)
