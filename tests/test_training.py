@@ -50,7 +50,7 @@ def data(tmp_path_factory):
 def finished(data, tmp_path_factory):
     """A finished training and what it returned."""
     out = tmp_path_factory.mktemp("runs") / "new"
-    training = Training(TrainingSettings(**data, **TINY, epochs=2), out)
+    training = Training(TrainingSettings(**data, **TINY, num_blocks=1, epochs=2), out)
     return training, training.run(verbose=0)
 
 

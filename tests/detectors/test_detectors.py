@@ -125,9 +125,6 @@ def test_another_decoder_takes_effect_in_the_next_predict(trained):
     model.decoder = decoder
 
 
-QUICK = (("atss", 0),)
-"""What XLA compiles in every run: compiling takes a quarter of a minute, a minute with DyHead."""
-
 NOTHING = {"boxes": np.zeros((2, 0, 4), "float32"), "labels": np.zeros((2, 0), int)}
 
 
@@ -193,14 +190,9 @@ def test_every_class_starts_at_the_prior_probability(name):
     np.testing.assert_allclose(probability, 0.01, rtol=1e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "num_blocks"),
-    [
-        pytest.param(name, n, marks=() if (name, n) in QUICK else pytest.mark.slow)
-        for name in SMALL
-        for n in (0, 1)
-    ],
-)
+@pytest.mark.slow
+@EVERY_DETECTOR
+@WITH_AND_WITHOUT_DYHEAD
 def test_xla_trains_like_the_plain_graph(name, num_blocks):
     images, targets = scene()
     losses = []

@@ -23,7 +23,8 @@ PACKAGES = (
 )
 """Packages whose examples are ordinary code, run small."""
 DOCTESTED = (
-    *("checkpoints", "integrations.keras_cv", "integrations.keras_hub", "layers", "ops"),
+    pytest.param("integrations.keras_cv", marks=pytest.mark.slow),
+    *("checkpoints", "integrations.keras_hub", "layers", "ops"),
     *("optimizers", "recipes", "study", "training"),
 )
 """Packages with examples that say what they print."""

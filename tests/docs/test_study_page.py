@@ -3,6 +3,7 @@
 import json
 import re
 
+import pytest
 from docs.pages import ROOT
 
 from keras_dyhead.study import (
@@ -49,6 +50,26 @@ def test_the_readme_says_what_the_results_say():
         difference = found[NAMES[name]]
         assert abs(float(mean) - difference["mean"]) < 0.051, name
         assert abs(float(half_width) - difference["half_width"]) < 0.051, name
+
+
+@pytest.mark.parametrize(
+    ("folder", "plan"),
+    [
+        ("study", {"ablate": "reppoints", "only": ["attentions"]}),
+        ("study_no_convolution", {"detectors": ["retinanet"], "only": ["detectors"]}),
+        ("study_one_convolution", {"detectors": ["atss"], "only": ["detectors"]}),
+    ],
+)
+def test_the_tables_of_reasons_are_those_of_their_results(folder, plan):
+    path = ROOT / "benchmarks" / folder
+    settings = json.loads((path / "settings.json").read_text("utf-8"))
+    del settings["shapes"]
+    report = make_report(plan_tables(**plan), 3, StudyFolder(path, StudySettings(**settings)))
+    assert not report["missing"]
+    rows = [line for line in markdown_report(report).splitlines() if line.startswith("| ")]
+    assert len(rows) == 1 + len(report["tables"][0]["rows"])
+    page = (ROOT / "docs" / "study.md").read_text("utf-8")
+    assert "\n".join(rows[1:]) in page
 
 
 def test_the_longer_trainings_are_what_is_kept_of_them():

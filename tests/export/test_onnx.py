@@ -54,10 +54,15 @@ def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_block
 @pytest.mark.parametrize(
     "backbone",
     [
-        lambda: ResNetBackbone(50, groups=2, width_per_group=4, base_channels=16),
-        lambda: SwinBackbone(8, (1, 2, 1, 1), (1, 1, 2, 2), window_size=3),
+        pytest.param(
+            lambda: ResNetBackbone(50, groups=2, width_per_group=4, base_channels=16), id="resnext"
+        ),
+        pytest.param(
+            lambda: SwinBackbone(8, (1, 2, 1, 1), (1, 1, 2, 2), window_size=3),
+            id="swin",
+            marks=pytest.mark.slow,  # a third of a minute
+        ),
     ],
-    ids=["resnext", "swin"],
 )
 def test_backbones_give_the_same_maps_on_odd_sizes(backbone, tmp_path):
     backbone = backbone()

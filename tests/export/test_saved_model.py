@@ -33,11 +33,8 @@ for model in sys.argv[1:3]:
 """
 
 
-# The one with two stages takes twice as long as the others.
-@pytest.mark.parametrize(
-    "detector",
-    [pytest.param(name, marks=() if name == "retinanet" else pytest.mark.slow) for name in SMALL],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("detector", SMALL)
 def test_a_process_without_keras_detects_the_same_in_files(detector, tmp_path):
     """Without DyHead in images of any size, and with it in those of one size."""
     models = {None: small_detector(detector), (64, 96): small_detector(detector, num_blocks=1)}
@@ -60,7 +57,7 @@ def test_a_process_without_keras_detects_the_same_in_files(detector, tmp_path):
 
 
 def test_image_batches_give_boxes_in_their_own_pixels(tmp_path):
-    model = small_retinanet()
+    model = small_retinanet(num_blocks=1)
     _, (image, *_) = pictures(tmp_path)
     export_saved_model(model, tmp_path / "model")
     detect = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]

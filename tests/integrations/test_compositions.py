@@ -155,15 +155,10 @@ def test_mixed_bfloat16_keeps_boxes_in_float32(name, trained):
     np.testing.assert_allclose(loss[0], expected[0], rtol=0.05)
 
 
-@pytest.mark.parametrize(
-    "names",
-    [
-        ["keras_hub_retinanet"],
-        pytest.param(["keras_cv_retinanet", "keras_cv_yolov8"], marks=pytest.mark.slow),
-    ],
-)
-def test_mirrored_strategy_trains_two_identical_replicas(names):
+@pytest.mark.slow
+def test_mirrored_strategy_trains_two_identical_replicas():
     """Compositions fit, evaluate and predict on two devices; the replicas stay equal."""
+    names = list(tiny_detectors.COMPOSITIONS)
     process = subprocess.run(
         [sys.executable, "-m", "integrations.mirrored_training", *names],
         cwd=pathlib.Path(__file__).parents[1],

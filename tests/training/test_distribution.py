@@ -26,10 +26,8 @@ def cluster(count):
     return [json.dumps({"cluster": {"worker": workers}, "task": task}) for task in tasks]
 
 
-@pytest.mark.parametrize(
-    ("name", "num_blocks"),
-    [("retinanet", 0), *(pytest.param(name, 1, marks=pytest.mark.slow) for name in SMALL)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "num_blocks"), [("retinanet", 0), *((name, 1) for name in SMALL)])
 def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path, name, num_blocks):
     """Losses, weights, normalisations and clipped gradients; one shard has no object."""
     results = [tmp_path / f"{index}.npz" for index in range(2)]
