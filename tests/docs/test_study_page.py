@@ -44,12 +44,15 @@ def test_the_readme_says_what_the_results_say():
         row["label"].split(",")[0]: row["differences"]["AP"] for row in detectors if row["baseline"]
     }
     pattern = rf"({'|'.join(NAMES)})\s([+-]\d+\.\d) ± (\d+\.\d)"
-    said = re.findall(pattern, (ROOT / "README.md").read_text("utf-8"))
+    readme = (ROOT / "README.md").read_text("utf-8")
+    said = re.findall(pattern, readme)
     assert sorted(name for name, *_ in said) == sorted(NAMES)
     for name, mean, half_width in said:
         difference = found[NAMES[name]]
         assert abs(float(mean) - difference["mean"]) < 0.051, name
         assert abs(float(half_width) - difference["half_width"]) < 0.051, name
+    without_layer = re.search(r"without the convolution of its head: (\S+ ± [\d.]+)", readme)
+    assert f"| **{without_layer[1]}** |" in (ROOT / "docs" / "study.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize(
@@ -65,11 +68,11 @@ def test_the_tables_of_reasons_are_those_of_their_results(folder, plan):
     settings = json.loads((path / "settings.json").read_text("utf-8"))
     del settings["shapes"]
     report = make_report(plan_tables(**plan), 3, StudyFolder(path, StudySettings(**settings)))
-    assert not report["missing"]
-    rows = [line for line in markdown_report(report).splitlines() if line.startswith("| ")]
-    assert len(rows) == 1 + len(report["tables"][0]["rows"])
+    _, *rows = (line for line in markdown_report(report).splitlines() if line.startswith("| "))
+    finished = [row for row in rows if "| 3 |" in row]
+    assert 2 <= len(finished) <= len(rows)
     page = (ROOT / "docs" / "study.md").read_text("utf-8")
-    assert "\n".join(rows[1:]) in page
+    assert "\n".join(finished) in page
 
 
 def test_the_longer_trainings_are_what_is_kept_of_them():
