@@ -92,6 +92,7 @@ def test_four_images_meet_at_a_point_in_the_middle_half(places):
     assert np.ptp(points, axis=0).min() > 0.2
 
 
+@pytest.mark.slow
 def test_half_of_the_examples_are_mosaics_and_the_others_what_they_are_without(places):
     half, none = (load(places, Augmentation(mosaic=chance)) for chance in (0.5, 0.0))
     alone = 0
