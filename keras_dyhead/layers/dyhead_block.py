@@ -28,6 +28,7 @@ class DyHeadBlock(keras.layers.Layer):
         use_scale_attention: `False` averages the neighbouring levels without weights.
         use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
         use_bias: Whether the deformable convolutions have a bias. Defaults to `True`.
+        start: Initial values, `"identity"` (default) or `"released"`, see `DyHeadNeck`.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
@@ -55,6 +56,7 @@ class DyHeadBlock(keras.layers.Layer):
         use_scale_attention: bool = True,
         use_task_attention: bool = True,
         use_bias: bool = True,
+        start: str = "identity",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -64,11 +66,13 @@ class DyHeadBlock(keras.layers.Layer):
         self.use_scale_attention = use_scale_attention
         self.use_task_attention = use_task_attention
         self.use_bias = use_bias
+        self.start = start
         self.spatial_attention = SpatialAwareAttention(
             channels,
             alignment=alignment,
-            deformable=use_spatial_attention,
+            use_spatial_attention=use_spatial_attention,
             use_bias=use_bias,
+            start=start,
             dtype=self.dtype_policy,
             name="spatial_attention",
         )
@@ -78,7 +82,7 @@ class DyHeadBlock(keras.layers.Layer):
             else None
         )
         self.task_attention = (
-            TaskAwareAttention(dtype=self.dtype_policy, name="task_attention")
+            TaskAwareAttention(start=start, dtype=self.dtype_policy, name="task_attention")
             if use_task_attention
             else None
         )
@@ -193,4 +197,5 @@ class DyHeadBlock(keras.layers.Layer):
             "use_scale_attention": self.use_scale_attention,
             "use_task_attention": self.use_task_attention,
             "use_bias": self.use_bias,
+            "start": self.start,
         }

@@ -29,6 +29,9 @@ class DyHeadNeck(keras.layers.Layer):
         output_gain: Factor of the outputs. A block starts with maps a sixth as large as those of
             a pyramid; with Adam, whose steps have one size, predictions learn from them as much
             more slowly. 8 more than makes up for it; published weights need 1. Defaults to 1.
+        start: Initial values. `"identity"` (default): every block passes the pyramid on, almost
+            unchanged, from the first step. `"released"`: those of the released code, with which
+            the published detectors were trained. Loaded weights replace either.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
@@ -64,6 +67,7 @@ class DyHeadNeck(keras.layers.Layer):
         use_task_attention: bool = True,
         use_bias: bool = True,
         output_gain: float = 1.0,
+        start: str = "identity",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -79,6 +83,7 @@ class DyHeadNeck(keras.layers.Layer):
         self.use_task_attention = use_task_attention
         self.use_bias = use_bias
         self.output_gain = output_gain
+        self.start = start
         self.blocks = [
             DyHeadBlock(
                 channels,
@@ -87,6 +92,7 @@ class DyHeadNeck(keras.layers.Layer):
                 use_scale_attention,
                 use_task_attention,
                 use_bias,
+                start,
                 dtype=self.dtype_policy,
                 name=f"block_{i}",
             )
@@ -164,4 +170,5 @@ class DyHeadNeck(keras.layers.Layer):
             "use_task_attention": self.use_task_attention,
             "use_bias": self.use_bias,
             "output_gain": self.output_gain,
+            "start": self.start,
         }

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
+from keras_dyhead.layers.start import NEIGHBOURS, NearIdentity, check_start
 from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
@@ -30,11 +31,13 @@ class SpatialAwareAttention(keras.layers.Layer):
             coarser map is convolved on its own grid, with the level's offsets and masks read as
             flat channel-first memory, normalised there, and the result is resized
             (microsoft/DynamicHead issue 25).
-        deformable: `False` samples the regular grid: ordinary convolutions without offsets and
-            mask. Defaults to `True`.
+        use_spatial_attention: `False` samples the regular grid: ordinary convolutions without
+            offsets and mask. Defaults to `True`.
         use_bias: Whether the three convolutions have a bias (Microsoft's have, OpenMMLab's have
             not; the normalisation does not absorb it). Defaults to `True`.
         groups: Groups of the normalisation. Defaults to 16.
+        start: Initial values, `"identity"` (default) or `"released"`, see `DyHeadNeck`. Near the
+            identity, `mid` returns its level, normalised; `low` and `high` are a tenth as large.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
@@ -58,9 +61,10 @@ class SpatialAwareAttention(keras.layers.Layer):
         self,
         channels: int,
         alignment: str = "paper",
-        deformable: bool = True,
+        use_spatial_attention: bool = True,
         use_bias: bool = True,
         groups: int = 16,
+        start: str = "identity",
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -75,10 +79,11 @@ class SpatialAwareAttention(keras.layers.Layer):
             )
         self.channels = channels
         self.alignment = alignment
-        self.deformable = deformable
+        self.use_spatial_attention = use_spatial_attention
         self.use_bias = use_bias
         self.groups = groups
-        if deformable:
+        self.start = check_start(start)
+        if use_spatial_attention:
             self.offset_conv = FullPrecisionConv2D(
                 3 * _TAPS,
                 3,
@@ -96,16 +101,23 @@ class SpatialAwareAttention(keras.layers.Layer):
                 f"{[tuple(shape) for shape in input_shape]}"
             )
         (width,) = widths
-        if self.deformable:
+        if self.use_spatial_attention:
             self.offset_conv.build((None, None, None, width))
         self.kernels, self.biases, self.gammas, self.betas = {}, {}, {}, {}
         for branch in ("mid", "low", "high"):
+            near_identity = self.start == "identity"
             self.kernels[branch] = self.add_weight(
                 name=f"{branch}_kernel",
                 shape=(3, 3, width, self.channels),
-                initializer=uniform_fan_in(),
+                initializer=(
+                    NearIdentity() if near_identity and branch == "mid" else uniform_fan_in()
+                ),
             )
-            vectors = {"gamma": (self.gammas, "ones"), "beta": (self.betas, "zeros")}
+            scale = NEIGHBOURS if near_identity and branch != "mid" else 1.0
+            vectors = {
+                "gamma": (self.gammas, keras.initializers.Constant(scale)),
+                "beta": (self.betas, "zeros"),
+            }
             if self.use_bias:
                 vectors["bias"] = (self.biases, "zeros")
             for name, (weights, initializer) in vectors.items():
@@ -144,8 +156,8 @@ class SpatialAwareAttention(keras.layers.Layer):
         """
         levels = list(inputs)
         sizes = [ops.shape(level)[1:3] for level in levels]
-        fields = [self._fields(level) for level in levels] if self.deformable else None
-        pyramid = MapRows(levels) if self.deformable else None
+        fields = [self._fields(level) for level in levels] if self.use_spatial_attention else None
+        pyramid = MapRows(levels) if self.use_spatial_attention else None
         mid = self._convolve("mid", levels, sizes, fields, pyramid)
         low = self._convolve(
             "low", levels[:-1], sizes[1:], fields and fields[1:], pyramid, strides=2
@@ -155,10 +167,10 @@ class SpatialAwareAttention(keras.layers.Layer):
                 resize_align_corners(level, size)
                 for level, size in zip(levels[1:], sizes, strict=False)
             ]
-            rows = MapRows(coarser) if self.deformable and coarser else None
+            rows = MapRows(coarser) if self.use_spatial_attention and coarser else None
             high = self._convolve("high", coarser, sizes[:-1], fields and fields[:-1], rows)
         else:
-            if self.deformable:
+            if self.use_spatial_attention:
                 fields = [
                     read_flat(field, height * width)
                     for field, (height, width) in zip(fields, sizes[1:], strict=False)
@@ -231,7 +243,7 @@ class SpatialAwareAttention(keras.layers.Layer):
         for level in inputs:
             height, width = ops.shape(level)[1:3]
             shape = (-1, height, width, _TAPS)
-            if self.deformable:
+            if self.use_spatial_attention:
                 moved, logits = ops.split(self._fields(level), [2 * _TAPS], axis=-1)
                 offsets.append(ops.reshape(moved, (*shape, 2)))
                 masks.append(ops.reshape(ops.sigmoid(logits), shape))
@@ -250,11 +262,11 @@ class SpatialAwareAttention(keras.layers.Layer):
     def _convolve(self, branch, sources, sizes, fields, rows, first=0, strides=1):
         """Convolves all sources with one kernel; the outputs have the given sizes.
 
-        Where the layer is deformable, the sources are the maps of `rows` from number `first` on.
+        With spatial-aware attention, the sources are the maps of `rows` from number `first` on.
         """
         if not sources:
             return []
-        if not self.deformable:
+        if not self.use_spatial_attention:
             return [
                 ops.conv(
                     ops.pad(source, ((0, 0), (1, 1), (1, 1), (0, 0))), self.kernels[branch], strides
@@ -291,9 +303,10 @@ class SpatialAwareAttention(keras.layers.Layer):
             **super().get_config(),
             "channels": self.channels,
             "alignment": self.alignment,
-            "deformable": self.deformable,
+            "use_spatial_attention": self.use_spatial_attention,
             "use_bias": self.use_bias,
             "groups": self.groups,
+            "start": self.start,
         }
 
 

@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.spatial_attention import global_mean
+from keras_dyhead.layers.start import SecondSlope, check_start
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -13,10 +14,12 @@ class TaskAwareAttention(keras.layers.Layer):
 
     `out = max(a1 * x + b1, a2 * x + b2)`, where the coefficients of each channel come from the
     global mean of the map through two dense layers: `s = hard_sigmoid(theta(mean))` in [0, 1], then
-    `a1 = 2 (s - 0.5) + 1`, `a2 = 2 (s - 0.5)` and `b = s - 0.5`. It starts close to a plain ReLU.
+    `a1 = 2 (s - 0.5) + 1`, `a2 = 2 (s - 0.5)` and `b = s - 0.5`. It starts close to
+    `max(x, 0.9 x)`, or as released, close to a plain ReLU.
 
     Args:
         reduction: Factor by which the first dense layer narrows the channels. Defaults to 4.
+        start: Initial values, `"identity"` (default) or `"released"`, see `DyHeadNeck`.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
@@ -34,11 +37,12 @@ class TaskAwareAttention(keras.layers.Layer):
     normalisation between the dense layers.
     """
 
-    def __init__(self, reduction: int = 4, **kwargs):
+    def __init__(self, reduction: int = 4, start: str = "identity", **kwargs):
         super().__init__(**kwargs)
         if reduction < 1:
             raise ValueError(f"`reduction` must be at least 1. Received: reduction={reduction}")
         self.reduction = reduction
+        self.start = check_start(start)
 
     def build(self, input_shape):
         channels = input_shape[-1]
@@ -54,6 +58,8 @@ class TaskAwareAttention(keras.layers.Layer):
 
         self.squeeze = dense(max(channels // self.reduction, 1), "relu", "squeeze")
         self.excite = dense(4 * channels, "hard_sigmoid", "excite")
+        if self.start == "identity":
+            self.excite.bias_initializer = SecondSlope()
         self.squeeze.build((None, channels))
         self.excite.build((None, self.squeeze.units))
         self.built = True
@@ -75,4 +81,4 @@ class TaskAwareAttention(keras.layers.Layer):
         return input_shape
 
     def get_config(self):
-        return {**super().get_config(), "reduction": self.reduction}
+        return {**super().get_config(), "reduction": self.reduction, "start": self.start}

@@ -59,7 +59,7 @@ LAYERS = {
         ),
         [pyramid_dict()],
     ),
-    "DyHeadNeck": lambda **kw: (DyHeadNeck(2, 32, **kw), [pyramid_dict()]),
+    "DyHeadNeck": lambda **kw: (DyHeadNeck(2, 32, start="released", **kw), [pyramid_dict()]),
     "DyHeadNeck-published": lambda **kw: (
         DyHeadNeck(1, 32, alignment="published", **kw),
         [pyramid_dict()],

@@ -1,0 +1,83 @@
+"""Where a block starts: near the identity by default, as released on request."""
+
+import keras
+import numpy as np
+import pytest
+from backend import relative_error, run, to_numpy
+
+from keras_dyhead.layers import DyHeadBlock, DyHeadNeck, SpatialAwareAttention, TaskAwareAttention
+
+
+def pyramid(channels=32):
+    rng = np.random.default_rng(0)
+    return [rng.normal(size=(2, n, n, channels)).astype("float32") for n in (16, 8, 4)]
+
+
+def similarity(outputs, inputs):
+    """Mean cosine between the channels of each pixel before and after."""
+    a, b = (x / np.linalg.norm(x, axis=-1, keepdims=True) for x in (outputs, inputs))
+    return float(np.mean(np.sum(a * b, axis=-1)))
+
+
+@pytest.mark.parametrize("alignment", ["paper", "published"])
+@pytest.mark.parametrize("use_bias", [True, False])
+def test_six_new_blocks_pass_the_pyramid_on(alignment, use_bias):
+    keras.utils.set_random_seed(0)
+    levels = pyramid()
+    neck = DyHeadNeck(6, 32, alignment, use_bias=use_bias)
+    for found, level in zip(run(neck, levels), levels, strict=True):
+        assert similarity(found, level) > 0.8
+
+
+def test_six_blocks_as_released_do_not():
+    keras.utils.set_random_seed(0)
+    levels = pyramid()
+    for found, level in zip(run(DyHeadNeck(6, 32, start="released"), levels), levels, strict=True):
+        assert similarity(found, level) < 0.2
+
+
+@pytest.mark.parametrize("switch", ["use_spatial_attention", "use_scale_attention"])
+def test_an_attention_switched_off_changes_nothing_about_it(switch):
+    keras.utils.set_random_seed(0)
+    levels = pyramid()
+    for found, level in zip(run(DyHeadNeck(6, 32, **{switch: False}), levels), levels, strict=True):
+        assert similarity(found, level) > 0.8
+
+
+def test_a_new_spatial_attention_alone_returns_its_level_and_small_neighbours():
+    levels = pyramid()
+    for level, (mid, *others) in zip(levels, run(SpatialAwareAttention(32), levels), strict=True):
+        assert similarity(mid, level) > 0.9
+        for other in others:
+            assert np.std(other) == pytest.approx(0.1 * np.std(mid), rel=0.1)
+
+
+def test_a_new_task_attention_alone_is_nearly_linear():
+    (x, *_) = pyramid()
+    assert relative_error(run(TaskAwareAttention(), x), np.maximum(x, 0.9 * x)) < 0.01
+    assert relative_error(run(TaskAwareAttention(start="released"), x), np.maximum(x, 0)) < 0.01
+
+
+def test_more_and_fewer_channels_than_there_are_start_from_those_that_there_are():
+    levels = pyramid(16)
+    for mid, *_ in run(SpatialAwareAttention(32), levels)[:1]:
+        assert similarity(mid[..., :16], levels[0]) > 0.85
+    levels = pyramid(48)
+    for mid, *_ in run(SpatialAwareAttention(32), levels)[:1]:
+        assert similarity(mid, levels[0][..., :32]) > 0.85
+
+
+def test_the_released_start_is_a_random_kernel_and_unit_scales():
+    block = DyHeadBlock(32, start="released")
+    block.build([x.shape for x in pyramid()])
+    attention = block.spatial_attention
+    for branch in ("mid", "low", "high"):
+        kernel = to_numpy(attention.kernels[branch])
+        assert abs(kernel.mean()) < 1e-3 and np.abs(kernel).max() <= 1 / np.sqrt(9 * 32)
+        assert (to_numpy(attention.gammas[branch]) == 1).all()
+    assert not to_numpy(block.task_attention.excite.bias).any()
+
+
+def test_another_start_is_refused():
+    with pytest.raises(ValueError, match="start='zeros'"):
+        DyHeadNeck(1, 16, start="zeros")
