@@ -1,0 +1,184 @@
+"""Trainings in processes side by side, one line of a JSONL file for each that is finished.
+
+A trial is a frozen dataclass: what distinguishes one training from another, `seed` included. Its
+line holds the fields of the trial and what the training gave. Fields that a line lacks have their
+defaults, so that lines of other programs can be appended by hand.
+"""
+
+import dataclasses
+import fcntl
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from importlib import metadata
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Annotated, TypeVar
+
+import typer
+
+Trial = TypeVar("Trial")
+
+HERE = Path(__file__).parent
+RUNS = HERE.parent / "runs"
+"""Where drawings go; git ignores it."""
+
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(min=1, help="Trainings at a time, each in one thread.  [one for each core]"),
+]
+OnlyReport = Annotated[bool, typer.Option("--report", help="Train nothing: report what is there.")]
+Results = Annotated[
+    Path | None,
+    typer.Option(help="JSONL file to read and to append to.  [in benchmarks, by the program]"),
+]
+
+_ENVIRONMENT = {
+    "TF_NUM_INTRAOP_THREADS": "1",
+    "TF_NUM_INTEROP_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "TF_CPP_MIN_LOG_LEVEL": "3",
+}
+
+
+def command() -> typer.Typer:
+    """Returns a command line without a command."""
+    return typer.Typer(
+        add_completion=False, rich_markup_mode="markdown", pretty_exceptions_enable=False
+    )
+
+
+def read(path: Path, kind: type[Trial]) -> dict[Trial, dict]:
+    """Returns what the trainings of a file gave, by trial; of two lines of a trial the first.
+
+    Args:
+        path: The JSONL file. One that does not exist holds no trainings.
+        kind: The class of the trials.
+
+    Raises:
+        ValueError: If a line is no JSON object or makes no trial; the message has its number.
+    """
+    found = {}
+    names = {field.name for field in dataclasses.fields(kind)}
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            contents = json.loads(line)
+            trial = kind(**{name: contents[name] for name in names & contents.keys()})
+        except (TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"{path}, line {number}: {error}") from None
+        found.setdefault(trial, contents)
+    return found
+
+
+def append(path: Path, trial: Trial, result: dict) -> None:
+    """Appends a line in one step; several processes may do so at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(dataclasses.asdict(trial) | result) + "\n"
+    with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if file.tell() and _last_byte(file) != b"\n":  # somebody's editor left it out
+            line = "\n" + line
+        file.write(line.encode())
+
+
+def describe(trial: Trial) -> str:
+    """Returns the fields of a trial that are not as by default."""
+    fields = [(field, getattr(trial, field.name)) for field in dataclasses.fields(trial)]
+    return " ".join(f"{field.name}={value}" for field, value in fields if value != field.default)
+
+
+def run(
+    trials: Sequence[Trial],
+    results: Path,
+    train: Callable[[Trial], dict],
+    workers: int | None = None,
+    cost: Callable[[Trial], float] = lambda trial: 1.0,
+    tell: Callable[[str], None] = print,
+) -> list[Trial]:
+    """Runs the trainings that a file does not have, each in a process of its own.
+
+    Args:
+        trials: All trainings, in the order to run them in.
+        results: The JSONL file.
+        train: A function of a module: what a training gives, as JSON can write it.
+        workers: Processes at a time. Defaults to `None`, one for each core.
+        cost: About how long each takes, in any unit.
+        tell: Called with a line for every training that ends.
+
+    Returns:
+        The trainings that failed; their errors went to the standard error.
+    """
+    workers = workers or os.cpu_count() or 1
+    finished = read(results, type(trials[0])) if trials else {}
+    left = [trial for trial in dict.fromkeys(trials) if trial not in finished]
+    tell(f"{len(trials) - len(left)} of {len(trials)} trainings are finished")
+    running, failed, start, done = {}, [], time.perf_counter(), 0.0
+    spawn = multiprocessing.get_context("spawn")
+    try:
+        while left or running:
+            while left and len(running) < workers:
+                trial = left.pop(0)
+                process = spawn.Process(target=_work, args=(train, trial, results))
+                with _Environment():
+                    process.start()
+                running[process.sentinel] = process, trial
+            for sentinel in wait(list(running)):
+                process, trial = running.pop(sentinel)
+                process.join()
+                if process.exitcode:
+                    failed.append(trial)
+                done += cost(trial)
+                to_come = sum(map(cost, left)) + sum(cost(trial) for _, trial in running.values())
+                hours = to_come * (time.perf_counter() - start) / done / 3600
+                outcome = "FAILED" if process.exitcode else _outcome(results, trial)
+                tell(f"{describe(trial)}: {outcome}; about {hours:.1f} h to go")
+    finally:
+        for process, _ in running.values():
+            process.terminate()
+    return failed
+
+
+def made_with() -> dict:
+    """Returns the versions that a training is made with, and the commit of this clone."""
+    git = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    versions = {name: metadata.version(name) for name in ("keras", "keras-hub", "tensorflow")}
+    return {"commit": commit} | versions | {"python": platform.python_version()}
+
+
+def _work(train, trial, results):
+    start = time.perf_counter()
+    versions = made_with()
+    result = train(trial)
+    result |= {"seconds": time.perf_counter() - start, "made_with": versions}
+    append(results, trial, result)
+
+
+def _outcome(results, trial):
+    line = read(results, type(trial))[trial]
+    return f"AP {100 * line['figures']['AP']:.1f} after {line['seconds'] / 60:.1f} min"
+
+
+def _last_byte(file):
+    file.seek(-1, os.SEEK_END)
+    return file.read(1)
+
+
+class _Environment:
+    """Variables that a process takes over when it starts."""
+
+    def __enter__(self):
+        self._before = dict(os.environ)
+        os.environ.update(_ENVIRONMENT)
+
+    def __exit__(self, *_):
+        os.environ.clear()
+        os.environ.update(self._before)

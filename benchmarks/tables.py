@@ -1,0 +1,108 @@
+"""Tables of trainings: means, intervals, and differences from a baseline."""
+
+import dataclasses
+import re
+from collections.abc import Hashable, Mapping, Sequence
+from pathlib import Path
+
+from benchmarks.intervals import Estimate, paired_difference, t_interval
+
+Figures = Mapping[Hashable, Mapping[str, float]]
+"""COCO figures by what pairs a training with that of a baseline, such as its seed."""
+
+COLUMNS = {
+    "AP": "AP",
+    "AR100": "AR",
+    "AP50": "AP50",
+    "AP75": "AP75",
+    "APs": "small",
+    "APm": "medium",
+}
+_COMPARED = ("AP", "AR100")
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """The trainings of a configuration, and those they are compared with.
+
+    Args:
+        label: What the row is called.
+        figures: COCO figures of its trainings, from 0 to 1. Empty: none is finished.
+        baseline: Those of the baseline, or `None`.
+    """
+
+    label: str
+    figures: Figures
+    baseline: Figures | None = None
+
+    def estimate(self, name: str) -> Estimate | None:
+        """Returns the mean of a figure in percent, `None` where there is nothing to count."""
+        values = list(_percent(self.figures, name).values())
+        return t_interval(values) if values and min(values) >= 0 else None
+
+    def difference(self, name: str) -> Estimate | None:
+        """Returns how much a figure is above the baseline's, `None` without one."""
+        if self.baseline is None:
+            return None
+        return paired_difference(_percent(self.figures, name), _percent(self.baseline, name))
+
+
+def markdown(rows: Sequence[Row], columns: Mapping[str, str] = COLUMNS) -> str:
+    """Writes rows as a Markdown table; differences in bold where their interval excludes zero.
+
+    Args:
+        rows: The rows.
+        columns: Titles of the columns by the name of their figure. AP and AR are compared.
+
+    Example:
+
+    >>> without, dyhead = {0: {"AP": 0.40}, 1: {"AP": 0.41}}, {0: {"AP": 0.45}, 1: {"AP": 0.46}}
+    >>> rows = [Row("without", without), Row("2 blocks", dyhead, baseline=without)]
+    >>> print(markdown(rows, {"AP": "AP"}))
+    | | seeds | AP | difference |
+    |---|---:|---:|---:|
+    | without | 2 | 40.5 ± 6.4 | |
+    | 2 blocks | 2 | 45.5 ± 6.4 | **+5.0 ± 0.0** |
+    """
+    titles = ["seeds"]
+    for name, title in columns.items():
+        titles += [title, "difference"] if name in _COMPARED else [title]
+    lines = [f"| | {' | '.join(titles)} |", "|---" + "|---:" * len(titles) + "|"]
+    for row in rows:
+        cells = [row.label, str(len(row.figures))]
+        for name in columns:
+            estimate = row.estimate(name)
+            cells.append("–" if estimate is None else f"{estimate}")
+            if name in _COMPARED:
+                cells.append(_difference(row.difference(name)))
+        lines.append("|" + "|".join(f" {cell} " if cell else " " for cell in cells) + "|")
+    return "\n".join(lines)
+
+
+def blocks(count: int) -> str:
+    """Returns a number of blocks in words."""
+    return f"{count} block{'s' if count > 1 else ''}" if count else "without DyHead"
+
+
+def fill(page: Path, name: str, text: str) -> None:
+    """Replaces what a page has between `<!-- NAME -->` and `<!-- end of NAME -->`.
+
+    Raises:
+        ValueError: If the page has no such lines.
+    """
+    begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
+    contents = page.read_text(encoding="utf-8") if page.exists() else ""
+    between = re.compile(f"(?<={begin}).*?(?={end})", re.DOTALL)
+    if not between.search(contents):
+        raise ValueError(f"{page} must have the lines {begin.strip()} and {end}.")
+    page.write_text(between.sub(lambda _: text.rstrip() + "\n", contents), encoding="utf-8")
+
+
+def _percent(figures, name):
+    return {key: 100 * values[name] for key, values in figures.items()}
+
+
+def _difference(estimate):
+    if estimate is None:
+        return ""
+    return f"**{estimate:+.1f}**" if estimate.excludes_zero else f"{estimate:+.1f}"
