@@ -1,17 +1,12 @@
 """One block of Dynamic Head: the three attentions in sequence."""
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_dyhead.layers.affine_maps import WeighedSum
 from keras_dyhead.layers.block_trace import BlockTrace
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
-from keras_dyhead.layers.spatial_attention import (
-    SpatialAwareAttention,
-    by_level,
-    global_mean,
-    per_map,
-)
+from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 
 
@@ -99,57 +94,18 @@ class DyHeadBlock(keras.layers.Layer):
 
     def call(self, inputs):
         levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
-        maps = self.spatial_attention.convolve(levels)
-        # The gradient computes again what lies between the maps and the results, and would
-        # otherwise keep several times their size for it.
-        statistics = keras.remat(self.spatial_attention.statistics)(*maps)
-        outputs = keras.remat(self._combine)(*self._coefficients(*statistics), *maps)
+        # The three attentions, equations 4, 3 and 5. Between them maps are known up to a factor and
+        # a shift of each channel (`affine_maps`): only the last one reads their pixels.
+        sampled = self.spatial_attention.sample(levels)
+        if self.use_scale_attention:
+            weighed = self.scale_attention.weigh(sampled)
+        else:
+            weighed = [WeighedSum(list(x.values()), [1 / len(x)] * len(x)) for x in sampled]
+        if self.use_task_attention:
+            outputs = self.task_attention.rectify(weighed)
+        else:
+            outputs = [x.relu() for x in weighed]
         return dict(zip(inputs, outputs, strict=True)) if isinstance(inputs, dict) else outputs
-
-    def _coefficients(self, mean, variance, fitted_mean):
-        """Works out all that is to be done to the pixels, from means and variances of the maps.
-
-        Returns:
-            The factor of each map `(B, maps, C)`; then for every level the slope and intercept of
-            each line whose maximum is the output `(B, levels, C)`.
-        """
-        scale, shift = self.spatial_attention.normalisation(mean, variance)
-        mean = fitted_mean * scale + shift
-        branches = by_level(range(mean.shape[1]))
-        share = np.zeros((mean.shape[1], 1))
-        for maps in branches:
-            share[maps] = 1 / len(maps)
-        share = ops.convert_to_tensor(share, dtype=mean.dtype)
-        if self.scale_attention:
-            share = share * self.scale_attention.gates(mean)
-
-        def add_maps(values):
-            values = ops.unstack(values, axis=1)
-            return ops.stack([sum(values[i] for i in maps) for maps in branches], axis=1)
-
-        mean, shift = add_maps(mean * share), add_maps(shift * share)
-        if not self.task_attention:
-            return scale * share, shift
-        a1, b1, a2, b2 = self.task_attention.coefficients(mean)
-        return scale * share, a1, a1 * shift + b1, a2, a2 * shift + b2
-
-    def _combine(self, *tensors):
-        """Adds up the maps of every level, weighted, and takes the maximum of the two lines."""
-        num_coefficients = 5 if self.task_attention else 2
-        factors, *lines = (
-            per_map(ops.cast(values, self.compute_dtype)) for values in tensors[:num_coefficients]
-        )
-        maps = self.spatial_attention.fit_to_levels(tensors[num_coefficients:])
-        levels = [
-            sum(values * factor for values, factor in branches)
-            for branches in by_level(list(zip(maps, factors, strict=True)))
-        ]
-        if not self.task_attention:
-            return [ops.relu(level + shift) for level, shift in zip(levels, *lines, strict=True)]
-        return [
-            ops.maximum(level * a1 + b1, level * a2 + b2)
-            for level, a1, b1, a2, b2 in zip(levels, *lines, strict=True)
-        ]
 
     def trace(self, inputs) -> BlockTrace:
         """Computes what a call computes, one attention after the other, and returns every step.
@@ -161,21 +117,16 @@ class DyHeadBlock(keras.layers.Layer):
         """
         levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
         offsets, masks = self.spatial_attention.offsets_and_masks(levels)
-        sampled = self.spatial_attention(levels)
-        spatial = [sum(maps) / len(maps) for maps in sampled]
-        if self.scale_attention:
-            means = [ops.stack([global_mean(x) for x in maps], axis=1) for maps in sampled]
-            weights = [ops.unstack(self.scale_attention.gates(x)[..., 0], axis=1) for x in means]
-            scale = [self.scale_attention(maps) for maps in sampled]
+        branches = self.spatial_attention(levels)
+        maps = [list(x.values()) for x in branches]
+        spatial = [sum(x) / len(x) for x in maps]
+        if self.use_scale_attention:
+            weights = [self.scale_attention.factors(x) for x in maps]
+            scale = [self.scale_attention(x) for x in maps]
         else:
-            weights = [[ops.ones(ops.shape(x)[:1]) for x in maps] for maps in sampled]
+            weights = [[ops.ones(ops.shape(x)[:1]) for x in level] for level in maps]
             scale = spatial
-        count = len(levels)
-        names = by_level(["mid"] * count + ["low"] * (count - 1) + ["high"] * (count - 1))
-        branches, weights = (
-            [dict(zip(*pair, strict=True)) for pair in zip(names, values, strict=True)]
-            for values in (sampled, weights)
-        )
+        weights = [dict(zip(x, w, strict=True)) for x, w in zip(branches, weights, strict=True)]
         task = self.task_attention or ops.relu
         outputs = [task(x) for x in scale]
         return BlockTrace(levels, offsets, masks, branches, spatial, weights, scale, outputs)

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
 from keras_dyhead.layers.full_precision import FullPrecisionDense
-from keras_dyhead.layers.spatial_attention import global_mean
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -60,11 +60,31 @@ class ScaleAwareAttention(keras.layers.Layer):
         """Turns means of maps, `(..., C)`, into the number each is weighed with, `(..., 1)`."""
         return self.activation(self.gate(means))
 
+    def factors(self, inputs) -> list:
+        """Returns the number that a call multiplies each map by: one tensor `(B,)` per map."""
+        gates = self.gates(ops.stack([global_mean(x) for x in inputs], axis=1))
+        return ops.unstack(gates[..., 0], len(inputs), axis=1)
+
     def call(self, inputs):
-        gates = self.gates(ops.stack([global_mean(level) for level in inputs], axis=1))
-        gates = ops.cast(gates, self.compute_dtype)[:, :, None, None]
-        total = sum(level * gates[:, i] for i, level in enumerate(inputs))
-        return total / len(inputs)
+        pairs = zip(inputs, self.factors(inputs), strict=True)
+        weighed = [x * ops.cast(w, x.dtype)[:, None, None, None] for x, w in pairs]
+        return sum(weighed) / len(inputs)
+
+    def weigh(self, levels) -> list[WeighedSum]:
+        """Weighs maps of which the pixels are not computed yet.
+
+        Args:
+            levels: List with one dict of `AffineMap` per level.
+
+        Returns:
+            The mean of the weighted maps of every level.
+        """
+        means = [x.mean for branches in levels for x in branches.values()]
+        gates = iter(ops.unstack(self.gates(ops.stack(means, axis=1)), len(means), axis=1))
+        return [
+            WeighedSum(list(branches.values()), [1 / len(branches) * next(gates) for _ in branches])
+            for branches in levels
+        ]
 
     def compute_output_shape(self, input_shape):
         return tuple(input_shape[0])

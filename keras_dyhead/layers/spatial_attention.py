@@ -3,6 +3,7 @@
 import keras
 from keras import ops
 
+from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.start import NEIGHBOURS, NearIdentity, check_start
@@ -11,6 +12,7 @@ from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
 
 _TAPS = 9
+EPSILON = 1e-5  # of the group normalisation
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -45,14 +47,14 @@ class SpatialAwareAttention(keras.layers.Layer):
             before (rounded up).
 
     Returns:
-        List with one list of maps `(B, H_l, W_l, channels)` per level: `[mid, low, high]`, without
-        `low` on the finest and without `high` on the coarsest level.
+        List with one dict of maps `(B, H_l, W_l, channels)` per level: `{"mid", "low", "high"}`,
+        without `"low"` on the finest and without `"high"` on the coarsest level.
 
     Example:
 
     >>> pyramid = [keras.random.normal((1, n, n, 32)) for n in (16, 8, 4)]
-    >>> [len(branches) for branches in SpatialAwareAttention(channels=32)(pyramid)]
-    [2, 3, 2]
+    >>> [list(branches) for branches in SpatialAwareAttention(channels=32)(pyramid)]
+    [['mid', 'high'], ['mid', 'low', 'high'], ['mid', 'low']]
 
     Source: paper, section 3.2, equation 4; `DyConv` in the released code.
     """
@@ -130,30 +132,13 @@ class SpatialAwareAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        maps = self.convolve(inputs)
-        mean, variance, _ = self.statistics(*maps)
-        scale, shift = self.normalisation(mean, variance)
-        return by_level(
-            [
-                values * ops.cast(s, values.dtype) + ops.cast(b, values.dtype)
-                for values, s, b in zip(
-                    self.fit_to_levels(maps), per_map(scale), per_map(shift), strict=True
-                )
-            ]
-        )
+        return [
+            {name: branch.compute() for name, branch in branches.items()}
+            for branches in self.sample(inputs)
+        ]
 
-    # Normalisation, scale- and task-aware attention are affine in the maps, with coefficients that
-    # depend on their statistics only. Whoever combines maps works out all coefficients first and
-    # passes over the pixels once: that is why a call comes in four parts.
-
-    def convolve(self, inputs):
-        """Convolves every level and its neighbours, without normalisation.
-
-        Returns:
-            Flat list of maps, the finest level's first: all `mid` maps, the `low` maps of all
-            levels but the finest, the `high` maps of all levels but the coarsest. With the
-            published alignment the latter have the size of the coarser level.
-        """
+    def sample(self, inputs) -> list[dict[str, AffineMap]]:
+        """Returns what a call returns, but leaves the normalisation to whoever reads the pixels."""
         levels = list(inputs)
         sizes = [ops.shape(level)[1:3] for level in levels]
         fields = [self._fields(level) for level in levels] if self.use_spatial_attention else None
@@ -169,6 +154,7 @@ class SpatialAwareAttention(keras.layers.Layer):
             ]
             rows = MapRows(coarser) if self.use_spatial_attention and coarser else None
             high = self._convolve("high", coarser, sizes[:-1], fields and fields[:-1], rows)
+            high = self._normalise("high", high)
         else:
             if self.use_spatial_attention:
                 fields = [
@@ -176,60 +162,58 @@ class SpatialAwareAttention(keras.layers.Layer):
                     for field, (height, width) in zip(fields, sizes[1:], strict=False)
                 ]
             high = self._convolve("high", levels[1:], sizes[1:], fields, pyramid, first=1)
-        return [*mid, *low, *high]
+            high = self._normalise("high", high, sizes[:-1])
+        branches = [{"mid": branch} for branch in self._normalise("mid", mid)]
+        for level, branch in zip(branches[1:], self._normalise("low", low), strict=True):
+            level["low"] = branch
+        for level, branch in zip(branches[:-1], high, strict=True):
+            level["high"] = branch
+        return branches
 
-    def statistics(self, *maps):
-        """Means and variances of the maps of `convolve` over the pixels.
+    def _normalise(self, branch, maps, sizes=None) -> list[AffineMap]:
+        """Normalises convolved maps in groups of channels, then resizes them to `sizes` if given.
 
-        Returns:
-            Mean and variance of every map as it is, which the normalisation needs, and mean after
-            `fit_to_levels`: `(B, maps, C)`, at least float32.
+        The bias of the convolution is added here: it moves the mean of a channel, and the distance
+        of that mean from the group's widens the variance of the group.
         """
-        means = [global_mean(values) for values in maps]
-        variances = [
-            ops.mean(ops.square(ops.cast(values, m.dtype) - m[:, None, None]), axis=(1, 2))
-            for values, m in zip(maps, means, strict=True)
-        ]
-        first_high = 2 * ((len(maps) + 2) // 3) - 1 if self.alignment == "published" else len(maps)
-        fitted = means[:first_high] + [
-            mean_after_resize(ops.cast(values, mean.dtype), ops.shape(level)[1:3])
-            for values, level, mean in zip(maps[first_high:], maps, means, strict=False)
-        ]
-        return tuple(ops.stack(values, axis=1) for values in (means, variances, fitted))
+        if not maps:
+            return []
 
-    def normalisation(self, mean, variance):
-        """Group normalisation as `values * scale + shift`, from the first two `statistics`."""
-        num_levels = (mean.shape[1] + 2) // 3
-        names = ["mid"] * num_levels
-        names += ["low"] * (num_levels - 1) + ["high"] * (num_levels - 1)
-
-        def of_maps(weights):
-            return ops.stack([ops.cast(weights[name], mean.dtype) for name in names])
+        def moments(*maps):
+            means = [global_mean(x) for x in maps]
+            variances = [
+                ops.mean(ops.square(ops.cast(x, mean.dtype) - mean[:, None, None]), axis=(1, 2))
+                for x, mean in zip(maps, means, strict=True)
+            ]
+            resized = means
+            if sizes is not None:
+                resized = [
+                    mean_after_resize(ops.cast(x, mean.dtype), size)
+                    for x, mean, size in zip(maps, means, sizes, strict=True)
+                ]
+            return tuple(ops.stack(values, axis=1) for values in (means, variances, resized))
 
         def of_group(values):
-            shape = (-1, len(names), self.groups, self.channels // self.groups)
-            grouped = ops.mean(ops.reshape(values, shape), axis=-1, keepdims=True)
-            grouped = ops.repeat(grouped, shape[-1], axis=-1)
-            return ops.reshape(grouped, (-1, len(names), self.channels))
+            shape = (-1, len(maps), self.groups, self.channels // self.groups)
+            values = ops.mean(ops.reshape(values, shape), axis=-1, keepdims=True)
+            return ops.reshape(
+                ops.repeat(values, shape[-1], axis=-1), (-1, *shape[1:2], self.channels)
+            )
 
-        # The bias moves the mean, the mean's distance from that of its group widens the variance.
-        biased_mean = mean + of_maps(self.biases) if self.use_bias else mean
+        mean, variance, resized_mean = keras.remat(moments)(*maps)
+        biased_mean = mean
+        if self.use_bias:
+            biased_mean = mean + ops.cast(self.biases[branch], mean.dtype)
         group_mean = of_group(biased_mean)
         group_variance = of_group(variance + ops.square(biased_mean - group_mean))
-        scale = of_maps(self.gammas) * ops.rsqrt(group_variance + 1e-5)
-        return scale, of_maps(self.betas) - (group_mean - biased_mean + mean) * scale
-
-    def fit_to_levels(self, maps):
-        """Brings the maps of `convolve` to the size of the level they belong to."""
-        if self.alignment == "paper":
-            return list(maps)
-        first = 2 * ((len(maps) + 2) // 3) - 1
+        scale = ops.cast(self.gammas[branch], mean.dtype) * ops.rsqrt(group_variance + EPSILON)
+        beta = ops.cast(self.betas[branch], mean.dtype)
+        shift = beta - (group_mean - biased_mean + mean) * scale
+        coefficients = (scale, shift, resized_mean * scale + shift)
+        per_map = zip(*(ops.unstack(x, axis=1) for x in coefficients), strict=True)
         return [
-            *maps[:first],
-            *(
-                resize_align_corners(values, ops.shape(level)[1:3])
-                for values, level in zip(maps[first:], maps, strict=False)
-            ),
+            AffineMap(x, *numbers, size)
+            for x, numbers, size in zip(maps, per_map, sizes or [None] * len(maps), strict=True)
         ]
 
     def offsets_and_masks(self, inputs):
@@ -292,10 +276,12 @@ class SpatialAwareAttention(keras.layers.Layer):
         ]
 
     def compute_output_shape(self, input_shape):
-        last = len(input_shape) - 1
+        shapes = [(*shape[:-1], self.channels) for shape in input_shape]
         return [
-            [(*shape[:-1], self.channels)] * (1 + (level > 0) + (level < last))
-            for level, shape in enumerate(input_shape)
+            {"mid": shape}
+            | ({"low": shape} if level > 0 else {})
+            | ({"high": shape} if level < len(shapes) - 1 else {})
+            for level, shape in enumerate(shapes)
         ]
 
     def get_config(self):
@@ -308,32 +294,6 @@ class SpatialAwareAttention(keras.layers.Layer):
             "groups": self.groups,
             "start": self.start,
         }
-
-
-def by_level(items):
-    """Sorts items in the order of `convolve`'s maps into one list per level: mid, low, high."""
-    num_levels = (len(items) + 2) // 3
-    mid, low, high = (
-        items[:num_levels],
-        items[num_levels : 2 * num_levels - 1],
-        items[2 * num_levels - 1 :],
-    )
-    return [
-        [mid[level], *low[max(level - 1, 0) : level], *high[level : level + 1]]
-        for level in range(num_levels)
-    ]
-
-
-def per_map(coefficients):
-    """Splits `(B, maps, C)` into one `(B, 1, 1, C)` per map."""
-    coefficients = ops.expand_dims(coefficients, (2, 3))
-    return ops.unstack(coefficients, axis=1)
-
-
-def global_mean(inputs):
-    """Mean of `(B, H, W, C)` over the positions: `(B, C)`, at least float32."""
-    dtype = keras.backend.result_type(inputs.dtype, "float32")
-    return ops.mean(ops.cast(inputs, dtype), axis=(1, 2))
 
 
 def read_flat(field, positions):

@@ -3,8 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
 from keras_dyhead.layers.full_precision import FullPrecisionDense
-from keras_dyhead.layers.spatial_attention import global_mean
 from keras_dyhead.layers.start import SecondSlope, check_start
 
 
@@ -76,6 +76,12 @@ class TaskAwareAttention(keras.layers.Layer):
             for coefficient in self.coefficients(global_mean(inputs))
         )
         return ops.maximum(inputs * a1 + b1, inputs * a2 + b2)
+
+    def rectify(self, levels: list[WeighedSum]) -> list:
+        """Applies the dynamic ReLU to maps of which the pixels are not computed yet."""
+        coefficients = self.coefficients(ops.stack([x.mean for x in levels], axis=1))
+        per_level = zip(*(ops.unstack(x, len(levels), axis=1) for x in coefficients), strict=True)
+        return [x.larger_line(*lines) for x, lines in zip(levels, per_level, strict=True)]
 
     def compute_output_shape(self, input_shape):
         return input_shape

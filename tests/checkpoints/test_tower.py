@@ -13,7 +13,7 @@ from published_weights import microsoft_tower, openmmlab_tower
 from keras_dyhead.checkpoints import load_tower
 from keras_dyhead.checkpoints.tower import MICROSOFT_BLOCK
 from keras_dyhead.layers import DyHeadNeck
-from keras_dyhead.layers.spatial_attention import global_mean, per_map
+from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 
 DATA = Path(__file__).parents[1] / "data" / "dyhead_tower"
 CASES = {case["name"]: case for case in json.loads((DATA / "cases.json").read_text())}
@@ -65,12 +65,7 @@ def test_outputs_are_those_of_the_released_code(name):
 
 def intermediates(block, maps):
     """What the released code computes on the way through a block, by level and its name there."""
-    spatial, trace = block.spatial_attention, block.trace(maps)
-    raw = spatial.convolve(maps)
-    scales, shifts = (
-        per_map(values) for values in spatial.normalisation(*spatial.statistics(*raw)[:2])
-    )
-    coarser = [x * a + b for x, a, b in zip(raw, scales, shifts, strict=True)][9:]
+    trace, sampled = block.trace(maps), block.spatial_attention.sample(maps)
     names = {"mid": "temp_mid", "low": "temp_finer", "high": "temp_coarser"}
     found = {}
     for i, level in enumerate(LEVELS):
@@ -84,7 +79,9 @@ def intermediates(block, maps):
             "dyrelu_theta": unshifted(block.task_attention.coefficients(global_mean(fused))),
         }
         if i < 4:
-            values["coarser_before_upsample"] = coarser[i]
+            high = sampled[i]["high"]
+            coarser = AffineMap(high.values, high.scale, high.shift, high.mean).compute()
+            values["coarser_before_upsample"] = coarser
         found.update({f"b0/{level}/{name}": value for name, value in values.items()})
     return found
 

@@ -6,6 +6,7 @@ import pytest
 from visualization.small_model import picture
 
 from keras_dyhead.layers import SpatialAwareAttention
+from keras_dyhead.layers.affine_maps import AffineMap
 from keras_dyhead.visualization.sampling import draw_sampling, plot_sampling
 from keras_dyhead.visualization.sampling_points import composed_points, points_of_block
 from keras_dyhead.visualization.view import BlockView, look_inside
@@ -57,9 +58,11 @@ def gradients(alignment, block):
     maps = [tf.zeros((1, *size, 1)) for size in SIZES]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(maps)
-        sampled = layer.fit_to_levels(layer.convolve(maps))
-        values = {"mid": sampled[1], "low": sampled[3], "high": sampled[6]}
-        values = {name: value[0, CELL[0], CELL[1], 0] for name, value in values.items()}
+        one, zero = np.ones((1, 1), "float32"), np.zeros((1, 1), "float32")
+        values = {
+            name: AffineMap(x.values, one, zero, zero, x.size).compute()[0, CELL[0], CELL[1], 0]
+            for name, x in layer.sample(maps)[1].items()
+        }
     return {
         name: tape.gradient(value, maps[level])[0, ..., 0].numpy()
         for (name, value), level in zip(values.items(), (1, 0, 2), strict=True)
