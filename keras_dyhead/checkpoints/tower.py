@@ -114,4 +114,7 @@ def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
             f"Received: use_bias={neck.use_bias}"
         )
     table = {f"block_{{n}}/{ours}": f"{{n}}.{theirs}" for ours, theirs in block.items()}
-    return Part(weights_by_path(neck), table, prefix)
+    # A neck that starts near the identity divides what these convolutions give, by a power of two.
+    scale = neck.blocks[0].spatial_attention.offset_scale if neck.blocks else 1.0
+    reorder = {r"block_\d+/spatial_attention/offset_conv/\w+": lambda array: array / scale}
+    return Part(weights_by_path(neck), table, prefix, reorder)

@@ -29,9 +29,11 @@ class DyHeadNeck(keras.layers.Layer):
         output_gain: Factor of the outputs. A block starts with maps a sixth as large as those of
             a pyramid; with Adam, whose steps have one size, predictions learn from them as much
             more slowly. 8 more than makes up for it; published weights need 1. Defaults to 1.
-        start: Initial values. `"identity"` (default): every block passes the pyramid on, almost
-            unchanged, from the first step. `"released"`: those of the released code, with which
-            the published detectors were trained. Loaded weights replace either.
+        start: `"identity"` (default): every block passes the pyramid on, almost unchanged, from the
+            first step, and gives maps as large as a pyramid's. `"released"`: the initial values of
+            the released code, with which the published detectors were trained. The two differ in
+            initial values, and by a factor of 8 in the weights that predict offsets, which
+            `keras_dyhead.checkpoints` takes into account.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:

@@ -6,7 +6,7 @@ from keras import ops
 from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
-from keras_dyhead.layers.start import NEIGHBOURS, NearIdentity, check_start
+from keras_dyhead.layers.start import NEIGHBOURS, SCALE, NearIdentity, check_start
 from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
@@ -38,8 +38,9 @@ class SpatialAwareAttention(keras.layers.Layer):
         use_bias: Whether the three convolutions have a bias (Microsoft's have, OpenMMLab's have
             not; the normalisation does not absorb it). Defaults to `True`.
         groups: Groups of the normalisation. Defaults to 16.
-        start: Initial values, `"identity"` (default) or `"released"`, see `DyHeadNeck`. Near the
-            identity, `mid` returns its level, normalised; `low` and `high` are a tenth as large.
+        start: `"identity"` (default) or `"released"`, see `DyHeadNeck`. Near the identity, `mid`
+            starts as its level, normalised to a standard deviation of 8; `low` and `high` are a
+            tenth as large; offsets and mask logits are an eighth of what their convolution gives.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
@@ -85,6 +86,7 @@ class SpatialAwareAttention(keras.layers.Layer):
         self.use_bias = use_bias
         self.groups = groups
         self.start = check_start(start)
+        self.offset_scale = 1 / SCALE if start == "identity" else 1.0
         if use_spatial_attention:
             self.offset_conv = FullPrecisionConv2D(
                 3 * _TAPS,
@@ -115,7 +117,9 @@ class SpatialAwareAttention(keras.layers.Layer):
                     NearIdentity() if near_identity and branch == "mid" else uniform_fan_in()
                 ),
             )
-            scale = NEIGHBOURS if near_identity and branch != "mid" else 1.0
+            scale = SCALE if near_identity else 1.0
+            if near_identity and branch != "mid":
+                scale *= NEIGHBOURS
             vectors = {
                 "gamma": (self.gammas, keras.initializers.Constant(scale)),
                 "beta": (self.betas, "zeros"),
@@ -239,7 +243,7 @@ class SpatialAwareAttention(keras.layers.Layer):
 
     def _fields(self, level):
         """Offsets (18) and mask logits (9) of every pixel: `(B, H * W, 27)`, at least float32."""
-        field = self.offset_conv(level)
+        field = self.offset_conv(level) * self.offset_scale
         height, width = ops.shape(field)[1:3]
         return ops.reshape(field, (-1, height * width, 3 * _TAPS))
 

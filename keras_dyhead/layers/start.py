@@ -4,7 +4,13 @@ A block has no skip connection. As released, it hides what the backbone has lear
 random convolutions of equal weight and a ReLU, as many times as there are blocks. Started near the
 identity, a block passes its level on, almost unchanged, from the first step: the level's own kernel
 (`mid`) is the identity plus a little noise, the maps of the neighbouring levels are small, and the
-dynamic ReLU is nearly linear. Only initial values differ.
+dynamic ReLU is nearly linear.
+
+Maps have a size, too. As released they are an eighth as large as those of a feature pyramid, and
+predictions learn from them as much more slowly by an optimizer like Adam, whose steps have one
+size. Near the identity the normalisations start eight times as large. Offsets and masks then count
+an eighth of what their convolution gives: they see maps of the released size, and a step moves a
+sampling point no further than it does there.
 """
 
 import keras
@@ -15,6 +21,8 @@ from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 STARTS = ("identity", "released")
 NOISE = 0.1
 """Part of the released random kernel that the identity is given."""
+SCALE = 8.0
+"""Scale of the level's own map; a power of two, so that weights convert without rounding."""
 NEIGHBOURS = 0.1
 """Scale of the neighbouring levels' maps, relative to the level's own."""
 SECOND_SLOPE = 0.9

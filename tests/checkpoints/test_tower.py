@@ -34,9 +34,9 @@ def load_case(name):
     return case, reference, [channels_last(inputs[level]) for level in LEVELS]
 
 
-def loaded_neck(case, inputs):
+def loaded_neck(case, inputs, start="released"):
     """A neck with the case's generated weights, loaded from Microsoft's names."""
-    neck = DyHeadNeck(case["blocks"], case["channels"], alignment="published")
+    neck = DyHeadNeck(case["blocks"], case["channels"], alignment="published", start=start)
     neck.build([x.shape for x in inputs])
     return load_tower(
         neck,
@@ -61,6 +61,13 @@ def test_outputs_are_those_of_the_released_code(name):
     outputs = run(loaded_neck(case, inputs), inputs)
     for level, output in zip(LEVELS, outputs, strict=True):
         assert relative_error(output, channels_last(reference[f"out/{level}"])) <= 1e-4, level
+
+
+def test_a_neck_that_started_near_the_identity_computes_the_same_to_the_bit():
+    case, _, inputs = load_case("c32_n1_odd")
+    released, identity = (loaded_neck(case, inputs, start) for start in ("released", "identity"))
+    for found, expected in zip(run(identity, inputs), run(released, inputs), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def intermediates(block, maps):

@@ -15,7 +15,7 @@ def random_block(**kwargs):
     """A block with strongly moved weights, the same as float64 arrays, and a pyramid."""
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(2, *size, 16)) for size in SIZES]
-    block = DyHeadBlock(16, **kwargs)
+    block = DyHeadBlock(16, start="released", **kwargs)
     block.build([x.shape for x in pyramid])
     weights = {}
     for variable in block.weights:
@@ -73,7 +73,7 @@ def test_switched_off_attentions_are_convolutions_a_plain_mean_and_relu(alignmen
 def test_a_new_block_samples_the_regular_grid_with_mask_one_half():
     """Offsets start at zero, so the start is the ordinary convolution at half its strength."""
     keras.utils.set_random_seed(0)
-    block = DyHeadBlock(16, use_bias=False)
+    block = DyHeadBlock(16, use_bias=False, start="released")
     x = np.random.default_rng(0).normal(size=(1, 6, 7, 16)).astype("float32")
     found = run(block.spatial_attention, [x])[0]["mid"]
     kernel = keras.ops.convert_to_numpy(block.spatial_attention.kernels["mid"])

@@ -49,8 +49,31 @@ def test_a_new_spatial_attention_alone_returns_its_level_and_small_neighbours():
     for level, branches in zip(levels, run(SpatialAwareAttention(32), levels), strict=True):
         mid = branches.pop("mid")
         assert similarity(mid, level) > 0.9 and branches
+        assert np.std(mid) == pytest.approx(8, rel=0.01)
         for neighbour in branches.values():
             assert np.std(neighbour) == pytest.approx(0.1 * np.std(mid), rel=0.1)
+
+
+def test_six_new_blocks_give_maps_as_large_as_a_pyramids():
+    keras.utils.set_random_seed(0)
+    for found in run(DyHeadNeck(6, 32), pyramid()):
+        assert 1 < np.std(found) < 4
+
+
+def test_offsets_move_no_further_in_a_step_than_with_the_released_start():
+    """Adam moves every weight alike: an eighth of the outputs makes up for maps of eight times."""
+    levels = [8 * x for x in pyramid()]
+    moved = []
+    for start, factor in (("identity", 1.0), ("released", 0.125)):
+        attention = SpatialAwareAttention(32, start=start)
+        attention.build([x.shape for x in levels])
+        attention.offset_conv.kernel.assign(np.full(attention.offset_conv.kernel.shape, 1e-3))
+        moved.append(
+            run(lambda *x, a=attention: a.offsets_and_masks(x)[0], *[factor * x for x in levels])
+        )
+    for identity, released in zip(*moved, strict=True):
+        assert np.abs(identity).max() > 0
+        np.testing.assert_array_equal(identity, released)
 
 
 def test_a_new_task_attention_alone_is_nearly_linear():
