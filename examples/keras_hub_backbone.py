@@ -15,6 +15,7 @@ import numpy as np
 
 from keras_dyhead.coco import load_coco
 from keras_dyhead.detectors import ATSS, DetectionPreprocessor
+from keras_dyhead.layers import DyHeadNeck
 
 
 def preset_preprocessor(preset, image_size):
@@ -55,8 +56,7 @@ def main():
     model = ATSS(
         backbone,
         num_classes=len(dataset.class_names),
-        num_blocks=args.num_blocks,
-        channels=args.channels,
+        neck=DyHeadNeck(args.num_blocks, args.channels),
         preprocessor=preprocessor,
         class_names=dataset.class_names,
     )

@@ -1,7 +1,6 @@
 """What detectors cost: parameters, multiply-adds and latency, with and without DyHead."""
 
 import dataclasses
-import inspect
 import itertools
 import math
 import os
@@ -15,9 +14,9 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_dyhead import detectors
 from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
-from keras_dyhead.detectors import Detector
+from keras_dyhead.detectors import DETECTORS, Detector
+from keras_dyhead.layers import DyHeadNeck
 from keras_dyhead.ops import sparse_sampling
 
 _RESNEXT = {"depth": 101, "groups": 64, "width_per_group": 4}
@@ -30,15 +29,6 @@ BACKBONES = {
     "swin_tiny": (SwinBackbone, {}),
 }
 """Backbones to profile detectors on: class and arguments by name."""
-
-DETECTORS = {
-    cls.__name__.lower(): cls
-    for cls in vars(detectors).values()
-    if inspect.isclass(cls)
-    and issubclass(cls, Detector)
-    and "head" not in inspect.signature(cls).parameters  # the classes that others are made of
-}
-"""All detectors of this package by their names in small letters."""
 
 _PRODUCTS = ("Conv2D", "DepthwiseConv2dNative", "Einsum")
 _PRODUCTS += ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "SparseMatrixMatMul")
@@ -84,7 +74,7 @@ def profile_detectors(
     for a while slows all of them.
 
     Args:
-        names: Of `DETECTORS`. Defaults to all.
+        names: Of `keras_dyhead.detectors.DETECTORS`. Defaults to all.
         blocks: Numbers of DyHead blocks; 0 is measured in any case. Defaults to (0, 1, 2, 4, 6).
         image_size: Height and width of the image. Defaults to (512, 512).
         backbone: One of `BACKBONES`. Defaults to `"resnet50"`.
@@ -123,18 +113,17 @@ def profile_detectors(
     for name in names:
         models = {}
         for number in blocks:
-            progress(f"building {DETECTORS[name].__name__} with {number} blocks")
-            cls, arguments = BACKBONES[backbone]
-            models[number] = DETECTORS[name](
+            detector, (cls, arguments) = DETECTORS[name], BACKBONES[backbone]
+            progress(f"building {detector.__name__} with {number} blocks")
+            models[number] = detector(
                 cls(**arguments, image_shape=(*image_size, 3)),
                 num_classes=num_classes,
-                num_blocks=number,
-                channels=channels,
+                neck=DyHeadNeck(number, channels) if number else None,
+                pyramid=detector.default_pyramid(channels),
                 image_shape=(*image_size, 3),
             )
         with sparse_sampling(sparse):
-            times = _time(list(models.values()), rounds, progress)
-        times = dict(zip(models, times, strict=True))
+            times = _time(models, rounds, progress)
         for number, model in models.items():
             progress(f"counting {type(model).__name__} with {number} blocks")
             multiply_adds, uncounted = count_multiply_adds(detection(model), image_size)
@@ -255,22 +244,21 @@ def _multiply_adds(operation) -> int | None:
     return inner * outputs.num_elements()
 
 
-def _time(models, rounds, progress) -> list[float]:
-    """Median seconds that each model takes to detect in one image."""
+def _time(models, rounds, progress) -> dict[int, float]:
+    """Median seconds that each of the models, by their numbers of blocks, takes for one image."""
     image = np.random.default_rng(0).standard_normal((1, *models[0].image_shape), "float32")
-    image, runs = tf.constant(image), []
-    for model in models:
-        progress(f"compiling {type(model).__name__} with {model.num_blocks} blocks")
-        runs.append(tf.function(detection(model), autograph=False))
-        runs[-1](image)
-    times = [[] for _ in runs]
+    image, runs, times = tf.constant(image), {}, {}
+    for number, model in models.items():
+        progress(f"compiling {type(model).__name__} with {number} blocks")
+        runs[number], times[number] = tf.function(detection(model), autograph=False), []
+        runs[number](image)
     for _ in range(rounds):
-        for model, run, own in zip(models, runs, times, strict=True):
-            progress(f"timing {type(model).__name__} with {model.num_blocks} blocks")
+        for number, run in runs.items():
+            progress(f"timing {type(models[number]).__name__} with {number} blocks")
             start = time.perf_counter()
             run(image)["boxes"].numpy()
-            own.append(time.perf_counter() - start)
-    return [statistics.median(own) for own in times]
+            times[number].append(time.perf_counter() - start)
+    return {number: statistics.median(own) for number, own in times.items()}
 
 
 def _machine() -> dict:

@@ -22,6 +22,7 @@ from keras_dyhead.coco import CocoAnnotations, coco_metrics, coco_results, load_
 from keras_dyhead.coco.shapes import SHAPES, draw_shapes
 from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
 from keras_dyhead.inference import evaluate_images, image_detector, read_rgb
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.test_time_augmentation import TestTimeAugmentation
 from keras_dyhead.visualization import draw_detections
 
@@ -45,14 +46,13 @@ def model():
     detector = ATSS(
         ResNetBackbone(18, base_channels=8),
         num_classes=len(SHAPES),
-        num_blocks=1,
-        max_level=5,
-        channels=16,
+        neck=DyHeadNeck(1, 16),
+        pyramid=FeaturePyramid(16, max_level=5),
         preprocessor=DetectionPreprocessor(min_side=64, max_side=96, pad_multiple=32),
         decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
         class_names=SHAPES,
     )
-    for weight in detector.get_layer("head").weights:  # as spread out as if trained
+    for weight in detector.head.weights:  # as spread out as if trained
         weight.assign(keras.random.normal(weight.shape, stddev=0.5, seed=1))
     return detector
 
@@ -333,10 +333,12 @@ def tiny(monkeypatch):
     """A published model that is small: its name, and its checkpoint with generated tensors."""
     record = PublishedModel(
         origin="microsoft",
-        detector="ATSS",
+        detector="atss",
         backbone="ResNetBackbone",
         backbone_arguments={"depth": 18, "base_channels": 8},
-        arguments={"num_blocks": 1, "channels": 16, "head_kernel_size": 1},
+        neck={"num_blocks": 1, "channels": 16, "alignment": "published"},
+        pyramid={"channels": 16},
+        arguments={"head_kernel_size": 1},
         preprocessing={"min_side": 64, "max_side": 96, "channel_order": "BGR"},
         ap=1.5,
         source="https://example.org/tiny.pth",

@@ -280,7 +280,7 @@ def test_the_weights_that_do_not_decay_are_those_of_the_published_training(recip
     record = dataclasses.replace(
         record,
         backbone_arguments=small,
-        arguments={**record.arguments, "num_blocks": 1, "channels": 16},
+        neck={**record.neck, "num_blocks": 1, "channels": 16},
     )
     model = record.build()
     names = json.loads(gzip.decompress(NAMES.read_bytes()))[settings["detector"]]

@@ -11,10 +11,10 @@ from typer.testing import CliRunner
 from keras_dyhead import detectors, profiling
 from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.cli import app
-from keras_dyhead.layers import DyHeadBlock, ModulatedDeformConv2D
+from keras_dyhead.detectors import DETECTORS
+from keras_dyhead.layers import DyHeadBlock, DyHeadNeck, ModulatedDeformConv2D
 from keras_dyhead.profiling import (
     BACKBONES,
-    DETECTORS,
     count_multiply_adds,
     detection,
     markdown_table,
@@ -116,8 +116,8 @@ def small(name, blocks):
     return DETECTORS[name](
         ResNetBackbone(18, base_channels=8),
         num_classes=3,
-        num_blocks=blocks,
-        channels=16,
+        neck=DyHeadNeck(blocks, 16) if blocks else None,
+        pyramid=DETECTORS[name].default_pyramid(16),
         image_shape=(64, 64, 3),
     )
 
@@ -132,7 +132,7 @@ def test_no_product_of_a_detector_escapes_the_count(name):
     raw, uncounted = count_multiply_adds(model, (64, 64))
     assert raw > 0 and uncounted == ()
     count, uncounted = count_multiply_adds(detection(model), (64, 64))
-    if name == "fasterrcnn":
+    if name == "faster-rcnn":
         head = 7 * 7 * 16 * 1024 + 1024 * 1024 + 1024 * (3 + 1 + 4 * 3)
         assert count == raw + model.proposals.max_proposals * head
         assert len(uncounted) == 1 and "while" in uncounted[0]

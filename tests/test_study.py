@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from keras_dyhead.cli import app
+from keras_dyhead.detectors import DETECTORS
 from keras_dyhead.study import (
     TITLES,
     Configuration,
@@ -34,7 +35,7 @@ from keras_dyhead.study.plan import ATTENTIONS, BACKBONE_WEIGHTS
 from keras_dyhead.study.pretraining import pretrain_backbone
 from keras_dyhead.study.trial import run_trial, training_settings
 from keras_dyhead.study.worker import Worker
-from keras_dyhead.training.settings import DETECTORS, build_detector
+from keras_dyhead.training.settings import build_detector
 
 TINY = StudySettings(
     steps=10, pretraining=2, images=40, held_out=4, image_size=64, batch_size=2, channels=16
@@ -286,7 +287,7 @@ def test_a_configuration_is_the_detector_it_names(configuration, tmp_path):
     assert tuple(attentions) == configuration.attentions
     own_layers = configuration.detector == "faster-rcnn"
     common = None if own_layers else TINY.head_convs
-    assert settings.head_convs == (configuration.head_convs or common)
+    assert settings.head_layers == (configuration.head_convs or common)
     for field in ("detector", "num_blocks", "alignment"):
         assert getattr(settings, field) == getattr(configuration, field)
     same = {**vars(TINY), "seed": 7}

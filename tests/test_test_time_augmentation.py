@@ -8,6 +8,7 @@ from keras_dyhead import test_time_augmentation as augmentation
 from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
 from keras_dyhead.inference import detect_images, image_detector
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 Views = augmentation.TestTimeAugmentation
 
@@ -18,14 +19,13 @@ def tiny_detector(image_shape, preprocessor):
     model = ATSS(
         ResNetBackbone(18, base_channels=8, image_shape=image_shape),
         num_classes=3,
-        num_blocks=1,
-        max_level=5,
-        channels=16,
+        neck=DyHeadNeck(1, 16),
+        pyramid=FeaturePyramid(16, max_level=5),
         image_shape=image_shape,
         preprocessor=preprocessor,
         decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
     )
-    for weight in model.get_layer("head").weights:
+    for weight in model.head.weights:
         weight.assign(keras.random.normal(weight.shape, stddev=0.5, seed=1))
     return model
 

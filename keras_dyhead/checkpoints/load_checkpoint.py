@@ -23,20 +23,20 @@ _NAMES = {
         "ResNetBackbone": ("backbone.backbone.bottom_up.", tables.RESNET_DETECTRON2),
         "SwinBackbone": ("backbone.backbone.bottom_up.", tables.SWIN_MICROSOFT),
         "feature_pyramid": ("backbone.backbone.", tables.FPN_DETECTRON2),
-        "RetinaNet": ("head.", tables.RETINANET_DETECTRON2),
-        "ATSS": ("head.", tables.ATSS_MICROSOFT),
-        "FasterRCNN": ("", tables.RCNN_DETECTRON2),
+        "retinanet": ("head.", tables.RETINANET_DETECTRON2),
+        "atss": ("head.", tables.ATSS_MICROSOFT),
+        "faster-rcnn": ("", tables.RCNN_DETECTRON2),
     },
     OPENMMLAB: {
         "ResNetBackbone": ("backbone.", tables.RESNET_TORCHVISION),
         "SwinBackbone": ("backbone.", tables.SWIN_MMDET),
         "feature_pyramid": ("neck.0.", tables.FPN_MMDET),
-        "feature_pyramid of FasterRCNN": ("neck.0.", tables.FPN_MMDET_FROM_P2),
-        "RetinaNet": ("bbox_head.", tables.RETINANET_MMDET),
-        "ATSS": ("bbox_head.", tables.ATSS_MMDET),
-        "RepPoints": ("bbox_head.", tables.REPPOINTS_MMDET),
-        "FasterRCNN": ("", tables.RCNN_MMDET),
-        "FCOS": ("bbox_head.", tables.FCOS_MMDET),
+        "feature_pyramid of faster-rcnn": ("neck.0.", tables.FPN_MMDET_FROM_P2),
+        "retinanet": ("bbox_head.", tables.RETINANET_MMDET),
+        "atss": ("bbox_head.", tables.ATSS_MMDET),
+        "reppoints": ("bbox_head.", tables.REPPOINTS_MMDET),
+        "faster-rcnn": ("", tables.RCNN_MMDET),
+        "fcos": ("bbox_head.", tables.FCOS_MMDET),
     },
 }
 
@@ -98,15 +98,15 @@ def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:
     def part(layer, naming):
         prefix, table = names[naming]
         reorder = {"box_head/fc1/kernel": _to_channels_last}
-        return Part(weights_by_path(model.get_layer(layer)), table, prefix, reorder)
+        return Part(weights_by_path(layer), table, prefix, reorder)
 
     prefix, table = names[record.backbone]
     pyramid = f"feature_pyramid of {record.detector}"
     return [
         backbone_part(model.backbone, table, prefix),
-        part("feature_pyramid", pyramid if pyramid in names else "feature_pyramid"),
-        tower_part(model.get_layer("dyhead"), state),
-        part("head", record.detector),
+        part(model.pyramid, pyramid if pyramid in names else "feature_pyramid"),
+        tower_part(model.neck, state),
+        part(model.head, record.detector),
     ]
 
 

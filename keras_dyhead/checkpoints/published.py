@@ -4,15 +4,18 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from keras_dyhead import backbones, detectors
+from keras_dyhead import backbones
 from keras_dyhead.coco.class_names import COCO_CLASSES
 from keras_dyhead.detectors import (
+    DETECTORS,
     AnchorGenerator,
     DetectionDecoder,
+    DetectionPreprocessor,
     FCOSAssigner,
     MaxIoUAssigner,
     RegionPooler,
 )
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 MICROSOFT = "microsoft"
 OPENMMLAB = "openmmlab"
@@ -25,9 +28,11 @@ class PublishedModel:
     Args:
         origin: `"microsoft"` (microsoft/DynamicHead on detectron2) or `"openmmlab"` (mmdetection):
             whose names the tensors have.
-        detector: Class of `keras_dyhead.detectors`.
+        detector: One of `keras_dyhead.detectors.DETECTORS`.
         backbone: Class of `keras_dyhead.backbones`.
         backbone_arguments: Its arguments.
+        neck: Arguments of the `DyHeadNeck`.
+        pyramid: Arguments of the `FeaturePyramid`.
         arguments: The detector's other arguments.
         preprocessing: Arguments of `DetectionPreprocessor`.
         ap: Published box AP on COCO val2017 in percent, or `None` where there is none.
@@ -38,6 +43,8 @@ class PublishedModel:
     detector: str
     backbone: str
     backbone_arguments: Mapping[str, Any]
+    neck: Mapping[str, Any]
+    pyramid: Mapping[str, Any]
     arguments: Mapping[str, Any]
     preprocessing: Mapping[str, Any]
     ap: float | None = None
@@ -50,22 +57,28 @@ class PublishedModel:
             image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
             dtype: Policy of all layers. Defaults to the global policy.
             class_names: Names of the classes. Defaults to the 80 of COCO.
-            **changes: Arguments of the detector other than the published ones, `backbone` and
-                `preprocessor` among them.
+            **changes: Arguments of the detector other than the published ones; `backbone`, `neck`,
+                `pyramid` and `preprocessor` are objects.
         """
         if "backbone" not in changes:
             changes["backbone"] = getattr(backbones, self.backbone)(
                 **self.backbone_arguments, image_shape=image_shape, dtype=dtype
             )
         if "preprocessor" not in changes:
-            changes["preprocessor"] = detectors.DetectionPreprocessor(**self.preprocessing)
-        arguments = {"alignment": "published", **self.arguments, **changes}
-        return getattr(detectors, self.detector)(
+            changes["preprocessor"] = DetectionPreprocessor(**self.preprocessing)
+        if "neck" not in changes:
+            changes["neck"] = DyHeadNeck(**self.neck, dtype=dtype, name="dyhead")
+        if "pyramid" not in changes:
+            channels = {"channels": getattr(changes["neck"], "channels", 256)}
+            changes["pyramid"] = FeaturePyramid(
+                **channels | self.pyramid, dtype=dtype, name="feature_pyramid"
+            )
+        return DETECTORS[self.detector](
             num_classes=len(class_names),
             class_names=class_names,
             image_shape=image_shape,
             dtype=dtype,
-            **arguments,
+            **{**self.arguments, **changes},
         )
 
 
@@ -99,15 +112,19 @@ _SWIN_LARGE = {
 
 _SQUARES_IN_CORNERS = AnchorGenerator(8.0, octaves=1, ratios=(1.0,), offset=0.0)
 _SQUARES_IN_MIDDLES = AnchorGenerator(8.0, octaves=1, ratios=(1.0,), offset=0.5)
+
+_MICROSOFT_NECK = {"alignment": "published", "start": "released"}
+_OPENMMLAB_NECK = _MICROSOFT_NECK | {"use_bias": False}
+_RELU_BEFORE_EXTRA = {"relu_before_extra_convs": True}  # of Microsoft, and of FCOS
+_FROM_P2 = {"min_level": 2, "max_level": 6, "extra_levels": "pool"}
+
 _MICROSOFT_ATSS = {
-    "relu_before_extra_convs": True,
     "head_kernel_size": 1,
     "anchors": _SQUARES_IN_MIDDLES,
     "loss_normalizer": "batch",
     "decoder": DetectionDecoder(iou_threshold=0.6, clip="after_nms", rank_by="confidence"),
 }
 _OPENMMLAB_ATSS = {  # as its authors' reproduction of Microsoft's
-    "use_bias": False,
     "head_kernel_size": 1,
     "anchors": _SQUARES_IN_MIDDLES,
     "loss_normalizer": "image",
@@ -120,11 +137,12 @@ _OPENMMLAB_URL = "https://download.openmmlab.com/mmdetection/v2.0/dyhead/"
 PUBLISHED = {
     "dyhead_r50_retina_fpn_1x": PublishedModel(
         origin=MICROSOFT,
-        detector="RetinaNet",
+        detector="retinanet",
         backbone="ResNetBackbone",
         backbone_arguments=_RESNET_50_CAFFE,
+        neck=_MICROSOFT_NECK,
+        pyramid=_RELU_BEFORE_EXTRA,
         arguments={
-            "relu_before_extra_convs": True,
             "loss_normalizer": "running",
             "decoder": DetectionDecoder(clip="after_nms"),
         },
@@ -134,9 +152,11 @@ PUBLISHED = {
     ),
     "dyhead_r50_atss_fpn_1x": PublishedModel(
         origin=MICROSOFT,
-        detector="ATSS",
+        detector="atss",
         backbone="ResNetBackbone",
         backbone_arguments=_RESNET_50_CAFFE,
+        neck=_MICROSOFT_NECK,
+        pyramid=_RELU_BEFORE_EXTRA,
         arguments=_MICROSOFT_ATSS,
         preprocessing=_SIZE_800 | _BGR,
         ap=42.4,
@@ -144,9 +164,11 @@ PUBLISHED = {
     ),
     "dyhead_r50_rcnn_fpn_1x": PublishedModel(
         origin=MICROSOFT,
-        detector="FasterRCNN",
+        detector="faster-rcnn",
         backbone="ResNetBackbone",
         backbone_arguments=_RESNET_50_CAFFE,
+        neck=_MICROSOFT_NECK,
+        pyramid=_FROM_P2,
         arguments={},
         preprocessing=_SIZE_800 | _BGR | {"pad_multiple": 64},
         ap=40.3,
@@ -154,9 +176,11 @@ PUBLISHED = {
     ),
     "dyhead_swint_atss_fpn_2x_ms": PublishedModel(
         origin=MICROSOFT,
-        detector="ATSS",
+        detector="atss",
         backbone="SwinBackbone",
         backbone_arguments=_SWIN_TINY,
+        neck=_MICROSOFT_NECK,
+        pyramid=_RELU_BEFORE_EXTRA,
         arguments=_MICROSOFT_ATSS,
         preprocessing=_SIZE_800 | _RGB,
         ap=49.8,
@@ -164,7 +188,7 @@ PUBLISHED = {
     ),
     "atss_r50_fpn_dyhead_1x_coco": PublishedModel(
         origin=OPENMMLAB,
-        detector="ATSS",
+        detector="atss",
         backbone="ResNetBackbone",
         backbone_arguments={
             "depth": 50,
@@ -172,6 +196,8 @@ PUBLISHED = {
             "batch_norm": "affine",
             "frozen_stages": 1,
         },
+        neck=_OPENMMLAB_NECK,
+        pyramid={},
         arguments=_OPENMMLAB_ATSS | {"head_kernel_size": 3, "anchors": _SQUARES_IN_CORNERS},
         preprocessing=_SIZE_800_OPENCV | _RGB,
         ap=43.3,
@@ -180,9 +206,11 @@ PUBLISHED = {
     ),
     "atss_r50-caffe_fpn_dyhead_1x_coco": PublishedModel(
         origin=OPENMMLAB,
-        detector="ATSS",
+        detector="atss",
         backbone="ResNetBackbone",
         backbone_arguments=_RESNET_50_CAFFE | {"frozen_stages": 1},
+        neck=_OPENMMLAB_NECK,
+        pyramid={},
         arguments=_OPENMMLAB_ATSS,
         preprocessing=_SIZE_800 | _BGR,
         ap=42.5,
@@ -191,9 +219,11 @@ PUBLISHED = {
     ),
     "atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco": PublishedModel(
         origin=OPENMMLAB,
-        detector="ATSS",
+        detector="atss",
         backbone="SwinBackbone",
         backbone_arguments=_SWIN_LARGE,
+        neck=_OPENMMLAB_NECK,
+        pyramid={},
         arguments=_OPENMMLAB_ATSS,
         preprocessing=_SIZE_1200 | _RGB,
         ap=56.2,
@@ -206,12 +236,12 @@ PUBLISHED = {
 COMPOSED = {
     "retinanet_r50_fpn_1x_coco+dyhead": PublishedModel(
         origin=OPENMMLAB,
-        detector="RetinaNet",
+        detector="retinanet",
         backbone="ResNetBackbone",
         backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
+        neck=_OPENMMLAB_NECK,
+        pyramid={"extra_levels": "on_input"},
         arguments={
-            "use_bias": False,
-            "extra_levels": "on_input",
             "anchors": AnchorGenerator(ratios_first=True),
             "assigner": MaxIoUAssigner(reassign=True),
         },
@@ -219,11 +249,12 @@ COMPOSED = {
     ),
     "faster-rcnn_r50_fpn_1x_coco+dyhead": PublishedModel(
         origin=OPENMMLAB,
-        detector="FasterRCNN",
+        detector="faster-rcnn",
         backbone="ResNetBackbone",
         backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
+        neck=_OPENMMLAB_NECK,
+        pyramid=_FROM_P2,
         arguments={
-            "use_bias": False,
             "assigner": MaxIoUAssigner(0.7, 0.3, reassign=True, low_quality_iou=0.3),
             "pooler": RegionPooler(epsilon=1e-6 / 4),
         },
@@ -231,26 +262,26 @@ COMPOSED = {
     ),
     "reppoints-moment_r50_fpn_1x_coco+dyhead": PublishedModel(
         origin=OPENMMLAB,
-        detector="RepPoints",
+        detector="reppoints",
         backbone="ResNetBackbone",
         backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
+        neck=_OPENMMLAB_NECK,
+        pyramid={"extra_levels": "on_input"},
         arguments={
-            "use_bias": False,
-            "extra_levels": "on_input",
-            "head_convs": 3,
+            "head_layers": 3,
             "head_group_norm": False,
         },
         preprocessing=_SIZE_800_OPENCV | _RGB,
     ),
     "fcos_r50-caffe_fpn_gn-head_1x_coco+dyhead": PublishedModel(
         origin=OPENMMLAB,
-        detector="FCOS",
+        detector="fcos",
         backbone="ResNetBackbone",
         backbone_arguments=_RESNET_50_CAFFE | {"frozen_stages": 1},
+        neck=_OPENMMLAB_NECK,
+        pyramid=_RELU_BEFORE_EXTRA,
         arguments={
-            "use_bias": False,
-            "relu_before_extra_convs": True,
-            "head_convs": 4,
+            "head_layers": 4,
             "centerness_branch": "class",
             "distance_unit": "pixel",
             "assigner": FCOSAssigner(center_radius=None),

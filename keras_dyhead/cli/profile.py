@@ -77,8 +77,9 @@ def profile(
             document = MarkedDocument(out, "profile", overwrite)
         with console.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import profiling
-        names = [name.lower().replace("_", "").replace("-", "") for name in detector or ["all"]]
-        names = list(profiling.DETECTORS if "all" in names else dict.fromkeys(names))
+            from keras_dyhead.detectors import DETECTORS
+        names = [name.lower() for name in detector or ["all"]]
+        names = list(DETECTORS if "all" in names else dict.fromkeys(names))
         with Progress(console=console, transient=True) as bar:
             steps = profiling.num_steps(names, numbers, rounds)
             task = bar.add_task("", total=steps)

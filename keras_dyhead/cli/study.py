@@ -96,7 +96,7 @@ def study(
         target = MarkedDocument(document, "study", overwrite=document == out / "study.md")
         with console.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import study as studying
-            from keras_dyhead.training.settings import DETECTORS
+            from keras_dyhead.detectors import DETECTORS
         settings = studying.StudySettings(
             steps=steps,
             pretraining=pretraining,

@@ -18,10 +18,20 @@ from keras_dyhead.detectors.reppoints import RepPoints
 from keras_dyhead.detectors.retinanet import RetinaNet
 from keras_dyhead.detectors.sampling import RandomSampler
 
+DETECTORS = {
+    "atss": ATSS,
+    "faster-rcnn": FasterRCNN,
+    "fcos": FCOS,
+    "reppoints": RepPoints,
+    "retinanet": RetinaNet,
+}
+"""The detectors by the names that settings, recipes and command lines call them."""
+
 __all__ = [
     "ATSS",
     "ATSSAssigner",
     "AnchorGenerator",
+    "DETECTORS",
     "DetectionDecoder",
     "DetectionPreprocessor",
     "Detector",

@@ -1,6 +1,7 @@
 """What detectors with anchors share."""
 
 from keras import ops
+from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.anchors import AnchorGenerator
 from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
@@ -37,9 +38,16 @@ class AnchorDetector(DenseDetector):
         self.box_weights = tuple(box_weights)
         self.locations_per_cell = anchors.per_cell
 
+    def get_config(self):
+        """Returns the arguments of the constructor, serialized."""
+        return super().get_config() | {
+            "anchors": serialize_keras_object(self.anchors),
+            "box_weights": self.box_weights,
+        }
+
     def locations(self, level_sizes):
         """Returns the anchors `(A, 4)` of levels of these (height, width)."""
-        return self.anchors(level_sizes, self.min_level)
+        return self.anchors(level_sizes, self.pyramid.min_level)
 
     def boxes_at(self, locations, raw):
         """Applies the deltas of raw outputs to the anchors."""

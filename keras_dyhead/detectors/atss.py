@@ -9,6 +9,7 @@ from keras_dyhead.detectors.centerness import centerness_of
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.losses import giou_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
+from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -25,19 +26,20 @@ class ATSS(AnchorDetector):
     | `decoder.rank_by` | `"confidence"` | `"class"` |
     | `decoder.clip` | `"after_nms"` | `"before_nms"` |
     | `loss_normalizer` | `"batch"` | `"image"` |
-    | `relu_before_extra_convs` | `True` | `False` |
-    | `use_bias` | `True` | `False` |
+    | `pyramid.relu_before_extra_convs` | `True` | `False` |
+    | `neck.use_bias` | `True` | `False` |
 
     Args:
         backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
             model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
-        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
-        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
+            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
+            channels.
+        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
         image_shape: Shape of a preprocessed image. A known height and width give XLA static
             shapes. Defaults to `(None, None, 3)`.
-        head_convs: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
+        head_layers: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
             classes, one for boxes and centerness. Defaults to 0, straight from DyHead as
             published; ATSS without DyHead has 4.
         head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
@@ -49,18 +51,16 @@ class ATSS(AnchorDetector):
             is divided by the sum of the centerness targets instead, which `"image"` takes as at
             least 1. Defaults to `"image"`.
         decoder: Defaults to `DetectionDecoder(iou_threshold=0.6)`.
-        dtype: Policy of the layers above the backbone. Defaults to the global policy.
-        **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
-            `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
-            `use_task_attention`, `use_bias`, `output_gain`, `preprocessor`, `class_names`,
-            `name`, `trainable`.
+        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
+            global policy.
+        **kwargs: Of `Detector`: `preprocessor`, `class_names`, `name`, `trainable`.
 
     Example:
     ```python
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
-    model = ATSS(backbone, num_classes=80, num_blocks=1, channels=64)
+    model = ATSS(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()
     images = np.zeros((1, 128, 128, 3), "float32")
     targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
@@ -80,11 +80,10 @@ class ATSS(AnchorDetector):
         self,
         backbone,
         num_classes: int,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
+        neck: keras.layers.Layer | str | None = "dyhead",
+        pyramid: FeaturePyramid | None = None,
         image_shape=(None, None, 3),
-        head_convs: int = 0,
+        head_layers: int = 0,
         head_kernel_size: int = 3,
         anchors: AnchorGenerator | None = None,
         assigner: ATSSAssigner | None = None,
@@ -99,8 +98,7 @@ class ATSS(AnchorDetector):
         head = PredictionHead(
             num_classes,
             anchors.per_cell,
-            head_convs,
-            channels,
+            head_layers,
             head_kernel_size,
             use_group_norm=True,
             use_centerness=True,
@@ -115,17 +113,25 @@ class ATSS(AnchorDetector):
             assigner or ATSSAssigner(),
             box_weights,
             loss_normalizer,
-            num_blocks=num_blocks,
-            channels=channels,
-            alignment=alignment,
+            neck=neck,
+            pyramid=pyramid,
             image_shape=image_shape,
             decoder=decoder or DetectionDecoder(iou_threshold=0.6),
             dtype=dtype,
             **kwargs,
         )
-        self.head_convs = head_convs
+        self.head_layers = head_layers
         self.head_kernel_size = head_kernel_size
         self.box_loss_weight = box_loss_weight
+
+    def get_config(self):
+        """Returns the arguments of the constructor, serialized."""
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "head_layers": self.head_layers,
+            "head_kernel_size": self.head_kernel_size,
+            "box_loss_weight": self.box_loss_weight,
+        }
 
     def compute_losses(self, raw, boxes, labels, training=False):
         """Returns the focal loss of classes, the GIoU loss of boxes, cross-entropy of centerness.

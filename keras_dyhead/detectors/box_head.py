@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 
-HIDDEN = ("dense", "task_attention", "relu")
+HIDDEN = ("dense", "task_attention")
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -14,12 +14,11 @@ class BoxHead(keras.layers.Layer):
 
     Args:
         num_classes: int. Number of classes K.
-        num_layers: int. Layers between the regions and the predictions. Defaults to 2.
+        head_layers: int. Layers between the regions and the predictions. Defaults to 2.
         units: int. Units of the dense ones. Defaults to 1024.
-        hidden: What these layers are: `"dense"`, fully connected with ReLU; `"task_attention"`,
+        hidden: What these layers are: `"dense"`, fully connected with ReLU, or `"task_attention"`,
             task-aware attention over the channels of each region (`TaskAwareAttention`), whose
-            values then go to the predictions as they are; or `"relu"`, what is left of that without
-            attention. Defaults to `"dense"`.
+            values then go to the predictions as they are. Defaults to `"dense"`.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -30,7 +29,7 @@ class BoxHead(keras.layers.Layer):
         `"box_deltas"` `(B, R, K, 4)`.
 
     Raises:
-        ValueError: If `hidden` is none of the three.
+        ValueError: If `hidden` is neither of the two.
 
     Example:
     ```python
@@ -46,7 +45,7 @@ class BoxHead(keras.layers.Layer):
     def __init__(
         self,
         num_classes: int,
-        num_layers: int = 2,
+        head_layers: int = 2,
         units: int = 1024,
         hidden: str = "dense",
         **kwargs,
@@ -55,10 +54,10 @@ class BoxHead(keras.layers.Layer):
         if hidden not in HIDDEN:
             raise ValueError(f"`hidden` must be one of {HIDDEN}. Received: {hidden!r}")
         self.num_classes = num_classes
-        self.num_layers = num_layers
+        self.head_layers = head_layers
         self.units = units
         self.hidden = hidden
-        self.hidden_layers = [self._hidden_layer(i) for i in range(1, num_layers + 1)]
+        self.hidden_layers = [self._hidden_layer(i) for i in range(1, head_layers + 1)]
         self.class_logits = self._dense(num_classes + 1, 0.01, "class_logits")
         self.box_deltas = self._dense(4 * num_classes, 0.001, "box_deltas")
 
@@ -67,8 +66,6 @@ class BoxHead(keras.layers.Layer):
             return keras.layers.Dense(
                 self.units, "relu", name=f"fc{number}", dtype=self.dtype_policy
             )
-        if self.hidden == "relu":
-            return keras.layers.ReLU(name=f"relu{number}", dtype=self.dtype_policy)
         return TaskAwareAttention(name=f"task_attention{number}", dtype=self.dtype_policy)
 
     def _dense(self, units, stddev, name):
@@ -111,7 +108,7 @@ class BoxHead(keras.layers.Layer):
         """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_classes": self.num_classes,
-            "num_layers": self.num_layers,
+            "head_layers": self.head_layers,
             "units": self.units,
             "hidden": self.hidden,
         }

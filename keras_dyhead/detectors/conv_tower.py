@@ -8,12 +8,12 @@ PRIOR_PROBABILITY = 0.01
 
 
 def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool, dtype) -> list:
-    """Returns the 3x3 convolutions with ReLU between DyHead and a prediction, layer by layer.
+    """Builds the 3x3 convolutions with ReLU between DyHead and a prediction, layer by layer.
 
     Args:
         branch: What the names of the layers begin with.
         num_convs: int.
-        channels: int.
+        channels: int. Of the maps, which the convolutions keep.
         use_group_norm: bool. Normalise after each convolution, in groups of 8 channels (32 groups
             of 256), in place of a bias. The size of its kernel then decides nothing but how much
             of it a step changes: kernels start as He et al. (ICCV 2015) have it. All others start
@@ -32,15 +32,9 @@ def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool,
             )
             layers.append(norm)
         layers.append(keras.layers.ReLU(dtype=dtype, name=f"{branch}_relu_{i}"))
-    return layers
-
-
-def build_tower(layers, channels: int) -> int:
-    """Builds the layers of a tower for maps of `channels`; returns the channels that come out."""
     for layer in layers:
         layer.build((None, None, None, channels))
-        channels = getattr(layer, "filters", channels)
-    return channels
+    return layers
 
 
 def apply_tower(layers, x):

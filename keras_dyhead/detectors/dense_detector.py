@@ -2,6 +2,7 @@
 
 import keras
 from keras import ops
+from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.assigners import IGNORED
 from keras_dyhead.detectors.detector import Detector
@@ -56,6 +57,13 @@ class DenseDetector(Detector):
                 aggregation="only_first_replica",
                 name="running_positives",
             )
+
+    def get_config(self):
+        """Returns the arguments of the constructor, serialized."""
+        return super().get_config() | {
+            "assigner": serialize_keras_object(self.assigner),
+            "loss_normalizer": self.loss_normalizer,
+        }
 
     def locations(self, level_sizes):
         """Returns the locations `(A, ...)` of levels of these (height, width)."""

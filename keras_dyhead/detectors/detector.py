@@ -1,11 +1,11 @@
 """What all detectors share: backbone, pyramid and DyHead, and the training and prediction loop."""
 
-import inspect
 from collections.abc import Sequence
 
 import keras
 import numpy as np
 from keras import ops
+from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.losses import num_replicas
@@ -30,35 +30,27 @@ class Detector(keras.Model):
     Under a `tf.distribute` strategy losses are normalised by the positives of all replicas: one
     step equals the step of a single device on the whole batch.
 
-    Every constructor argument is an attribute of the same name, from which `get_config` saves it;
-    a subclass may replace `head` by arguments of its own and hand on the others.
+    A subclass may make its `head` from arguments of its own, which its `get_config` then adds.
 
     Args:
         backbone: A model with `pyramid_outputs`, such as a KerasHub `FeaturePyramidBackbone`, or a
             model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
         head: Layer from the pyramid to the raw outputs.
-        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
-        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
-        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
+            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
+            channels.
+        pyramid: The `FeaturePyramid`. Defaults to `default_pyramid` with the neck's channels.
         image_shape: Shape of a preprocessed image. A known height and width give XLA static
             shapes. Defaults to `(None, None, 3)`.
-        min_level: int. Finest pyramid level. Defaults to 3.
-        max_level: int. Coarsest pyramid level. Defaults to 7.
-        extra_levels: Where levels above the backbone come from, as in `FeaturePyramid`. Defaults
-            to `"on_output"`.
-        relu_before_extra_convs: bool. As in `FeaturePyramid`. Defaults to `False`.
-        use_spatial_attention: bool. As in `DyHeadNeck`, like the next three; the first three
-            switch parts of DyHead off to measure what they contribute. Defaults to `True`.
-        use_scale_attention: bool. Defaults to `True`.
-        use_task_attention: bool. Defaults to `True`.
-        use_bias: bool. Whether DyHead's deformable convolutions have a bias. Defaults to `True`.
-        output_gain: float. Factor of DyHead's outputs, as in `DyHeadNeck`. Defaults to 1.
         decoder: Defaults to `DetectionDecoder()`.
         preprocessor: Defaults to a `DetectionPreprocessor` for `image_shape`.
         class_names: Names of the labels, for those who read detections; saved along. Defaults to
             `None`.
-        dtype: Policy of the layers above the backbone. Defaults to the global policy.
+        dtype: Policy of what `neck` and `pyramid` default to. Defaults to the global policy.
         **kwargs: `name` and `trainable`.
+
+    Raises:
+        TypeError: If `neck` or `pyramid` is no such layer.
     """
 
     loss_names = ("class_loss", "box_loss")
@@ -68,19 +60,9 @@ class Detector(keras.Model):
         self,
         backbone,
         head: keras.layers.Layer,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
+        neck: keras.layers.Layer | str | None = "dyhead",
+        pyramid: FeaturePyramid | None = None,
         image_shape=(None, None, 3),
-        min_level: int = 3,
-        max_level: int = 7,
-        extra_levels: str = "on_output",
-        relu_before_extra_convs: bool = False,
-        use_spatial_attention: bool = True,
-        use_scale_attention: bool = True,
-        use_task_attention: bool = True,
-        use_bias: bool = True,
-        output_gain: float = 1.0,
         decoder: DetectionDecoder | None = None,
         preprocessor: DetectionPreprocessor | None = None,
         class_names: Sequence[str] | None = None,
@@ -89,51 +71,40 @@ class Detector(keras.Model):
     ):
         dtype = keras.dtype_policies.get(dtype)
         image_shape = tuple(image_shape)
+        if pyramid is None:
+            pyramid = self.default_pyramid(getattr(neck, "channels", 256), dtype)
+        if not isinstance(pyramid, FeaturePyramid):
+            raise TypeError(f"`pyramid` must be a FeaturePyramid or None. Received: {pyramid!r}")
+        neck = as_neck(neck, channels=pyramid.channels, dtype=dtype)
         images = keras.Input(image_shape, name="images")
-        pyramid = FeaturePyramid(
-            channels,
-            min_level,
-            max_level,
-            extra_levels,
-            relu_before_extra_convs,
-            dtype=dtype,
-            name="feature_pyramid",
-        )(backbone_pyramid(backbone, min_level, max_level)(images))
-        if num_blocks:
-            pyramid = DyHeadNeck(
-                num_blocks,
-                channels,
-                alignment,
-                use_spatial_attention,
-                use_scale_attention,
-                use_task_attention,
-                use_bias,
-                output_gain,
-                dtype=dtype,
-                name="dyhead",
-            )(pyramid)
-        super().__init__(inputs=images, outputs=head(pyramid), **kwargs)
+        maps = pyramid(backbone_pyramid(backbone, pyramid.min_level, pyramid.max_level)(images))
+        if neck is not None:
+            maps = neck(maps)
+        super().__init__(inputs=images, outputs=head(maps), **kwargs)
 
         self.backbone = backbone
-        self.num_blocks = num_blocks
-        self.channels = channels
-        self.alignment = alignment
+        self.pyramid = pyramid
+        self.neck = neck
+        self.head = head
         self.image_shape = image_shape
-        self.min_level = min_level
-        self.max_level = max_level
-        self.extra_levels = extra_levels
-        self.relu_before_extra_convs = relu_before_extra_convs
-        self.use_spatial_attention = use_spatial_attention
-        self.use_scale_attention = use_scale_attention
-        self.use_task_attention = use_task_attention
-        self.use_bias = use_bias
-        self.output_gain = output_gain
         self.decoder = decoder or DetectionDecoder()
-        self.preprocessor = preprocessor or DetectionPreprocessor.for_shape(image_shape, max_level)
+        self.preprocessor = preprocessor or DetectionPreprocessor.for_shape(
+            image_shape, pyramid.max_level
+        )
         self.class_names = None if class_names is None else tuple(class_names)
         self.dtype_policy = dtype
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
         self.jit_compile = False  # until `compile` says otherwise; compiling predict takes minutes
+
+    @classmethod
+    def default_pyramid(cls, channels: int = 256, dtype=None) -> FeaturePyramid:
+        """Returns the pyramid that this detector has where none is given.
+
+        Args:
+            channels: int. Defaults to 256.
+            dtype: Its policy. Defaults to the global policy.
+        """
+        return FeaturePyramid(channels, dtype=dtype, name="feature_pyramid")
 
     def compute_losses(self, raw, boxes, labels, training=False):
         """Returns a scalar for each of `loss_names`.
@@ -192,19 +163,19 @@ class Detector(keras.Model):
         self.predict_function = None
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
-        arguments = {
-            name
-            for cls in type(self).__mro__
-            if issubclass(cls, Detector)
-            for name in inspect.signature(cls.__init__).parameters
+        """Returns the arguments of the constructor but the head, serialized."""
+        return {
+            "backbone": serialize_keras_object(self.backbone),
+            "neck": serialize_keras_object(self.neck),
+            "pyramid": serialize_keras_object(self.pyramid),
+            "image_shape": self.image_shape,
+            "decoder": serialize_keras_object(self.decoder),
+            "preprocessor": serialize_keras_object(self.preprocessor),
+            "class_names": self.class_names,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
         }
-        config = {
-            name: keras.saving.serialize_keras_object(getattr(self, name))
-            for name in sorted(arguments - {"self", "head", "dtype", "kwargs"})
-        }
-        dtype = keras.dtype_policies.serialize(self.dtype_policy)
-        return config | {"dtype": dtype, "name": self.name, "trainable": self.trainable}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
@@ -291,7 +262,28 @@ class Detector(keras.Model):
             largest = tuple(int(side) for side in np.max(sizes, axis=0))
             canvases += [largest, self.preprocessor.canvas_size([largest])]
         num_cells = raw["class_logits"].shape[1] // self.locations_per_cell
-        return sizes_that_fit(num_cells, canvases, range(self.min_level, self.max_level + 1))
+        levels = range(self.pyramid.min_level, self.pyramid.max_level + 1)
+        return sizes_that_fit(num_cells, canvases, levels)
+
+
+def as_neck(neck, **arguments):
+    """Returns the layer that the argument `neck` of a detector stands for, or `None`.
+
+    Args:
+        neck: A layer, `None`, or `"dyhead"`.
+        **arguments: Of the `DyHeadNeck` that `"dyhead"` stands for.
+
+    Raises:
+        TypeError: If it is none of these.
+    """
+    if isinstance(neck, str) and neck == "dyhead":
+        return DyHeadNeck(**arguments, name="dyhead")
+    if neck is None or isinstance(neck, keras.layers.Layer):
+        return neck
+    raise TypeError(
+        '`neck` must be a layer from pyramid to pyramid such as DyHeadNeck(), None or "dyhead". '
+        f"Received: {neck!r}"
+    )
 
 
 def backbone_pyramid(backbone, min_level: int, max_level: int):

@@ -4,16 +4,18 @@ import functools
 
 import keras
 from keras import ops
+from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.anchors import AnchorGenerator
 from keras_dyhead.detectors.assigners import IGNORED, MaxIoUAssigner
 from keras_dyhead.detectors.decoding import DetectionDecoder
-from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.detector import Detector, as_neck
 from keras_dyhead.detectors.losses import smooth_l1_loss, sum_over_replicas
 from keras_dyhead.detectors.proposals import Proposals, ProposalSelector
 from keras_dyhead.detectors.region_pooler import RegionPooler
 from keras_dyhead.detectors.sampling import RandomSampler
 from keras_dyhead.detectors.two_stage_head import TwoStageHead
+from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.boxes import decode_boxes, encode_boxes, is_empty, take_per_image
 
 ARRANGEMENTS = ("released", "paper")
@@ -33,24 +35,23 @@ class FasterRCNN(Detector):
     |---|---|---|
     | `assigner` | as by default | `MaxIoUAssigner(0.7, 0.3, reassign=True, low_quality_iou=0.3)` |
     | `pooler.epsilon` | 1e-8 | 1e-6 / 4 |
-    | `use_bias` | `True` | `False` |
+    | `neck.use_bias` | `True` | `False` |
 
     Args:
         backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
             model or layer that maps images to a dict `{"P2": C2, ...}` of maps.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
-        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
-        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        neck: The layer from pyramid to pyramid before the heads, such as a `DyHeadNeck`; `None` is
+            the detector without DyHead. Defaults to `"dyhead"`: `DyHeadNeck` with the pyramid's
+            channels, in the paper's arrangement without task-aware attention.
+        pyramid: The `FeaturePyramid`. Defaults to one of P2 to P6 with the neck's channels, whose
+            P6 is every second pixel of P5.
         image_shape: Shape of a preprocessed image. A known height and width give XLA static
             shapes. Defaults to `(None, None, 3)`.
         arrangement: `"released"`: all of DyHead before the regions are read, two fully connected
             layers after. `"paper"` (figure 2(c)): scale- and spatial-aware attention before,
             task-aware attention in place of each fully connected layer after. Without DyHead the
             two are the same. Defaults to `"released"`, which the published weights have.
-        min_level: int. Finest pyramid level. Defaults to 2.
-        max_level: int. Coarsest pyramid level. Defaults to 6.
-        extra_levels: As in `FeaturePyramid`. Defaults to `"pool"`.
         max_pooled_level: int. Coarsest level that regions are read from. Defaults to 5.
         head_layers: int. Layers between a region and its predictions. Defaults to 2.
         head_units: int. Units of these where they are fully connected. Defaults to 1024.
@@ -67,23 +68,21 @@ class FasterRCNN(Detector):
         box_weights: Four floats that scale the box deltas of regions. Defaults to
             `(10, 10, 5, 5)`.
         smooth_l1_beta: float. 0 is the L1 loss. Defaults to 0.0.
-        use_task_attention: bool. `False` puts a ReLU where task-aware attention would be. Defaults
-            to `True`.
         decoder: Defaults to `DetectionDecoder(max_candidates=4000)`.
-        dtype: Policy of the layers above the backbone. Defaults to the global policy.
-        **kwargs: Of `Detector`: `relu_before_extra_convs`, `use_spatial_attention`,
-            `use_scale_attention`, `use_bias`, `output_gain`, `preprocessor`, `class_names`,
-            `name`, `trainable`.
+        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
+            global policy.
+        **kwargs: Of `Detector`: `preprocessor`, `class_names`, `name`, `trainable`.
 
     Raises:
-        ValueError: If `arrangement` is none of the two.
+        ValueError: If `arrangement` is neither of the two, or it is `"paper"` and the neck has
+            task-aware attention itself.
 
     Example:
     ```python
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
-    model = FasterRCNN(backbone, num_classes=80, num_blocks=1, channels=64)
+    model = FasterRCNN(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()
     images = np.zeros((1, 128, 128, 3), "float32")
     targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
@@ -103,14 +102,10 @@ class FasterRCNN(Detector):
         self,
         backbone,
         num_classes: int,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
+        neck: keras.layers.Layer | str | None = "dyhead",
+        pyramid: FeaturePyramid | None = None,
         image_shape=(None, None, 3),
         arrangement: str = "released",
-        min_level: int = 2,
-        max_level: int = 6,
-        extra_levels: str = "pool",
         max_pooled_level: int = 5,
         head_layers: int = 2,
         head_units: int = 1024,
@@ -123,7 +118,6 @@ class FasterRCNN(Detector):
         pooler: RegionPooler | None = None,
         box_weights=(10.0, 10.0, 5.0, 5.0),
         smooth_l1_beta: float = 0.0,
-        use_task_attention: bool = True,
         decoder: DetectionDecoder | None = None,
         dtype=None,
         **kwargs,
@@ -135,12 +129,19 @@ class FasterRCNN(Detector):
         anchors = anchors or AnchorGenerator(8.0, octaves=1)
         pooler = pooler or RegionPooler()
         hidden = "dense"
-        if arrangement == "paper" and num_blocks:
-            hidden = "task_attention" if use_task_attention else "relu"
+        if arrangement == "paper" and neck is not None:
+            hidden = "task_attention"
+            if isinstance(neck, str):
+                channels = 256 if pyramid is None else pyramid.channels
+                neck = as_neck(neck, channels=channels, use_task_attention=False, dtype=dtype)
+            if getattr(neck, "use_task_attention", False):
+                raise ValueError(
+                    'With `arrangement="paper"` task-aware attention comes after the pooling: the '
+                    "neck must have `use_task_attention=False`. Received: use_task_attention=True"
+                )
         head = TwoStageHead(
             num_classes,
             anchors.per_cell,
-            channels,
             max_pooled_level,
             pooler.size,
             head_layers,
@@ -152,19 +153,13 @@ class FasterRCNN(Detector):
         super().__init__(
             backbone,
             head,
-            num_blocks=num_blocks,
-            channels=channels,
-            alignment=alignment,
+            neck=neck,
+            pyramid=pyramid,
             image_shape=image_shape,
-            min_level=min_level,
-            max_level=max_level,
-            extra_levels=extra_levels,
-            use_task_attention=use_task_attention and arrangement == "released",
             decoder=decoder or DetectionDecoder(max_candidates=4000),
             dtype=dtype,
             **kwargs,
         )
-        self.use_task_attention = use_task_attention
         self.num_classes = num_classes
         self.arrangement = arrangement
         self.max_pooled_level = max_pooled_level
@@ -182,6 +177,30 @@ class FasterRCNN(Detector):
         self.locations_per_cell = anchors.per_cell
         self.noise_generator = keras.random.SeedGenerator()
 
+    @classmethod
+    def default_pyramid(cls, channels: int = 256, dtype=None) -> FeaturePyramid:
+        """Returns a pyramid of P2 to P6; see `Detector.default_pyramid`."""
+        return FeaturePyramid(channels, 2, 6, "pool", dtype=dtype, name="feature_pyramid")
+
+    def get_config(self):
+        """Returns the arguments of the constructor, serialized."""
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "arrangement": self.arrangement,
+            "max_pooled_level": self.max_pooled_level,
+            "head_layers": self.head_layers,
+            "head_units": self.head_units,
+            "anchors": serialize_keras_object(self.anchors),
+            "assigner": serialize_keras_object(self.assigner),
+            "sampler": serialize_keras_object(self.sampler),
+            "proposals": serialize_keras_object(self.proposals),
+            "region_assigner": serialize_keras_object(self.region_assigner),
+            "region_sampler": serialize_keras_object(self.region_sampler),
+            "pooler": serialize_keras_object(self.pooler),
+            "box_weights": self.box_weights,
+            "smooth_l1_beta": self.smooth_l1_beta,
+        }
+
     def propose(self, raw, image_sizes=None, training=False) -> Proposals:
         """Returns the regions that the first stage takes for objects; no gradient goes through.
 
@@ -196,7 +215,7 @@ class FasterRCNN(Detector):
             ops.stop_gradient(ops.convert_to_tensor(raw[key]))
             for key in ("objectness_logits", "anchor_deltas")
         )
-        anchors = self.anchors(level_sizes, self.min_level)
+        anchors = self.anchors(level_sizes, self.pyramid.min_level)
         counts = [height * width * self.anchors.per_cell for height, width in level_sizes]
         return self.proposals(logits, deltas, anchors, counts, image_sizes, training)
 
@@ -211,8 +230,7 @@ class FasterRCNN(Detector):
             Dict of `"class_logits"` `(B, R, K + 1)`, the background last, and `"box_deltas"`
             `(B, R, K, 4)`, float32.
         """
-        head = self.get_layer("head")
-        return head.box_head(self.pooler(head.pooled_levels(raw), boxes))
+        return self.head.box_head(self.pooler(self.head.pooled_levels(raw), boxes))
 
     def decode(self, raw, image_sizes=None):
         """Turns raw outputs into detections, by the second stage; see `Detector.decode`."""
@@ -230,7 +248,7 @@ class FasterRCNN(Detector):
 
         Proposals are chosen as in training, and clipped to the batch's height and width.
         """
-        stride = 2**self.min_level
+        stride = 2**self.pyramid.min_level
         canvas = [side * stride for side in self.level_sizes(raw)[0]]
         proposals = self.propose(raw, ops.stack(canvas)[None], training=True)
         noise = functools.partial(keras.random.uniform, seed=self.noise_generator)
@@ -250,7 +268,7 @@ class FasterRCNN(Detector):
             labels: `(B, N)` int32, -1 where padded.
             noise: `(B, A)` float32 random numbers in [0, 1); those with the largest are drawn.
         """
-        anchors = self.anchors(self.level_sizes(raw), self.min_level)
+        anchors = self.anchors(self.level_sizes(raw), self.pyramid.min_level)
         assigned = self.assigner(anchors, boxes, labels)
         sample = self.sampler(assigned, noise)
         count = _count(sample.used)

@@ -1,6 +1,7 @@
 """FCOS with DyHead."""
 
 import keras
+from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.centerness import centerness_of
 from keras_dyhead.detectors.decoding import DetectionDecoder
@@ -9,6 +10,7 @@ from keras_dyhead.detectors.fcos_assigner import FCOSAssigner
 from keras_dyhead.detectors.losses import giou_loss, iou_loss
 from keras_dyhead.detectors.points import PointGenerator
 from keras_dyhead.detectors.prediction_head import PredictionHead
+from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.boxes import decode_distances
 
 BOX_LOSSES = {"iou": iou_loss, "giou": giou_loss}
@@ -24,27 +26,28 @@ class FCOS(DenseDetector):
 
     | | default | first paper, OpenMMLab |
     |---|---|---|
-    | `head_convs` | 0, straight from DyHead | 4 |
+    | `head_layers` | 0, straight from DyHead | 4 |
     | `assigner.center_radius` | 1.5 | `None` |
     | `box_loss` | `"giou"` | `"iou"` |
     | `distance_unit` | `"stride"` | `"pixel"` |
     | `centerness_branch` | `"box"` | `"class"` |
-    | `relu_before_extra_convs` | `False` | `True` |
+    | `pyramid.relu_before_extra_convs` | `False` | `True` |
 
     Args:
         backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
             model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
-        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
-        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
+            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
+            channels.
+        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
         image_shape: Shape of a preprocessed image. A known height and width give XLA static
             shapes. Defaults to `(None, None, 3)`.
-        head_convs: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
+        head_layers: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
             classes, one for boxes. Defaults to 0, straight from DyHead; FCOS without DyHead has 4.
         head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
         centerness_branch: Whether centerness is predicted in the branch of the `"box"` or in that
-            of the `"class"`; the same where `head_convs` is 0. Defaults to `"box"`.
+            of the `"class"`; the same where `head_layers` is 0. Defaults to `"box"`.
         distance_unit: What a distance of `exp(0)` is: one `"pixel"`, or one `"stride"` of its
             level, which is learnt faster. Raw outputs are pixels in both cases. Defaults to
             `"stride"`.
@@ -56,18 +59,16 @@ class FCOS(DenseDetector):
             is divided by the sum of the centerness targets instead, which `"image"` takes as at
             least 1. Defaults to `"batch"`.
         decoder: Defaults to `DetectionDecoder()`.
-        dtype: Policy of the layers above the backbone. Defaults to the global policy.
-        **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
-            `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
-            `use_task_attention`, `use_bias`, `output_gain`, `preprocessor`, `class_names`,
-            `name`, `trainable`.
+        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
+            global policy.
+        **kwargs: Of `Detector`: `preprocessor`, `class_names`, `name`, `trainable`.
 
     Example:
     ```python
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
-    model = FCOS(backbone, num_classes=80, num_blocks=1, channels=64)
+    model = FCOS(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()
     images = np.zeros((1, 128, 128, 3), "float32")
     targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
@@ -87,11 +88,10 @@ class FCOS(DenseDetector):
         self,
         backbone,
         num_classes: int,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
+        neck: keras.layers.Layer | str | None = "dyhead",
+        pyramid: FeaturePyramid | None = None,
         image_shape=(None, None, 3),
-        head_convs: int = 0,
+        head_layers: int = 0,
         head_kernel_size: int = 3,
         centerness_branch: str = "box",
         distance_unit: str = "stride",
@@ -110,8 +110,7 @@ class FCOS(DenseDetector):
             )
         head = PredictionHead(
             num_classes,
-            num_convs=head_convs,
-            channels=channels,
+            head_layers=head_layers,
             kernel_size=head_kernel_size,
             use_group_norm=True,
             use_centerness=True,
@@ -127,15 +126,14 @@ class FCOS(DenseDetector):
             head,
             assigner or FCOSAssigner(),
             loss_normalizer,
-            num_blocks=num_blocks,
-            channels=channels,
-            alignment=alignment,
+            neck=neck,
+            pyramid=pyramid,
             image_shape=image_shape,
             decoder=decoder,
             dtype=dtype,
             **kwargs,
         )
-        self.head_convs = head_convs
+        self.head_layers = head_layers
         self.head_kernel_size = head_kernel_size
         self.centerness_branch = centerness_branch
         self.distance_unit = distance_unit
@@ -143,9 +141,22 @@ class FCOS(DenseDetector):
         self.box_loss = box_loss
         self.box_loss_weight = box_loss_weight
 
+    def get_config(self):
+        """Returns the arguments of the constructor, serialized."""
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "head_layers": self.head_layers,
+            "head_kernel_size": self.head_kernel_size,
+            "centerness_branch": self.centerness_branch,
+            "distance_unit": self.distance_unit,
+            "points": serialize_keras_object(self.points),
+            "box_loss": self.box_loss,
+            "box_loss_weight": self.box_loss_weight,
+        }
+
     def locations(self, level_sizes):
         """Returns the points `(A, 3)`, x, y and stride, of levels of these (height, width)."""
-        return self.points(level_sizes, self.min_level)
+        return self.points(level_sizes, self.pyramid.min_level)
 
     def boxes_at(self, locations, raw):
         """Places the boxes of raw outputs around the points."""

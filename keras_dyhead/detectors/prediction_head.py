@@ -5,7 +5,6 @@ from keras import ops
 
 from keras_dyhead.detectors.conv_tower import (
     apply_tower,
-    build_tower,
     conv_tower,
     head_conv,
     prior_bias,
@@ -21,9 +20,8 @@ class PredictionHead(keras.layers.Layer):
     Args:
         num_classes: int. Number of classes K.
         anchors_per_cell: int. Defaults to 1, as for points.
-        num_convs: int. 3x3 convolutions with ReLU before the predictions, one branch for classes,
-            one for boxes. Defaults to 0.
-        channels: int. Channels of those convolutions. Defaults to 256.
+        head_layers: int. 3x3 convolutions with ReLU before the predictions, one branch for classes,
+            one for boxes, with as many channels as the maps. Defaults to 0.
         kernel_size: int. Kernel size of the predictions. Defaults to 3.
         use_group_norm: bool. Normalise after each of those convolutions, in groups of 8 channels
             (32 groups of 256), in place of a bias. Defaults to `False`.
@@ -59,8 +57,7 @@ class PredictionHead(keras.layers.Layer):
         self,
         num_classes: int,
         anchors_per_cell: int = 1,
-        num_convs: int = 0,
-        channels: int = 256,
+        head_layers: int = 0,
         kernel_size: int = 3,
         use_group_norm: bool = False,
         use_centerness: bool = False,
@@ -80,8 +77,7 @@ class PredictionHead(keras.layers.Layer):
                 raise ValueError(f"`{argument}` must be one of {choices}. Received: {value!r}")
         self.num_classes = num_classes
         self.anchors_per_cell = anchors_per_cell
-        self.num_convs = num_convs
-        self.channels = channels
+        self.head_layers = head_layers
         self.kernel_size = kernel_size
         self.use_group_norm = use_group_norm
         self.use_centerness = use_centerness
@@ -89,10 +85,6 @@ class PredictionHead(keras.layers.Layer):
         self.box_output = box_output
         self.distance_unit = distance_unit
         self.centerness_branch = centerness_branch
-        self.class_tower, self.box_tower = (
-            conv_tower(branch, num_convs, channels, use_group_norm, self.dtype_policy)
-            for branch in ("class", "box")
-        )
         self.class_logits = self._conv(num_classes * anchors_per_cell, "class_logits")
         self.class_logits.bias_initializer = prior_bias()
         self.boxes = self._conv(4 * anchors_per_cell, box_output)
@@ -107,10 +99,13 @@ class PredictionHead(keras.layers.Layer):
     def build(self, input_shape):
         """Creates the convolutions and the scale of each level."""
         channels = next(iter(input_shape.values()))[-1]
-        for tower, predictions in self._branches():
-            width = build_tower(tower, channels)
+        self.class_tower, self.box_tower = (
+            conv_tower(branch, self.head_layers, channels, self.use_group_norm, self.dtype_policy)
+            for branch in ("class", "box")
+        )
+        for _, predictions in self._branches():
             for prediction in predictions:
-                prediction.build((None, None, None, width))
+                prediction.build((None, None, None, channels))
         if self.use_level_scales:
             self.level_scales = [
                 self.add_weight(
@@ -168,8 +163,7 @@ class PredictionHead(keras.layers.Layer):
         return super().get_config() | {
             "num_classes": self.num_classes,
             "anchors_per_cell": self.anchors_per_cell,
-            "num_convs": self.num_convs,
-            "channels": self.channels,
+            "head_layers": self.head_layers,
             "kernel_size": self.kernel_size,
             "use_group_norm": self.use_group_norm,
             "use_centerness": self.use_centerness,

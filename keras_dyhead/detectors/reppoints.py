@@ -2,6 +2,7 @@
 
 import keras
 from keras import ops
+from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.assigners import MaxIoUAssigner
 from keras_dyhead.detectors.dense_detector import DenseDetector
@@ -9,6 +10,7 @@ from keras_dyhead.detectors.losses import smooth_l1_loss
 from keras_dyhead.detectors.nearest_point_assigner import NearestPointAssigner
 from keras_dyhead.detectors.points import PointGenerator
 from keras_dyhead.detectors.reppoints_head import RepPointsHead
+from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.boxes import take_per_image
 
 
@@ -25,12 +27,13 @@ class RepPoints(DenseDetector):
         backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
             model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
-        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
-        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
+            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
+            channels.
+        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
         image_shape: Shape of a preprocessed image. A known height and width give XLA static
             shapes. Defaults to `(None, None, 3)`.
-        head_convs: int. 3x3 convolutions before the predictions, one branch for classes, one for
+        head_layers: int. 3x3 convolutions before the predictions, one branch for classes, one for
             points. Defaults to 0, straight from DyHead; RepPoints as published has 3.
         head_group_norm: bool. Normalise after each of those convolutions. Defaults to `True`.
         initial_spread: float. Strides between the points of the 3x3 grid that initial points start
@@ -46,18 +49,16 @@ class RepPoints(DenseDetector):
         loss_normalizer: What a loss is divided by: the number of its positive locations in the
             batch, where every `"image"` counts as at least one, or the `"batch"` does. Defaults to
             `"image"`.
-        dtype: Policy of the layers above the backbone. Defaults to the global policy.
-        **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
-            `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
-            `use_task_attention`, `use_bias`, `output_gain`, `decoder`, `preprocessor`,
-            `class_names`, `name`, `trainable`.
+        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
+            global policy.
+        **kwargs: Of `Detector`: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`.
 
     Example:
     ```python
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
-    model = RepPoints(backbone, num_classes=80, num_blocks=1, channels=64)
+    model = RepPoints(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()
     images = np.zeros((1, 128, 128, 3), "float32")
     targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
@@ -75,11 +76,10 @@ class RepPoints(DenseDetector):
         self,
         backbone,
         num_classes: int,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
+        neck: keras.layers.Layer | str | None = "dyhead",
+        pyramid: FeaturePyramid | None = None,
         image_shape=(None, None, 3),
-        head_convs: int = 0,
+        head_layers: int = 0,
         head_group_norm: bool = True,
         initial_spread: float = 0.0,
         point_assigner: NearestPointAssigner | None = None,
@@ -97,8 +97,7 @@ class RepPoints(DenseDetector):
             )
         head = RepPointsHead(
             num_classes,
-            head_convs,
-            channels,
+            head_layers,
             head_group_norm,
             initial_spread,
             dtype=dtype,
@@ -109,23 +108,34 @@ class RepPoints(DenseDetector):
             head,
             assigner or MaxIoUAssigner(reassign=True),
             loss_normalizer,
-            num_blocks=num_blocks,
-            channels=channels,
-            alignment=alignment,
+            neck=neck,
+            pyramid=pyramid,
             image_shape=image_shape,
             dtype=dtype,
             **kwargs,
         )
-        self.head_convs = head_convs
+        self.head_layers = head_layers
         self.head_group_norm = head_group_norm
         self.initial_spread = initial_spread
         self.point_assigner = point_assigner or NearestPointAssigner()
         self.smooth_l1_beta = smooth_l1_beta
         self.initial_loss_weight = initial_loss_weight
 
+    def get_config(self):
+        """Returns the arguments of the constructor, serialized."""
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "head_layers": self.head_layers,
+            "head_group_norm": self.head_group_norm,
+            "initial_spread": self.initial_spread,
+            "point_assigner": serialize_keras_object(self.point_assigner),
+            "smooth_l1_beta": self.smooth_l1_beta,
+            "initial_loss_weight": self.initial_loss_weight,
+        }
+
     def locations(self, level_sizes):
         """Returns x, y and stride of the points `(A, 3)` of levels of these (height, width)."""
-        return PointGenerator(offset=0.0)(level_sizes, self.min_level)
+        return PointGenerator(offset=0.0)(level_sizes, self.pyramid.min_level)
 
     def boxes_at(self, locations, raw):
         """Returns the boxes of the refined points."""

@@ -6,7 +6,6 @@ from keras import ops
 
 from keras_dyhead.detectors.conv_tower import (
     apply_tower,
-    build_tower,
     conv_tower,
     head_conv,
     prior_bias,
@@ -30,11 +29,10 @@ class RepPointsHead(keras.layers.Layer):
 
     Args:
         num_classes: int. Number of classes K.
-        num_convs: int. 3x3 convolutions with ReLU before all that, one branch for classes, one
-            for points. Defaults to 0.
-        channels: int. Channels of those and of the deformable convolutions. Defaults to 256.
-        use_group_norm: bool. Normalise after each of the former, in groups of 8 channels, in place
-            of a bias. Defaults to `False`.
+        head_layers: int. 3x3 convolutions with ReLU before all that, one branch for classes, one
+            for points, with as many channels as the maps. Defaults to 0.
+        use_group_norm: bool. Normalise after each of these, in groups of 8 channels, in place of a
+            bias. Defaults to `False`.
         initial_spread: float. Strides between the points of the 3x3 grid that initial points start
             as. Defaults to 0.0: all start in the location itself.
         offset_gradient: float. What part of the gradient of the places looked at reaches the
@@ -54,7 +52,7 @@ class RepPointsHead(keras.layers.Layer):
 
     Example:
     ```python
-    head = RepPointsHead(num_classes=5, channels=8)
+    head = RepPointsHead(num_classes=5)
     raw = head({"P3": keras.ops.ones((1, 4, 4, 8)), "P4": keras.ops.ones((1, 2, 2, 8))})
     raw["class_logits"].shape, raw["refined_points"].shape  # (1, 20, 5), (1, 20, 18)
     ```
@@ -66,8 +64,7 @@ class RepPointsHead(keras.layers.Layer):
     def __init__(
         self,
         num_classes: int,
-        num_convs: int = 0,
-        channels: int = 256,
+        head_layers: int = 0,
         use_group_norm: bool = False,
         initial_spread: float = 0.0,
         offset_gradient: float = 0.1,
@@ -76,17 +73,11 @@ class RepPointsHead(keras.layers.Layer):
     ):
         super().__init__(**kwargs)
         self.num_classes = num_classes
-        self.num_convs = num_convs
-        self.channels = channels
+        self.head_layers = head_layers
         self.use_group_norm = use_group_norm
         self.initial_spread = initial_spread
         self.offset_gradient = offset_gradient
         self.moment_gradient = moment_gradient
-        self.class_tower, self.point_tower = (
-            conv_tower(branch, num_convs, channels, use_group_norm, self.dtype_policy)
-            for branch in ("class", "point")
-        )
-        self.initial_conv = head_conv(channels, 3, "initial_conv", self.dtype_policy)
         self.initial_points = self._points("initial_points", start=initial_spread)
         self.refined_points = self._points("refined_points")
         self.class_logits = keras.layers.Dense(
@@ -109,17 +100,20 @@ class RepPointsHead(keras.layers.Layer):
     def build(self, input_shape):
         """Creates the convolutions and the numbers that make boxes of points."""
         channels = next(iter(input_shape.values()))[-1]
-        class_channels = build_tower(self.class_tower, channels)
-        point_channels = build_tower(self.point_tower, channels)
-        self.initial_conv.build((None, None, None, point_channels))
+        self.class_tower, self.point_tower = (
+            conv_tower(branch, self.head_layers, channels, self.use_group_norm, self.dtype_policy)
+            for branch in ("class", "point")
+        )
+        self.initial_conv = head_conv(channels, 3, "initial_conv", self.dtype_policy)
+        self.initial_conv.build((None, None, None, channels))
         self.class_kernel, self.refining_kernel = (
             self.add_weight(
-                shape=(3, 3, width, self.channels), initializer="he_uniform", name=f"{name}_kernel"
+                shape=(3, 3, channels, channels), initializer="he_uniform", name=f"{name}_kernel"
             )
-            for name, width in (("class", class_channels), ("refining", point_channels))
+            for name in ("class", "refining")
         )
         for layer in (self.initial_points, self.refined_points, self.class_logits):
-            layer.build((None, None, self.channels))
+            layer.build((None, None, channels))
         self.moment_transfer = self.add_weight(
             shape=(2,), initializer="zeros", dtype="float32", autocast=False, name="moment_transfer"
         )
@@ -144,7 +138,7 @@ class RepPointsHead(keras.layers.Layer):
         def look(maps, kernel):
             return ops.relu(deform_conv_rows(MapRows(maps).values, grid, offsets, None, kernel))
 
-        if self.num_convs:
+        if self.head_layers:
             seen_for_class = look(class_maps, self.class_kernel)
             seen_for_points = look(point_maps, self.refining_kernel)
         else:  # the same maps, looked at once for both
@@ -169,8 +163,7 @@ class RepPointsHead(keras.layers.Layer):
         """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_classes": self.num_classes,
-            "num_convs": self.num_convs,
-            "channels": self.channels,
+            "head_layers": self.head_layers,
             "use_group_norm": self.use_group_norm,
             "initial_spread": self.initial_spread,
             "offset_gradient": self.offset_gradient,

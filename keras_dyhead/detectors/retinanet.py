@@ -8,6 +8,7 @@ from keras_dyhead.detectors.anchors import AnchorGenerator
 from keras_dyhead.detectors.assigners import MaxIoUAssigner
 from keras_dyhead.detectors.losses import smooth_l1_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
+from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.boxes import encode_boxes
 
 
@@ -19,12 +20,13 @@ class RetinaNet(AnchorDetector):
         backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
             model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        num_blocks: int. DyHead blocks; 0 is the detector without DyHead. Defaults to 6.
-        channels: int. Channels of pyramid, DyHead and head; a multiple of 16. Defaults to 256.
-        alignment: `"paper"` or `"published"`, as in `DyHeadNeck`. Defaults to `"paper"`.
+        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
+            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
+            channels.
+        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
         image_shape: Shape of a preprocessed image. A known height and width give XLA static
             shapes. Defaults to `(None, None, 3)`.
-        head_convs: int. 3x3 convolutions before each prediction, after DyHead. Defaults to 4
+        head_layers: int. 3x3 convolutions before each prediction, after DyHead. Defaults to 4
             as published; 0 predicts straight from DyHead.
         anchors: `AnchorGenerator`. Defaults to `AnchorGenerator()`: 3 sizes x 3 ratios.
         assigner: Defaults to `MaxIoUAssigner()`.
@@ -32,18 +34,16 @@ class RetinaNet(AnchorDetector):
         smooth_l1_beta: float. 0 is the L1 loss. Defaults to 0.0.
         loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. Defaults to
             `"image"`.
-        dtype: Policy of the layers above the backbone. Defaults to the global policy.
-        **kwargs: Of `Detector`: `min_level`, `max_level`, `extra_levels`,
-            `relu_before_extra_convs`, `use_spatial_attention`, `use_scale_attention`,
-            `use_task_attention`, `use_bias`, `output_gain`, `decoder`, `preprocessor`,
-            `class_names`, `name`, `trainable`.
+        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
+            global policy.
+        **kwargs: Of `Detector`: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`.
 
     Example:
     ```python
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
-    model = RetinaNet(backbone, num_classes=80, num_blocks=1, channels=64)
+    model = RetinaNet(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()
     images = np.zeros((1, 128, 128, 3), "float32")
     targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
@@ -59,11 +59,10 @@ class RetinaNet(AnchorDetector):
         self,
         backbone,
         num_classes: int,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
+        neck: keras.layers.Layer | str | None = "dyhead",
+        pyramid: FeaturePyramid | None = None,
         image_shape=(None, None, 3),
-        head_convs: int = 4,
+        head_layers: int = 4,
         anchors: AnchorGenerator | None = None,
         assigner: MaxIoUAssigner | None = None,
         box_weights=(1.0, 1.0, 1.0, 1.0),
@@ -73,9 +72,7 @@ class RetinaNet(AnchorDetector):
         **kwargs,
     ):
         anchors = anchors or AnchorGenerator()
-        head = PredictionHead(
-            num_classes, anchors.per_cell, head_convs, channels, dtype=dtype, name="head"
-        )
+        head = PredictionHead(num_classes, anchors.per_cell, head_layers, dtype=dtype, name="head")
         super().__init__(
             backbone,
             head,
@@ -83,15 +80,22 @@ class RetinaNet(AnchorDetector):
             assigner or MaxIoUAssigner(),
             box_weights,
             loss_normalizer,
-            num_blocks=num_blocks,
-            channels=channels,
-            alignment=alignment,
+            neck=neck,
+            pyramid=pyramid,
             image_shape=image_shape,
             dtype=dtype,
             **kwargs,
         )
-        self.head_convs = head_convs
+        self.head_layers = head_layers
         self.smooth_l1_beta = smooth_l1_beta
+
+    def get_config(self):
+        """Returns the arguments of the constructor, serialized."""
+        return super().get_config() | {
+            "num_classes": self.num_classes,
+            "head_layers": self.head_layers,
+            "smooth_l1_beta": self.smooth_l1_beta,
+        }
 
     def compute_losses(self, raw, boxes, labels, training=False):
         """Returns the focal loss of the classes and the L1 loss of the box deltas."""

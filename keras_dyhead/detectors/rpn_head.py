@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_dyhead.detectors.conv_tower import apply_tower, build_tower, conv_tower, head_conv
+from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv
 from keras_dyhead.ops.rows import MapRows
 
 
@@ -11,9 +11,10 @@ from keras_dyhead.ops.rows import MapRows
 class RPNHead(keras.layers.Layer):
     """Predicts for every anchor whether it holds an object of any class, and a better box.
 
+    Before the predictions comes a 3x3 convolution with as many channels as the maps.
+
     Args:
         anchors_per_cell: int. Defaults to 3.
-        channels: int. Channels of the 3x3 convolution before the predictions. Defaults to 256.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -26,7 +27,7 @@ class RPNHead(keras.layers.Layer):
 
     Example:
     ```python
-    head = RPNHead(channels=8)
+    head = RPNHead()
     raw = head({"P2": keras.ops.ones((1, 4, 4, 8)), "P3": keras.ops.ones((1, 2, 2, 8))})
     raw["objectness_logits"].shape, raw["anchor_deltas"].shape  # (1, 60), (1, 60, 4)
     ```
@@ -34,11 +35,9 @@ class RPNHead(keras.layers.Layer):
     Source: Ren et al., "Faster R-CNN", NeurIPS 2015, section 3.1.
     """
 
-    def __init__(self, anchors_per_cell: int = 3, channels: int = 256, **kwargs):
+    def __init__(self, anchors_per_cell: int = 3, **kwargs):
         super().__init__(**kwargs)
         self.anchors_per_cell = anchors_per_cell
-        self.channels = channels
-        self.tower = conv_tower("shared", 1, channels, False, self.dtype_policy)
         self.objectness_logits, self.anchor_deltas = (
             head_conv(width * anchors_per_cell, 1, name, self.dtype_policy)
             for width, name in ((1, "objectness_logits"), (4, "anchor_deltas"))
@@ -46,9 +45,10 @@ class RPNHead(keras.layers.Layer):
 
     def build(self, input_shape):
         """Creates the convolutions."""
-        width = build_tower(self.tower, next(iter(input_shape.values()))[-1])
+        channels = next(iter(input_shape.values()))[-1]
+        self.tower = conv_tower("shared", 1, channels, False, self.dtype_policy)
         for prediction in (self.objectness_logits, self.anchor_deltas):
-            prediction.build((None, None, None, width))
+            prediction.build((None, None, None, channels))
         self.built = True
 
     def call(self, pyramid):
@@ -65,7 +65,4 @@ class RPNHead(keras.layers.Layer):
 
     def get_config(self):
         """Returns the arguments of the constructor."""
-        return super().get_config() | {
-            "anchors_per_cell": self.anchors_per_cell,
-            "channels": self.channels,
-        }
+        return super().get_config() | {"anchors_per_cell": self.anchors_per_cell}

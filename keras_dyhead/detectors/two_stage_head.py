@@ -17,10 +17,9 @@ class TwoStageHead(keras.layers.Layer):
     Args:
         num_classes: int. Number of classes K.
         anchors_per_cell: int. Defaults to 3.
-        channels: int. Channels of the first stage's convolution. Defaults to 256.
         max_pooled_level: int. Coarsest level that regions are read from. Defaults to 5.
         region_size: int. Height and width of a region that was read. Defaults to 7.
-        num_layers: int. As in `BoxHead`, like the next two. Defaults to 2.
+        head_layers: int. As in `BoxHead`, like the next two. Defaults to 2.
         units: int. Defaults to 1024.
         hidden: Defaults to `"dense"`.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
@@ -33,7 +32,7 @@ class TwoStageHead(keras.layers.Layer):
 
     Example:
     ```python
-    head = TwoStageHead(num_classes=5, channels=8, max_pooled_level=2)
+    head = TwoStageHead(num_classes=5, max_pooled_level=2)
     raw = head({"P2": keras.ops.ones((1, 4, 4, 8)), "P3": keras.ops.ones((1, 2, 2, 8))})
     sorted(raw)  # ['P2', 'anchor_deltas', 'level_sizes', 'objectness_logits']
     ```
@@ -43,10 +42,9 @@ class TwoStageHead(keras.layers.Layer):
         self,
         num_classes: int,
         anchors_per_cell: int = 3,
-        channels: int = 256,
         max_pooled_level: int = 5,
         region_size: int = 7,
-        num_layers: int = 2,
+        head_layers: int = 2,
         units: int = 1024,
         hidden: str = "dense",
         **kwargs,
@@ -54,15 +52,14 @@ class TwoStageHead(keras.layers.Layer):
         super().__init__(**kwargs)
         self.num_classes = num_classes
         self.anchors_per_cell = anchors_per_cell
-        self.channels = channels
         self.max_pooled_level = max_pooled_level
         self.region_size = region_size
-        self.num_layers = num_layers
+        self.head_layers = head_layers
         self.units = units
         self.hidden = hidden
-        self.rpn = RPNHead(anchors_per_cell, channels, dtype=self.dtype_policy, name="rpn")
+        self.rpn = RPNHead(anchors_per_cell, dtype=self.dtype_policy, name="rpn")
         self.box_head = BoxHead(
-            num_classes, num_layers, units, hidden, dtype=self.dtype_policy, name="box_head"
+            num_classes, head_layers, units, hidden, dtype=self.dtype_policy, name="box_head"
         )
 
     @property
@@ -91,10 +88,9 @@ class TwoStageHead(keras.layers.Layer):
         return super().get_config() | {
             "num_classes": self.num_classes,
             "anchors_per_cell": self.anchors_per_cell,
-            "channels": self.channels,
             "max_pooled_level": self.max_pooled_level,
             "region_size": self.region_size,
-            "num_layers": self.num_layers,
+            "head_layers": self.head_layers,
             "units": self.units,
             "hidden": self.hidden,
         }

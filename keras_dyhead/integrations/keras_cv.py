@@ -5,9 +5,10 @@ RetinaNet takes DyHead as its feature pyramid:
 ```python
 import keras_cv
 from keras_dyhead.integrations.keras_cv import DyHeadFeaturePyramid, to_keras_cv
+from keras_dyhead.layers import DyHeadNeck
 
 backbone = keras_cv.models.ResNet50V2Backbone(input_shape=(512, 512, 3))
-pyramid = DyHeadFeaturePyramid(num_blocks=6)
+pyramid = DyHeadFeaturePyramid(neck=DyHeadNeck(num_blocks=6))
 model = keras_cv.models.RetinaNet(backbone, 80, "xyxy", feature_pyramid=pyramid)
 model.compile(optimizer="adam", box_loss="smoothl1", classification_loss="focal")
 model.fit(to_keras_cv(dataset))  # batches of (images, {"boxes", "labels"})
@@ -20,7 +21,7 @@ from keras_dyhead.integrations.keras_cv import DyHeadYOLOV8Detector, to_keras_cv
 
 preset, boxes = "yolo_v8_m_pascalvoc", "xyxy"
 plain = keras_cv.models.YOLOV8Detector.from_preset(preset, bounding_box_format=boxes)
-model = DyHeadYOLOV8Detector.from_detector(plain, num_blocks=2, residual=True)
+model = DyHeadYOLOV8Detector.from_detector(plain, neck=DyHeadNeck(2), residual=True)
 model.compile(optimizer="adam", box_loss="ciou", classification_loss="binary_crossentropy")
 model.fit(to_keras_cv(dataset))
 ```
@@ -44,9 +45,10 @@ import contextlib
 import functools
 
 import keras
+from keras.saving import deserialize_keras_object, serialize_keras_object
 
-from keras_dyhead.integrations import NECK_ARGUMENTS
-from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
+from keras_dyhead.detectors.detector import as_neck
+from keras_dyhead.layers import FeaturePyramid
 
 try:
     import keras_cv
@@ -90,74 +92,53 @@ class DyHeadFeaturePyramid(keras.layers.Layer):
     """FPN followed by DyHead, in the form KerasCV's RetinaNet wants.
 
     Args:
-        num_blocks: Number of DyHead blocks. Defaults to 6.
-        channels: Channels of every output level, a multiple of 16. Defaults to 256.
-        alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
-            for the four switches and the factor that follow.
-        use_spatial_attention: Defaults to `True`.
-        use_scale_attention: Defaults to `True`.
-        use_task_attention: Defaults to `True`.
-        use_bias: Defaults to `True`.
-        output_gain: Defaults to 1.
+        neck: Layer from pyramid to pyramid, such as a `DyHeadNeck`; `None` leaves the pyramid as
+            it is. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's channels.
         feature_pyramid: Layer from the backbone's maps to the pyramid (dict or list). Defaults to
-            `keras_dyhead.layers.FeaturePyramid(channels)`, P3..P7. Pass the `feature_pyramid` of a
-            trained KerasCV RetinaNet to keep its weights.
+            `keras_dyhead.layers.FeaturePyramid`, P3..P7, with the neck's channels. Pass the
+            `feature_pyramid` of a trained KerasCV RetinaNet to keep its weights.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Dict `{"P3": (B, H, W, C3), "P4": ..., "P5": ...}` of backbone maps.
 
     Returns:
-        List of maps `(B, H_l, W_l, channels)`, fine to coarse: P3..P7 by default.
+        List of maps `(B, H_l, W_l, C)`, fine to coarse; P3..P7 by default.
 
     Example:
 
     >>> maps = {f"P{i}": keras.ops.ones((1, 2 ** (8 - i), 2 ** (8 - i), 24)) for i in (3, 4, 5)}
-    >>> [tuple(x.shape) for x in DyHeadFeaturePyramid(num_blocks=1, channels=16)(maps)]
+    >>> [tuple(x.shape) for x in DyHeadFeaturePyramid(DyHeadNeck(1, channels=16))(maps)]
     [(1, 32, 32, 16), (1, 16, 16, 16), (1, 8, 8, 16), (1, 4, 4, 16), (1, 2, 2, 16)]
     """
 
     def __init__(
         self,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
-        use_spatial_attention: bool = True,
-        use_scale_attention: bool = True,
-        use_task_attention: bool = True,
-        use_bias: bool = True,
-        output_gain: float = 1.0,
+        neck: keras.layers.Layer | str | None = "dyhead",
         feature_pyramid: keras.layers.Layer | None = None,
         **kwargs,
     ):
         super().__init__(**kwargs)
         self.feature_pyramid = feature_pyramid or FeaturePyramid(
-            channels, dtype=self.dtype_policy, name="fpn"
+            getattr(neck, "channels", 256), dtype=self.dtype_policy, name="fpn"
         )
-        self.neck = DyHeadNeck(
-            num_blocks,
-            channels,
-            alignment,
-            use_spatial_attention,
-            use_scale_attention,
-            use_task_attention,
-            use_bias,
-            output_gain,
-            dtype=self.dtype_policy,
-            name="dyhead",
-        )
+        channels = getattr(self.feature_pyramid, "channels", 256)
+        self.neck = as_neck(neck, channels=channels, dtype=self.dtype_policy)
 
     def build(self, input_shape):
         if not self.feature_pyramid.built:
             self.feature_pyramid.build(input_shape)
-        self.neck.build(self._pyramid_shapes(input_shape))
+        if self.neck is not None and not self.neck.built:
+            self.neck.build(self._pyramid_shapes(input_shape))
         self.built = True
 
     def call(self, inputs):
-        return self.neck(_as_list(self.feature_pyramid(inputs)))
+        pyramid = _as_list(self.feature_pyramid(inputs))
+        return pyramid if self.neck is None else self.neck(pyramid)
 
     def compute_output_shape(self, input_shape):
-        return self.neck.compute_output_shape(self._pyramid_shapes(input_shape))
+        shapes = self._pyramid_shapes(input_shape)
+        return shapes if self.neck is None else self.neck.compute_output_shape(shapes)
 
     def _pyramid_shapes(self, input_shape):
         maps = {level: keras.KerasTensor(shape) for level, shape in input_shape.items()}
@@ -166,21 +147,20 @@ class DyHeadFeaturePyramid(keras.layers.Layer):
     def get_config(self):
         return {
             **super().get_config(),
-            **{name: getattr(self.neck, name) for name in NECK_ARGUMENTS},
-            "feature_pyramid": keras.layers.serialize(self.feature_pyramid),
+            "neck": serialize_keras_object(self.neck),
+            "feature_pyramid": serialize_keras_object(self.feature_pyramid),
         }
 
     @classmethod
     def from_config(cls, config):
-        pyramid = keras.layers.deserialize(config["feature_pyramid"])
-        return cls(**{**config, "feature_pyramid": pyramid})
+        return cls(**deserialize_keras_object(config))
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
     """KerasCV's YOLOV8 detector with DyHead between its path-aggregation pyramid and its head.
 
-    The pyramid's levels have unequal channels: each is projected to `channels`, refined by DyHead,
+    The pyramid's levels have unequal channels: each is projected to the neck's, refined by DyHead,
     and projected back, so that backbone, pyramid and head are exactly those of
     `keras_cv.models.YOLOV8Detector` and weights published for it fit:
 
@@ -197,15 +177,8 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
         fpn_depth: Depth of the pyramid's blocks. Defaults to 2.
         label_encoder: Defaults to KerasCV's.
         prediction_decoder: Defaults to KerasCV's.
-        num_blocks: Number of DyHead blocks. Defaults to 6.
-        channels: Channels inside DyHead, a multiple of 16. Defaults to 256.
-        alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
-            for the four switches and the factor that follow.
-        use_spatial_attention: Defaults to `True`.
-        use_scale_attention: Defaults to `True`.
-        use_task_attention: Defaults to `True`.
-        use_bias: Defaults to `True`.
-        output_gain: Defaults to 1.
+        neck: Layer from pyramid to pyramid, such as a `DyHeadNeck`; `None` is the plain detector.
+            Defaults to `"dyhead"`: `DyHeadNeck()`.
         residual: Adds what DyHead returns to the pyramid instead of replacing it, and starts its
             projection back at zero: until training moves that, the detector predicts exactly what
             the plain one did. Not in the paper; meant for trained weights. Defaults to `False`.
@@ -215,7 +188,8 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
 
     >>> backbone = keras_cv.models.YOLOV8Backbone(
     ...     [16, 32, 48, 64], [1, 1, 1, 1], include_rescaling=True, input_shape=(64, 64, 3))
-    >>> model = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, num_blocks=1, channels=16)
+    >>> neck = DyHeadNeck(1, channels=16)
+    >>> model = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, neck=neck)
     >>> model.predict(np.zeros((1, 64, 64, 3)), verbose=0)["boxes"].shape
     (1, 100, 4)
     """
@@ -228,14 +202,7 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
         fpn_depth: int = 2,
         label_encoder=None,
         prediction_decoder=None,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
-        use_spatial_attention: bool = True,
-        use_scale_attention: bool = True,
-        use_task_attention: bool = True,
-        use_bias: bool = True,
-        output_gain: float = 1.0,
+        neck: keras.layers.Layer | str | None = "dyhead",
         residual: bool = False,
         **kwargs,
     ):
@@ -244,24 +211,12 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
         )
         outputs = map(plain.get_layer, ("box", "class"))
         _keep_float32(plain.label_encoder, plain.prediction_decoder, *outputs)
-        dyhead = _DyHeadBetween(
-            DyHeadNeck(
-                num_blocks,
-                channels,
-                alignment,
-                use_spatial_attention,
-                use_scale_attention,
-                use_task_attention,
-                use_bias,
-                output_gain,
-                name="neck",
-            ),
-            residual,
-            name="dyhead",
-        )
-        # The head, cut off where it meets the pyramid, is replayed on what DyHead returns.
-        pyramid = [plain.get_layer(f"yolo_v8_head_{i}_box_1_pad").input for i in (1, 2, 3)]
-        outputs = keras.Model(pyramid, plain.output).call(dyhead(pyramid))
+        neck, outputs = as_neck(neck), plain.output
+        if neck is not None:
+            # The head, cut off where it meets the pyramid, is replayed on what DyHead returns.
+            pyramid = [plain.get_layer(f"yolo_v8_head_{i}_box_1_pad").input for i in (1, 2, 3)]
+            between = _DyHeadBetween(neck, residual, name="dyhead_between")
+            outputs = keras.Model(pyramid, outputs).call(between(pyramid))
         # Not YOLOV8Detector.__init__, which would build its own graph.
         super(keras_cv.models.YOLOV8Detector, self).__init__(plain.input, outputs, **kwargs)
         for name in (
@@ -269,19 +224,24 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
             *("fpn_depth", "label_encoder", "_prediction_decoder"),
         ):
             setattr(self, name, getattr(plain, name))
-        self.dyhead = dyhead
+        self.neck = neck
+        self.residual = residual
 
     @classmethod
-    def from_detector(cls, detector: keras_cv.models.YOLOV8Detector, **kwargs):
+    def from_detector(
+        cls, detector: keras_cv.models.YOLOV8Detector, neck="dyhead", residual: bool = False
+    ):
         """Puts DyHead into a (trained) plain detector; all its weights are copied.
 
         Args:
             detector: A `keras_cv.models.YOLOV8Detector`, for instance from `from_preset`, or built
                 and then filled by `load_weights`. It is not changed.
-            **kwargs: DyHead's arguments: `num_blocks`, `channels`, ..., `residual`.
+            neck: As in `DyHeadYOLOV8Detector`. Defaults to `"dyhead"`.
+            residual: As in `DyHeadYOLOV8Detector`. Defaults to `False`.
 
         Returns:
-            A `DyHeadYOLOV8Detector`. Only DyHead's own weights, in `model.dyhead`, are new.
+            A `DyHeadYOLOV8Detector`. Only the weights of DyHead and of the projections around it
+            are new.
 
         Raises:
             TypeError: If `detector` is not a `YOLOV8Detector`.
@@ -290,7 +250,8 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
             raise TypeError(
                 f"`detector` must be a keras_cv.models.YOLOV8Detector. Received: {type(detector)}"
             )
-        model = cls.from_config({**detector.get_config(), **kwargs})
+        arguments = deserialize_keras_object(detector.get_config())
+        model = cls(**arguments, neck=neck, residual=residual)
         weights = {weight.path: weight for weight in model.weights}
         for weight in detector.weights:
             weights[weight.path].assign(weight)
@@ -307,9 +268,13 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
     def get_config(self):
         return {
             **super().get_config(),
-            **{name: getattr(self.dyhead.neck, name) for name in NECK_ARGUMENTS},
-            "residual": self.dyhead.residual,
+            "neck": serialize_keras_object(self.neck),
+            "residual": self.residual,
         }
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**deserialize_keras_object(config))
 
 
 class _DyHeadBetween(keras.layers.Layer):
@@ -321,14 +286,16 @@ class _DyHeadBetween(keras.layers.Layer):
         self.residual = residual
 
     def build(self, input_shape):
-        self.neck.build(input_shape)
+        if not self.neck.built:
+            self.neck.build(input_shape)
+        refined = self.neck.compute_output_shape(input_shape)
         self.back = []
         for i, shape in enumerate(input_shape):
             kernel = "zeros" if self.residual else "glorot_uniform"
             conv = keras.layers.Conv2D(
                 shape[-1], 1, kernel_initializer=kernel, dtype=self.dtype_policy, name=f"back_{i}"
             )
-            conv.build((*shape[:-1], self.neck.channels))
+            conv.build(refined[i])
             self.back.append(conv)
         self.built = True
 
@@ -380,13 +347,13 @@ def _complete_retinanet(retinanet):
     def get_config_with_pyramid(self):
         config = get_config(self)
         if isinstance(self.feature_pyramid, DyHeadFeaturePyramid):
-            config["feature_pyramid"] = keras.layers.serialize(self.feature_pyramid)
+            config["feature_pyramid"] = serialize_keras_object(self.feature_pyramid)
         return config
 
     @functools.wraps(from_config)
     def from_config_with_pyramid(cls, config):
         if isinstance(config.get("feature_pyramid"), dict):
-            pyramid = keras.layers.deserialize(config["feature_pyramid"])
+            pyramid = deserialize_keras_object(config["feature_pyramid"])
             config = {**config, "feature_pyramid": pyramid}
         return from_config(cls, config)
 

@@ -3,10 +3,11 @@
 ```python
 import keras_hub
 from keras_dyhead.integrations.keras_hub import DyHeadBackbone, correct_retinanet
+from keras_dyhead.layers import DyHeadNeck
 
 preset = "retinanet_resnet50_fpn_coco"
 pyramid = keras_hub.models.RetinaNetBackbone.from_preset(preset, image_shape=(512, 512, 3))
-backbone = DyHeadBackbone(pyramid, num_blocks=6)
+backbone = DyHeadBackbone(pyramid, neck=DyHeadNeck(num_blocks=6))
 model = keras_hub.models.RetinaNetObjectDetector(backbone, 80, bounding_box_format="xyxy")
 correct_retinanet(model).compile(optimizer="adam")
 model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalised as the preset wants
@@ -21,7 +22,7 @@ What to know about KerasHub 0.32:
   with KerasHub's defaults. Presets of whole detectors (`save_to_preset`) cannot be found again, for
   KerasHub looks for a task by the class of its backbone: use `.keras` files.
 - Mixed precision. Give the policy to the backbone, `RetinaNetBackbone(encoder, ...,
-  dtype="mixed_bfloat16")`, and to its encoder; DyHead takes it over and files keep it. Under the
+  dtype="mixed_bfloat16")`, to its encoder and to your neck; files keep it. Under the
   *global* policy KerasHub rounds outputs and targets to bfloat16, and `predict` fails, until
   `correct_retinanet` has been called (again after `load_model`).
 - XLA. `jit_compile=True` works for `fit`, `evaluate` and `predict`.
@@ -33,9 +34,9 @@ import math
 
 import keras
 import keras_hub
+from keras.saving import deserialize_keras_object, serialize_keras_object
 
-from keras_dyhead.integrations import NECK_ARGUMENTS
-from keras_dyhead.layers import DyHeadNeck
+from keras_dyhead.detectors.detector import as_neck
 
 __all__ = ["DyHeadBackbone", "correct_retinanet"]
 
@@ -49,23 +50,15 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
     Args:
         backbone: A `keras_hub.models.RetinaNetBackbone`, or any `FeaturePyramidBackbone` that
             returns its pyramid and has `min_level`, `max_level` and `image_shape`.
-        num_blocks: Number of DyHead blocks. Defaults to 6.
-        channels: Channels of every output level, a multiple of 16. Defaults to 256.
-        alignment: `"paper"` (default) or `"published"`; see `keras_dyhead.layers.DyHeadNeck`, also
-            for the four switches and the factor that follow.
-        use_spatial_attention: Defaults to `True`.
-        use_scale_attention: Defaults to `True`.
-        use_task_attention: Defaults to `True`.
-        use_bias: Defaults to `True`.
-        output_gain: Defaults to 1.
-        dtype: Policy of DyHead. Defaults to that of `backbone`.
+        neck: Layer from pyramid to pyramid, such as a `DyHeadNeck`; `None` leaves the pyramid as
+            it is. Defaults to `"dyhead"`: `DyHeadNeck()` with the backbone's dtype policy.
         **kwargs: `name`, `trainable`.
 
     Call arguments:
         inputs: Preprocessed images `(B, H, W, 3)`.
 
     Returns:
-        Dict `{"P3": (B, H / 8, W / 8, channels), ...}` from `min_level` to `max_level`.
+        Dict `{"P3": (B, H / 8, W / 8, C), ...}` from `min_level` to `max_level`.
 
     Raises:
         TypeError: If `backbone` is not a `FeaturePyramidBackbone` with levels and image shape.
@@ -75,7 +68,7 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
     >>> encoder = keras_hub.models.ResNetBackbone(
     ...     [64], [7], [64, 64, 64, 64], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block")
     >>> pyramid = keras_hub.models.RetinaNetBackbone(encoder, 3, 7, use_p5=True)
-    >>> backbone = DyHeadBackbone(pyramid, num_blocks=1)
+    >>> backbone = DyHeadBackbone(pyramid, neck=DyHeadNeck(num_blocks=1))
     >>> backbone.pyramid_outputs["P3"].shape
     (None, None, None, 256)
     """
@@ -83,15 +76,7 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
     def __init__(
         self,
         backbone: keras_hub.models.FeaturePyramidBackbone,
-        num_blocks: int = 6,
-        channels: int = 256,
-        alignment: str = "paper",
-        use_spatial_attention: bool = True,
-        use_scale_attention: bool = True,
-        use_task_attention: bool = True,
-        use_bias: bool = True,
-        output_gain: float = 1.0,
-        dtype=None,
+        neck: keras.layers.Layer | str | None = "dyhead",
         **kwargs,
     ):
         if not isinstance(backbone, keras_hub.models.FeaturePyramidBackbone) or not all(
@@ -101,21 +86,12 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
                 "`backbone` must be a keras_hub.models.RetinaNetBackbone (put around an image "
                 f"encoder such as ResNetBackbone). Received: {backbone}"
             )
-        neck = DyHeadNeck(
-            num_blocks,
-            channels,
-            alignment,
-            use_spatial_attention,
-            use_scale_attention,
-            use_task_attention,
-            use_bias,
-            output_gain,
-            dtype=dtype or backbone.dtype_policy,
-            name="dyhead",
-        )
+        neck = as_neck(neck, dtype=backbone.dtype_policy)
         inputs = keras.layers.Input(backbone.image_shape, name="inputs")
-        pyramid = neck(backbone(inputs))
-        super().__init__(inputs, pyramid, dtype=neck.dtype_policy, **kwargs)
+        pyramid = backbone(inputs)
+        if neck is not None:
+            pyramid = neck(pyramid)
+        super().__init__(inputs, pyramid, dtype=backbone.dtype_policy, **kwargs)
         self.backbone = backbone
         self.neck = neck
         self.image_shape = backbone.image_shape
@@ -125,15 +101,15 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
 
     def get_config(self):
         return {
-            **super().get_config(),
-            **{name: getattr(self.neck, name) for name in NECK_ARGUMENTS},
-            "backbone": keras.layers.serialize(self.backbone),
+            "backbone": serialize_keras_object(self.backbone),
+            "neck": serialize_keras_object(self.neck),
+            "name": self.name,
+            "trainable": self.trainable,
         }
 
     @classmethod
     def from_config(cls, config):
-        backbone = keras.layers.deserialize(config["backbone"])
-        return super().from_config({**config, "backbone": backbone})
+        return cls(**deserialize_keras_object(config))
 
 
 def correct_retinanet(

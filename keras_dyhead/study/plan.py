@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from keras_dyhead.training.settings import DETECTORS
+from keras_dyhead.detectors import DETECTORS
 
 ATTENTIONS = ("spatial", "scale", "task")
 BACKBONE_WEIGHTS = "backbone.weights.h5"
@@ -108,7 +108,7 @@ class Configuration:
     """A detector to be trained: all that distinguishes it from the others of the study.
 
     Args:
-        detector: One of `keras_dyhead.training.settings.DETECTORS`.
+        detector: One of `keras_dyhead.detectors.DETECTORS`.
         num_blocks: DyHead blocks, 0 for none. Defaults to `0`.
         attentions: Those of `ATTENTIONS` that the blocks have. Defaults to all.
         alignment: `"paper"` or `"published"`. Defaults to `"paper"`.
@@ -182,7 +182,7 @@ class Table:
 
 
 def plan_tables(
-    detectors: Sequence[str] = DETECTORS,
+    detectors: Sequence[str] = tuple(DETECTORS),
     ablate: str = "atss",
     num_blocks: int = 2,
     only: Iterable[str] = tuple(TITLES),
@@ -206,7 +206,7 @@ def plan_tables(
     only = list(only)
     for name in [*detectors, ablate]:
         if name not in DETECTORS:
-            raise ValueError(f"Detectors must be among {DETECTORS}. Received: {name!r}")
+            raise ValueError(f"Detectors must be among {list(DETECTORS)}. Received: {name!r}")
     for name in only:
         if name not in TITLES:
             raise ValueError(f"Tables must be among {tuple(TITLES)}. Received: {name!r}")

@@ -120,7 +120,7 @@ def training_settings(
         alignment=configuration.alignment,
         **{f"use_{name}_attention": name in configuration.attentions for name in ATTENTIONS},
         channels=settings.channels,
-        head_convs=head_convs,
+        head_layers=head_convs,
         max_level=5,
         anchor_octaves=2,
         learning_rate=settings.learning_rate,

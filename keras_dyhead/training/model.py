@@ -19,6 +19,7 @@ from keras_dyhead.checkpoints import (
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.detectors import (
     ATSS,
+    DETECTORS,
     FCOS,
     AnchorGenerator,
     DetectionPreprocessor,
@@ -30,6 +31,7 @@ from keras_dyhead.detectors import (
     RepPoints,
     RetinaNet,
 )
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.training.optimizer import check
 
 BACKBONES = {
@@ -57,18 +59,20 @@ BACKBONES = {
 }
 """Arguments of KerasHub's `ResNetBackbone`, by name; built with random weights."""
 
-HEAD_CONVS = {"atss": 0, "faster-rcnn": 2, "fcos": 0, "reppoints": 0, "retinanet": 1}
-"""Convolutions between DyHead and the predictions of each detector, if none are asked for; of
-Faster R-CNN the dense layers of its second stage."""
-
-DETECTORS = tuple(HEAD_CONVS)
+HEAD_LAYERS = {"atss": 0, "faster-rcnn": 2, "fcos": 0, "reppoints": 0, "retinanet": 1}
+"""Layers between DyHead and the predictions of each detector, if none are asked for: convolutions,
+or the dense layers of Faster R-CNN's second stage."""
 
 # Sides of the smallest anchors, in those of the smallest objects. ATSS draws its positives from the
 # nine nearest anchors: larger ones give it as many.
 _ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
 
 _CLASSES = {"ResNetBackbone": ResNetBackbone, "SwinBackbone": SwinBackbone}
-_ATTENTIONS = ("use_spatial_attention", "use_scale_attention", "use_task_attention")
+# Settings that are arguments of `DyHeadNeck`.
+_NECK = (
+    *("num_blocks", "channels", "alignment"),
+    *("use_spatial_attention", "use_scale_attention", "use_task_attention"),
+)
 
 # What a detector of this package has where its settings say nothing.
 _DEFAULTS = {
@@ -76,7 +80,6 @@ _DEFAULTS = {
     "num_blocks": 1,
     "channels": 64,
     "alignment": "paper",
-    "dyhead_gain": 8.0,
     "max_level": 7,
     "anchor_octaves": 3,
     "anchor_ratios": (0.5, 1.0, 2.0),
@@ -88,9 +91,9 @@ class ModelSettings:
     """Which detector is trained.
 
     Args:
-        detector: One of `DETECTORS`, or the name of a published model (`PUBLISHED` and `COMPOSED`
-            of `keras_dyhead.checkpoints`): that very model, for other classes. Defaults to
-            `"atss"`.
+        detector: One of `keras_dyhead.detectors.DETECTORS`, or the name of a published model
+            (`PUBLISHED` and `COMPOSED` of `keras_dyhead.checkpoints`): that very model, for other
+            classes. Defaults to `"atss"`.
         backbone: One of `BACKBONES`, or the name or path of a KerasHub preset with a feature
             pyramid, such as `"resnet_50_imagenet"`, or arguments of a class of
             `keras_dyhead.backbones`, which `"class"` names if it is not `ResNetBackbone`. Defaults
@@ -106,10 +109,8 @@ class ModelSettings:
         use_spatial_attention: As in `DyHeadNeck`, like the next two. Defaults to `True`.
         use_scale_attention: Defaults to `True`.
         use_task_attention: Defaults to `True`.
-        dyhead_gain: Factor of DyHead's outputs, see `output_gain` of `DyHeadNeck`. Defaults to
-            `None`: 8, or 1 as published.
-        head_convs: Convolutions between DyHead and the predictions. Defaults to `None`: as in
-            `HEAD_CONVS`. This and what follows is fixed in a published model.
+        head_layers: Layers between DyHead and the predictions. Defaults to `None`: as in
+            `HEAD_LAYERS`. This and what follows is fixed in a published model.
         max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `None`: 7.
         anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
             `None`: such that it is about as large as the smallest tenth of the training boxes
@@ -137,8 +138,7 @@ class ModelSettings:
     use_spatial_attention: bool = True
     use_scale_attention: bool = True
     use_task_attention: bool = True
-    dyhead_gain: float | None = None
-    head_convs: int | None = None
+    head_layers: int | None = None
     max_level: int | None = None
     anchor_scale: float | None = None
     anchor_octaves: int | None = None
@@ -147,15 +147,14 @@ class ModelSettings:
 
     def __post_init__(self):
         known = self.detector in DETECTORS or self.published is not None
-        check(self, "detector", known, f"one of {DETECTORS} or a published model")
+        check(self, "detector", known, f"one of {list(DETECTORS)} or a published model")
         if self.anchor_ratios is not None:
             object.__setattr__(self, "anchor_ratios", tuple(self.anchor_ratios))
         check(self, "num_blocks", (self.num_blocks or 0) >= 0, "at least 0")
         channels = 64 if self.channels is None else self.channels
         check(self, "channels", channels >= 16 and channels % 16 == 0, "a multiple of 16")
-        check(self, "dyhead_gain", self.dyhead_gain is None or self.dyhead_gain > 0, "positive")
         if self.published is not None:
-            fixed = ("head_convs", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
+            fixed = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
             given = {name: getattr(self, name) for name in fixed if getattr(self, name) is not None}
             if given:
                 raise ValueError(
@@ -172,14 +171,13 @@ class ModelSettings:
         """Returns what the fields that are `None` stand for, except `anchor_scale`."""
         record = self.published
         if record is None:
-            defaults = _DEFAULTS | {"head_convs": HEAD_CONVS[self.detector]}
+            defaults = _DEFAULTS | {"head_layers": HEAD_LAYERS[self.detector]}
         else:
             defaults = {
                 "backbone": {"class": record.backbone, **record.backbone_arguments},
                 "num_blocks": 6,
                 "channels": 256,
                 "alignment": "published",
-                "dyhead_gain": 1.0,
             }
         return {name: value for name, value in defaults.items() if getattr(self, name) is None}
 
@@ -190,7 +188,7 @@ def fitting_anchor_scale(
     """Returns the `anchor_scale` that fits the boxes of a data set, `None` without anchors.
 
     Args:
-        detector: One of `DETECTORS`.
+        detector: One of `keras_dyhead.detectors.DETECTORS`.
         annotations: The checked training annotations.
         preprocessor: Which resizes the images.
     """
@@ -223,23 +221,36 @@ def build_model(
     arguments = {
         "backbone": build_backbone(settings, shape),
         "class_names": class_names,
-        "num_blocks": settings.num_blocks,
-        "alignment": settings.alignment,
-        **{name: getattr(settings, name) for name in _ATTENTIONS},
-        "channels": settings.channels,
+        "neck": _build_neck(settings),
+        "pyramid": _build_pyramid(settings),
         "image_shape": shape,
-        "output_gain": settings.dyhead_gain,
         "preprocessor": preprocessor,
         "dtype": settings.dtype,
     }
     if settings.published is not None:
         return settings.published.build(**arguments)
-    own = {
-        "num_classes": len(class_names),
-        "max_level": settings.max_level,
-        "head_convs": settings.head_convs,
-    }
+    own = {"num_classes": len(class_names), "head_layers": settings.head_layers}
     return _BUILDERS[settings.detector](settings, arguments | own)
+
+
+def _build_neck(settings):
+    if settings.num_blocks == 0:
+        return None
+    given = {} if settings.published is None else settings.published.neck
+    given = {**given, **{name: getattr(settings, name) for name in _NECK}}
+    return DyHeadNeck(**given, dtype=settings.dtype, name="dyhead")
+
+
+def _build_pyramid(settings):
+    if settings.published is not None:
+        given = settings.published.pyramid
+    elif settings.detector == "faster-rcnn":
+        given = {"max_level": settings.max_level, "extra_levels": "pool"}
+    else:
+        given = {"max_level": settings.max_level}
+    return FeaturePyramid(
+        **{**given, "channels": settings.channels}, dtype=settings.dtype, name="feature_pyramid"
+    )
 
 
 def _build_atss(settings, arguments):
@@ -254,10 +265,8 @@ def _build_fcos(settings, arguments):
 def _build_faster_rcnn(settings, arguments):
     # About a quarter of what is published: levels' pixels, regions, their pixels, units.
     return FasterRCNN(
-        head_layers=arguments.pop("head_convs"),
         **arguments,
         anchors=_anchors_of_shapes(settings),
-        min_level=3,
         head_units=256,
         sampler=RandomSampler(128, 0.5),
         proposals=ProposalSelector(500, 500, max_proposals=200),

@@ -14,7 +14,6 @@ from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.data import DataSettings
 from keras_dyhead.training.model import (
     BACKBONES,
-    DETECTORS,
     ModelSettings,
     build_model,
     fitting_anchor_scale,
@@ -23,7 +22,6 @@ from keras_dyhead.training.optimizer import OptimizerSettings, build_optimizer, 
 
 __all__ = [
     "BACKBONES",
-    "DETECTORS",
     "STRATEGIES",
     "TrainingSettings",
     "build_detector",
@@ -151,7 +149,7 @@ def build_detector(
     >>> settings = settings.resolve(annotations)
     >>> preprocessor = DetectionPreprocessor(image_size=(64, 64))
     >>> model = build_detector(settings, annotations.class_names, 600, preprocessor)
-    >>> model.num_classes, model.channels
+    >>> model.num_classes, model.neck.channels
     (5, 64)
     """
     model = build_model(settings, class_names, preprocessor)

@@ -29,7 +29,7 @@ def test_backbone_pyramid_and_dyhead_are_the_originals():
     learnable = sum(np.prod(w.shape) for w in model.weights if "moving" not in w.path)
     assert learnable == 104_684_524
     image = model.preprocessor.normalize(np.asarray(Image.open(DATA / "openmmlab.png"))[None])
-    parts = {part: model.get_layer(part).output for part in ("feature_pyramid", "dyhead")}
+    parts = {"feature_pyramid": model.pyramid.output, "dyhead": model.neck.output}
     found = keras.Model(model.inputs[0], parts)(image)
     found = {part: dict(zip(LEVELS, maps, strict=True)) for part, maps in found.items()}
     maps = model.backbone(image)

@@ -69,8 +69,8 @@ def case(request):
     stem_factor = 1 / 64 if record.preprocessing["std"] == (1.0, 1.0, 1.0) else 1.0
     model = load_checkpoint(name, published_state(tensor_shapes(name), stem_factor))
     images = np.asarray(Image.open(DATA / f"{record.origin}.png"))[None]
-    parts = ("feature_pyramid", "dyhead")
-    outputs = {part: model.get_layer(part).output for part in parts} | {"raw": model.output}
+    outputs = {"feature_pyramid": model.pyramid.output, "dyhead": model.neck.output}
+    outputs["raw"] = model.output
     maps = keras.Model(model.inputs[0], outputs)(model.preprocessor.normalize(images))
     raw = maps.pop("raw")
     return Case(name, model, maps, raw, dict(np.load(DATA / f"{name}.npz")))

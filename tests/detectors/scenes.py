@@ -19,6 +19,7 @@ from keras_dyhead.detectors import (
     RepPoints,
     RetinaNet,
 )
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 CLASSES = 3
 
@@ -32,6 +33,7 @@ class Small:
         raw: Last dimensions of each raw output, after those of image and location.
         maps: Raw outputs that are maps.
         arguments: Of the constructor.
+        pyramid: Arguments of the pyramid.
         epochs: How long it is trained on the scene.
         lasting_losses: Losses that stay.
         on_replicas: Further arguments where the test of replicas is worth more with them.
@@ -42,14 +44,21 @@ class Small:
     raw: Mapping[str, tuple[int, ...]]
     maps: tuple[str, ...] = ()
     arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pyramid: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     epochs: int = 50
     lasting_losses: tuple[str, ...] = ("centerness_loss",)  # cross-entropy with targets within 0, 1
     on_replicas: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     background_losses: tuple[str, ...] = ("class_loss",)
 
+    def parts(self, num_blocks, max_level=6, dtype=None):
+        """Returns the arguments `neck` and `pyramid`, with 16 channels."""
+        pyramid = FeaturePyramid(16, max_level=max_level, **self.pyramid, dtype=dtype)
+        neck = DyHeadNeck(num_blocks, 16, dtype=dtype, name="dyhead") if num_blocks else None
+        return {"neck": neck, "pyramid": pyramid}
+
     def class_layer(self, model):
         """Returns the layer that predicts the class logits."""
-        return model.get_layer("head").class_logits
+        return model.head.class_logits
 
     def background_bias(self, model):
         """Returns the biases that fall where there are no objects."""
@@ -60,7 +69,7 @@ class SmallTwoStage(Small):
     """A detector whose first stage knows no classes."""
 
     def background_bias(self, model):
-        return model.get_layer("head").rpn.objectness_logits.bias
+        return model.head.rpn.objectness_logits.bias
 
 
 EVERYTHING = RandomSampler(10_000, 1.0)  # so that nothing is left to chance
@@ -69,7 +78,7 @@ SMALL = {
     "retinanet": Small(
         RetinaNet,
         raw={"class_logits": (CLASSES,), "box_deltas": (4,)},
-        arguments={"anchors": AnchorGenerator(3.0, 1), "head_convs": 0},
+        arguments={"anchors": AnchorGenerator(3.0, 1), "head_layers": 0},
         on_replicas={"loss_normalizer": "running"},
     ),
     "atss": Small(
@@ -82,7 +91,6 @@ SMALL = {
         raw={"objectness_logits": (), "anchor_deltas": (4,)},
         maps=("P3", "P4", "P5"),
         arguments={
-            "min_level": 3,
             "head_layers": 1,
             "head_units": 64,
             "anchors": AnchorGenerator(4.0, 1, (1.0,), offset=0.5),
@@ -91,6 +99,7 @@ SMALL = {
             "region_sampler": EVERYTHING,
             "pooler": RegionPooler(5, canonical_size=56.0),
         },
+        pyramid={"extra_levels": "pool"},
         epochs=100,
         # As the proposals become better, more of them have an object to learn.
         lasting_losses=("box_loss", "proposal_loss"),
@@ -125,7 +134,7 @@ def small_detector(name, num_blocks=0, **kwargs):
     """An untrained detector on P3..P6, the same every time."""
     keras.utils.set_random_seed(0)
     small = SMALL[name]
-    defaults = {"num_blocks": num_blocks, "channels": 16, "max_level": 6, **small.arguments}
+    defaults = {**small.parts(num_blocks, dtype=kwargs.get("dtype")), **small.arguments}
     return small.detector(small_backbone(), CLASSES, **defaults | kwargs)
 
 

@@ -80,14 +80,14 @@ def test_every_level_scales_its_deltas_by_a_weight_of_its_own():
     model = small_detector("atss")
     images, _ = scene()
     before = model(images)["box_deltas"]
-    for i, scale in enumerate(model.get_layer("head").level_scales):
+    for i, scale in enumerate(model.head.level_scales):
         scale.assign(i + 2.0)
     factors = np.repeat([2, 3, 4, 5], [8 * 12, 4 * 6, 2 * 3, 1 * 2])[None, :, None]
     np.testing.assert_allclose(model(images)["box_deltas"], before * factors, rtol=1e-5)
 
 
 def test_convolutions_before_the_predictions_are_normalised_and_have_no_bias():
-    model = small_detector("atss", head_convs=2)
+    model = small_detector("atss", head_layers=2)
     head = {w.path.removeprefix("head/"): tuple(w.shape) for w in model.weights if "head" in w.path}
     for branch in ("class", "box"):
         for i in range(2):

@@ -13,7 +13,9 @@ import pytest
 import tensorflow as tf
 from detectors.scenes import CLASSES, SMALL, assert_same, scene, small_backbone, small_detector
 
+from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.detectors import ATSS, Detector
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 
 def overlap(a, b):
@@ -36,8 +38,10 @@ WITH_AND_WITHOUT_DYHEAD = pytest.mark.parametrize("num_blocks", [0, 1])
 
 
 def own_config(model):
-    """The configuration without that of the backbone, in which Keras turns tuples to lists."""
-    return {key: value for key, value in model.get_config().items() if key != "backbone"}
+    """The configuration, but for the shapes of layers, in which Keras turns tuples to lists."""
+    layers = {name: getattr(model, name) for name in ("neck", "pyramid")}
+    layers = {name: layer and layer.get_config() for name, layer in layers.items()}
+    return model.get_config() | layers | {"backbone": None}
 
 
 # The others take half a minute each. Tests below train all of them for some steps.
@@ -215,8 +219,8 @@ def test_xla_trains_like_the_plain_graph(name, num_blocks):
 def test_mixed_precision_trains_finite_and_predicts_float32(name, policy, num_blocks):
     images, targets = scene()
     model = small_detector(name, num_blocks, dtype=policy)
-    for layer in ["feature_pyramid", "head"] + ["dyhead"] * num_blocks:
-        assert model.get_layer(layer).compute_dtype == policy.split("_")[1]
+    for layer in [model.pyramid, model.head] + [model.neck] * num_blocks:
+        assert layer.compute_dtype == policy.split("_")[1]
     model.compile(keras.optimizers.Adam(1e-3))
     history = model.fit(images, targets, epochs=3, verbose=0).history
     assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
@@ -231,7 +235,7 @@ def test_kerashub_backbones_and_datasets_of_changing_sizes_are_accepted():
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 64, 64, 64], [1, 1, 1, 1], [1, 2, 2, 2], "basic_block"
     )
-    model = ATSS(backbone, CLASSES, num_blocks=0, channels=16, head_convs=1)
+    model = ATSS(backbone, CLASSES, None, FeaturePyramid(16), head_layers=1)
     model.compile("sgd")
 
     def batches():
@@ -258,27 +262,44 @@ def test_kerashub_backbones_and_datasets_of_changing_sizes_are_accepted():
 
 
 @EVERY_DETECTOR
-@pytest.mark.parametrize(
-    ("switch", "gone"),
-    [
-        ("use_spatial_attention", "offset_conv"),
-        ("use_scale_attention", "scale_attention"),
-        ("use_task_attention", "task_attention"),
-        ("use_bias", "mid_bias"),
-    ],
-)
-def test_parts_of_dyhead_are_switched_off_by_name(name, switch, gone):
-    def parts(**arguments):
-        model = small_detector(name, 1, **arguments)
-        assert model.get_config()[switch] is arguments.get(switch, True)
-        return [w.path for w in model.weights if f"/{gone}" in w.path]
+def test_neck_and_pyramid_are_the_ones_given_and_fit_each_other_by_default(name):
+    cls, arguments = SMALL[name].detector, SMALL[name].arguments
+    neck, pyramid = DyHeadNeck(1, 16), FeaturePyramid(16, max_level=5, extra_levels="pool")
+    given = cls(small_backbone(), CLASSES, neck, pyramid, **arguments)
+    assert given.neck is neck and given.pyramid is pyramid
+    by_pyramid = cls(small_backbone(), CLASSES, pyramid=FeaturePyramid(16), **arguments).neck
+    assert isinstance(by_pyramid, DyHeadNeck)
+    assert (by_pyramid.num_blocks, by_pyramid.channels) == (6, 16)
+    by_neck = cls(ResNetBackbone(18, base_channels=8), CLASSES, DyHeadNeck(1, 16), **arguments)
+    default = cls.default_pyramid(16)
+    assert by_neck.pyramid.get_config() | {"name": ""} == default.get_config() | {"name": ""}
 
-    assert parts() and not parts(**{switch: False})
+
+def test_any_layer_from_pyramid_to_pyramid_is_a_neck():
+    """Also one that changes the number of channels: the head has as many as it gets."""
+
+    @keras.saving.register_keras_serializable(package="tests")
+    class Doubled(keras.layers.Layer):
+        def call(self, pyramid):
+            return {level: tf.concat([x, x], axis=-1) for level, x in pyramid.items()}
+
+    model = small_detector("atss", neck=Doubled(), head_layers=1)
+    shapes = {w.path: tuple(w.shape) for w in model.head.weights}
+    assert shapes["head/class_conv_0/kernel"] == (3, 3, 32, 32)
+    copy = type(model).from_config(model.get_config())
+    assert isinstance(copy.neck, Doubled)
+
+
+@pytest.mark.parametrize("wrong", [{"neck": "dynamic"}, {"neck": 6}, {"pyramid": "fpn"}])
+def test_what_is_no_layer_is_refused_as_neck_or_pyramid(wrong):
+    (value,) = wrong.values()
+    with pytest.raises(TypeError, match=f"`{list(wrong)[0]}` must be .*Received: {value!r}"):
+        small_detector("atss", **wrong)
 
 
 def test_regularization_of_the_backbone_is_part_of_the_loss():
     backbone = small_backbone(bias_regularizer=keras.regularizers.L1(0.5), bias_initializer="ones")
-    model = ATSS(backbone, CLASSES, num_blocks=0, channels=16)
+    model = ATSS(backbone, CLASSES, None, FeaturePyramid(16))
     model.compile("sgd")
     logs = model.test_on_batch(*scene(), return_dict=True)
     penalty = logs["loss"] - sum(logs[name] for name in model.loss_names)

@@ -10,7 +10,7 @@ from detectors.scenes import CLASSES, assert_same, scene, small_backbone, small_
 
 from keras_dyhead.detectors import FasterRCNN, RandomSampler
 from keras_dyhead.detectors.box_head import BoxHead
-from keras_dyhead.layers import TaskAwareAttention
+from keras_dyhead.layers import DyHeadNeck, TaskAwareAttention
 
 
 def paths(model, part):
@@ -25,21 +25,17 @@ def test_the_papers_arrangement_moves_task_aware_attention_behind_the_pooling():
     """Figure 2(c): in place of each of the two fully connected layers."""
     predictions = {"class_logits", "box_deltas"}
 
-    def small(num_blocks, **arguments):
-        return small_detector("faster-rcnn", num_blocks, head_layers=2, **arguments)
+    def small(neck, arrangement):
+        return small_detector("faster-rcnn", head_layers=2, neck=neck, arrangement=arrangement)
 
-    released = small(1)
-    assert any("task_attention" in path for path in paths(released, "dyhead"))
+    released = small("dyhead", "released")
+    assert released.neck.use_task_attention
     assert box_head_layers(released) == {"fc1", "fc2"} | predictions
-    paper = small(1, arrangement="paper")
-    attentions = ("spatial_attention", "scale_attention", "task_attention")
-    found = [any(name in path for path in paths(paper, "dyhead")) for name in attentions]
-    assert found == [True, True, False]
+    paper = small("dyhead", "paper")
+    assert paper.neck.use_spatial_attention and paper.neck.use_scale_attention
+    assert not paper.neck.use_task_attention and paper.neck.channels == 16
     assert box_head_layers(paper) == {"task_attention1", "task_attention2"} | predictions
-    assert paper.get_config()["use_task_attention"] is True
-    without = small(1, arrangement="paper", use_task_attention=False)
-    assert box_head_layers(without) == predictions
-    plain = [small(0, arrangement=a) for a in ("released", "paper")]
+    plain = [small(None, a) for a in ("released", "paper")]
     assert paths(plain[0], "head") == paths(plain[1], "head")
     assert box_head_layers(plain[0]) == {"fc1", "fc2"} | predictions
 
@@ -60,7 +56,8 @@ def test_task_attention_in_the_box_head_looks_at_each_region_alone():
 @pytest.mark.slow
 def test_the_papers_arrangement_trains_and_is_saved(tmp_path):
     images, targets = scene()
-    model = small_detector("faster-rcnn", 1, arrangement="paper")
+    neck = DyHeadNeck(1, 16, use_task_attention=False)
+    model = small_detector("faster-rcnn", neck=neck, arrangement="paper")
     model.compile(keras.optimizers.Adam(5e-3), run_eagerly=True)
     history = model.fit(images, targets, epochs=6, verbose=0).history
     for name in ("class_loss", "objectness_loss"):
@@ -143,7 +140,9 @@ def test_a_step_draws_from_as_many_candidates_as_training_wants():
     assert used[0] <= 2 * 2 * 4 < used[1]
 
 
-def test_an_unknown_arrangement_is_shown():
+def test_impossible_arrangements_are_refused():
+    with pytest.raises(ValueError, match="Received: use_task_attention=True"):
+        small_detector("faster-rcnn", 1, arrangement="paper")
     with pytest.raises(ValueError, match="'both'"):
         FasterRCNN(small_backbone(), CLASSES, arrangement="both")
     with pytest.raises(ValueError, match="'conv'"):

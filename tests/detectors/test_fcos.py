@@ -74,7 +74,7 @@ def test_losses_equal_a_loop_over_points(kind, normalizer):
 def test_distances_are_exponentials_in_pixels_scaled_by_level(unit):
     model = small_detector("fcos", distance_unit=unit)
     images, _ = scene()
-    head = model.get_layer("head")
+    head = model.head
     cells = [8 * 12, 4 * 6, 2 * 3, 1 * 2]
     strides = np.repeat([8, 16, 32, 64], cells)[None, :, None] if unit == "stride" else 1
     before = np.log(model(images)["box_distances"] / strides)
@@ -91,11 +91,11 @@ def test_distances_are_exponentials_in_pixels_scaled_by_level(unit):
 @pytest.mark.parametrize("branch", ["class", "box"])
 def test_centerness_is_predicted_in_the_branch_asked_for(branch):
     """Without the other branch's convolutions it stays what it was."""
-    model = small_detector("fcos", head_convs=1, centerness_branch=branch)
+    model = small_detector("fcos", head_layers=1, centerness_branch=branch)
     images, _ = scene()
     before = {key: np.asarray(value) for key, value in model(images).items()}
     for name in ("class", "box"):
-        head = small_detector("fcos", head_convs=1, centerness_branch=branch)
+        head = small_detector("fcos", head_layers=1, centerness_branch=branch)
         (kernel,) = (w for w in head.weights if w.path.endswith(f"{name}_norm_0/gamma"))
         kernel.assign(-kernel)
         after = head(images)["centerness_logits"]

@@ -27,6 +27,7 @@ from keras_dyhead.detectors import (
     RetinaNet,
 )
 from keras_dyhead.detectors.reppoints_head import moment_boxes
+from keras_dyhead.layers import FeaturePyramid
 
 LEVEL_SIZES = [(24, 32), (12, 16), (6, 8), (3, 4), (2, 2)]
 CLASSES = 80
@@ -57,7 +58,9 @@ OPENMMLAB = [name for name in SETTINGS if name.startswith("openmmlab")]
 def detector(name, **changes):
     """Our equal of a published detector, with a backbone that does not matter."""
     cls, settings = SETTINGS[name]
-    return cls(small_backbone(), CLASSES, num_blocks=0, channels=16, **settings | changes)
+    return cls(
+        small_backbone(), CLASSES, neck=None, pyramid=FeaturePyramid(16), **settings | changes
+    )
 
 
 def load(name):

@@ -101,16 +101,16 @@ def test_points_in_one_place_have_a_box_without_size_and_finite_gradients():
 
 def built_head(**arguments):
     keras.utils.set_random_seed(0)
-    head = RepPointsHead(CLASSES, channels=16, **arguments)
+    head = RepPointsHead(CLASSES, **arguments)
     pyramid = {f"P{i}": tf.random.normal((2, n, n + 3, 16), seed=i) for i, n in [(3, 7), (4, 4)]}
     head(pyramid)
     return head, pyramid
 
 
-@pytest.mark.parametrize("num_convs", [0, 1])
-def test_points_on_a_wider_grid_look_where_a_dilated_convolution_does(num_convs):
+@pytest.mark.parametrize("head_layers", [0, 1])
+def test_points_on_a_wider_grid_look_where_a_dilated_convolution_does(head_layers):
     """Twice as far in y as in x: which is which, and in what order, shows."""
-    head, pyramid = built_head(num_convs=num_convs)
+    head, pyramid = built_head(head_layers=head_layers)
     head.initial_points.kernel.assign(head.initial_points.kernel * 0)
     head.initial_points.bias.assign(TAPS * np.tile([2, 1], 9))
     raw = head(pyramid)
@@ -174,7 +174,7 @@ def test_a_hundredth_of_its_gradient_reaches_the_moment_transfer(output):
 
 
 def test_a_head_restores_from_its_configuration():
-    head, _ = built_head(num_convs=2, use_group_norm=True, initial_spread=2.0)
+    head, _ = built_head(head_layers=2, use_group_norm=True, initial_spread=2.0)
     copy = RepPointsHead.from_config(head.get_config())
     copy.build({"P3": (None, None, None, 16)})
     assert copy.get_config() == head.get_config()

@@ -18,6 +18,7 @@ from keras_dyhead.coco.shapes import SHAPES, draw_shapes
 from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
 from keras_dyhead.export import export_onnx, export_saved_model
 from keras_dyhead.inference import image_detector, read_rgb
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SIZE = (64, 64)
@@ -60,14 +61,13 @@ def small_detector(num_blocks):
     detector = ATSS(
         keras.Model(images, maps),
         num_classes=3,
-        num_blocks=num_blocks,
-        channels=16,
-        max_level=4,
+        neck=DyHeadNeck(num_blocks, 16) if num_blocks else None,
+        pyramid=FeaturePyramid(16, max_level=4),
         preprocessor=DetectionPreprocessor(image_size=SIZE),
         decoder=DetectionDecoder(score_threshold=0.0, max_detections=5),
         class_names=["cat", "dog", "müsli"],
     )
-    for weight in detector.get_layer("head").weights:  # as spread out as if trained
+    for weight in detector.head.weights:  # as spread out as if trained
         weight.assign(keras.random.normal(weight.shape, stddev=0.5, seed=1))
     return detector
 
@@ -103,7 +103,7 @@ def test_fine_tuning_keeps_all_weights_but_the_class_scores(model):
             np.testing.assert_array_equal(old, new)
     assert anew == 2  # kernel and bias
     with_as_many = script["with_new_classes"](model, ["a", "b", "c"])
-    kernels = (m.get_layer("head").class_logits.kernel for m in (model, with_as_many))
+    kernels = (m.head.class_logits.kernel for m in (model, with_as_many))
     assert np.abs(np.subtract(*kernels)).max() > 0.1  # the scores of other classes are no start
 
 
@@ -119,7 +119,7 @@ def test_a_detector_is_fine_tuned_on_own_data_and_saved(model, data, tmp_path, m
     )
     mine = keras.saving.load_model(tmp_path / "mine.keras")
     assert mine.class_names == SHAPES and mine.preprocessor.image_size == (96, 96)
-    before, after = (m.get_layer("dyhead").get_weights() for m in (model, mine))
+    before, after = (m.neck.get_weights() for m in (model, mine))
     steps = [np.abs(a - b).max() for a, b in zip(before, after, strict=True)]
     assert 0 < max(steps) < 1e-3  # from the trained weights, one step of 1e-4
 
@@ -193,7 +193,7 @@ def test_a_preset_of_keras_hub_trains_with_its_own_normalisation(data, tmp_path,
     )
     model = keras.saving.load_model(tmp_path / "mine.keras")
     assert isinstance(model.backbone, keras_hub.models.ResNetBackbone)
-    assert model.class_names == SHAPES and model.num_blocks == 0
+    assert model.class_names == SHAPES and model.neck is None
     pixels = np.random.default_rng(0).uniform(0, 255, (1, 8, 8, 3)).astype("float32")
     np.testing.assert_allclose(model.preprocessor.normalize(pixels), converter(pixels), atol=1e-4)
 

@@ -17,6 +17,7 @@ from export.small_detectors import (
 
 from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
 from keras_dyhead.export.onnx import convert, export_onnx
+from keras_dyhead.layers import DyHeadNeck
 
 # The graphs of the others take half a minute each, too.
 QUICK = (("atss", 1),)
@@ -39,7 +40,8 @@ def run(path, images):
 )
 def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
     names = ["a", "b", "ü"]
-    model = small_detector(detector, num_blocks, alignment="published", class_names=names)
+    neck = DyHeadNeck(1, 16, alignment="published") if num_blocks else None
+    model = small_detector(detector, neck=neck, class_names=names)
     path = tmp_path / "model.onnx"
     export_onnx(model, path)
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map

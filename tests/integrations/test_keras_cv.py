@@ -16,6 +16,7 @@ from keras_dyhead.integrations.keras_cv import (  # noqa: E402
     DyHeadYOLOV8Detector,
     to_keras_cv,
 )
+from keras_dyhead.layers import DyHeadNeck  # noqa: E402
 
 
 def backbone_maps(size=8):
@@ -78,7 +79,7 @@ def test_targets_without_labels_are_refused_with_their_keys():
 def test_the_pyramid_is_its_fpn_followed_by_its_neck(size):
     """P3 to P7, sizes halved and rounded up, odd sizes included."""
     maps = backbone_maps(size)
-    layer = DyHeadFeaturePyramid(num_blocks=1, channels=16)
+    layer = DyHeadFeaturePyramid(DyHeadNeck(1, 16))
     outputs = layer(maps)
     expected = layer.neck(layer.feature_pyramid(maps))
     assert list(expected) == ["P3", "P4", "P5", "P6", "P7"]
@@ -90,16 +91,16 @@ def test_the_pyramid_is_its_fpn_followed_by_its_neck(size):
 
 def test_the_symbolic_pyramid_knows_its_shapes():
     inputs = {level: keras.Input(x.shape[1:]) for level, x in backbone_maps().items()}
-    outputs = DyHeadFeaturePyramid(num_blocks=1, channels=16)(inputs)
+    outputs = DyHeadFeaturePyramid(DyHeadNeck(1, 16))(inputs)
     assert [x.shape for x in outputs] == [(None, n, n, 16) for n in (8, 4, 2, 1, 1)]
 
 
 def test_the_pyramid_takes_over_the_fpn_of_a_plain_retinanet():
-    """With no blocks and its 256 channels nothing but that FPN is left, also from the config."""
+    """Without a neck nothing but that FPN is left, also from the config."""
     maps = backbone_maps()
     fpn = keras_cv.models.retinanet.FeaturePyramid()
     expected = fpn(maps)
-    layer = DyHeadFeaturePyramid(num_blocks=0, feature_pyramid=fpn)
+    layer = DyHeadFeaturePyramid(neck=None, feature_pyramid=fpn)
     again = DyHeadFeaturePyramid.from_config(layer.get_config())
     again.build({level: x.shape for level, x in maps.items()})
     again.set_weights(fpn.get_weights())
@@ -112,14 +113,14 @@ def test_retinanet_remembers_our_pyramid_and_only_ours():
     ours = tiny_detectors.keras_cv_retinanet()
     pyramid = type(ours).from_config(ours.get_config()).feature_pyramid
     assert isinstance(pyramid, DyHeadFeaturePyramid)
-    assert pyramid.get_config() == ours.feature_pyramid.get_config()
+    assert pyramid.neck.get_config() == ours.feature_pyramid.neck.get_config()
     plain = keras_cv.models.RetinaNet(tiny_detectors.keras_cv_backbone(), 2, "xyxy")
     assert "feature_pyramid" not in plain.get_config()
 
 
 def test_the_default_pyramid_fits_retinanets_default_anchors_and_heads():
     """P3..P7 as KerasCV expects them; also from a dataset with the extra keys of evaluation."""
-    pyramid = DyHeadFeaturePyramid(num_blocks=1, channels=16)
+    pyramid = DyHeadFeaturePyramid(DyHeadNeck(1, 16))
     model = keras_cv.models.RetinaNet(
         tiny_detectors.keras_cv_backbone(), 2, "xyxy", feature_pyramid=pyramid
     )
@@ -135,12 +136,12 @@ def test_the_default_pyramid_fits_retinanets_default_anchors_and_heads():
 
 def test_from_detector_copies_every_weight_by_path():
     plain = plain_yolov8()
-    model = DyHeadYOLOV8Detector.from_detector(plain, num_blocks=1, channels=16)
+    model = DyHeadYOLOV8Detector.from_detector(plain, DyHeadNeck(1, 16))
     copied = {weight.path: weight for weight in model.weights}
     for weight in plain.weights:
         assert copied[weight.path] is not weight
         np.testing.assert_array_equal(copied.pop(weight.path), weight)
-    assert {path.split("/")[0] for path in copied} == {model.dyhead.path}
+    assert {path.split("/")[0] for path in copied} == {"dyhead_between"}
 
 
 def test_weights_saved_by_a_plain_detector_load_into_ours(tmp_path):
@@ -148,7 +149,7 @@ def test_weights_saved_by_a_plain_detector_load_into_ours(tmp_path):
     plain = plain_yolov8()
     plain.save_weights(tmp_path / "plain.weights.h5")
     model = DyHeadYOLOV8Detector.from_detector(
-        plain_yolov8(seed=1), num_blocks=1, channels=16, residual=True
+        plain_yolov8(seed=1), DyHeadNeck(1, 16), residual=True
     )
     model.load_weights(tmp_path / "plain.weights.h5", skip_mismatch=True)
     assert_same_outputs(model, plain, tiny_detectors.images(1), rtol=1e-5, atol=1e-5)
@@ -158,19 +159,20 @@ def test_residual_starts_where_the_plain_detector_ended():
     """Outputs are exactly those of the trained plain detector, until DyHead's projection moves."""
     plain = plain_yolov8()
     images = tiny_detectors.images(1)
-    model = DyHeadYOLOV8Detector.from_detector(plain, num_blocks=1, channels=16, residual=True)
+    model = DyHeadYOLOV8Detector.from_detector(plain, DyHeadNeck(1, 16), residual=True)
     assert_same_outputs(model, plain, images, rtol=1e-6, atol=1e-6)
-    model.dyhead.back[0].kernel.assign(keras.ops.ones_like(model.dyhead.back[0].kernel))
+    kernel = model.get_layer("dyhead_between").back[0].kernel
+    kernel.assign(keras.ops.ones_like(kernel))
     assert np.abs(model(images)["boxes"] - plain(images)["boxes"]).max() > 1e-2
 
 
 def test_the_yolov8_head_sees_nothing_but_what_dyhead_returns():
     """With the projections back at zero the outputs no longer depend on the image."""
-    model = DyHeadYOLOV8Detector.from_detector(plain_yolov8(), num_blocks=1, channels=16)
+    model = DyHeadYOLOV8Detector.from_detector(plain_yolov8(), DyHeadNeck(1, 16))
     images = tiny_detectors.images(2)
     boxes = model(images)["boxes"]
     assert np.abs(boxes[0] - boxes[1]).max() > 1e-3
-    for conv in model.dyhead.back:
+    for conv in model.get_layer("dyhead_between").back:
         conv.kernel.assign(keras.ops.zeros_like(conv.kernel))
     boxes = model(images)["boxes"]
     # Not to the bit: a CPU may sum the rows of one batch in different orders.
@@ -182,19 +184,11 @@ def test_from_detector_refuses_other_models():
         DyHeadYOLOV8Detector.from_detector(keras.Sequential())
 
 
-def test_yolov8_config_keeps_every_argument_of_dyhead():
-    arguments = {
-        "num_blocks": 2,
-        "channels": 32,
-        "alignment": "published",
-        "use_spatial_attention": False,
-        "use_scale_attention": False,
-        "use_task_attention": False,
-        "use_bias": False,
-        "output_gain": 4.0,
-        "residual": True,
-    }
+def test_yolov8_config_keeps_neck_and_residual():
     backbone = tiny_detectors.keras_cv_backbone()
-    model = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, **arguments)
-    config = DyHeadYOLOV8Detector.from_config(model.get_config()).get_config()
-    assert {key: config[key] for key in arguments} == arguments
+    neck = DyHeadNeck(2, 32, "published", use_scale_attention=False)
+    model = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, neck=neck, residual=True)
+    again = DyHeadYOLOV8Detector.from_config(model.get_config())
+    assert again.residual and again.neck.get_config() == neck.get_config()
+    plain = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, neck=None)
+    assert len(plain.weights) == len(plain_yolov8().weights)

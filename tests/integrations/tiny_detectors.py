@@ -7,6 +7,8 @@ P3..P7 are in the tests of each adapter. Every detector returns all its detectio
 import keras
 import numpy as np
 
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
+
 SIZE = 64
 NUM_CLASSES = 2
 
@@ -34,7 +36,6 @@ def keras_cv_retinanet():
     import keras_cv
 
     from keras_dyhead.integrations.keras_cv import DyHeadFeaturePyramid
-    from keras_dyhead.layers import FeaturePyramid
 
     head = keras_cv.models.retinanet.PredictionHead
     nms = keras_cv.layers.NonMaxSuppression("xyxy", from_logits=True, confidence_threshold=0.0)
@@ -46,9 +47,7 @@ def keras_cv_retinanet():
             "xyxy", [16.0, 32.0, 64.0], [2**0, 2**0.5], [0.5, 1.0, 2.0], [8, 16, 32]
         ),
         prediction_decoder=nms,
-        feature_pyramid=DyHeadFeaturePyramid(
-            num_blocks=1, channels=16, feature_pyramid=FeaturePyramid(16, max_level=5)
-        ),
+        feature_pyramid=DyHeadFeaturePyramid(DyHeadNeck(1, 16), FeaturePyramid(16, max_level=5)),
         classification_head=head(6 * NUM_CLASSES, keras.initializers.Constant(-2.0), 1),
         box_head=head(6 * 4, keras.initializers.Zeros(), 1),
     )
@@ -66,8 +65,7 @@ def keras_cv_yolov8():
         "xyxy",
         fpn_depth=1,
         prediction_decoder=nms,
-        num_blocks=1,
-        channels=16,
+        neck=DyHeadNeck(1, 16),
     )
 
 
@@ -83,7 +81,7 @@ def keras_hub_backbone(dtype=None, max_level=5):
     pyramid = keras_hub.models.RetinaNetBackbone(
         encoder, 3, max_level, use_p5=False, image_shape=shape, dtype=dtype
     )
-    return DyHeadBackbone(pyramid, num_blocks=1, channels=16)
+    return DyHeadBackbone(pyramid, DyHeadNeck(1, 16, dtype=dtype))
 
 
 def keras_hub_retinanet(dtype=None, **kwargs):

@@ -5,6 +5,7 @@ import numpy as np
 
 from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 
 def move_weights(neck):
@@ -21,16 +22,15 @@ def small_detector(num_blocks=2, **kwargs):
     model = ATSS(
         ResNetBackbone(18, base_channels=8),
         num_classes=2,
-        num_blocks=num_blocks,
-        max_level=5,
-        channels=16,
+        neck=DyHeadNeck(num_blocks, 16, name="dyhead") if num_blocks else None,
+        pyramid=FeaturePyramid(16, max_level=5),
         preprocessor=DetectionPreprocessor(min_side=64, max_side=96, pad_multiple=32),
         decoder=DetectionDecoder(score_threshold=0.0, max_detections=5),
         class_names=("cat", "dog"),
         **kwargs,
     )
     if num_blocks:
-        move_weights(model.get_layer("dyhead"))
+        move_weights(model.neck)
     return model
 
 

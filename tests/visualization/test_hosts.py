@@ -14,8 +14,8 @@ pytest.importorskip("keras_cv")
 # What DyHead returns, by the parts of each host.
 REFINED = {
     "keras_cv_retinanet": lambda model, x: model.feature_pyramid(model.feature_extractor(x)),
-    "keras_cv_yolov8": lambda model, x: model.dyhead.neck(
-        keras.Model(model.inputs, model.dyhead.input)(x)
+    "keras_cv_yolov8": lambda model, x: model.neck(
+        keras.Model(model.inputs, model.get_layer("dyhead_between").input)(x)
     ),
     "keras_hub_retinanet": lambda model, x: model.backbone(x),
 }

@@ -136,7 +136,7 @@ def test_names_are_escaped_and_broken_images_named(output, page):
 
 
 def test_the_facts_are_those_of_the_model(model, page):
-    text, neck = "".join(page.texts), model.get_layer("dyhead")
+    text, neck = "".join(page.texts), model.neck
     assert f"{model.count_params():,}, {neck.count_params():,} of them in DyHead" in text
     assert "2 blocks of 16 channels" in text and "2: cat, dog" in text
 

@@ -29,7 +29,7 @@ def test_a_detector_of_this_package_is_seen_through_its_preprocessor(model):
     assert [x.shape for x in view.before] == [(8, 12), (4, 6), (2, 3)]
     np.testing.assert_array_equal(view.image, image)
 
-    neck = model.get_layer("dyhead")
+    neck = model.neck
     pyramid = keras.Model(model.inputs, neck.input)(model.preprocessor(image[None])["images"])
     assert_close(view.before, norms(pyramid))
     assert len(view.blocks) == 2
@@ -38,7 +38,7 @@ def test_a_detector_of_this_package_is_seen_through_its_preprocessor(model):
 
 def test_looking_leaves_the_model_as_it_was(model):
     image = picture(64, 64)
-    neck = model.get_layer("dyhead")
+    neck = model.neck
     attributes, batch = set(vars(neck)), model.preprocessor(image[None])["images"]
     before = model(batch)["class_logits"]
     look_inside(model, image)
