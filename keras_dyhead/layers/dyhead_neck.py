@@ -26,9 +26,6 @@ class DyHeadNeck(keras.layers.Layer):
         use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
         use_bias: Whether the deformable convolutions have a bias: `True` (default) as in
             Microsoft's weights, `False` as in OpenMMLab's.
-        output_gain: Factor of the outputs. A block starts with maps a sixth as large as those of
-            a pyramid; with Adam, whose steps have one size, predictions learn from them as much
-            more slowly. 8 more than makes up for it; published weights need 1. Defaults to 1.
         start: `"identity"` (default): every block passes the pyramid on, almost unchanged, from the
             first step, and gives maps as large as a pyramid's. `"released"`: the initial values of
             the released code, with which the published detectors were trained. The two differ in
@@ -68,13 +65,10 @@ class DyHeadNeck(keras.layers.Layer):
         use_scale_attention: bool = True,
         use_task_attention: bool = True,
         use_bias: bool = True,
-        output_gain: float = 1.0,
         start: str = "identity",
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if not output_gain > 0:
-            raise ValueError(f"`output_gain` must be positive. Received: output_gain={output_gain}")
         if num_blocks < 0:
             raise ValueError(f"`num_blocks` must be at least 0. Received: num_blocks={num_blocks}")
         self.num_blocks = num_blocks
@@ -84,7 +78,6 @@ class DyHeadNeck(keras.layers.Layer):
         self.use_scale_attention = use_scale_attention
         self.use_task_attention = use_task_attention
         self.use_bias = use_bias
-        self.output_gain = output_gain
         self.start = start
         self.blocks = [
             DyHeadBlock(
@@ -129,12 +122,10 @@ class DyHeadNeck(keras.layers.Layer):
         levels = self._project(inputs)
         for block in self.blocks:
             levels = self._call_block(block, levels, training=bool(training))
-        if self.blocks and self.output_gain != 1:
-            levels = [level * self.output_gain for level in levels]
         return dict(zip(inputs, levels, strict=True)) if isinstance(inputs, dict) else levels
 
     def trace(self, inputs) -> Iterator[BlockTrace]:
-        """Computes what a call computes, but for `output_gain`, and yields the steps of each block.
+        """Computes what a call computes, and yields the steps of each block.
 
         For pictures and tests. A trace is several times the size of the pyramid: keep what you
         need of one before you take the next.
@@ -171,6 +162,5 @@ class DyHeadNeck(keras.layers.Layer):
             "use_scale_attention": self.use_scale_attention,
             "use_task_attention": self.use_task_attention,
             "use_bias": self.use_bias,
-            "output_gain": self.output_gain,
             "start": self.start,
         }

@@ -91,20 +91,6 @@ def test_pyramids_that_are_none_are_refused(shapes, message):
         DyHeadNeck(1, 16).build(shapes)
 
 
-def test_a_gain_is_a_factor_of_the_outputs_and_of_nothing_without_blocks():
-    pyramid = maps([(8, 8), (4, 4)], [16, 16])
-    plain, gained = DyHeadNeck(2, 16), DyHeadNeck(2, 16, output_gain=8.0)
-    expected = run(plain, pyramid)
-    gained.build([level.shape for level in pyramid])
-    gained.set_weights(plain.get_weights())
-    for found, level in zip(run(gained, pyramid), expected, strict=True):
-        np.testing.assert_array_equal(found, 8 * level)
-    for found, level in zip(run(DyHeadNeck(0, 16, output_gain=8.0), pyramid), pyramid, strict=True):
-        np.testing.assert_array_equal(found, level)
-    with pytest.raises(ValueError, match=r"output_gain=0"):
-        DyHeadNeck(output_gain=0)
-
-
 def test_a_negative_number_of_blocks_is_refused():
     with pytest.raises(ValueError, match="num_blocks=-1"):
         DyHeadNeck(num_blocks=-1)
