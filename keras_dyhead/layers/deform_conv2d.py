@@ -2,7 +2,13 @@
 
 import keras
 
-from keras_dyhead.ops.deform_conv import deform_conv2d, pair, resolve_padding
+from keras_dyhead.ops.deform_conv import (
+    check_shapes,
+    deform_conv2d,
+    pair,
+    positive_int,
+    resolve_padding,
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -60,19 +66,19 @@ class DeformConv2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if filters <= 0 or filters % groups:
+        self.filters = positive_int(filters, "filters")
+        self.groups = positive_int(groups, "groups")
+        self.offset_groups = positive_int(offset_groups, "offset_groups")
+        if filters % groups:
             raise ValueError(
-                "`filters` must be a positive multiple of `groups`. "
+                "`filters` must be a multiple of `groups`. "
                 f"Received: filters={filters}, groups={groups}"
             )
-        self.filters = filters
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.strides = pair(strides, "strides")
         self.dilation_rate = pair(dilation_rate, "dilation_rate")
         self.padding = padding
         self._pixels = resolve_padding(padding, self.kernel_size, self.dilation_rate)
-        self.groups = groups
-        self.offset_groups = offset_groups
         self.use_bias = use_bias
         self.kernel_initializer = (
             uniform_fan_in()
@@ -117,6 +123,18 @@ class DeformConv2D(keras.layers.Layer):
         )
 
     def compute_output_shape(self, inputs_shape, offsets_shape, mask_shape=None):
+        check_shapes(
+            tuple(inputs_shape),
+            tuple(offsets_shape),
+            mask_shape and tuple(mask_shape),
+            (*self.kernel_size, inputs_shape[-1] // self.groups, self.filters),
+            None,
+            strides=self.strides,
+            padding=self._pixels,
+            dilation_rate=self.dilation_rate,
+            groups=self.groups,
+            offset_groups=self.offset_groups,
+        )
         return (*offsets_shape[:-1], self.filters)
 
     def get_config(self):

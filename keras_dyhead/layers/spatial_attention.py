@@ -104,6 +104,7 @@ class SpatialAwareAttention(keras.layers.Layer):
                 "All levels must have the same known number of channels. Received: shapes "
                 f"{[tuple(shape) for shape in input_shape]}"
             )
+        check_halving(input_shape)
         (width,) = widths
         if self.use_spatial_attention:
             self.offset_conv.build((None, None, None, width))
@@ -144,6 +145,7 @@ class SpatialAwareAttention(keras.layers.Layer):
     def sample(self, inputs) -> list[dict[str, AffineMap]]:
         """Returns what a call returns, but leaves the normalisation to whoever reads the pixels."""
         levels = list(inputs)
+        check_halving([level.shape for level in levels])
         sizes = [ops.shape(level)[1:3] for level in levels]
         fields = [self._fields(level) for level in levels] if self.use_spatial_attention else None
         pyramid = MapRows(levels) if self.use_spatial_attention else None
@@ -298,6 +300,22 @@ class SpatialAwareAttention(keras.layers.Layer):
             "groups": self.groups,
             "start": self.start,
         }
+
+
+def check_halving(shapes) -> None:
+    """Checks that every map is half the size of the one before, as far as sizes are known.
+
+    Raises:
+        ValueError: If one is not; the message shows all of them.
+    """
+    for finer, coarser in zip(shapes, shapes[1:], strict=False):
+        for large, small in zip(finer[1:3], coarser[1:3], strict=True):
+            known = large is not None and small is not None
+            if known and small not in (large // 2, (large + 1) // 2):
+                raise ValueError(
+                    "The maps of a pyramid must halve in size from level to level, fine to coarse. "
+                    f"Received: shapes {[tuple(shape) for shape in shapes]}"
+                )
 
 
 def read_flat(field, positions):

@@ -56,7 +56,7 @@ def deform_conv2d(
     the gradient samples again.
 
     Args:
-        inputs: Tensor of shape `(B, H, W, C)`, float.
+        inputs: Tensor of shape `(B, H, W, C)`; integers are converted to float32.
         offsets: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw * 2)`: per offset group and
             tap (row-major) the displacement `(y, x)` in pixels.
         mask: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw)` that multiplies the sampled
@@ -75,7 +75,8 @@ def deform_conv2d(
         Tensor of shape `(B, Ho, Wo, F)`, dtype of `inputs`.
 
     Raises:
-        ValueError: If ranks, channel counts or known sizes do not fit each other.
+        ValueError: If ranks, channel counts or known sizes do not fit each other, or strides,
+            dilation rate or groups are not positive.
 
     Example:
 
@@ -88,20 +89,22 @@ def deform_conv2d(
     microsoft/DynamicHead.
     """
     inputs, offsets, kernel = (ops.convert_to_tensor(t) for t in (inputs, offsets, kernel))
-    for name, tensor in (("inputs", inputs), ("offsets", offsets), ("kernel", kernel)):
-        if len(tensor.shape) != 4:
-            raise ValueError(f"`{name}` must have 4 dimensions. Received shape {tensor.shape}")
-    kernel_size = tuple(kernel.shape[:2])
+    if not keras.backend.is_float_dtype(inputs.dtype):
+        inputs = ops.cast(inputs, "float32")
     strides, dilation_rate = pair(strides, "strides"), pair(dilation_rate, "dilation_rate")
+    shapes = {"inputs": inputs, "offsets": offsets, "mask": mask, "kernel": kernel, "bias": bias}
+    check_shapes(
+        **{name: None if x is None else tuple(x.shape) for name, x in shapes.items()},
+        strides=strides,
+        padding=padding,
+        dilation_rate=dilation_rate,
+        groups=groups,
+        offset_groups=offset_groups,
+    )
+    kernel_size = tuple(kernel.shape[:2])
     padding = resolve_padding(padding, kernel_size, dilation_rate)
     batch, height, width, channels = ops.shape(inputs)
-    size = tuple(
-        (n + 2 * p - d * (k - 1) - 1) // s + 1
-        for n, p, d, k, s in zip(
-            (height, width), padding, dilation_rate, kernel_size, strides, strict=True
-        )
-    )
-    _check_shapes(inputs, offsets, mask, kernel, bias, size, groups, offset_groups)
+    size = _output_size((height, width), kernel_size, strides, padding, dilation_rate)
     grid = sampling_grid(size, (height, width), kernel_size, strides, padding, dilation_rate)
     positions = size[0] * size[1]
     outputs = deform_conv_rows(
@@ -224,12 +227,28 @@ def concatenate_grids(grids: Sequence[SamplingGrid]) -> SamplingGrid:
     return grids[0]._replace(**fields)
 
 
-def pair(value: int | Sequence[int], name: str) -> tuple[int, int]:
+def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int, int]:
     """Repeats an int, or checks a pair of ints; `name` is what the error calls it."""
-    values = (value, value) if isinstance(value, int) else tuple(value)
-    if len(values) != 2 or not all(isinstance(v, int) for v in values):
-        raise ValueError(f"`{name}` must be an int or a pair of ints. Received: {name}={value}")
-    return values
+    values = (value, value) if np.ndim(value) == 0 else tuple(value)
+    if len(values) != 2 or not all(_is_int(v, smallest) for v in values):
+        raise ValueError(
+            f"`{name}` must be an int of at least {smallest}, or a pair of them. "
+            f"Received: {name}={value}"
+        )
+    return int(values[0]), int(values[1])
+
+
+def positive_int(value: int, name: str) -> int:
+    """Checks a number of groups or channels; `name` is what the error calls it."""
+    if not _is_int(value, 1):
+        raise ValueError(f"`{name}` must be a positive int. Received: {name}={value}")
+    return int(value)
+
+
+def _is_int(value, smallest):
+    return (
+        isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= smallest
+    )
 
 
 def resolve_padding(padding, kernel_size, dilation_rate) -> tuple[int, int]:
@@ -243,7 +262,7 @@ def resolve_padding(padding, kernel_size, dilation_rate) -> tuple[int, int]:
             '`padding` must be "same", "valid", an int or a pair of ints. '
             f"Received: padding={padding!r}"
         )
-    return pair(padding, "padding")
+    return pair(padding, "padding", smallest=0)
 
 
 def _taps_first(tensor, shape):
@@ -295,39 +314,91 @@ def _linear_neighbours(position, size):
     return [ops.cast(pixel, "int32") for pixel in pixels], weights
 
 
-def _check_shapes(inputs, offsets, mask, kernel, bias, size, groups, offset_groups):
-    kernel_height, kernel_width, group_channels, filters = kernel.shape
-    taps = kernel_height * kernel_width
-    channels = inputs.shape[-1]
-    expected = {
-        "offsets": (offsets, 2 * taps * offset_groups),
-        "mask": (mask, taps * offset_groups),
-    }
-    for name, (field, field_channels) in expected.items():
-        if field is None:
+def check_shapes(
+    inputs,
+    offsets,
+    mask,
+    kernel,
+    bias,
+    strides,
+    padding,
+    dilation_rate,
+    groups,
+    offset_groups,
+):
+    """Checks that shapes fit each other, as far as they are known.
+
+    Args:
+        inputs: Shape of the tensor of this name of `deform_conv2d`, with `None` where unknown.
+        offsets: Likewise.
+        mask: Likewise, or `None` without one.
+        kernel: Likewise.
+        bias: Likewise, or `None` without one.
+        strides: Pair of ints.
+        padding: As in `deform_conv2d`.
+        dilation_rate: Pair of ints.
+        groups: As in `deform_conv2d`.
+        offset_groups: As in `deform_conv2d`.
+
+    Raises:
+        ValueError: If they do not; the message shows what was received.
+    """
+    fields = {"offsets": (offsets, 2), "mask": (mask, 1)}
+    for name, shape in {
+        "inputs": inputs,
+        "offsets": offsets,
+        "mask": mask,
+        "kernel": kernel,
+    }.items():
+        if shape is not None and len(shape) != 4:
+            raise ValueError(f"`{name}` must have 4 dimensions. Received: {name}.shape={shape}")
+    positive_int(groups, "groups")
+    positive_int(offset_groups, "offset_groups")
+    kernel_height, kernel_width, group_channels, filters = kernel
+    padding = resolve_padding(padding, kernel[:2], dilation_rate)
+    size = _output_size(inputs[1:3], kernel[:2], strides, padding, dilation_rate)
+    for name, (shape, numbers) in fields.items():
+        if shape is None:
             continue
-        if field.shape[-1] != field_channels:
+        channels = numbers * kernel_height * kernel_width * offset_groups
+        if shape[-1] != channels:
             raise ValueError(
-                f"`{name}` must have shape (batch, height, width, {field_channels}) for a "
+                f"`{name}` must have shape (batch, height, width, {channels}) for a "
                 f"{kernel_height}x{kernel_width} kernel and offset_groups={offset_groups}. "
-                f"Received: {name}.shape={tuple(field.shape)}"
+                f"Received: {name}.shape={shape}"
             )
-        for found, wanted in zip(field.shape[1:3], size, strict=True):
-            if isinstance(found, int) and isinstance(wanted, int) and found != wanted:
-                raise ValueError(
-                    f"`{name}` must have the size of the output, {size}. "
-                    f"Received: {name}.shape={tuple(field.shape)}"
-                )
+        if not _may_be_equal(shape[1:3], size):
+            raise ValueError(
+                f"`{name}` must have the size of the output, {size}. Received: {name}.shape={shape}"
+            )
+        if not _may_be_equal(shape[:1], inputs[:1]):
+            raise ValueError(
+                f"`{name}` must have the batch size of `inputs`. "
+                f"Received: {name}.shape={shape}, inputs.shape={inputs}"
+            )
+    channels = inputs[-1]
     if channels != group_channels * groups or filters % groups:
         raise ValueError(
             "`kernel` must have shape (kh, kw, channels // groups, filters), filters a multiple of "
-            f"groups. Received: kernel.shape={tuple(kernel.shape)}, channels={channels}, "
-            f"groups={groups}"
+            f"groups. Received: kernel.shape={kernel}, channels={channels}, groups={groups}"
         )
     if channels % offset_groups:
         raise ValueError(
             "The number of channels must be a multiple of `offset_groups`. Received: "
             f"channels={channels}, offset_groups={offset_groups}"
         )
-    if bias is not None and tuple(bias.shape) != (filters,):
-        raise ValueError(f"`bias` must have shape ({filters},). Received: {tuple(bias.shape)}")
+    if bias is not None and tuple(bias) != (filters,):
+        raise ValueError(f"`bias` must have shape ({filters},). Received: {tuple(bias)}")
+
+
+def _may_be_equal(found, wanted):
+    """Whether sizes are equal as far as they are known."""
+    return all(a is None or b is None or a == b for a, b in zip(found, wanted, strict=True))
+
+
+def _output_size(size, kernel_size, strides, padding, dilation_rate):
+    """(height, width) of the output; `None` where that of the input is unknown."""
+    return tuple(
+        None if n is None else (n + 2 * p - d * (k - 1) - 1) // s + 1
+        for n, p, d, k, s in zip(size, padding, dilation_rate, kernel_size, strides, strict=True)
+    )

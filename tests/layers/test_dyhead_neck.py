@@ -91,6 +91,20 @@ def test_pyramids_that_are_none_are_refused(shapes, message):
         DyHeadNeck(1, 16).build(shapes)
 
 
+@pytest.mark.parametrize("sizes", [(4, 8, 16), (16, 4, 1), (16, 9), (16, 16)])
+def test_levels_that_do_not_halve_are_refused_whenever_they_come(sizes):
+    """At the first call, in a later one, and in a symbolic one."""
+    levels = maps([(n, n) for n in sizes], [16] * len(sizes))
+    with pytest.raises(ValueError, match=r"must halve.*\(1, \d+"):
+        DyHeadNeck(1, 16)(levels)
+    with pytest.raises(ValueError, match="must halve"):
+        DyHeadNeck(1, 16)([keras.Input(x.shape[1:]) for x in levels])
+    neck = DyHeadNeck(1, 16)
+    neck.build([(None, None, None, 16)] * len(sizes))
+    with pytest.raises(ValueError, match="must halve"):
+        neck(levels)
+
+
 def test_a_negative_number_of_blocks_is_refused():
     with pytest.raises(ValueError, match="num_blocks=-1"):
         DyHeadNeck(num_blocks=-1)

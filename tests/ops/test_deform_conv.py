@@ -234,6 +234,16 @@ def test_half_precision_features_keep_float32_coordinates(dtype):
         ({"strides": (1, 2, 3)}, "strides=\\(1, 2, 3\\)"),
         ({"padding": "full"}, "padding='full'"),
         ({"offset_groups": 3}, "offset_groups=3"),
+        ({"offset_groups": 0}, "offset_groups=0"),
+        ({"groups": 0}, "groups=0"),
+        ({"groups": -2}, "groups=-2"),
+        ({"strides": 0}, "strides=0"),
+        ({"strides": (1, -1)}, "strides=\\(1, -1\\)"),
+        ({"dilation_rate": 0}, "dilation_rate=0"),
+        ({"padding": -1}, "padding=-1"),
+        ({"offsets": (2, 5, 6, 18)}, "batch size.*offsets.shape=\\(2, 5, 6, 18\\)"),
+        ({"mask": (2, 5, 6, 9)}, "batch size.*mask.shape=\\(2, 5, 6, 9\\)"),
+        ({"offsets": (5, 6, 18)}, "offsets.shape=\\(5, 6, 18\\)"),
     ],
 )
 def test_errors_show_the_received_value(change, message):
@@ -253,3 +263,19 @@ def test_errors_show_the_received_value(change, message):
     }
     with pytest.raises(ValueError, match=message):
         deform_conv2d(**arguments)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_integers_are_sampled_in_float32(dtype):
+    rng = np.random.default_rng(0)
+    pixels = rng.integers(0, 2 if dtype == "bool" else 255, (1, 5, 6, 4)).astype(dtype)
+    others = [rng.random(s).astype("float32") for s in ((1, 5, 6, 18), (1, 5, 6, 9), (3, 3, 4, 6))]
+    found = run(deform_conv2d, pixels, *others)
+    np.testing.assert_array_equal(found, run(deform_conv2d, pixels.astype("float32"), *others))
+
+
+def test_numpy_ints_are_ints():
+    arrays = [np.zeros(s, "float32") for s in ((1, 5, 6, 4), (1, 3, 3, 18), (3, 3, 2, 6))]
+    x, offsets, kernel = arrays
+    two = np.int64(2)
+    assert deform_conv2d(x, offsets, None, kernel, strides=two, groups=two).shape == (1, 3, 3, 6)
