@@ -64,7 +64,7 @@ notebooks: $(VENV)/installed
 		notebooks/*.ipynb
 
 bench: $(BENCH_VENV)/installed
-	$(BENCH_VENV)/bin/keras-dyhead benchmark --out benchmarks/sampling
+	$(BENCH_VENV)/bin/python -m benchmarks.sampling --out benchmarks/sampling
 
 clean:
 	rm -rf $(VENV) $(BENCH_VENV) build dist runs notebooks/runs site *.egg-info

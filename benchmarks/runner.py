@@ -72,9 +72,9 @@ def read(path: Path, kind: type[Trial]) -> dict[Trial, dict]:
         try:
             contents = json.loads(line)
             trial = kind(**{name: contents[name] for name in names & contents.keys()})
+            found.setdefault(trial, contents)
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{path}, line {number}: {error}") from None
-        found.setdefault(trial, contents)
     return found
 
 

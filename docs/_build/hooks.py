@@ -24,7 +24,7 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, page, config, files):
     """Lets links out of the folder of the docs, as the repository has them, lead to that page."""
-    return markdown.replace("](../benchmarks/", "](benchmarks/")
+    return markdown.replace("](../benchmarks/", "](benchmarks/").replace("](../docs/", "](../")
 
 
 def on_page_content(html, page, config, files):

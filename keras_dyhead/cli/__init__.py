@@ -1,13 +1,11 @@
 """The command line: `keras-dyhead COMMAND`, or `python -m keras_dyhead.cli COMMAND`."""
 
 from keras_dyhead.cli import (
-    benchmark,
     input,
     models,
     profile,
     pseudo_label,
     recipes,
-    study,
     training,
     visualize,
 )
@@ -15,13 +13,11 @@ from keras_dyhead.cli.console import app
 
 __all__ = [
     "app",
-    "benchmark",
     "input",
     "models",
     "profile",
     "pseudo_label",
     "recipes",
-    "study",
     "training",
     "visualize",
 ]

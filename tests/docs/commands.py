@@ -25,6 +25,8 @@ def check_commands(code, monkeypatch):
             continue
         if words[0] == "python" and words[1].startswith("examples/"):
             _check_example(words[1:], monkeypatch)
+        elif words[:2] == ["python", "-m"]:
+            _check_program(words[2:])
         else:
             check = {"keras-dyhead": _check_cli, "make": _check_make, "pip": _check_pip}
             assert words[0] in check, f"no way to check {line!r}: mark the block as not run"
@@ -37,14 +39,23 @@ def _check_cli(words):
     if words == ["--help"] or words == ["--version"]:
         return
     assert words[0] in group.commands, f"there is no `keras-dyhead {words[0]}`"
-    command = group.commands[words[0]]
-    if "--help" in words[1:]:
+    _check_arguments(group.commands[words[0]], f"keras-dyhead {words[0]}", words[1:])
+
+
+def _check_program(words):
+    """A program of `benchmarks` with a command line of its own."""
+    command = typer.main.get_command(runpy.run_module(words[0])["app"])
+    _check_arguments(command, f"python -m {words[0]}", words[1:])
+
+
+def _check_arguments(command, name, words):
+    if "--help" in words:
         return
-    context = type(group).context_class(command, info_name=words[0])
-    values, rest, _ = command.make_parser(context).parse_args(list(words[1:]))
-    assert not rest, f"`keras-dyhead {words[0]}` knows nothing to do with {rest}"
+    context = command.context_class(command, info_name=name)
+    values, rest, _ = command.make_parser(context).parse_args(list(words))
+    assert not rest, f"`{name}` knows nothing to do with {rest}"
     missing = [p.name for p in command.params if p.required and not values.get(p.name)]
-    assert not missing, f"`keras-dyhead {' '.join(words)}` lacks {missing}"
+    assert not missing, f"`{name} {' '.join(words)}` lacks {missing}"
 
 
 def _check_make(words):

@@ -10,7 +10,7 @@ API = ROOT / "docs" / "api"
 PACKAGES = sorted(
     path.parent.name
     for path in (ROOT / "keras_dyhead").glob("*/__init__.py")
-    if "__all__" in path.read_text() and path.parent.name not in ("benchmark", "cli", "recipes")
+    if "__all__" in path.read_text() and path.parent.name not in ("cli", "recipes")
 )
 
 

@@ -25,7 +25,7 @@ PACKAGES = (
 DOCTESTED = (
     pytest.param("integrations.keras_cv", marks=pytest.mark.slow),
     *("checkpoints", "integrations.keras_hub", "layers", "ops"),
-    *("optimizers", "recipes", "study", "training"),
+    *("optimizers", "recipes", "training"),
 )
 """Packages with examples that say what they print."""
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)

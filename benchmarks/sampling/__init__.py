@@ -1,0 +1,1 @@
+"""The sampler and the tower next to torchvision's, on the CPU: `python -m benchmarks.sampling`."""

@@ -1,0 +1,120 @@
+"""Our sampler and tower beside torchvision's, in one run."""
+
+import dataclasses
+import os
+import platform
+from collections.abc import Callable
+
+from benchmarks.sampling.measurement import FIGURES, Measurement
+from benchmarks.sampling.workload import Workload
+
+PEER = "torchvision"
+_TOLERANCE = 1e-4  # relative, of the mean magnitudes of the outputs
+
+
+def tasks(backend: str, peer: bool, parts: tuple[str, ...]) -> dict[str, dict]:
+    """Returns what is measured: arguments of `Measurement` by the name of the table's row.
+
+    Args:
+        backend: Keras backend of ours.
+        peer: Whether torchvision is measured, too.
+        parts: `"op"`, `"tower"` or both.
+    """
+    found = {}
+    for part in parts:
+        if peer:
+            found[f"{part}: {PEER}"] = {"implementation": f"torch_peer.torchvision_{part}"}
+        ours = {"implementation": f"implementations.keras_{part}", "backend": backend}
+        forms = {"": ours}
+        if backend == "tensorflow":
+            forms[", sparse products"] = ours | {"sparse": True}
+            forms[", XLA"] = ours | {"options": {"xla": True}}
+        for form, task in forms.items():
+            found[f"{part}: keras_dyhead{form}"] = task
+        if part == "op":
+            task = {"implementation": "implementations.matrix_products", "backend": backend}
+            found["op: matrix products alone"] = task
+            continue
+        for form in [form for form in forms if "XLA" not in form]:
+            paper = {"options": {"alignment": "paper"}}
+            found[f"tower: keras_dyhead{form}, paper alignment"] = forms[form] | paper
+    return found
+
+
+def compare(
+    workload: Workload,
+    backend: str = "tensorflow",
+    peer: bool = True,
+    repeats: int = 5,
+    parts: tuple[str, ...] = ("op", "tower"),
+    progress: Callable[[str], None] = lambda _: None,
+) -> dict:
+    """Measures every implementation in a process of its own, one after another.
+
+    Args:
+        workload: What to compute.
+        backend: Keras backend of ours. Defaults to `"tensorflow"`.
+        peer: Whether to measure torchvision, too. Defaults to `True`.
+        repeats: Counted calls, of which the median is taken. Defaults to 5.
+        parts: `"op"`, `"tower"` or both. Defaults to both.
+        progress: Called with the name of each implementation before it runs.
+
+    Returns:
+        Dict of the settings and, under `"results"`, the figures by implementation.
+
+    Raises:
+        RuntimeError: If an implementation fails, or two do not compute the same.
+    """
+    results = {}
+    for name, task in tasks(backend, peer, parts).items():
+        progress(name)
+        with Measurement(workload, repeats=repeats, **task) as measurement:
+            results[name] = measurement.take()
+        _check_same(name, results)
+    return {
+        "workload": dataclasses.asdict(workload),
+        "backend": backend,
+        "repeats": repeats,
+        "cores": os.cpu_count(),
+        "python": platform.python_version(),
+        "results": results,
+    }
+
+
+def markdown(report: dict) -> str:
+    """Writes a report of `compare` as a table, the peer's figures over each row's in brackets."""
+    workload, results = Workload(**report["workload"]), report["results"]
+    height, width = workload.map_size(3)
+    versions = dict.fromkeys(result["version"] for result in results.values())
+    lines = [
+        f"Operation: {height}x{width}x{workload.channels}, 3x3. Tower: {workload.blocks} blocks, "
+        f"{workload.channels} channels, five levels of a {workload.height}x{workload.width} image. "
+        f"Batch {workload.batch}, float32, {report['cores']} CPU cores, "
+        f"Python {report['python']}, {', '.join(versions)}.",
+        f"Median of {report['repeats']}, one run.",
+    ]
+    peers = {name.split(":")[0]: row for name, row in results.items() if name.endswith(PEER)}
+    if peers:
+        lines[-1] += " In brackets: torchvision's figure over the row's."
+    lines += ["", f"| | {' | '.join(FIGURES.values())} |", "|---" * (1 + len(FIGURES)) + "|"]
+    for name, row in results.items():
+        peer = peers.get(name.split(":")[0])
+        cells = []
+        for figure in FIGURES:
+            value = row[figure]
+            text = f"{value:.0f} MiB" if figure == "peak_mib" else f"{1e3 * value:.0f} ms"
+            ratio = f" ({peer[figure] / max(value, 1e-9):.1f}x)" if peer else ""
+            cells.append(text + ratio)
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def _check_same(name, results):
+    """Times of implementations that compute different things are no comparison."""
+    part, what = name.split(": ")
+    first = next(row for other, row in results.items() if other.startswith(part))
+    if "paper" in what or "alone" in what:
+        return
+    ours, theirs = results[name]["magnitude"], first["magnitude"]
+    if not abs(ours - theirs) <= _TOLERANCE * abs(theirs):
+        raise RuntimeError(f"{name}: outputs differ, mean magnitudes are {ours} and {theirs}")

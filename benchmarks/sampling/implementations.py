@@ -1,0 +1,92 @@
+"""Our implementations, on three backends.
+
+Each is a function from a `Workload` to three things: the forward pass, which returns NumPy arrays;
+a training step, from inputs to all gradients of the sum of squares; and the versions at work.
+"""
+
+import keras
+import numpy as np
+
+
+def keras_op(workload, **options):
+    """Our operation."""
+    from keras_dyhead.ops import deform_conv2d
+
+    arrays = [keras.ops.convert_to_tensor(array) for array in workload.op_arrays()]
+    return _compiled(lambda arrays, _: [deform_conv2d(*arrays)], arrays, None, **options)
+
+
+def keras_tower(workload, alignment="published", **options):
+    """Our tower; the paper's alignment samples more positions than the published."""
+    from keras_dyhead.checkpoints import load_tower
+    from keras_dyhead.layers import DyHeadNeck
+
+    pyramid = [keras.ops.convert_to_tensor(array) for array in workload.pyramid()]
+    neck = DyHeadNeck(workload.blocks, workload.channels, alignment)
+    neck.build([x.shape for x in pyramid])
+    load_tower(neck, workload.tower_state())
+    return _compiled(lambda maps, training: neck(maps, training=training), pyramid, neck, **options)
+
+
+def matrix_products(workload, **options):
+    """The matrix products of the operation alone: the limit that no sampling can beat."""
+    x, _, _, kernel = workload.op_arrays()
+    columns = np.tile(x.reshape(-1, workload.channels), 9)
+    arrays = [
+        keras.ops.convert_to_tensor(a) for a in (columns, kernel.reshape(-1, workload.channels))
+    ]
+    return _compiled(lambda arrays, _: [keras.ops.matmul(*arrays)], arrays, None, **options)
+
+
+def _compiled(function, inputs, layer, xla=False):
+    """Compiles `function(inputs, training)`, of inputs and the layer's weights, as users would."""
+    backend = keras.backend.backend()
+    variables = layer.trainable_variables if layer else []
+    if backend == "torch":
+        from benchmarks.sampling.torch_peer import torch_calls
+
+        sources = [*inputs, *(variable.value for variable in variables)]
+        *calls, version = torch_calls(lambda training: function(inputs, training), sources)
+        return *calls, f"Keras {keras.__version__}, {version}"
+    if backend == "jax":
+        return _jax(function, inputs, variables)
+    return _tensorflow(function, inputs, [variable.value for variable in variables], xla)
+
+
+def _tensorflow(function, inputs, variables, xla):
+    import tensorflow as tf
+
+    forward = tf.function(lambda: function(inputs, False), jit_compile=xla)
+
+    @tf.function(jit_compile=xla)
+    def step():
+        with tf.GradientTape() as tape:
+            tape.watch(inputs)
+            loss = tf.add_n([tf.reduce_sum(x * x) for x in function(inputs, True)])
+        return tape.gradient(loss, [*inputs, *variables])
+
+    return (
+        lambda: [x.numpy() for x in forward()],
+        lambda: [g.numpy().ravel()[0] for g in step() if g is not None],
+        f"Keras {keras.__version__}, TensorFlow {tf.__version__}",
+    )
+
+
+def _jax(function, inputs, variables):
+    import jax
+
+    def run(inputs, values, training):
+        with keras.StatelessScope(list(zip(variables, values, strict=True))):
+            return function(inputs, training)
+
+    def loss(inputs, values):
+        return sum((x * x).sum() for x in run(inputs, values, True))
+
+    forward = jax.jit(lambda inputs, values: run(inputs, values, False))
+    step = jax.jit(jax.grad(loss, argnums=(0, 1)))
+    arguments = inputs, [variable.value for variable in variables]
+    return (
+        lambda: [np.asarray(x) for x in forward(*arguments)],
+        lambda: jax.block_until_ready(step(*arguments)),
+        f"Keras {keras.__version__}, JAX {jax.__version__}",
+    )

@@ -1,0 +1,163 @@
+"""Time and memory of one implementation, in a process of its own."""
+
+import contextlib
+import importlib
+import multiprocessing
+import os
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.sampling.workload import Workload
+
+FIGURES = {
+    "forward_s": "forward",
+    "step_s": "forward + backward",
+    "first_forward_s": "first forward",
+    "first_step_s": "first training step",
+    "peak_mib": "peak memory",
+}
+"""What is measured; memory in MiB above that of the built model."""
+
+
+class Measurement:
+    """Measures one implementation, as often as it is asked; between two measurements it waits.
+
+    Args:
+        workload: What to compute.
+        implementation: A function of `implementations.py`, or of `torch_peer.py`, such as
+            `"torch_peer.torchvision_op"`.
+        repeats: Counted calls of one measurement, of which the median is taken.
+        backend: Keras backend. Defaults to `"tensorflow"`.
+        sparse: Whether to sample by sparse products. Defaults to `False`.
+        options: Further arguments of the implementation.
+    """
+
+    def __init__(
+        self,
+        workload: Workload,
+        implementation: str,
+        repeats: int,
+        backend: str = "tensorflow",
+        sparse: bool = False,
+        options: dict | None = None,
+    ):
+        environment = {
+            "KERAS_BACKEND": backend,
+            "CUDA_VISIBLE_DEVICES": "",
+            "TF_CPP_MIN_LOG_LEVEL": "3",
+        }
+        spawn = multiprocessing.get_context("spawn")
+        self._name = implementation
+        self._connection, theirs = spawn.Pipe()
+        task = (workload, implementation, repeats, sparse, options or {})
+        self._process = spawn.Process(target=_serve, args=(theirs, environment, *task), daemon=True)
+
+    def __enter__(self):
+        self._process.start()
+        return self
+
+    def __exit__(self, *_):
+        self._process.kill()
+        self._process.join()
+
+    def take(self) -> dict:
+        """Measures once more.
+
+        Returns:
+            `FIGURES`, of memory the peak so far; the first time also `"magnitude"`, the sum of the
+            outputs' mean magnitudes, and `"version"`.
+
+        Raises:
+            RuntimeError: If the process fails.
+        """
+        self._connection.send("measure")
+        while not self._connection.poll(0.1):
+            if not self._process.is_alive():
+                raise RuntimeError(f"{self._name}: exit status {self._process.exitcode}")
+        answer = self._connection.recv()
+        if "error" in answer:
+            raise RuntimeError(f"{self._name} failed: {answer['error']}")
+        return answer
+
+
+def _serve(connection, environment, workload, implementation, repeats, sparse, options):
+    """Answers every message with the figures of one measurement."""
+    os.environ.update(environment)
+    try:
+        # The peer runs without Keras and TensorFlow, which would count into its memory.
+        module, _, function = implementation.rpartition(".")
+        module = importlib.import_module(f"benchmarks.sampling.{module}")
+        with contextlib.ExitStack() as stack:
+            if sparse:
+                from keras_dyhead.ops import sparse_sampling
+
+                stack.enter_context(sparse_sampling())
+            calls = getattr(module, function)(workload, **options)
+            for figures in _measurements(*calls, repeats):
+                connection.recv()
+                connection.send(figures())
+    except Exception as error:
+        connection.send({"error": f"{type(error).__name__}: {error}"})
+
+
+def _measurements(forward, step, version, repeats):
+    before = _forget_peak_memory()
+
+    def first():
+        found = {"version": version}
+        found["first_forward_s"], outputs = _timed(forward)
+        found["magnitude"] = float(sum(np.abs(o).mean(dtype="float64") for o in outputs))
+        del outputs
+        found["forward_s"] = _median(forward, repeats)
+        found["first_step_s"], _ = _timed(step)
+        return found | again(forward_s=found["forward_s"])
+
+    def again(forward_s=None):
+        return {
+            "forward_s": forward_s or _median(forward, repeats),
+            "step_s": _median(step, repeats),
+            "peak_mib": _peak_memory() - before,
+        }
+
+    yield first
+    while True:
+        yield again
+
+
+def _timed(function):
+    start = time.perf_counter()
+    result = function()
+    return time.perf_counter() - start, result
+
+
+def _median(function, repeats):
+    return statistics.median(_timed(function)[0] for _ in range(repeats))
+
+
+def _forget_peak_memory():
+    """Returns the resident memory in MiB; `_peak_memory` counts from here on.
+
+    Elsewhere than on Linux it returns the largest so far, which cannot be forgotten.
+    """
+    if platform.system() != "Linux":
+        return _peak_memory()
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _peak_memory():
+    if platform.system() == "Linux":
+        return _status("VmHWM")
+    unit = 1 if platform.system() == "Darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _status(name):
+    """An entry of the kernel's record of this process, which is in KiB, in MiB."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024

@@ -1,0 +1,1 @@
+"""What DyHead and each of its parts gain: `python -m benchmarks.study`."""

@@ -1,0 +1,115 @@
+"""`python -m benchmarks.study`."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from benchmarks import runner
+from benchmarks.study import images
+from benchmarks.study.plan import DETECTORS, TABLES, Trial, plan_tables, seconds_of, trials_of
+from benchmarks.study.report import plot_report, write_report
+from benchmarks.study.trial import train
+from benchmarks.tables import fill
+
+ALL_TABLES, ALL_DETECTORS = ",".join(TABLES), ",".join(DETECTORS)
+
+app = runner.command()
+
+
+@app.command()
+def main(
+    only: Annotated[
+        str, typer.Option(help=f"Tables, of {', '.join(TABLES)}.  [all]", show_default=False)
+    ] = ALL_TABLES,
+    detectors: Annotated[
+        str,
+        typer.Option(
+            help=f"Those of the table of detectors, of {', '.join(DETECTORS)}.  [all]",
+            show_default=False,
+        ),
+    ] = ALL_DETECTORS,
+    seeds: runner.Seeds = 3,
+    workers: runner.Workers = None,
+    backbone_weights: Annotated[
+        Path | None,
+        typer.Option(
+            exists=True,
+            dir_okay=False,
+            help="File that all backbones start from, so that trainings of several machines can be "
+            "compared.  [pretrained here]",
+        ),
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Train nothing: list what is left, with its hours.")
+    ] = False,
+    only_report: runner.OnlyReport = False,
+    page: Annotated[
+        Path | None,
+        typer.Option(
+            help="Markdown file whose part between `<!-- study -->` and `<!-- end of study -->` "
+            "the report becomes, too, with a plot (.png) beside it."
+        ),
+    ] = None,
+    results: runner.Results = None,
+) -> None:
+    """Measure what DyHead gains over each detector, and what each of its parts adds.
+
+    Draws shapes that are hard to tell apart, lets a backbone learn to classify them, trains every
+    configuration from there with the same seeds, steps and images, and evaluates each on images
+    held out. The report has means, differences by seed, and their 95 % intervals.
+
+    Every finished training is a line of `benchmarks/study.jsonl`: after an interruption, the same
+    command goes on, and more seeds or other tables only train what is missing.
+
+    **Examples**
+
+    python -m benchmarks.study --plan
+
+    python -m benchmarks.study --only detectors,blocks --detectors atss,fcos --seeds 5
+
+    python -m benchmarks.study --backbone-weights backbone.weights.h5 --workers 2
+
+    python -m benchmarks.study --report --page docs/study.md
+    """
+    results = results or runner.HERE / "study.jsonl"
+    failed = []
+    try:
+        tables = plan_tables(only.split(","), detectors.split(","))
+        if not only_report:
+            trials = trials_of(tables, seeds, _backbone(backbone_weights, plan))
+            if plan:
+                return _print_plan(trials, runner.read(results, Trial))
+            failed = runner.run(trials, results, train, workers, seconds_of)
+        found = runner.read(results, Trial)
+        found = {trial: line for trial, line in found.items() if trial.seed < seeds}
+        text = write_report(tables, found, page and page.with_suffix(".png").name)
+        if page is not None:
+            fill(page, "study", text)
+            plot_report(tables, found).savefig(page.with_suffix(".png"), dpi=100)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    print(text)
+    raise typer.Exit(bool(failed))
+
+
+def _backbone(weights, plan):
+    """What the trainings start from; nothing is drawn or trained for a plan."""
+    if not plan:
+        images.draw(Trial())
+    if weights is not None:
+        return images.keep_backbone(weights)
+    return images.known_backbone(Trial()) if plan else images.pretrained_backbone(Trial())
+
+
+def _print_plan(trials, finished):
+    hours, left = 0.0, [trial for trial in trials if trial not in finished]
+    for trial in left:
+        hours += seconds_of(trial) / 3600
+        print(f"{hours:5.1f} h  {runner.describe(replace(trial, backbone=''))}")
+    print(f"{len(left)} of {len(trials)} trainings, about {hours:.1f} hours of one core")
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,124 @@
+"""The benchmark of the sampler measures what it says, and compares only what computes the same."""
+
+import contextlib
+import re
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from benchmarks.sampling import comparison, scaling
+from benchmarks.sampling.__main__ import app
+from benchmarks.sampling.measurement import FIGURES, Measurement
+from benchmarks.sampling.workload import Workload
+
+ROW = {
+    "version": "v",
+    "magnitude": 1.0,
+    "forward_s": 0.1,
+    "step_s": 0.5,
+    "first_forward_s": 1.0,
+    "first_step_s": 2.0,
+    "peak_mib": 100.0,
+}
+
+
+class Measured(contextlib.nullcontext):
+    """What a `Measurement` looks like to those who take it."""
+
+    def __init__(self, take):
+        super().__init__(self)
+        self.take = take
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Replaces the measurement by one that returns the row of its implementation."""
+    rows = {}
+
+    def measurement(workload, implementation, **_):
+        return Measured(lambda: ROW | rows.get(implementation, {}))
+
+    monkeypatch.setattr(comparison, "Measurement", measurement)
+    return rows
+
+
+@pytest.mark.slow
+def test_one_implementation_runs_in_a_process_of_its_own():
+    workload = Workload(64, 48, blocks=1, channels=16)
+    found = []
+    for sparse in (False, True):
+        form = {"repeats": 2, "sparse": sparse}
+        with Measurement(workload, "implementations.keras_op", **form) as measurement:
+            found.append(measurement.take())
+            again = measurement.take()
+    plain, sparse = found
+    assert plain["magnitude"] == pytest.approx(sparse["magnitude"], rel=1e-5)
+    assert set(FIGURES) < set(plain) and plain["first_step_s"] > plain["step_s"] > 0
+    assert plain["peak_mib"] > 0
+    assert set(again) == {"forward_s", "step_s", "peak_mib"}
+    assert 0 < again["step_s"] < sparse["first_step_s"]
+    wrong = {"repeats": 1, "options": {"nonsense": 1}}
+    with (
+        Measurement(workload, "implementations.keras_op", **wrong) as measurement,
+        pytest.raises(RuntimeError, match=r"keras_op failed: TypeError.*nonsense"),
+    ):
+        measurement.take()
+
+
+def test_ratios_are_the_peers_figures_over_ours(measured):
+    measured["torch_peer.torchvision_op"] = {"forward_s": 0.4, "peak_mib": 50.0}
+    table = comparison.markdown(comparison.compare(Workload(), parts=("op",)))
+    row = next(line for line in table.splitlines() if line.startswith("| op: keras_dyhead |"))
+    assert "100 ms (4.0x)" in row and "500 ms (1.0x)" in row and "100 MiB (0.5x)" in row
+    alone = comparison.markdown(comparison.compare(Workload(), peer=False))
+    assert "torchvision" not in alone and "x)" not in alone
+
+
+def test_implementations_that_compute_something_else_are_refused(measured):
+    measured["implementations.keras_tower"] = {"magnitude": 1.001}
+    with pytest.raises(RuntimeError, match=r"tower: keras_dyhead: outputs differ.*1\.001"):
+        comparison.compare(Workload())
+
+
+def test_all_implementations_of_the_table_exist():
+    folder = Path(comparison.__file__).parent
+    for backend in ("tensorflow", "jax", "torch"):
+        for task in comparison.tasks(backend, True, ("op", "tower")).values():
+            module, function = task["implementation"].split(".")
+            source = (folder / f"{module}.py").read_text()
+            assert re.search(rf"^def {function}\(workload", source, re.MULTILINE)
+
+
+def test_the_exponent_of_a_power_law_is_found_and_drawn_whatever_the_machine_does(monkeypatch):
+    """Sizes are measured in turn: a machine that becomes slower does so for all of them."""
+    calls = []
+
+    def measurement(w, *_, **__):
+        def take():
+            calls.append(w)
+            size = w.height * w.width * w.batch * w.blocks
+            return ROW | {"step_s": 3 * size**0.9 * 1.5 ** ((len(calls) - 1) // 2)}
+
+        return Measured(take)
+
+    monkeypatch.setattr(scaling, "Measurement", measurement)
+    for name, sizes in (("_SIDES", (64, 128)), ("_BATCHES", (1, 3)), ("_BLOCKS", (1, 5))):
+        monkeypatch.setattr(scaling, name, sizes)
+    report = scaling.measure_scaling(Workload())
+    for rows in report["series"].values():
+        assert scaling.fit_exponent(rows, "step_s") == pytest.approx(0.9)
+        assert scaling.fit_exponent(rows, "forward_s") == pytest.approx(0)
+    labels = [axes.get_xlabel() for axes in scaling.plot_scaling(report).axes]
+    assert labels == ["", "", "", "pixels", "images", "blocks"]
+
+
+@pytest.mark.parametrize("arguments", [("--size", "x"), ("--channels", "20"), ("--blocks", "0")])
+def test_impossible_workloads_are_refused(arguments):
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 2 and arguments[1] in result.output
+
+
+def test_help_shows_examples():
+    text = CliRunner().invoke(app, ["--help"]).output
+    assert all(part in text for part in ("Examples", "--scaling", "torchvision", "jax"))
