@@ -70,6 +70,7 @@ def build(num_blocks: int):
 
     from keras_dyhead.coco.shapes import SHAPES
     from keras_dyhead.detectors import ATSS
+    from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
     from keras_dyhead.training import BACKBONES
 
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
@@ -79,8 +80,8 @@ def build(num_blocks: int):
     return ATSS(
         backbone,
         num_classes=len(SHAPES),
-        num_blocks=num_blocks,
-        channels=CHANNELS,
+        neck=DyHeadNeck(num_blocks, CHANNELS) if num_blocks else None,
+        pyramid=FeaturePyramid(CHANNELS),
         image_shape=shape,
     )
 

@@ -69,6 +69,9 @@ def training_settings(trial: Trial):
     from keras_dyhead.training import TrainingSettings
 
     folder = folder_of(trial)
+    attentions = set(trial.attentions)
+    if trial.arrangement == "paper":
+        attentions.discard("task")  # which comes after the regions are read
     return TrainingSettings(
         images=folder / "train" / "images",
         annotations=folder / "train" / "instances.json",
@@ -76,12 +79,13 @@ def training_settings(trial: Trial):
         val_annotations=folder / "held_out" / "instances.json",
         batch_size=trial.batch_size,
         image_size=trial.image_size,
+        backbone="small",
         detector=trial.detector,
         num_blocks=trial.num_blocks,
         alignment=trial.alignment,
-        **{f"use_{name}_attention": name in trial.attentions for name in ATTENTIONS},
+        **{f"use_{name}_attention": name in attentions for name in ATTENTIONS},
         channels=trial.channels,
-        head_convs=trial.head_layers,
+        head_layers=trial.head_layers,
         max_level=5,
         anchor_octaves=2,
         learning_rate=trial.learning_rate,
@@ -98,14 +102,13 @@ def build(trial: Trial, settings, class_names, preprocessor):
 
     model = build_model(settings, class_names, preprocessor)
     config = model.get_config()
-    changes = {}
-    if trial.detector == "faster-rcnn":
-        changes["arrangement"] = trial.arrangement
-    if trial.num_blocks:
-        changes["start"] = trial.start
-    if any(config[name] != value for name, value in changes.items()):
+    if trial.arrangement != "released":
+        config["arrangement"] = trial.arrangement
+    if trial.start != "identity":
+        config["neck"]["config"]["start"] = trial.start
+    if config != model.get_config():
         keras.utils.set_random_seed(trial.seed)
-        model = type(model).from_config(config | changes)
+        model = type(model).from_config(config)
     if trial.backbone:
         model.backbone.load_weights(weights_of(trial.backbone))
     model.compile(

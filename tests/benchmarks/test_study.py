@@ -9,9 +9,9 @@ from typer.testing import CliRunner
 from benchmarks import runner
 from benchmarks.study import __main__ as command
 from benchmarks.study import images
+from benchmarks.study import trial as trial_module
 from benchmarks.study.plan import DETECTORS, TABLES, Trial, plan_tables, trials_of
 from benchmarks.study.report import plot_report, rows_of, write_report
-from benchmarks.study.trial import train
 
 FIGURES = ("AP", "AR100", "AP50", "AP75", "APs", "APm")
 TINY = Trial("fcos", steps=10, batch_size=2, channels=16, images=20, held_out=4, image_size=64)
@@ -139,18 +139,35 @@ def test_help_shows_examples_and_every_choice():
 @pytest.mark.parametrize(
     "changes",
     [
-        {"num_blocks": 2, "attentions": ("task",), "alignment": "published", "start": "released"},
+        {"num_blocks": 1, "attentions": ("task",), "alignment": "published", "start": "released"},
         {"detector": "faster-rcnn", "num_blocks": 1, "arrangement": "paper"},
         {"head_layers": 1},
     ],
 )
-def test_a_trial_trains_from_the_pretrained_backbone(changes, tmp_path, monkeypatch):
+def test_a_trial_trains_what_it_says_from_the_pretrained_backbone(changes, tmp_path, monkeypatch):
     monkeypatch.setattr(images, "RUNS", tmp_path)
+    built = []
+
+    def build(*arguments):
+        model = build_detector(*arguments)
+        built.append((model, np.array(model.backbone.weights[0])))
+        return model
+
+    build_detector = trial_module.build
+    monkeypatch.setattr(trial_module, "build", build)
     trial = dataclasses.replace(TINY, **changes)
     images.draw(trial)
     images.pretrain(trial, steps=10)
     trial = dataclasses.replace(trial, backbone=images.known_backbone(trial))
-    result, again = train(trial), train(trial)
+    result = trial_module.train(trial)
     assert len(result["losses"]) == 10 and all(loss > 0 for loss in result["losses"])
     assert 0 <= result["figures"]["AP"] <= 1 and result["seconds_per_step"] > 0
-    assert result["losses"] == again["losses"]
+    ((model, first_weights),) = built
+    model.backbone.load_weights(images.weights_of(trial.backbone))
+    np.testing.assert_array_equal(model.backbone.weights[0], first_weights)
+    assert getattr(model, "arrangement", "released") == trial.arrangement
+    if trial.num_blocks:
+        assert (model.neck.start, model.neck.alignment) == (trial.start, trial.alignment)
+        assert not model.neck.use_scale_attention or "scale" in trial.attentions
+    else:
+        assert model.neck is None and model.head_layers == 1
