@@ -11,8 +11,9 @@ from keras_dyhead.detectors.conv_tower import (
     prior_bias,
 )
 from keras_dyhead.layers.full_precision import FullPrecisionDense
-from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
+from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.rows import MapRows
+from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
 NUM_POINTS = 9  # as many as the taps of a 3x3 kernel
 TAPS = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).ravel().astype("float32")

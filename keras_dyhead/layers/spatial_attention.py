@@ -7,9 +7,10 @@ from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.start import NEIGHBOURS, SCALE, NearIdentity, check_start
-from keras_dyhead.ops.deform_conv import concatenate_grids, deform_conv_rows, sampling_grid
+from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
+from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
 _TAPS = 9
 EPSILON = 1e-5  # of the group normalisation

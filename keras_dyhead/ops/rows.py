@@ -41,6 +41,8 @@ def scatter_add_rows(updates, index, num_rows):
         import tensorflow as tf
 
         return tf.math.unsorted_segment_sum(updates, index, num_rows)
+    if isinstance(num_rows, int) and num_rows == 0:  # which Keras takes for unknown on PyTorch
+        return updates[:0]
     return ops.segment_sum(updates, index, num_segments=num_rows)
 
 

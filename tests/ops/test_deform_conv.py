@@ -279,3 +279,12 @@ def test_numpy_ints_are_ints():
     x, offsets, kernel = arrays
     two = np.int64(2)
     assert deform_conv2d(x, offsets, None, kernel, strides=two, groups=two).shape == (1, 3, 3, 6)
+
+
+def test_an_empty_batch_has_empty_outputs_and_gradients_of_zero():
+    shapes = [(0, 5, 4, 6), (0, 5, 4, 18), (0, 5, 4, 9), (3, 3, 6, 2)]
+    arrays = [np.ones(shape, "float32") for shape in shapes]
+    outputs, gradients = vjp(deform_conv2d, arrays, np.ones((0, 5, 4, 2), "float32"))
+    assert outputs.shape == (0, 5, 4, 2)
+    assert [g.shape for g in gradients] == shapes
+    assert not gradients[-1].any()

@@ -1,0 +1,91 @@
+"""Where the taps of a convolution lie on a map, before offsets."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+
+class SamplingGrid(NamedTuple):
+    """Where `P` output positions with `K` taps each lie, before offsets, and in which map.
+
+    Attributes:
+        y: Pixel coordinate of the position's first tap, `(P, 1)`, float32.
+        x: Likewise.
+        taps_y: Distance of each tap from the first, `(K,)`, float32.
+        taps_x: Likewise.
+        height: Size of the sampled map, `(P, 1)`, int32.
+        width: Likewise.
+        start: Number of the map's first row among all rows, `(P, 1)`, int32.
+    """
+
+    y: keras.KerasTensor
+    x: keras.KerasTensor
+    taps_y: keras.KerasTensor
+    taps_x: keras.KerasTensor
+    height: keras.KerasTensor
+    width: keras.KerasTensor
+    start: keras.KerasTensor
+
+
+def sampling_grid(
+    size,
+    input_size,
+    kernel_size=(3, 3),
+    strides=(1, 1),
+    padding=(1, 1),
+    dilation_rate=(1, 1),
+    start=0,
+) -> SamplingGrid:
+    """Lays the taps of a convolution with output `size` over a map of `input_size`.
+
+    Args:
+        size: Pair `(Ho, Wo)` of ints or scalar tensors.
+        input_size: Pair `(H, W)` of ints or scalar tensors.
+        kernel_size: Pair of ints, as the following three.
+        strides: Pair of ints.
+        padding: Pair of pixels on both sides.
+        dilation_rate: Pair of ints.
+        start: Row number of the map's first pixel where several maps are concatenated.
+
+    Returns:
+        `SamplingGrid` with `P = Ho * Wo` and `K = kh * kw`.
+    """
+    # Sizes known beforehand become constants of the graph, unknown ones a few operations.
+    static = all(isinstance(n, int) for n in (*size, *input_size, start))
+    np_or_ops = np if static else ops
+    y, x = (
+        np_or_ops.arange(n, dtype="float32") * s - p
+        for n, s, p in zip(size, strides, padding, strict=True)
+    )
+    positions = size[0] * size[1]
+    taps_y, taps_x = np.meshgrid(
+        *(
+            np.arange(k, dtype="float32") * d
+            for k, d in zip(kernel_size, dilation_rate, strict=True)
+        ),
+        indexing="ij",
+    )
+    constant = np_or_ops.ones((positions, 1), dtype="int32")
+    return SamplingGrid(
+        y=np_or_ops.reshape(np_or_ops.broadcast_to(y[:, None], size), (positions, 1)),
+        x=np_or_ops.reshape(np_or_ops.broadcast_to(x, size), (positions, 1)),
+        taps_y=taps_y.ravel(),
+        taps_x=taps_x.ravel(),
+        height=constant * input_size[0],
+        width=constant * input_size[1],
+        start=constant * start,
+    )
+
+
+def concatenate_grids(grids: Sequence[SamplingGrid]) -> SamplingGrid:
+    """Joins grids of the same kernel over several maps, in the order of their positions."""
+    static = all(isinstance(field, np.ndarray) for grid in grids for field in grid)
+    concatenate = np.concatenate if static else ops.concatenate
+    fields = {
+        name: concatenate([getattr(grid, name) for grid in grids], axis=0)
+        for name in ("y", "x", "height", "width", "start")
+    }
+    return grids[0]._replace(**fields)
