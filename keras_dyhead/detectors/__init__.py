@@ -1,15 +1,24 @@
 """Detectors: one class per detector, and the small objects they are made of."""
 
-from keras_dyhead.detectors.anchors import AnchorGenerator
-from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
+from keras_dyhead.detectors.assigners import (
+    ATSSAssigner,
+    FCOSAssigner,
+    MaxIoUAssigner,
+    NearestPointAssigner,
+)
 from keras_dyhead.detectors.atss import ATSS
 from keras_dyhead.detectors.decoding import DetectionDecoder
+from keras_dyhead.detectors.dense_detector import DenseDetector
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.faster_rcnn import FasterRCNN
 from keras_dyhead.detectors.fcos import FCOS
-from keras_dyhead.detectors.fcos_assigner import FCOSAssigner
-from keras_dyhead.detectors.nearest_point_assigner import NearestPointAssigner
-from keras_dyhead.detectors.points import PointGenerator
+from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
+from keras_dyhead.detectors.losses import (
+    giou_loss,
+    iou_loss,
+    sigmoid_focal_loss,
+    smooth_l1_loss,
+)
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.proposals import ProposalSelector
@@ -32,6 +41,7 @@ __all__ = [
     "ATSSAssigner",
     "AnchorGenerator",
     "DETECTORS",
+    "DenseDetector",
     "DetectionDecoder",
     "DetectionPreprocessor",
     "Detector",
@@ -47,4 +57,8 @@ __all__ = [
     "RegionPooler",
     "RepPoints",
     "RetinaNet",
+    "giou_loss",
+    "iou_loss",
+    "sigmoid_focal_loss",
+    "smooth_l1_loss",
 ]

@@ -1,6 +1,7 @@
-"""Rules that decide which anchor learns which object."""
+"""Rules that decide which anchor or point learns which object."""
 
 import dataclasses
+import math
 
 import keras
 import numpy as np
@@ -8,7 +9,7 @@ from keras import ops
 
 from keras_dyhead.detectors.pyramid_layout import smaller
 from keras_dyhead.detectors.settings import Settings
-from keras_dyhead.ops.boxes import box_iou
+from keras_dyhead.ops.boxes import box_area, box_iou, encode_distances
 
 NEGATIVE = -1
 IGNORED = -2
@@ -147,7 +148,7 @@ class ATSSAssigner(Settings):
         depth = ops.minimum(centres - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centres)
         inside = ops.min(depth, axis=-1) > self.margin
         claims = inside & (iou >= mean + ops.sqrt(variance)) & (labels >= 0)[..., None]
-        return award(claims, iou, candidates, ops.shape(anchors)[0])
+        return _award(claims, iou, candidates, ops.shape(anchors)[0])
 
     def _nearest(self, anchors, boxes, level_counts):
         """Returns the indices `(B, N, C)` of the anchors nearest to each object, of all levels."""
@@ -162,11 +163,143 @@ class ATSSAssigner(Settings):
         return ops.concatenate(nearest, axis=-1)
 
 
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+@dataclasses.dataclass(frozen=True)
+class FCOSAssigner(Settings):
+    """Gives each point the smallest of the objects around it that are of its level's size.
+
+    An object is of a level's size where its farthest side is at least half `max_distance` and at
+    most `max_distance` away from the point. There is no lower limit on the finest level and no
+    upper one on the coarsest. Of objects of equal area the first is taken.
+
+    Args:
+        max_distance: float. In strides of the level. Defaults to 8.0: up to 64 px on P3, 64 to
+            128 px on P4, and so on.
+        center_radius: float or `None`. An object is learnt only by points that lie within so many
+            strides of its centre, along both axes ("centre sampling"). `None` is anywhere inside
+            the object. Defaults to 1.5.
+
+    Example:
+    ```python
+    points = keras.ops.array([[4.0, 4, 8], [12, 4, 8], [20, 4, 8]])  # x, y, stride
+    boxes = keras.ops.array([[[0.0, 0, 24, 8], [0, 0, 8, 8]]])
+    FCOSAssigner()(points, boxes, labels=keras.ops.array([[2, 0]]))  # [[1, 0, 0]]
+    ```
+
+    Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, without
+    centre sampling; "FCOS: A Simple and Strong Anchor-Free Object Detector", TPAMI 2020, with it.
+    """
+
+    max_distance: float = 8.0
+    center_radius: float | None = 1.5
+
+    def __post_init__(self):
+        if self.max_distance <= 0 or not (self.center_radius is None or self.center_radius > 0):
+            raise ValueError(
+                f"`max_distance` and `center_radius` must be positive. Received: {self}"
+            )
+
+    def __call__(self, points, boxes, labels, level_counts=None):
+        """Assigns points to objects, image by image.
+
+        Args:
+            points: `(A, 3)` float32 x, y and stride.
+            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
+            labels: `(B, N)` int classes; -1 marks padding.
+            level_counts: Number of points in each level; makes no difference here.
+
+        Returns:
+            `(B, A)` int32: index of the point's object, -1 for background.
+        """
+        points = ops.convert_to_tensor(points, "float32")
+        points, stride = points[:, :2], points[:, 2]
+        boxes = ops.cast(boxes, "float32")[:, :, None]
+        farthest = ops.max(encode_distances(boxes, points), axis=-1)  # (B, N, A)
+        limit = self.max_distance * stride
+        smallest = ops.where(stride > ops.min(stride), limit / 2, 0.0)
+        largest = ops.where(stride < ops.max(stride), limit, math.inf)
+        fits = (farthest >= smallest) & (farthest <= largest)
+        central = boxes if self.center_radius is None else self._middles(boxes, stride)
+        inside = ops.min(encode_distances(central, points), axis=-1) > 0
+        candidates = fits & inside & (labels >= 0)[..., None]
+        area = ops.where(candidates, box_area(boxes), math.inf)
+        assigned = ops.cast(ops.argmin(area, axis=1), "int32")
+        return ops.where(ops.any(candidates, axis=1), assigned, NEGATIVE)
+
+    def _middles(self, boxes, stride):
+        """Returns the parts of boxes that points of each stride may lie in, `(B, N, A, 4)`."""
+        centres = _centres(boxes)
+        reach = (self.center_radius * stride)[:, None]
+        corners = [
+            ops.maximum(centres - reach, boxes[..., :2]),
+            ops.minimum(centres + reach, boxes[..., 2:]),
+        ]
+        return ops.concatenate(corners, axis=-1)
+
+
+@keras.saving.register_keras_serializable(package="keras_dyhead")
+@dataclasses.dataclass(frozen=True)
+class NearestPointAssigner(Settings):
+    """Gives each object the points nearest to its centre, on the one level that fits its size.
+
+    That is the coarsest level whose stride, times `scale`, is no larger than the object (the root
+    of its area), or the finest where none is. Distances count in widths and heights of the object.
+    A point that several objects want goes to the one it is nearer to, the first of equals.
+
+    Args:
+        scale: float. Sides of the smallest objects of a level in units of its stride. Defaults to
+            4.0.
+        top_k: int. Points per object. Defaults to 1.
+
+    Example:
+    ```python
+    points = PointGenerator(0.0)([(4, 4), (2, 2)], min_level=3)
+    boxes = keras.ops.array([[[0.0, 0, 20, 18], [0, 0, 64, 80]]])
+    labels = keras.ops.array([[2, 0]])
+    assigned = NearestPointAssigner()(points, boxes, labels)  # (1, 20)
+    assigned[0, 5], assigned[0, 19]  # 0 at x 8, y 8 of stride 8, 1 at 16, 16 of stride 16
+    ```
+
+    Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
+    section 3.3, with the level of OpenMMLab's mmdetection.
+    """
+
+    scale: float = 4.0
+    top_k: int = 1
+
+    def __post_init__(self):
+        if self.scale <= 0 or self.top_k < 1:
+            raise ValueError(f"`scale` must be positive, `top_k` at least 1. Received: {self}")
+
+    def __call__(self, points, boxes, labels, level_counts=None):
+        """Assigns points to objects, image by image.
+
+        Args:
+            points: `(A, 3)` float32 x, y and stride, as `PointGenerator` places them.
+            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
+            labels: `(B, N)` int classes; -1 marks padding.
+            level_counts: Number of points in each level; makes no difference here.
+
+        Returns:
+            `(B, A)` int32: index of the point's object, -1 for background.
+        """
+        positions, strides = points[:, :2], points[:, 2]
+        sizes = ops.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6)
+        sides = ops.sqrt(ops.prod(sizes, axis=-1, keepdims=True))
+        fitting = ops.where(self.scale * strides <= sides, strides, ops.min(strides))  # (B, N, A)
+        on_level = strides == ops.max(fitting, axis=-1, keepdims=True)
+        offsets = (positions - _centres(boxes)[:, :, None]) / sizes[:, :, None]
+        distances = ops.where(on_level, ops.norm(offsets, axis=-1), np.inf)
+        merits, candidates = ops.top_k(-distances, smaller(self.top_k, ops.shape(points)[0]))
+        claims = (merits > -np.inf) & (labels >= 0)[..., None]
+        return _award(claims, merits, ops.cast(candidates, "int32"), ops.shape(points)[0])
+
+
 def _centres(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 
-def award(claims, merits, candidates, num_locations):
+def _award(claims, merits, candidates, num_locations):
     """Gives every claimed anchor or point to the claimant of most merit, the first of equals.
 
     Args:

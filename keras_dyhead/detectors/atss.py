@@ -2,12 +2,11 @@
 
 import keras
 
-from keras_dyhead.detectors.anchor_detector import AnchorDetector
-from keras_dyhead.detectors.anchors import AnchorGenerator
 from keras_dyhead.detectors.assigners import ATSSAssigner
-from keras_dyhead.detectors.centerness import centerness_of
 from keras_dyhead.detectors.decoding import DetectionDecoder
-from keras_dyhead.detectors.losses import giou_loss
+from keras_dyhead.detectors.dense_detector import AnchorDetector
+from keras_dyhead.detectors.locations import AnchorGenerator
+from keras_dyhead.detectors.losses import centerness_of, giou_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 

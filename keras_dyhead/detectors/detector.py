@@ -8,10 +8,9 @@ from keras import ops
 from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.decoding import DetectionDecoder
-from keras_dyhead.detectors.losses import num_replicas
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.pyramid_layout import known_sizes, sizes_that_fit
-from keras_dyhead.detectors.replicas import logs_to_average, sum_gradients_first
+from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_gradients_first
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 

@@ -3,12 +3,11 @@
 import keras
 from keras.saving import serialize_keras_object
 
-from keras_dyhead.detectors.centerness import centerness_of
+from keras_dyhead.detectors.assigners import FCOSAssigner
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.dense_detector import DenseDetector
-from keras_dyhead.detectors.fcos_assigner import FCOSAssigner
-from keras_dyhead.detectors.losses import giou_loss, iou_loss
-from keras_dyhead.detectors.points import PointGenerator
+from keras_dyhead.detectors.locations import PointGenerator
+from keras_dyhead.detectors.losses import centerness_of, giou_loss, iou_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.boxes import decode_distances

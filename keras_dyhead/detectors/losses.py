@@ -1,9 +1,8 @@
-"""Losses of dense detectors, element by element in float32."""
+"""Losses of detectors, element by element in float32, and the centerness that some learn."""
 
-import keras
 from keras import ops
 
-from keras_dyhead.ops.boxes import generalized_iou, paired_iou
+from keras_dyhead.ops.boxes import encode_distances, generalized_iou, paired_iou
 
 
 def sigmoid_focal_loss(targets, logits, alpha: float = 0.25, gamma: float = 2.0):
@@ -75,19 +74,20 @@ def giou_loss(targets, boxes):
     return 1.0 - generalized_iou(boxes, targets)
 
 
-def sum_over_replicas(value):
-    """Sums a scalar over the replicas of a running `tf.distribute` strategy, if there is one."""
-    if num_replicas() > 1:
-        import tensorflow as tf
+def centerness_of(points, boxes):
+    """Returns how central points are in boxes: 1 in the middle, 0 at and beyond the border.
 
-        return tf.distribute.get_replica_context().all_reduce("sum", value)
-    return value
+    Args:
+        points: `(A, 2)` x and y.
+        boxes: `(..., A, 4)` xyxy boxes.
 
+    Returns:
+        `(..., A)` float32: the root of the product, over both axes, of the distance to the
+        nearer side divided by that to the farther one.
 
-def num_replicas() -> int:
-    """Returns how many replicas share a batch."""
-    if keras.backend.backend() != "tensorflow":
-        return 1
-    import tensorflow as tf
-
-    return tf.distribute.get_strategy().num_replicas_in_sync
+    Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", equation 3.
+    """
+    distances = encode_distances(boxes, points)
+    before, behind = distances[..., :2], distances[..., 2:]
+    nearer, farther = ops.minimum(before, behind), ops.maximum(before, behind)
+    return ops.sqrt(ops.prod(ops.relu(nearer) / ops.maximum(farther, 1e-6), axis=-1))

@@ -2,7 +2,23 @@
 
 import keras
 
-from keras_dyhead.detectors.losses import num_replicas
+
+def sum_over_replicas(value):
+    """Sums a scalar over the replicas of a running `tf.distribute` strategy, if there is one."""
+    if num_replicas() > 1:
+        import tensorflow as tf
+
+        return tf.distribute.get_replica_context().all_reduce("sum", value)
+    return value
+
+
+def num_replicas() -> int:
+    """Returns how many replicas share a batch."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf
+
+    return tf.distribute.get_strategy().num_replicas_in_sync
 
 
 def sum_gradients_first(optimizer) -> None:

@@ -4,11 +4,10 @@ import keras
 from keras import ops
 from keras.saving import serialize_keras_object
 
-from keras_dyhead.detectors.assigners import MaxIoUAssigner
+from keras_dyhead.detectors.assigners import MaxIoUAssigner, NearestPointAssigner
 from keras_dyhead.detectors.dense_detector import DenseDetector
+from keras_dyhead.detectors.locations import PointGenerator
 from keras_dyhead.detectors.losses import smooth_l1_loss
-from keras_dyhead.detectors.nearest_point_assigner import NearestPointAssigner
-from keras_dyhead.detectors.points import PointGenerator
 from keras_dyhead.detectors.reppoints_head import RepPointsHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.boxes import take_per_image

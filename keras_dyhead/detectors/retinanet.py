@@ -3,9 +3,9 @@
 import keras
 from keras import ops
 
-from keras_dyhead.detectors.anchor_detector import AnchorDetector
-from keras_dyhead.detectors.anchors import AnchorGenerator
 from keras_dyhead.detectors.assigners import MaxIoUAssigner
+from keras_dyhead.detectors.dense_detector import AnchorDetector
+from keras_dyhead.detectors.locations import AnchorGenerator
 from keras_dyhead.detectors.losses import smooth_l1_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid

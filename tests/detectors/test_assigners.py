@@ -1,13 +1,23 @@
-"""Assigners against the published assignments and against loops."""
+"""Assigners against the published assignments and against loops.
 
+test_published.py has what OpenMMLab assigns to points.
+"""
+
+import math
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.detectors.anchors import AnchorGenerator
-from keras_dyhead.detectors.assigners import ATSSAssigner, MaxIoUAssigner
+from keras_dyhead.detectors.assigners import (
+    ATSSAssigner,
+    FCOSAssigner,
+    MaxIoUAssigner,
+    NearestPointAssigner,
+)
+from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
 
 # What detectron2 and mmdet 3.3.0 assign to the 9216 RetinaNet anchors of a 192x256 image (-1
 # background, -2 ignored), the latter sorted into our order of the anchors of a cell.
@@ -15,7 +25,7 @@ PUBLISHED = np.load(Path(__file__).parent / "data" / "published_assignments.npz"
 LEVEL_SIZES = [(24, 32), (12, 16), (6, 8), (3, 4), (2, 2)]
 
 
-def loop(assigner, anchors, boxes, labels):
+def max_iou_loop(assigner, anchors, boxes, labels):
     anchors, boxes = anchors.astype("float64"), boxes.astype("float64")
     sides = np.minimum(boxes[:, None, 2:], anchors[:, 2:]) - np.maximum(
         boxes[:, None, :2], anchors[:, :2]
@@ -41,7 +51,7 @@ def loop(assigner, anchors, boxes, labels):
     return assigned
 
 
-def scene(seed, count, padding=2):
+def whole_scene(seed, count, padding=2):
     rng = np.random.default_rng(seed)
     corner = rng.integers(0, 80, (count, 2))
     boxes = np.concatenate([corner, corner + rng.integers(3, 60, (count, 2))], -1)
@@ -71,18 +81,20 @@ def test_the_published_assignment_is_reproduced_anchor_by_anchor(name, reassign)
 @pytest.mark.parametrize("count", [8, 40])
 def test_assignment_equals_a_loop_over_anchors_and_objects(count, low_quality_iou, reassign):
     assigner = MaxIoUAssigner(0.6, 0.3, reassign, low_quality_iou)
-    boxes, labels = scene(count, count)
+    boxes, labels = whole_scene(count, count)
     assigned = np.asarray(assigner(ANCHORS, boxes[None], labels[None]))[0]
-    np.testing.assert_array_equal(assigned, loop(assigner, ANCHORS, boxes, labels))
+    np.testing.assert_array_equal(assigned, max_iou_loop(assigner, ANCHORS, boxes, labels))
     assert {-2, -1} < set(assigned)
 
 
 def test_images_with_none_and_with_hundreds_of_objects_share_a_batch():
-    boxes, labels = scene(seed=3, count=300)
+    boxes, labels = whole_scene(seed=3, count=300)
     nothing = np.zeros_like(boxes), np.full_like(labels, -1)
     batch = np.stack([boxes, nothing[0]]), np.stack([labels, nothing[1]])
     assigned = np.asarray(MaxIoUAssigner()(ANCHORS, *batch))
-    np.testing.assert_array_equal(assigned[0], loop(MaxIoUAssigner(), ANCHORS, boxes, labels))
+    np.testing.assert_array_equal(
+        assigned[0], max_iou_loop(MaxIoUAssigner(), ANCHORS, boxes, labels)
+    )
     assert (assigned[1] == -1).all()
 
 
@@ -93,9 +105,9 @@ def test_an_object_without_overlap_or_area_claims_no_anchor():
 
 
 @pytest.mark.parametrize("reassign", [True, False])
-def test_xla_assigns_the_same(reassign):
+def test_xla_assigns_anchors_by_iou_alike(reassign):
     assigner = MaxIoUAssigner(reassign=reassign)
-    boxes, labels = (x[None] for x in scene(seed=5, count=30))
+    boxes, labels = (x[None] for x in whole_scene(seed=5, count=30))
     compiled = tf.function(assigner, jit_compile=True)(tf.constant(ANCHORS), boxes, labels)
     np.testing.assert_array_equal(compiled, assigner(ANCHORS, boxes, labels))
 
@@ -189,3 +201,162 @@ def test_xla_and_sizes_unknown_to_the_graph_assign_the_same():
 def test_no_candidates_are_refused():
     with pytest.raises(ValueError, match="top_k=0"):
         ATSSAssigner(top_k=0)
+
+
+CENTRES = np.asarray(PointGenerator()([(16, 16), (8, 8), (4, 4)], 3))
+
+
+def fcos_loop(assigner, boxes, labels):
+    assigned = np.full(len(CENTRES), -1)
+    for a, (x, y, stride) in enumerate(CENTRES.astype("float64")):
+        smallest = np.inf
+        for n in np.flatnonzero(labels >= 0):
+            left, top, right, bottom = boxes[n].astype("float64")
+            farthest = max(x - left, y - top, right - x, bottom - y)
+            limit = assigner.max_distance * stride
+            if (farthest < limit / 2 and stride > 8) or (farthest > limit and stride < 32):
+                continue
+            inside = left < x < right and top < y < bottom
+            if assigner.center_radius is not None:
+                reach = assigner.center_radius * stride
+                inside &= abs(x - (left + right) / 2) < reach
+                inside &= abs(y - (top + bottom) / 2) < reach
+            area = (right - left) * (bottom - top)
+            if inside and area < smallest:
+                assigned[a], smallest = n, area
+    return assigned
+
+
+def limit_scene(count):
+    """Boxes with whole sides, so that sides lie on points and at the limits of levels."""
+    rng = np.random.default_rng(count)
+    corner = rng.integers(0, 110, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(2, 120, (count, 2))], -1)
+    boxes = np.concatenate([boxes, np.zeros((2, 4))]).astype("float32")
+    return boxes, np.concatenate([rng.integers(0, 5, count), [-1, -1]]).astype("int32")
+
+
+@pytest.mark.parametrize("radius", [None, 1.5, 0.75])
+@pytest.mark.parametrize("count", [1, 8, 300])
+def test_assignment_equals_a_loop_over_points_and_objects(count, radius):
+    assigner = FCOSAssigner(max_distance=4.0, center_radius=radius)
+    boxes, labels = limit_scene(count)
+    nothing = np.zeros_like(boxes), np.full_like(labels, -1)
+    batch = np.stack([boxes, nothing[0]]), np.stack([labels, nothing[1]])
+    assigned = np.asarray(assigner(CENTRES, *batch))
+    expected = fcos_loop(assigner, boxes, labels)
+    assert (expected >= 0).any() and (expected == -1).any()
+    np.testing.assert_array_equal(assigned[0], expected)
+    assert (assigned[1] == -1).all()
+
+
+def test_levels_share_objects_by_size_without_gaps():
+    """By default up to 64 px on P3, 64 to 128 px on P4 and all above on P5, limits included."""
+    for side, levels in [(60, {8}), (120, {8}), (128.0, {8, 16}), (200, {16}), (600, {32})]:
+        x, y = 4 + 8 * 8, 4 + 8 * 8  # a point of P3, in the middle of the object
+        box = np.array([[[x - side / 2, y - side / 2, x + side / 2, y + side / 2]]], "float32")
+        points = np.array([[x, y, stride] for stride in (8, 16, 32)], "float32")
+        assigned = np.asarray(FCOSAssigner()(points, box, np.array([[0]])))[0]
+        assert set(points[assigned == 0, 2]) == levels, side
+
+
+def test_of_equal_objects_the_first_gets_the_points():
+    boxes, labels = limit_scene(1)
+    twice = FCOSAssigner()(CENTRES, boxes[:1].repeat(2, 0)[None], labels[:1].repeat(2)[None])
+    once = FCOSAssigner()(CENTRES, boxes[None, :1], labels[None, :1])
+    np.testing.assert_array_equal(twice, once)
+    assert int(np.max(once)) == 0
+
+
+def test_xla_assigns_points_by_size_alike():
+    boxes, labels = (x[None] for x in limit_scene(30))
+    compiled = tf.function(FCOSAssigner(), jit_compile=True)(tf.constant(CENTRES), boxes, labels)
+    np.testing.assert_array_equal(compiled, FCOSAssigner()(CENTRES, boxes, labels))
+
+
+def test_limits_survive_serialization_and_wrong_ones_are_shown():
+    assigner = FCOSAssigner(center_radius=None)
+    config = keras.saving.serialize_keras_object(assigner)
+    assert keras.saving.deserialize_keras_object(config) == assigner
+    for wrong in ({"max_distance": 0}, {"center_radius": -1.0}):
+        with pytest.raises(ValueError, match="Received: FCOSAssigner"):
+            FCOSAssigner(**wrong)
+
+
+CORNERS = np.asarray(PointGenerator(0.0)([(16, 16), (8, 8), (4, 4)], 3))
+
+
+def nearest_loop(assigner, boxes, labels):
+    """One object after the other, in float64, the level from logarithms."""
+    assigned = np.full(len(CORNERS), -1)
+    nearest = np.full(len(CORNERS), np.inf)
+    for n in np.flatnonzero(labels >= 0):
+        left, top, right, bottom = boxes[n].astype("float64")
+        width, height = right - left, bottom - top
+        level = math.log2(width / assigner.scale) + math.log2(height / assigner.scale)
+        level = min(max(math.floor(level / 2), 3), 5)
+        on_level = np.flatnonzero(CORNERS[:, 2] == 2**level)
+        x = (CORNERS[on_level, 0] - (left + right) / 2) / width
+        y = (CORNERS[on_level, 1] - (top + bottom) / 2) / height
+        distance = np.hypot(x, y)
+        for i in np.argsort(distance, kind="stable")[: assigner.top_k]:
+            if distance[i] < nearest[on_level[i]]:
+                assigned[on_level[i]], nearest[on_level[i]] = n, distance[i]
+    return assigned
+
+
+def central_scene(seed, count, padding=2):
+    """Objects whose centres lie nowhere near the middle between two points."""
+    rng = np.random.default_rng(seed)
+    centres = rng.integers(0, 16, (count, 2)) * 8 + rng.uniform(-3, 3, (count, 2))
+    sizes = rng.uniform(3, 150, (count, 2))
+    boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], -1)
+    boxes = np.concatenate([boxes, np.zeros((padding, 4))]).astype("float32")
+    labels = np.concatenate([rng.integers(0, 5, count), np.full(padding, -1)]).astype("int32")
+    return boxes, labels
+
+
+@pytest.mark.parametrize(("scale", "top_k"), [(4.0, 1), (2.0, 1), (4.0, 5)])
+@pytest.mark.parametrize("count", [1, 12, 200])
+def test_assignment_to_the_nearest_points_equals_a_loop_over_objects(count, scale, top_k):
+    assigner = NearestPointAssigner(scale, top_k)
+    boxes, labels = central_scene(count, count)
+    assigned = np.asarray(assigner(CORNERS, boxes[None], labels[None]))[0]
+    np.testing.assert_array_equal(assigned, nearest_loop(assigner, boxes, labels))
+    assert (assigned >= 0).sum() >= min(count, 12) * top_k / 2
+
+
+def test_sizes_of_a_power_of_two_belong_to_the_coarser_level():
+    """Where logarithms in float32 may come out just below a whole number."""
+    for width, height, stride in [(63, 64, 8), (64, 64, 16), (32, 128, 16), (16, 1024, 32)]:
+        boxes = np.array([[[0, 0, width, height]]], "float32")
+        assigned = np.asarray(NearestPointAssigner()(CORNERS, boxes, np.array([[1]])))[0]
+        assert CORNERS[assigned == 0, 2] == [stride]
+
+
+def test_of_two_objects_the_nearer_gets_the_point_and_of_equals_the_first():
+    boxes = np.array([[[0, 0, 20, 20], [0, 0, 17, 17]]], "float32")
+    for order, winner in [([0, 1], 1), ([1, 0], 0), ([0, 1, 1], 1), ([0, 0], 0)]:
+        labels = np.zeros((1, len(order)), "int32")
+        assigned = np.asarray(NearestPointAssigner()(CORNERS, boxes[:, order], labels))[0]
+        assert assigned[17] == winner and (assigned >= 0).sum() == 1
+
+
+def test_hundreds_of_objects_and_none_share_a_batch_of_points():
+    boxes, labels = central_scene(seed=3, count=300)
+    batch = np.stack([boxes, boxes * 0]), np.stack([labels, labels * 0 - 1])
+    assigned = np.asarray(NearestPointAssigner()(CORNERS, *batch))
+    np.testing.assert_array_equal(assigned[0], nearest_loop(NearestPointAssigner(), boxes, labels))
+    assert (assigned[1] == -1).all()
+
+
+def test_xla_assigns_points_by_distance_alike():
+    boxes, labels = (x[None] for x in central_scene(seed=5, count=30))
+    assigner = NearestPointAssigner(top_k=3)
+    compiled = tf.function(assigner, jit_compile=True)(tf.constant(CORNERS), boxes, labels)
+    np.testing.assert_array_equal(compiled, assigner(CORNERS, boxes, labels))
+
+
+def test_no_points_per_object_are_refused():
+    with pytest.raises(ValueError, match="top_k=0"):
+        NearestPointAssigner(top_k=0)

@@ -9,7 +9,7 @@ import tensorflow as tf
 from detectors.scenes import CLASSES, assert_same, scene, small_backbone, small_detector
 
 from keras_dyhead.detectors import FasterRCNN, RandomSampler
-from keras_dyhead.detectors.box_head import BoxHead
+from keras_dyhead.detectors.two_stage_head import BoxHead
 from keras_dyhead.layers import DyHeadNeck, TaskAwareAttention
 
 

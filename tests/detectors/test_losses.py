@@ -1,4 +1,4 @@
-"""Losses against their formulas in float64."""
+"""Losses and centerness against their formulas, or where they are known."""
 
 import keras
 import numpy as np
@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dyhead.detectors.losses import (
+    centerness_of,
     giou_loss,
     iou_loss,
     sigmoid_focal_loss,
@@ -54,3 +55,9 @@ def test_box_losses_at_overlaps_that_are_known():
     diagonal = np.array([[2, 2, 6, 6]], "float32")
     expected = 1 - (4 / 28 - (36 - 28) / 36)
     np.testing.assert_allclose(giou_loss(box, diagonal), [expected], rtol=1e-6)
+
+
+def test_centerness_is_one_in_the_middle_and_zero_from_the_border_on():
+    boxes = np.array([[0, 0, 8, 4]] * 4, "float32")
+    points = np.array([[4, 2], [2, 2], [8, 2], [-3, 2]], "float32")
+    np.testing.assert_allclose(centerness_of(points, boxes), [1, (2 / 6) ** 0.5, 0, 0], rtol=1e-6)

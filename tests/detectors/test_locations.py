@@ -1,11 +1,12 @@
-"""Anchors against loops over levels, rows, columns and shapes."""
+"""Anchors and points against loops over levels, rows, columns and shapes."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.detectors.anchors import AnchorGenerator
-from keras_dyhead.detectors.pyramid_layout import sizes_for, sizes_that_fit
+from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
+
+SIZES = [(5, 7), (3, 4), (2, 2), (1, 1)]
 
 
 def loop(generator, level_sizes, min_level):
@@ -32,10 +33,9 @@ def loop(generator, level_sizes, min_level):
 )
 @pytest.mark.parametrize("min_level", [2, 3])
 def test_anchors_are_ordered_by_level_row_column_size_ratio(generator, min_level):
-    sizes = [(5, 7), (3, 4), (2, 2), (1, 1)]
-    expected = loop(generator, sizes, min_level)
-    assert len(expected) == generator.per_cell * sum(h * w for h, w in sizes)
-    np.testing.assert_allclose(generator(sizes, min_level), expected, rtol=1e-6, atol=1e-4)
+    expected = loop(generator, SIZES, min_level)
+    assert len(expected) == generator.per_cell * sum(h * w for h, w in SIZES)
+    np.testing.assert_allclose(generator(SIZES, min_level), expected, rtol=1e-6, atol=1e-4)
 
 
 def test_published_retinanet_sizes():
@@ -58,13 +58,12 @@ def test_openmmlabs_order_is_by_ratio_then_size():
     assert sorted(map(tuple, cell)) == sorted(map(tuple, default)) and (cell != default).any()
 
 
-def test_sizes_unknown_to_the_graph_give_the_same_anchors():
-    generator = AnchorGenerator(octaves=1)
+@pytest.mark.parametrize("generator", [AnchorGenerator(octaves=1), PointGenerator()])
+def test_sizes_unknown_to_the_graph_give_the_same_locations(generator):
     traced = tf.function(
-        lambda sizes: generator([(sizes[i, 0], sizes[i, 1]) for i in range(2)], 3)
-    ).get_concrete_function(tf.TensorSpec((2, 2), tf.int32))
-    expected = generator([(3, 5), (2, 3)], 3)
-    np.testing.assert_array_equal(traced(tf.constant([[3, 5], [2, 3]])), expected)
+        lambda sizes: generator([(sizes[i, 0], sizes[i, 1]) for i in range(4)], 3)
+    ).get_concrete_function(tf.TensorSpec((4, 2), tf.int32))
+    np.testing.assert_array_equal(traced(tf.constant(SIZES)), generator(SIZES, 3))
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 0}, {"octaves": 0}, {"ratios": ()}, {"ratios": (-1,)}])
@@ -73,10 +72,13 @@ def test_wrong_arguments_are_shown(wrong):
         AnchorGenerator(**wrong)
 
 
-def test_level_sizes_round_up_and_are_found_again_from_their_sum():
-    sizes = sizes_for((200, 264), range(3, 8))
-    assert sizes == [(25, 33), (13, 17), (7, 9), (4, 5), (2, 3)]
-    cells = sum(h * w for h, w in sizes)
-    assert sizes_that_fit(cells, [(100, 100), (200, 264)], range(3, 8)) == sizes
-    with pytest.raises(ValueError, match="none of the image sizes"):
-        sizes_that_fit(cells, [(100, 100)], range(3, 8))
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+@pytest.mark.parametrize("min_level", [2, 3])
+def test_points_are_ordered_by_level_row_column_and_know_their_stride(offset, min_level):
+    expected = [
+        (2**level * (x + offset), 2**level * (y + offset), 2**level)
+        for level, (height, width) in enumerate(SIZES, start=min_level)
+        for y in range(height)
+        for x in range(width)
+    ]
+    np.testing.assert_array_equal(PointGenerator(offset)(SIZES, min_level), expected)
