@@ -152,12 +152,11 @@ def keras_hub_retinanet(trial: Trial):
     from keras_dyhead.coco.shapes import SHAPES
     from keras_dyhead.integrations.keras_hub import DyHeadBackbone, correct_retinanet
     from keras_dyhead.layers import DyHeadNeck
-    from keras_dyhead.training import BACKBONES
+    from keras_dyhead.training import ModelSettings
+    from keras_dyhead.training.model import build_backbone
 
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    encoder = keras_hub.models.ResNetBackbone(
-        **BACKBONES["small"], stackwise_num_strides=[1, 2, 2, 2], image_shape=shape
-    )
+    encoder = build_backbone(ModelSettings(backbone="small"), shape)
     _follow_quickly(encoder)
     backbone = keras_hub.models.RetinaNetBackbone(encoder, 3, 7, use_p5=False, image_shape=shape)
     if trial.num_blocks:

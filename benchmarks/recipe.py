@@ -66,19 +66,15 @@ def train(trial: Trial) -> dict:
 
 def build(num_blocks: int):
     """Builds ATSS on the small backbone of `make demo`, all else as by default."""
-    import keras_hub
-
     from keras_dyhead.coco.shapes import SHAPES
     from keras_dyhead.detectors import ATSS
     from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
-    from keras_dyhead.training import BACKBONES
+    from keras_dyhead.training import ModelSettings
+    from keras_dyhead.training.model import build_backbone
 
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    backbone = keras_hub.models.ResNetBackbone(
-        **BACKBONES["small"], stackwise_num_strides=[1, 2, 2, 2], image_shape=shape
-    )
     return ATSS(
-        backbone,
+        build_backbone(ModelSettings(backbone="small"), shape),
         num_classes=len(SHAPES),
         neck=DyHeadNeck(num_blocks, CHANNELS) if num_blocks else None,
         pyramid=FeaturePyramid(CHANNELS),

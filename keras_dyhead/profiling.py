@@ -14,21 +14,10 @@ import numpy as np
 import tensorflow as tf
 from keras import ops
 
-from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
+from keras_dyhead.backbones import BACKBONES
 from keras_dyhead.detectors import DETECTORS, Detector
 from keras_dyhead.layers import DyHeadNeck
 from keras_dyhead.ops import sparse_sampling
-
-_RESNEXT = {"depth": 101, "groups": 64, "width_per_group": 4}
-BACKBONES = {
-    "resnet18": (ResNetBackbone, {"depth": 18}),
-    "resnet50": (ResNetBackbone, {"depth": 50}),
-    "resnet101": (ResNetBackbone, {"depth": 101}),
-    "resnext101_64x4d": (ResNetBackbone, _RESNEXT),
-    "resnext101_64x4d_dcn": (ResNetBackbone, _RESNEXT | {"deformable_stages": (3, 4, 5)}),
-    "swin_tiny": (SwinBackbone, {}),
-}
-"""Backbones to profile detectors on: class and arguments by name."""
 
 _PRODUCTS = ("Conv2D", "DepthwiseConv2dNative", "Einsum")
 _PRODUCTS += ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "SparseMatrixMatMul")
@@ -77,7 +66,7 @@ def profile_detectors(
         names: Of `keras_dyhead.detectors.DETECTORS`. Defaults to all.
         blocks: Numbers of DyHead blocks; 0 is measured in any case. Defaults to (0, 1, 2, 4, 6).
         image_size: Height and width of the image. Defaults to (512, 512).
-        backbone: One of `BACKBONES`. Defaults to `"resnet50"`.
+        backbone: One of `keras_dyhead.backbones.BACKBONES`. Defaults to `"resnet50"`.
         rounds: Times that each model is timed; the median counts. Defaults to 3.
         num_classes: Defaults to 80.
         channels: Of pyramid, DyHead and heads. Defaults to 256.

@@ -9,12 +9,11 @@ import tensorflow as tf
 from typer.testing import CliRunner
 
 from keras_dyhead import detectors, profiling
-from keras_dyhead.backbones import ResNetBackbone
+from keras_dyhead.backbones import BACKBONES, ResNetBackbone
 from keras_dyhead.cli import app
 from keras_dyhead.detectors import DETECTORS
 from keras_dyhead.layers import DyHeadBlock, DyHeadNeck, ModulatedDeformConv2D
 from keras_dyhead.profiling import (
-    BACKBONES,
     count_multiply_adds,
     detection,
     markdown_table,

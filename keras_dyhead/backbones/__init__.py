@@ -36,7 +36,19 @@ from keras_dyhead.backbones.resnet import ResNetBackbone
 from keras_dyhead.backbones.swin import SwinBackbone
 from keras_dyhead.backbones.swin_layers import PatchEmbedding, PatchMerging, SwinBlock
 
+_RESNEXT = {"depth": 101, "groups": 64, "width_per_group": 4}
+BACKBONES = {
+    "resnet18": (ResNetBackbone, {"depth": 18}),
+    "resnet50": (ResNetBackbone, {"depth": 50}),
+    "resnet101": (ResNetBackbone, {"depth": 101}),
+    "resnext101_64x4d": (ResNetBackbone, _RESNEXT),
+    "resnext101_64x4d_dcn": (ResNetBackbone, _RESNEXT | {"deformable_stages": (3, 4, 5)}),
+    "swin_tiny": (SwinBackbone, {}),
+}
+"""Classes and arguments of the backbones that settings and command lines call by name."""
+
 __all__ = [
+    "BACKBONES",
     "FrozenBatchNormalization",
     "GroupedConv2D",
     "PatchEmbedding",

@@ -122,7 +122,8 @@ def train(
     backbone: Annotated[
         str | None,
         typer.Option(
-            help="small (the default), resnet18 or resnet50 with random weights, or a KerasHub "
+            help="small (the default), resnet18, resnet50, resnet101, resnext101_64x4d, "
+            "resnext101_64x4d_dcn or swin_tiny with random weights, or a KerasHub "
             "preset such as resnet_50_imagenet, which is downloaded, or a preset's folder."
         ),
     ] = None,

@@ -9,10 +9,9 @@ from keras_dyhead.training.optimizer import OptimizerSettings
 from keras_dyhead.training.overrides import merge_settings, parse_overrides
 from keras_dyhead.training.results import check_serving, write_results
 from keras_dyhead.training.run import Training
-from keras_dyhead.training.settings import BACKBONES, TrainingSettings, build_detector
+from keras_dyhead.training.settings import TrainingSettings, build_detector
 
 __all__ = [
-    "BACKBONES",
     "DataSettings",
     "EpochCheckpoint",
     "ModelSettings",

@@ -9,7 +9,7 @@ import keras
 import keras_hub
 import numpy as np
 
-from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
+from keras_dyhead.backbones import BACKBONES, ResNetBackbone, SwinBackbone
 from keras_dyhead.checkpoints import (
     COMPOSED,
     PUBLISHED,
@@ -34,30 +34,15 @@ from keras_dyhead.detectors import (
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.training.optimizer import check
 
-BACKBONES = {
-    "small": {
-        "input_conv_filters": [16],
-        "input_conv_kernel_sizes": [3],
-        "stackwise_num_filters": [64, 64, 96, 128],
-        "stackwise_num_blocks": [1, 1, 1, 1],
-        "block_type": "basic_block_vd",
-    },
-    "resnet18": {
-        "input_conv_filters": [64],
-        "input_conv_kernel_sizes": [7],
-        "stackwise_num_filters": [64, 128, 256, 512],
-        "stackwise_num_blocks": [2, 2, 2, 2],
-        "block_type": "basic_block",
-    },
-    "resnet50": {
-        "input_conv_filters": [64],
-        "input_conv_kernel_sizes": [7],
-        "stackwise_num_filters": [64, 128, 256, 512],
-        "stackwise_num_blocks": [3, 4, 6, 3],
-        "block_type": "bottleneck_block",
-    },
+# Arguments of the `ResNetBackbone` of KerasHub that is called "small".
+_SMALL = {
+    "input_conv_filters": [16],
+    "input_conv_kernel_sizes": [3],
+    "stackwise_num_filters": [64, 64, 96, 128],
+    "stackwise_num_blocks": [1, 1, 1, 1],
+    "stackwise_num_strides": [1, 2, 2, 2],
+    "block_type": "basic_block_vd",
 }
-"""Arguments of KerasHub's `ResNetBackbone`, by name; built with random weights."""
 
 HEAD_LAYERS = {"atss": 0, "faster-rcnn": 2, "fcos": 0, "reppoints": 0, "retinanet": 1}
 """Layers between DyHead and the predictions of each detector, if none are asked for: convolutions,
@@ -94,10 +79,11 @@ class ModelSettings:
         detector: One of `keras_dyhead.detectors.DETECTORS`, or the name of a published model
             (`PUBLISHED` and `COMPOSED` of `keras_dyhead.checkpoints`): that very model, for other
             classes. Defaults to `"atss"`.
-        backbone: One of `BACKBONES`, or the name or path of a KerasHub preset with a feature
-            pyramid, such as `"resnet_50_imagenet"`, or arguments of a class of
-            `keras_dyhead.backbones`, which `"class"` names if it is not `ResNetBackbone`. Defaults
-            to `None`: `"small"`, or as published.
+        backbone: `"small"` or one of `keras_dyhead.backbones.BACKBONES`, with random weights; or
+            the name or path of a KerasHub preset with a feature pyramid, such as
+            `"resnet_50_imagenet"`; or arguments of a class of `keras_dyhead.backbones`, which
+            `"class"` names if it is not `ResNetBackbone`. Defaults to `None`: `"small"`, or as
+            published.
         backbone_weights: PyTorch checkpoint for a backbone given by arguments or published, see
             `load_backbone_weights`. Defaults to `None`, random weights.
         num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `None`: 1, or
@@ -319,18 +305,20 @@ def build_backbone(
             "`backbone_weights` are for a backbone given by its arguments, as recipes give it. "
             f"Received: backbone={backbone!r}, backbone_weights={weights!r}"
         )
-    if backbone in BACKBONES:
+    if backbone == "small":
         return keras_hub.models.ResNetBackbone(
-            **BACKBONES[backbone],
-            stackwise_num_strides=[1, 2, 2, 2],
-            image_shape=image_shape,
-            dtype=settings.dtype,
+            **_SMALL, image_shape=image_shape, dtype=settings.dtype
         )
+    if backbone in BACKBONES:
+        cls, arguments = BACKBONES[backbone]
+        if cls is ResNetBackbone:
+            arguments = arguments | {"batch_norm": "train"}
+        return cls(**arguments, image_shape=image_shape, dtype=settings.dtype)
     try:
         return keras_hub.models.Backbone.from_preset(backbone, dtype=settings.dtype)
     except (ValueError, OSError) as error:
         raise ValueError(
-            f"`backbone` must be one of {list(BACKBONES)} or a KerasHub preset. "
+            f"`backbone` must be one of {['small', *BACKBONES]} or a KerasHub preset. "
             f"Received: backbone={backbone!r}, which KerasHub could not load: {error}"
         ) from error
 

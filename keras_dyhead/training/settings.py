@@ -13,7 +13,6 @@ from keras_dyhead.detectors import DetectionPreprocessor, Detector
 from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.data import DataSettings
 from keras_dyhead.training.model import (
-    BACKBONES,
     ModelSettings,
     build_model,
     fitting_anchor_scale,
@@ -21,7 +20,6 @@ from keras_dyhead.training.model import (
 from keras_dyhead.training.optimizer import OptimizerSettings, build_optimizer, check
 
 __all__ = [
-    "BACKBONES",
     "STRATEGIES",
     "TrainingSettings",
     "build_detector",
