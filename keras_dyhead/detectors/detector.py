@@ -70,11 +70,10 @@ class Detector(keras.Model):
     ):
         dtype = keras.dtype_policies.get(dtype)
         image_shape = tuple(image_shape)
-        if pyramid is None:
-            pyramid = self.default_pyramid(getattr(neck, "channels", 256), dtype)
-        if not isinstance(pyramid, FeaturePyramid):
+        if not isinstance(pyramid, FeaturePyramid | None):
             raise TypeError(f"`pyramid` must be a FeaturePyramid or None. Received: {pyramid!r}")
-        neck = as_neck(neck, channels=pyramid.channels, dtype=dtype)
+        neck = as_neck(neck, pyramid, dtype=dtype)
+        pyramid = pyramid or self.default_pyramid(getattr(neck, "channels", 256), dtype)
         images = keras.Input(image_shape, name="images")
         maps = pyramid(backbone_pyramid(backbone, pyramid.min_level, pyramid.max_level)(images))
         if neck is not None:
@@ -265,17 +264,20 @@ class Detector(keras.Model):
         return sizes_that_fit(num_cells, canvases, levels)
 
 
-def as_neck(neck, **arguments):
+def as_neck(neck, pyramid=None, **arguments):
     """Returns the layer that the argument `neck` of a detector stands for, or `None`.
 
     Args:
         neck: A layer, `None`, or `"dyhead"`.
-        **arguments: Of the `DyHeadNeck` that `"dyhead"` stands for.
+        pyramid: Layer before the neck; `"dyhead"` then has as many `channels`. Defaults to `None`.
+        **arguments: Further ones of the `DyHeadNeck` that `"dyhead"` stands for.
 
     Raises:
         TypeError: If it is none of these.
     """
     if isinstance(neck, str) and neck == "dyhead":
+        if hasattr(pyramid, "channels"):
+            arguments["channels"] = pyramid.channels
         return DyHeadNeck(**arguments, name="dyhead")
     if neck is None or isinstance(neck, keras.layers.Layer):
         return neck

@@ -132,9 +132,7 @@ class FasterRCNN(Detector):
         hidden = "dense"
         if arrangement == "paper" and neck is not None:
             hidden = "task_attention"
-            if isinstance(neck, str):
-                channels = 256 if pyramid is None else pyramid.channels
-                neck = as_neck(neck, channels=channels, use_task_attention=False, dtype=dtype)
+            neck = as_neck(neck, pyramid, use_task_attention=False, dtype=dtype)
             if getattr(neck, "use_task_attention", False):
                 raise ValueError(
                     'With `arrangement="paper"` task-aware attention comes after the pooling: the '

@@ -119,11 +119,10 @@ class DyHeadFeaturePyramid(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        self.neck = as_neck(neck, feature_pyramid, dtype=self.dtype_policy)
         self.feature_pyramid = feature_pyramid or FeaturePyramid(
-            getattr(neck, "channels", 256), dtype=self.dtype_policy, name="fpn"
+            getattr(self.neck, "channels", 256), dtype=self.dtype_policy, name="fpn"
         )
-        channels = getattr(self.feature_pyramid, "channels", 256)
-        self.neck = as_neck(neck, channels=channels, dtype=self.dtype_policy)
 
     def build(self, input_shape):
         if not self.feature_pyramid.built:

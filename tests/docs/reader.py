@@ -129,7 +129,7 @@ def small_model():
         small_backbone(),
         num_classes=len(SHAPES),
         class_names=SHAPES,
-        max_level=4,
+        pyramid=layers.FeaturePyramid(16, max_level=4),
         preprocessor=detectors.DetectionPreprocessor(image_size=(64, 64)),
     )
 
