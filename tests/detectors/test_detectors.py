@@ -13,8 +13,9 @@ import pytest
 import tensorflow as tf
 from detectors.scenes import CLASSES, SMALL, assert_same, scene, small_backbone, small_detector
 
+from keras_dyhead import detectors
 from keras_dyhead.backbones import ResNetBackbone
-from keras_dyhead.detectors import ATSS, Detector
+from keras_dyhead.detectors import ATSS, DETECTORS, DenseDetector, Detector
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 
@@ -259,6 +260,13 @@ def test_kerashub_backbones_and_datasets_of_changing_sizes_are_accepted():
     copy = ATSS.from_config(model.get_config())
     assert [w.path for w in copy.weights] == [w.path for w in model.weights]
     assert own_config(copy) == own_config(model)
+
+
+def test_every_detector_of_the_package_has_a_name():
+    exported = [getattr(detectors, name) for name in detectors.__all__]
+    exported = {x for x in exported if isinstance(x, type) and issubclass(x, Detector)}
+    assert set(DETECTORS.values()) == exported - {Detector, DenseDetector}
+    assert {name: small.detector for name, small in SMALL.items()} == DETECTORS
 
 
 @EVERY_DETECTOR
