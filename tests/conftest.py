@@ -44,3 +44,11 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "tensorflow" in item.keywords:
             item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def small_model():
+    """One detector for all tests of a process that leave it as it is."""
+    from small_detector import small_detector
+
+    return small_detector()

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from keras_dyhead.cli import app
-from keras_dyhead.coco.shapes import draw_shapes
+from keras_dyhead.coco import draw_shapes
 from keras_dyhead.training import (
     Training,
     TrainingSettings,

@@ -15,8 +15,7 @@ from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, tables
 from keras_dyhead.checkpoints.backbone_weights import backbone_part
 from keras_dyhead.cli import app
-from keras_dyhead.coco import COCO_CLASSES, CocoAnnotations
-from keras_dyhead.coco.shapes import draw_shapes
+from keras_dyhead.coco import COCO_CLASSES, CocoAnnotations, draw_shapes
 from keras_dyhead.detectors import DETECTORS, DetectionPreprocessor
 from keras_dyhead.recipes import RECIPES, load_recipe, recipe_settings
 from keras_dyhead.training import Training, TrainingSettings, build_detector

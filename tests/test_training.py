@@ -15,8 +15,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations, evaluate_coco
-from keras_dyhead.coco.shapes import draw_shapes
+from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations, draw_shapes, evaluate_coco
 from keras_dyhead.detectors import DETECTORS, FCOS, DetectionPreprocessor, RepPoints
 from keras_dyhead.inference import detect_images
 from keras_dyhead.training import (
@@ -153,7 +152,7 @@ def test_all_results_are_written(finished):
 def test_the_figures_are_those_of_the_saved_model(finished):
     training, metrics = finished
     model = keras.models.load_model(training.out / "model.keras")
-    assert evaluate_coco(model, training.val_data, verbose=0) == metrics["figures"]
+    assert evaluate_coco(model, training.val_data, verbose=0).figures == metrics["figures"]
 
 
 def test_a_finished_training_resumes_to_the_same_results(finished, data):

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from keras_dyhead import backbones
-from keras_dyhead.coco.class_names import COCO_CLASSES
+from keras_dyhead.checkpoints.coco_classes import COCO_CLASSES
 from keras_dyhead.detectors import (
     DETECTORS,
     AnchorGenerator,

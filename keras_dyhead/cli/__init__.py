@@ -1,8 +1,11 @@
 """The command line: `keras-dyhead COMMAND`, or `python -m keras_dyhead.cli COMMAND`."""
 
 from keras_dyhead.cli import (
+    convert,
+    evaluate,
+    export,
     input,
-    models,
+    predict,
     profile,
     pseudo_label,
     recipes,
@@ -13,8 +16,11 @@ from keras_dyhead.cli.console import app
 
 __all__ = [
     "app",
+    "convert",
+    "evaluate",
+    "export",
     "input",
-    "models",
+    "predict",
     "profile",
     "pseudo_label",
     "recipes",

@@ -1,9 +1,11 @@
 """The command line itself, and how its commands talk."""
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -67,6 +69,13 @@ def print_figures(figures: Mapping[str, float | None], images: int, console: Con
         value = figures[name]
         table.add_row(name, "-" if value is None or value < 0 else f"{value:.3f}", meaning)
     console.print(table)
+
+
+def write_json(path: Path, content: object, console: Console) -> None:
+    """Writes a JSON file, its folder too, and says so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    console.out(f"written: {path}", highlight=False)
 
 
 def print_error(error: object) -> None:

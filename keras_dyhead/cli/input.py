@@ -12,8 +12,15 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from keras_dyhead.cli.console import app, escape, print_error, quiet_tensorflow
-from keras_dyhead.cli.inputs import Annotations, ImageSize, OnError
+from keras_dyhead.cli.console import app, escape, quiet_tensorflow
+from keras_dyhead.cli.options import (
+    Annotations,
+    ImageSize,
+    OnError,
+    check_new,
+    given_options,
+    input_errors,
+)
 from keras_dyhead.recipes import recipe_settings
 
 _SHOWN = 20
@@ -54,7 +61,10 @@ def show_input(
     pictures: Annotated[int, typer.Option(min=0, help="Varied images to draw.")] = 16,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for the figures (input.json) and the pictures (examples.png)."),
+        typer.Option(
+            file_okay=False,
+            help="Folder for the figures (input.json) and the pictures (examples.png).",
+        ),
     ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace these two files in --out.")
@@ -76,15 +86,11 @@ def show_input(
     --recipe dyhead_r50_atss_fpn_1x --batch-size 16 --seconds 60 --steps 50 --on-error skip
     """
     console = Console()
-    options = {"batch_size": batch_size, "image_size": image_size, "on_error": on_error}
-    given = {
-        name: value
-        for name, value in options.items()
-        if context.get_parameter_source(name).name != "DEFAULT"
-    }
+    given = given_options(context, ("batch_size", "image_size", "on_error"))
     given |= {"images": images, "annotations": annotations, "seed": seed}
-    try:
-        _check_writable(out, overwrite)
+    with input_errors():
+        if out is not None:
+            check_new(out / "input.json", overwrite)
         with console.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import training
         published = {} if recipe is None else recipe_settings(recipe)
@@ -94,9 +100,6 @@ def show_input(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             dataset, preprocessor = _open(settings, verify)
-    except ValueError as error:
-        print_error(error)
-        raise typer.Exit(2) from None
     report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, console)}
     if steps:
         report["training"] = _train(dataset, settings, preprocessor, steps, console)
@@ -108,15 +111,6 @@ def show_input(
             _draw(dataset, settings, preprocessor, pictures, out / "examples.png")
         written = "input.json and examples.png" if pictures else "input.json"
         console.print(f"written to {out}: {written}", soft_wrap=True)
-
-
-def _check_writable(out: Path | None, overwrite: bool) -> None:
-    if out is None:
-        return
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"--out must be a folder. Received: {out}")
-    if (out / "input.json").exists() and not overwrite:
-        raise ValueError(f"{out} has an input.json: replace it with --overwrite, or choose another")
 
 
 def _open(settings, verify: bool):

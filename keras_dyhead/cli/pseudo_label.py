@@ -7,11 +7,21 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
 
 from keras_dyhead.cli.console import app, escape
-from keras_dyhead.cli.inputs import ClassNames, Model, OnErrorOfImages, input_errors, load_detector
-from keras_dyhead.cli.test_time import Tta, TtaMerge, TtaScales, augmentation
+from keras_dyhead.cli.options import (
+    ClassNames,
+    Model,
+    OnError,
+    Tta,
+    TtaMerge,
+    TtaScales,
+    check_new,
+    input_errors,
+    load_detector,
+    progress_bar,
+    several_views,
+)
 
 
 @app.command()
@@ -53,7 +63,7 @@ def pseudo_label(
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
     class_names: ClassNames = None,
-    on_error: OnErrorOfImages = "raise",
+    on_error: OnError = "raise",
     overwrite: Annotated[
         bool,
         typer.Option("--overwrite", help="Replace --out, and what an interrupted call has left."),
@@ -77,19 +87,15 @@ def pseudo_label(
     """
     console = Console()
     with input_errors():
-        if on_error not in ("raise", "skip"):
-            raise ValueError(f"`on_error` must be 'raise' or 'skip'. Received: {on_error!r}")
-        if out.exists() and not overwrite:
-            raise ValueError(f"{out} exists: replace it with --overwrite, or choose another.")
+        check_new(out, overwrite)
         if (merge is None) != (merge_images is None):
             raise ValueError("--merge and --merge-images go together.")
         loaded, names = load_detector(model, class_names, console)
         if names is None:
             raise ValueError(f"{model} does not name its classes: give --class-names.")
-        from keras_dyhead.inference import image_detector
-        from keras_dyhead.pseudo_labels import PseudoLabels
+        from keras_dyhead.inference import PseudoLabels, image_detector
 
-        views = augmentation(tta, tta_scales, tta_merge)
+        views = several_views(tta, tta_scales, tta_merge)
         stored = model.stat()
         labels = PseudoLabels(
             images,
@@ -106,27 +112,20 @@ def pseudo_label(
         )
         if labels.num_done:
             console.print(f"{labels.num_done} images are done already")
-
-        def progress(sequence):
-            return track(sequence, "detecting", console=console, transient=True)
-
+        progress = progress_bar("detecting", console)
         report = labels.run(image_detector(loaded, views), on_error, progress)
     for fault in report["errors"]:
         console.print(f"[yellow]skipped: {escape(fault['error'])}[/]", soft_wrap=True)
     counts = ", ".join(f"{name} {count}" for name, count in report["classes"].items() if count)
-    console.print(
+    console.out(
         f"{report['boxes']} boxes in {report['images']} images, {report['left_out']} images "
         f"without: {counts}",
-        soft_wrap=True,
         highlight=False,
-        markup=False,
     )
-    console.print(
+    console.out(
         f"written: {out}, to train with: "
         f"keras-dyhead train --images {labels.folder} --annotations {out}",
-        soft_wrap=True,
         highlight=False,
-        markup=False,
     )
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
-from keras_dyhead.cli.inputs import Annotations, ImageSize, OnError
+from keras_dyhead.cli.options import Annotations, ImageSize, OnError, given_options
 from keras_dyhead.recipes import recipe_settings
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
@@ -31,6 +31,21 @@ Detector = Annotated[
 NoDyHead = Annotated[
     bool, typer.Option("--no-dyhead", help="Leave DyHead out: the baseline to compare with.")
 ]
+
+_SETTINGS = (
+    *("images", "annotations", "val_images", "val_annotations", "epochs", "batch_size"),
+    *("image_size", "backbone", "backbone_weights", "detector", "num_blocks", "channels"),
+    *(
+        "learning_rate",
+        "eval_every",
+        "jit_compile",
+        "on_error",
+        "strategy",
+        "deterministic",
+        "seed",
+    ),
+)
+"""Options of `train` that are settings of the same name."""
 
 
 @app.command()
@@ -200,32 +215,7 @@ def train(
     --annotations instances_train2017.json --backbone-weights resnet50_msra-5891d200.pth
     --out runs/atss --batch-size 4 dtype=mixed_bfloat16 augmentation.horizontal_flip=0
     """
-    options = {
-        "images": images,
-        "annotations": annotations,
-        "val_images": val_images,
-        "val_annotations": val_annotations,
-        "epochs": epochs,
-        "batch_size": batch_size,
-        "image_size": image_size,
-        "backbone": backbone,
-        "backbone_weights": backbone_weights,
-        "detector": detector,
-        "num_blocks": num_blocks,
-        "channels": channels,
-        "learning_rate": learning_rate,
-        "eval_every": eval_every,
-        "jit_compile": jit_compile,
-        "on_error": on_error,
-        "strategy": strategy,
-        "deterministic": deterministic,
-        "seed": seed,
-    }
-    given = {
-        name: value
-        for name, value in options.items()
-        if context.get_parameter_source(name).name != "DEFAULT"
-    }
+    given = given_options(context, _SETTINGS)
     if no_dyhead:
         given["num_blocks"] = 0
     if out is None and not print_config:

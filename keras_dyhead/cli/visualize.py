@@ -5,10 +5,16 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import track
 
 from keras_dyhead.cli.console import app, escape
-from keras_dyhead.cli.inputs import ClassNames, Model, image_files, input_errors, load_detector
+from keras_dyhead.cli.options import (
+    ClassNames,
+    Model,
+    image_files,
+    input_errors,
+    load_detector,
+    progress_bar,
+)
 
 
 @app.command()
@@ -47,31 +53,27 @@ def visualize(
     console = Console()
     with input_errors():
         loaded, names = load_detector(model, class_names, console)
+        from keras_dyhead.inference import image_detector
         from keras_dyhead.visualization import write_report
 
         paths = image_files(images)
         if len(paths) > limit:
             text = f"[yellow]the first {limit} of {len(paths)} images (--limit)[/]"
             console.print(text, highlight=False)
-
-        def progress(sequence):
-            return track(sequence, "drawing", console=console, transient=True)
-
         report = write_report(
             loaded,
             paths[:limit],
             out,
+            image_detector(loaded),
             names,
             score_threshold,
             sampled,
             title=f"{model.name} on {', '.join(path.name for path in images)}",
-            progress=progress,
+            progress=progress_bar("drawing", console),
         )
     for fault in report.faults:
-        console.print(f"[yellow]left out: {escape(fault)}[/]", soft_wrap=True, highlight=False)
-    console.print(
+        console.print(f"[yellow]left out: {escape(fault)}[/]", soft_wrap=True)
+    console.out(
         f"written: {report.page} and {len(report.pictures)} pictures",
-        soft_wrap=True,
         highlight=False,
-        markup=False,
     )

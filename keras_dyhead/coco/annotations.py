@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dyhead.coco.image_files import find_broken_images
-from keras_dyhead.coco.problems import Problem, check_on_error, report_problems
-from keras_dyhead.coco.validation import (
+from keras_dyhead.coco.checks import (
+    Problem,
     check_box,
     check_categories,
     check_images,
+    check_on_error,
     check_records,
     name_record,
     read_coco_json,
+    report_problems,
 )
+from keras_dyhead.coco.image_files import find_broken_images
 
 
 @dataclasses.dataclass(eq=False)

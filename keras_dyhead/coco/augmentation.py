@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from keras_dyhead.coco.checks import check
 from keras_dyhead.coco.geometry import (
     clip_to_visible,
     crop,
@@ -109,9 +110,7 @@ class Augmentation:
         self._check("min_visible", 0 <= self.min_visible <= 1, "between 0 and 1")
 
     def _check(self, name: str, valid: bool, expected: str) -> None:
-        if not valid:
-            value = getattr(self, name)
-            raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
+        check(name, getattr(self, name), valid, expected)
 
 
 def augment(

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.augmentation import Augmentation
-from keras_dyhead.coco.canvases import assign_canvases, check_canvases
+from keras_dyhead.coco.checks import check
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
 from keras_dyhead.coco.examples import Examples
+from keras_dyhead.coco.geometry import assign_canvases, check_canvases
 from keras_dyhead.coco.mosaic import PARTS
 
 _DEFAULT_AUGMENTATION = Augmentation()
@@ -128,10 +129,10 @@ def load_coco(
     ```
     """
     canvases = check_canvases(image_size)
-    _check("batch_size", batch_size, batch_size >= 1, "at least 1")
-    _check("max_boxes", max_boxes, max_boxes is None or max_boxes >= 1, "at least 1 or None")
-    _check("initial_epoch", initial_epoch, initial_epoch >= 0, "at least 0")
-    _check("initial_step", initial_step, initial_step >= 0, "at least 0")
+    check("batch_size", batch_size, batch_size >= 1, "at least 1")
+    check("max_boxes", max_boxes, max_boxes is None or max_boxes >= 1, "at least 1 or None")
+    check("initial_epoch", initial_epoch, initial_epoch >= 0, "at least 0")
+    check("initial_step", initial_step, initial_step >= 0, "at least 0")
 
     opened = annotations
     if not isinstance(annotations, CocoAnnotations):
@@ -146,7 +147,7 @@ def load_coco(
     canvas_of_row = assign_canvases(sizes, canvases, largest)
     number_of_batches = count_batches(canvas_of_row, batch_size, drop_remainder)
     fewer = f"less than the {number_of_batches} batches of an epoch"
-    _check("initial_step", initial_step, initial_step < max(1, number_of_batches), fewer)
+    check("initial_step", initial_step, initial_step < max(1, number_of_batches), fewer)
     if max_boxes is None:
         max_boxes = max(1, max(len(image.boxes) for image in opened.images))
         if augmentation is not None and augmentation.mosaic:
@@ -186,7 +187,7 @@ def load_coco(
 
     def image_ids(epoch: int, step: int) -> list[int]:
         """The ids of the images in a batch."""
-        _check("step", step, 0 <= step < number_of_batches, fewer)
+        check("step", step, 0 <= step < number_of_batches, fewer)
         ((_, batch),) = rows(EpochCounter(epoch)).skip(step).take(1)
         parts = itertools.chain(*(examples.rows_of(epoch, row) for row in batch.numpy()))
         return [opened.images[row].id for row in parts]
@@ -196,11 +197,6 @@ def load_coco(
     dataset.epochs = epochs
     dataset.image_ids = image_ids
     return dataset
-
-
-def _check(name: str, value, valid: bool, expected: str) -> None:
-    if not valid:
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value}")
 
 
 def _size_limits(preprocessor) -> tuple[int, int] | None:

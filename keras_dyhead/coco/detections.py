@@ -50,6 +50,16 @@ def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
     return found
 
 
+def xywh_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Returns `(..., 4)` boxes left, top, right, bottom as left, top, width, height."""
+    return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
+
+
+def xyxy_boxes(boxes: np.ndarray) -> np.ndarray:
+    """Returns `(..., 4)` boxes left, top, width, height as left, top, right, bottom."""
+    return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
+
+
 def detection_records(detections: np.ndarray) -> list[dict]:
     """Returns detections as a list of dictionaries, as evaluation servers take them in JSON."""
     columns = [detections[name].tolist() for name in DETECTION.names]

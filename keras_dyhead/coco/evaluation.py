@@ -1,8 +1,8 @@
-"""COCO evaluation of a detector, whichever package it comes from."""
+"""COCO evaluation of a detector, whichever package it comes from, after a training or during it."""
 
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -10,207 +10,145 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
-from keras_dyhead.coco.detections import DETECTION, detection_records, write_detections
-from keras_dyhead.coco.metrics import coco_metrics
+from keras_dyhead.coco.detections import DETECTION, detection_records, xywh_boxes
+from keras_dyhead.coco.image_files import read_rgb
+from keras_dyhead.coco.metrics import CocoResult, coco_metrics
 
 
 def evaluate_coco(
-    model: keras.Model,
-    dataset: tf.data.Dataset,
+    detector: keras.Model | Callable[[np.ndarray], dict[str, np.ndarray]],
+    data: tf.data.Dataset | CocoAnnotations,
     annotations: CocoAnnotations | str | os.PathLike | None = None,
     *,
-    bounding_box_format: str | None = None,
-    results_path: str | os.PathLike | None = None,
-    per_class: bool = False,
     workers: int | None = None,
     verbose: int = 1,
-) -> dict:
+) -> CocoResult:
     """Evaluates a detector with pycocotools in the coordinates of the original images.
 
-    Works for every model whose `predict` returns `{"boxes", "labels", "confidence",
-    "num_detections"}`: the detectors of this package, KerasHub's, and KerasCV's (which say
-    `classes` for `labels`). Only the images that the data set delivers count. Detections take 56
-    bytes each until the last image is through.
-
-    The model sees the batches as they come. `keras_dyhead.inference.evaluate_images` has each image
-    file resized as the model wants, and knows test-time augmentation.
+    There are two kinds of data. A data set gives the model batches as they come; that is how
+    `CocoEvaluation` evaluates during a training. A `CocoAnnotations` gives image files one by one
+    to a function, as published figures are measured: `image_detector(model)` resizes and pads each
+    as the model wants, and knows test-time augmentation.
 
     Args:
-        model: The detector.
-        dataset: Batches of `(images, targets)`, from `load_coco(..., training=False)`. Without
-            `annotations`, any data set with `boxes` and `labels` (or `classes`) will do.
-        annotations: The ground truth, a `CocoAnnotations` or the path of a JSON file. `None`
-            takes `dataset.annotations`, which `load_coco` sets and transformations of the data set
-            lose. Where that is missing, the ground truth is rebuilt from the targets, which know
-            no crowd regions and no segmentation areas. Defaults to `None`.
-        bounding_box_format: The format of the model's boxes, and of the targets' where the ground
-            truth is rebuilt from them: one of `keras.utils.bounding_boxes.convert_format`. `None`
-            takes `model.bounding_box_format`, or `"xyxy"` if there is no such attribute. Defaults
-            to `None`.
-        results_path: File to write the detections to in the COCO results format. Defaults to
-            `None`.
-        per_class: Whether to add the figures of every class, see `coco_metrics`. Defaults to
-            `False`.
+        detector: For a data set, a model whose `predict` returns `{"boxes", "labels",
+            "confidence", "num_detections"}`: the detectors of this package, KerasHub's, and
+            KerasCV's (which say `classes` for `labels`). Its boxes, and those of targets that have
+            to stand in for the ground truth, are of the format `model.bounding_box_format`, see
+            `keras.utils.bounding_boxes.convert_format`; without such an attribute, `"xyxy"`. For a
+            `CocoAnnotations`, a function of one image, see `keras_dyhead.inference.image_detector`.
+        data: Batches of `(images, targets)`, from `load_coco(..., training=False)`, of which only
+            the delivered images count; or the annotations of image files, with as many classes as
+            the detector has, in the order of its labels.
+        annotations: The ground truth of a data set, a `CocoAnnotations` or the path of a JSON file.
+            `None` takes `data.annotations`, which `load_coco` sets and transformations of the data
+            set lose. Where that is missing, the ground truth is rebuilt from the targets, which
+            know no crowd regions and no segmentation areas: any data set with `boxes` and `labels`
+            (or `classes`) will do. Defaults to `None`.
         workers: Processes to match in, see `coco_metrics`. Defaults to `None`.
         verbose: `1` shows a progress bar, `0` nothing. Defaults to `1`.
 
     Returns:
-        The twelve figures by name, see `coco_metrics`.
+        The figures, those of every class, and the detections, see `CocoResult`.
 
     Raises:
-        ValueError: If the model's output or the data set's targets lack what is needed.
+        TypeError: If the detector does not go with the data.
+        ValueError: If the model's output or the data set's targets lack what is needed, images
+            come twice, or the numbers of classes differ.
 
     Example:
     ```python
-    dataset = load_coco("val", "val.json", batch_size=8, image_size=(512, 512))
-    print(evaluate_coco(model, dataset, results_path="results.json")["AP50"])
+    val = load_coco("val", "val.json", batch_size=8, image_size=(512, 512))
+    print(evaluate_coco(model, val).figures["AP50"])
+
+    annotations = CocoAnnotations("val.json", "val", class_names=model.class_names)
+    result = evaluate_coco(image_detector(model), annotations)
+    write_detections(result.detections, "results.json")
     ```
     """
-    annotations = find_annotations(dataset, annotations)
-    ground_truth, detections = detect_coco(
-        model, dataset, annotations, bounding_box_format, verbose
-    )
-    if results_path is not None:
-        write_detections(detections, results_path)
-    return coco_metrics(ground_truth, detections, per_class=per_class, workers=workers)
+    if isinstance(detector, keras.Model) == isinstance(data, CocoAnnotations):
+        raise TypeError(
+            "A `tf.data.Dataset` is evaluated with a Keras model, a `CocoAnnotations` with a "
+            "function of one image, such as `image_detector(model)`. "
+            f"Received: detector={detector!r}, data={data!r}"
+        )
+    if isinstance(data, CocoAnnotations):
+        ground_truth, detections = _detect_in_files(detector, data, verbose)
+    else:
+        annotations = _find_annotations(data, annotations)
+        ground_truth, detections = _detect_in_batches(detector, data, annotations, verbose)
+    return coco_metrics(ground_truth, detections, workers=workers)
 
 
-def detect_coco(
-    model: keras.Model,
-    dataset: tf.data.Dataset,
-    annotations: CocoAnnotations | None,
-    bounding_box_format: str | None = None,
-    verbose: int = 1,
-) -> tuple[dict[str, list[dict]], np.ndarray]:
-    """Detects in the images of a data set, and tells what is in them.
+class CocoEvaluation(keras.callbacks.Callback):
+    """Runs pycocotools at the end of epochs and adds the twelve COCO figures to the logs.
+
+    The history, the progress bar and the callbacks listed after this one (`ModelCheckpoint`,
+    `EarlyStopping`, `CSVLogger`) then know `val_AP`, `val_AP50`, `val_AP75`, `val_APs`,
+    `val_APm`, `val_APl`, `val_AR1`, `val_AR10`, `val_AR100`, `val_ARs`, `val_ARm` and `val_ARl`;
+    callbacks listed before it do not. A figure is -1 where there is no ground truth of that size.
 
     Args:
-        model: The detector, see `evaluate_coco`, like the other arguments.
-        dataset: Batches of `(images, targets)`.
-        annotations: The ground truth, as `find_annotations` returns it.
-        bounding_box_format: The format of the model's boxes. Defaults to `None`.
-        verbose: `1` shows a progress bar, `0` nothing. Defaults to `1`.
-
-    Returns:
-        The ground truth and the detections, as `coco_metrics` takes them; the detections an array,
-        see `detection_array`.
+        dataset: The images to evaluate on, from `load_coco(..., training=False)`, see
+            `evaluate_coco`.
+        annotations: The ground truth, where the data set has lost its own, see `evaluate_coco`.
+            Defaults to `None`.
+        eval_freq: Evaluate every so many epochs, and after the last one. In the other epochs the
+            figures are absent from the logs, as with `fit`'s `validation_freq`; mind that
+            `CSVLogger` fixes its columns in the first epoch. Defaults to `1`.
+        on_result: Called with the number of the epoch, counted from 1, and the `CocoResult` of
+            every evaluation: to keep the detections, or to write figures and pictures for
+            TensorBoard, see `keras_dyhead.visualization.TensorBoardLog`. Defaults to `None`.
+        verbose: `1` shows a progress bar, `0` none, `"auto"` does as `fit` does. Defaults to
+            `"auto"`.
 
     Raises:
-        ValueError: If the model's output or the targets lack what is needed, or images come twice.
-    """
-    detections, truths, image_ids = [np.zeros(0, DETECTION)], [], []
-    for batch in _detect(model, dataset, bounding_box_format, verbose):
-        if annotations is None:
-            truths += detection_records(batch.truths())
-        image_ids += batch.image_ids.tolist()
-        detections.append(batch.detections(annotations))
-    if len(set(image_ids)) < len(image_ids):
-        raise ValueError("`dataset` must deliver every image once; the one received repeats some.")
-    detections = np.concatenate(detections)
-    if annotations is not None:
-        return annotations.ground_truth(image_ids), detections
-    labels = {record["category_id"] for record in truths}
-    labels.update(np.unique(detections["category_id"]).tolist())
-    return {
-        "images": [{"id": image_id} for image_id in image_ids],
-        "annotations": truths,
-        "categories": [{"id": label} for label in sorted(labels)],
-    }, detections
-
-
-def coco_results(
-    model: keras.Model,
-    dataset: tf.data.Dataset,
-    annotations: CocoAnnotations | str | os.PathLike | None = None,
-    *,
-    bounding_box_format: str | None = None,
-    verbose: int = 1,
-) -> list[dict]:
-    """Detections of a model in the COCO results format, as evaluation servers take them.
-
-    Args:
-        model: The detector, see `evaluate_coco`.
-        dataset: Batches of `(images, targets)` from `load_coco(..., training=False)`.
-        annotations: What says which category a label is, see `evaluate_coco`. Where there is
-            none, labels stand for category ids. Defaults to `None`.
-        bounding_box_format: The format of the model's boxes, see `evaluate_coco`. Defaults to
-            `None`.
-        verbose: `1` shows a progress bar, `0` nothing. Defaults to `1`.
-
-    Returns:
-        A list of `{"image_id", "category_id", "bbox", "score"}`, the box as
-        `[x, y, width, height]` in pixels of the original image and clipped to it. A box with no
-        part inside the image is left out.
+        ValueError: If `eval_freq` is less than 1, or as `evaluate_coco`.
 
     Example:
     ```python
-    results = coco_results(model, load_coco("val", "val.json"))
-    Path("results.json").write_text(json.dumps(results))
+    val = load_coco("val", "val.json", image_size=(512, 512))
+    best = keras.callbacks.ModelCheckpoint("best.keras", "val_AP", mode="max", save_best_only=True)
+    history = model.fit(train, epochs=12, callbacks=[CocoEvaluation(val), best])
+    print(history.history["val_AP50"])
     ```
     """
-    annotations = find_annotations(dataset, annotations)
-    batches = _detect(model, dataset, bounding_box_format, verbose)
-    return [
-        record for batch in batches for record in detection_records(batch.detections(annotations))
-    ]
+
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        annotations: CocoAnnotations | str | os.PathLike | None = None,
+        *,
+        eval_freq: int = 1,
+        on_result: Callable[[int, CocoResult], None] | None = None,
+        verbose: int | str = "auto",
+    ):
+        super().__init__()
+        if eval_freq < 1:
+            raise ValueError(f"`eval_freq` must be at least 1. Received: eval_freq={eval_freq}")
+        self.dataset = dataset
+        self.annotations = _find_annotations(dataset, annotations)
+        self.eval_freq = eval_freq
+        self.on_result = on_result
+        self.verbose = verbose
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Evaluates, and writes the figures into `logs`."""
+        if (epoch + 1) % self.eval_freq and epoch + 1 != self.params.get("epochs"):
+            return
+        verbose = self.params.get("verbose", 0) if self.verbose == "auto" else self.verbose
+        verbose = 1 if verbose in ("auto", 1) else 0
+        if verbose:
+            print()  # fit's own bar has not ended its line yet
+        found = _detect_in_batches(self.model, self.dataset, self.annotations, verbose)
+        result = coco_metrics(*found)
+        if self.on_result is not None:
+            self.on_result(epoch + 1, result)
+        if logs is not None:
+            logs.update({f"val_{name}": value for name, value in result.figures.items()})
 
 
-class _Batch:
-    """Outputs and targets of one batch, with the way back to the original images."""
-
-    def __init__(self, outputs: dict, targets: dict, shape, bounding_box_format, first_id: int):
-        self.outputs = outputs
-        self.targets = {key: np.asarray(value) for key, value in targets.items()}
-        count, self.height, self.width = shape
-        self.bounding_box_format = bounding_box_format
-        self.image_ids = self.targets.get("image_id", np.arange(first_id, first_id + count))
-        self.sizes = self.targets.get(
-            "original_size", np.full((count, 2), (self.height, self.width))
-        )
-        self.scales = self.targets.get("scale", np.ones((count, 2)))
-
-    def detections(self, annotations: CocoAnnotations | None) -> np.ndarray:
-        labels = _get(self.outputs, "the model's output", "labels", "classes")
-        scores = _get(self.outputs, "the model's output", "confidence")
-        boxes = self._to_original(_get(self.outputs, "the model's output", "boxes"))
-        counts = _get(self.outputs, "the model's output", "num_detections").reshape(-1)
-        used = np.arange(labels.shape[1]) < counts[:, None]
-        used &= (labels >= 0) & np.isfinite(boxes).all(-1) & (boxes[..., 2:] > 0).all(-1)
-        category_ids = None if annotations is None else annotations.category_ids
-        highest = labels[used].max(initial=-1)
-        if category_ids is not None and highest >= len(category_ids):
-            raise ValueError(
-                f"the model found label {int(highest)}, but the annotations have "
-                f"{len(category_ids)} classes: {annotations.class_names}"
-            )
-        return self._table(used, labels, boxes, scores, category_ids)
-
-    def truths(self) -> np.ndarray:
-        labels = _get(self.targets, "the data set's targets", "labels", "classes")
-        boxes = self._to_original(_get(self.targets, "the data set's targets", "boxes"))
-        return self._table(labels >= 0, labels, boxes, np.ones_like(labels), None)
-
-    def _table(self, used, labels, boxes, scores, category_ids) -> np.ndarray:
-        """The boxes that are used, image by image."""
-        table = np.zeros(np.count_nonzero(used), DETECTION)
-        labels = labels[used].astype("int64")
-        table["image_id"] = np.broadcast_to(self.image_ids[:, None], used.shape)[used]
-        table["category_id"] = labels if category_ids is None else np.take(category_ids, labels)
-        table["bbox"], table["score"] = boxes[used], scores[used]
-        return table
-
-    def _to_original(self, boxes: np.ndarray) -> np.ndarray:
-        """Boxes as `[x, y, width, height]` in the original images, clipped to them."""
-        boxes = keras.utils.bounding_boxes.convert_format(
-            boxes, self.bounding_box_format, "xyxy", height=self.height, width=self.width
-        )
-        boxes = keras.ops.convert_to_numpy(boxes).astype("float64")
-        boxes = boxes / np.tile(self.scales[:, None, ::-1], 2)
-        boxes = np.clip(boxes, 0, np.tile(self.sizes[:, None, ::-1], 2))
-        return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
-
-
-def find_annotations(
+def _find_annotations(
     dataset: tf.data.Dataset, annotations: CocoAnnotations | str | os.PathLike | None
 ) -> CocoAnnotations | None:
     """The ground truth of a data set, see `evaluate_coco`; checks that its targets go with it."""
@@ -224,13 +162,14 @@ def find_annotations(
         )
     spec = dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], dict):
-        raise ValueError(f"`dataset` must deliver (images, targets). Received: {spec}")
+        raise ValueError(f"The data set must deliver (images, targets). Received: {spec}")
     if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
-        raise ValueError("`dataset` must end; the one received repeats forever.")
+        raise ValueError("The data set must end; the one received repeats forever.")
     if annotations is not None and "image_id" not in spec[1]:
         raise ValueError(
-            "`dataset` must deliver an `image_id` for its images to be found in the annotations: "
-            f"use load_coco(..., training=False). Received: targets with {sorted(spec[1])}"
+            "The data set must deliver an `image_id` for its images to be found in the "
+            "annotations: use load_coco(..., training=False). "
+            f"Received: targets with {sorted(spec[1])}"
         )
     if annotations is None and "image_id" in spec[1]:
         warnings.warn(
@@ -241,28 +180,101 @@ def find_annotations(
     return annotations
 
 
-def _detect(model, dataset, bounding_box_format, verbose: int) -> Iterator[_Batch]:
-    """Yields the batches of a data set with the model's detections."""
-    if bounding_box_format is None:
-        bounding_box_format = getattr(model, "bounding_box_format", "xyxy")
+def _detect_in_files(detect, annotations, verbose) -> tuple[dict, np.ndarray]:
+    """The ground truth of image files and what a function of one image detects in them."""
+    count = getattr(detect, "num_classes", len(annotations.class_names))
+    if count != len(annotations.class_names):
+        raise ValueError(
+            f"The model has {count} classes, the annotations have "
+            f"{len(annotations.class_names)}: {annotations.class_names[:20]}"
+        )
+    progress = keras.utils.Progbar(len(annotations.images), verbose=verbose)
+    tables = [np.zeros(0, DETECTION)]
+    for image in annotations.images:
+        found = detect(read_rgb(image.path))
+        boxes = found["boxes"].astype("float64")
+        columns = boxes, found["labels"], found["confidence"]
+        tables.append(_table(image.id, *columns, annotations))
+        progress.add(1)
+    return annotations.ground_truth(), np.concatenate(tables)
+
+
+def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.ndarray]:
+    """The ground truth of a data set's images and what a model detects in them."""
     cardinality = int(dataset.cardinality())
     progress = keras.utils.Progbar(cardinality if cardinality > 0 else None, verbose=verbose)
-    first_id = batch_size = 0
+    detections, truths, image_ids, batch_size = [np.zeros(0, DETECTION)], [], [], 0
     for images, targets, *_ in dataset:
-        count = int(images.shape[0])
+        count, *canvas = images.shape[:3]
         # A smaller last batch is filled up: one shape for all is one trace, and KerasHub's
         # non-maximum suppression knows no other.
         batch_size = max(batch_size, count)
         images = tf.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
         # Not `predict_on_batch`: it wraps the images in a tuple, which the hosts' `predict_step`
         # does not expect, and gives every replica of a distributed model the whole batch.
-        outputs = model.predict(tf.data.Dataset.from_tensors(images), verbose=0)
-        detections = keras.tree.map_structure(lambda value, count=count: value[:count], outputs)
-        yield _Batch(
-            detections, targets, (count, *images.shape[1:3]), bounding_box_format, first_id
-        )
-        first_id += count
+        found = model.predict(tf.data.Dataset.from_tensors(images), verbose=0)
+        targets = {key: np.asarray(value) for key, value in targets.items()}
+        ids = targets.get("image_id", np.arange(len(image_ids), len(image_ids) + count))
+        image_ids += ids.tolist()
+
+        labels = _get(found, "The model's output", "labels", "classes")[:count]
+        scores = _get(found, "The model's output", "confidence")[:count]
+        boxes = _get(found, "The model's output", "boxes")[:count]
+        counts = _get(found, "The model's output", "num_detections")[:count].reshape(-1, 1)
+        labels = np.where(np.arange(labels.shape[1]) < counts, labels, -1)
+        boxes = _to_original(boxes, model, canvas, targets)
+        detections.append(_table(ids[:, None], boxes, labels, scores, annotations))
+        if annotations is None:
+            labels = _get(targets, "The data set's targets", "labels", "classes")
+            boxes = _get(targets, "The data set's targets", "boxes")
+            boxes = _to_original(boxes, model, canvas, targets)
+            truths.append(_table(ids[:, None], boxes, labels, np.ones_like(labels), None))
         progress.add(1)
+    if len(set(image_ids)) < len(image_ids):
+        raise ValueError("The data set must deliver every image once; this one repeats some.")
+    detections = np.concatenate(detections)
+    if annotations is not None:
+        return annotations.ground_truth(image_ids), detections
+    truths = np.concatenate([detections[:0], *truths])
+    labels = np.union1d(truths["category_id"], detections["category_id"]).tolist()
+    return {
+        "images": [{"id": image_id} for image_id in image_ids],
+        "annotations": detection_records(truths),
+        "categories": [{"id": label} for label in labels],
+    }, detections
+
+
+def _to_original(boxes, model, canvas, targets) -> np.ndarray:
+    """Boxes of a batch as float64 xyxy pixels of the original images, clipped to them."""
+    box_format, (height, width) = getattr(model, "bounding_box_format", "xyxy"), canvas
+    boxes = keras.utils.bounding_boxes.convert_format(
+        boxes, box_format, "xyxy", height=height, width=width
+    )
+    scales = targets.get("scale", np.ones((len(boxes), 2)))
+    sizes = targets.get("original_size", np.full((len(boxes), 2), canvas))
+    boxes = keras.ops.convert_to_numpy(boxes).astype("float64")
+    boxes = boxes / np.tile(scales[:, None, ::-1], 2)
+    return np.clip(boxes, 0, np.tile(sizes[:, None, ::-1], 2))
+
+
+def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
+    """An array of detections without what is padding or has no area; `boxes` are xyxy."""
+    boxes = xywh_boxes(boxes)
+    used = (labels >= 0) & np.isfinite(boxes).all(-1) & (boxes[..., 2:] > 0).all(-1)
+    category_ids = labels[used].astype("int64")
+    if annotations is not None:
+        highest, known = category_ids.max(initial=-1), len(annotations.category_ids)
+        if highest >= known:
+            raise ValueError(
+                f"The model found label {highest}, but the annotations have {known} classes: "
+                f"{annotations.class_names}"
+            )
+        category_ids = np.take(annotations.category_ids, category_ids)
+    table = np.zeros(len(category_ids), DETECTION)
+    table["image_id"] = np.broadcast_to(image_ids, used.shape)[used]
+    table["category_id"] = category_ids
+    table["bbox"], table["score"] = boxes[used], scores[used]
+    return table
 
 
 def _get(values: Any, owner: str, *names: str) -> np.ndarray:

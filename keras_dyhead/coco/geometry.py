@@ -1,10 +1,54 @@
-"""Where the pixels and the boxes of an image go: resizing, cropping, flipping."""
+"""Where the pixels and the boxes of an image go: its canvas, resizing, cropping, flipping."""
 
 from collections.abc import Callable, Sequence
+from numbers import Integral
 
+import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import resize_bilinear
+
+
+def check_canvases(image_size: Sequence) -> tuple[tuple[int, int], ...]:
+    """Returns one or several canvases as a tuple of `(height, width)`.
+
+    Args:
+        image_size: One `(height, width)`, or a sequence of them.
+
+    Raises:
+        ValueError: If that is not what it is, or a canvas is given twice.
+    """
+    one = all(isinstance(side, Integral) for side in image_size)
+    canvases = (image_size,) if one else image_size
+    canvases = tuple(tuple(int(side) for side in canvas) for canvas in canvases)
+    wrong = [canvas for canvas in canvases if len(canvas) != 2 or min(canvas) < 1]
+    if not canvases or wrong or len(set(canvases)) < len(canvases):
+        raise ValueError(
+            "`image_size` must be a positive (height, width), or several different ones. "
+            f"Received: image_size={image_size}"
+        )
+    return canvases
+
+
+def assign_canvases(
+    sizes: np.ndarray,
+    canvases: Sequence[tuple[int, int]],
+    limits: tuple[int, int] | None = None,
+) -> np.ndarray:
+    """Chooses for each image the canvas in which it is largest, of these the best filled one.
+
+    Args:
+        sizes: `(num_images, 2)`, heights and widths.
+        canvases: `(height, width)` of each canvas.
+        limits: See `fitting_factor`. Defaults to `None`.
+
+    Returns:
+        The index of a canvas for each image, int64. Of two equals the first one counts.
+    """
+    with tf.device("CPU:0"):
+        factors = fitting_factor(np.expand_dims(sizes, 1), canvases, limits).numpy()
+    largest = factors >= factors.max(axis=1, keepdims=True) * (1 - 1e-9)
+    return np.where(largest, np.prod(canvases, axis=-1), np.inf).argmin(axis=1)
 
 
 def fitting_factor(

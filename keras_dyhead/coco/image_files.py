@@ -9,9 +9,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+SUFFIXES = (".jpg", ".jpeg", ".png")
 _MANY = 1000  # files whose decoding is worth a progress bar and a record
 _EXIF_ORIENTATION = 0x0112
 
@@ -43,6 +45,20 @@ def read_or_empty(path: tf.Tensor) -> tf.Tensor:
     image = tf.data.Dataset.from_tensors(path).map(read_image).ignore_errors()
     empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), "uint8"))
     return image.concatenate(empty).take(1).get_single_element()
+
+
+def read_rgb(path: str | os.PathLike) -> np.ndarray:
+    """Reads a JPEG or PNG file as `(H, W, 3)` uint8; an EXIF orientation is not applied.
+
+    Raises:
+        ValueError: If it cannot be read; the message names the file.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {path}.")
+    try:
+        return read_image(tf.constant(os.fspath(path))).numpy()
+    except tf.errors.OpError as error:
+        raise ValueError(f"{path} is no readable JPEG or PNG image: {_reason(error)}") from None
 
 
 def find_broken_images(
@@ -114,7 +130,7 @@ def _find_fault(path: Path, size: tuple[int, int]) -> str | None:
         with tf.device("CPU:0"):  # device scopes are per thread
             read_image(tf.constant(str(path)))
     except tf.errors.OpError as error:
-        return f"the file cannot be decoded: {error.message.split('}} ')[-1].splitlines()[0]}"
+        return f"the file cannot be decoded: {_reason(error)}"
     except Exception as error:  # Pillow's readers raise many kinds of error on a broken header
         return f"not a readable image file: {error}"
     if stored == size:
@@ -124,3 +140,7 @@ def _find_fault(path: Path, size: tuple[int, int]) -> str | None:
         f"the file is {stored[1]}x{stored[0]} pixels (width x height), "
         f"the annotations say {size[1]}x{size[0]}{hint}"
     )
+
+
+def _reason(error: tf.errors.OpError) -> str:
+    return error.message.split("}} ")[-1].splitlines()[0]

@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from pycocotools.cocoeval import COCOeval
@@ -25,14 +26,30 @@ CLASS_METRIC_NAMES = ("AP", "AP50", "AP75", "AR100")
 _MANY, _MOST_WORKERS = 50_000, 8
 
 
+class CocoResult(NamedTuple):
+    """What an evaluation by COCO's rules has found.
+
+    Attributes:
+        figures: `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm` and
+            `ARl`; 0 to 1, or -1 where there is no ground truth of that size.
+        per_class: For each category, in the order of the ids, a dictionary with `category_id`,
+            `name`, `boxes` (how many it has, crowds aside), `AP`, `AP50`, `AP75` and `AR100`.
+        detections: An array with the fields `image_id`, `category_id`, `bbox` and `score`, see
+            `detection_array`.
+    """
+
+    figures: dict[str, float]
+    per_class: list[dict]
+    detections: np.ndarray
+
+
 def coco_metrics(
     ground_truth: Mapping[str, list[dict]],
     results: np.ndarray | Sequence[Mapping],
     *,
-    per_class: bool = False,
     workers: int | None = None,
-) -> dict:
-    """Computes the twelve COCO box figures with pycocotools, silently.
+) -> CocoResult:
+    """Computes the COCO box figures with pycocotools, silently.
 
     The figures are those of one `COCOeval` of everything, to the last bit. Categories are matched
     one after the other, or in processes, so that memory holds the largest one only.
@@ -43,16 +60,11 @@ def coco_metrics(
         results: Detections in the COCO results format, a list of `{"image_id", "category_id",
             "bbox", "score"}`, with boxes as `[x, y, width, height]` in pixels; or an array of
             them, see `detection_array`, which takes a tenth of the memory. May be empty.
-        per_class: Whether to add the figures of every category. Defaults to `False`.
         workers: Processes to match in. Defaults to `None`: one for each processor core, up to
             eight, from 50,000 detections on, else none besides this one.
 
     Returns:
-        A dictionary with the keys `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`,
-        `AR100`, `ARs`, `ARm`, `ARl`; 0 to 1, or -1 where there is no ground truth of that size.
-        With `per_class` also `"per_class"`: for each category, in the order of the ids, a
-        dictionary with `category_id`, `name`, `boxes` (how many it has, crowds aside), `AP`,
-        `AP50`, `AP75` and `AR100`.
+        The figures, those of every class, and the detections, see `CocoResult`.
 
     Raises:
         ValueError: If an entry of `results` is no detection.
@@ -60,11 +72,11 @@ def coco_metrics(
     Example:
     ```python
     annotations = CocoAnnotations("instances.json")
-    figures = coco_metrics(annotations.ground_truth(), json.load(open("results.json")))
+    result = coco_metrics(annotations.ground_truth(), json.load(open("results.json")))
+    print(result.figures["AP"], {row["name"]: row["AP50"] for row in result.per_class})
     ```
     """
-    categories = {record["id"]: record.get("name") for record in ground_truth["categories"]}
-    category_ids = sorted(categories)
+    categories = dict(sorted((r["id"], r.get("name")) for r in ground_truth["categories"]))
     image_ids = [record["id"] for record in ground_truth["images"]]
     truths = _truth_array(ground_truth["annotations"])
     truths = truths[np.isin(truths["image_id"], image_ids)]
@@ -73,20 +85,15 @@ def coco_metrics(
     detections = detections if known.all() else detections[known]
     if workers is None:
         workers = min(os.cpu_count() or 1, _MOST_WORKERS) if len(detections) >= _MANY else 1
-    precision, recall = match(truths, detections, category_ids, workers)
-    figures = _summarize(precision, recall)
-    if per_class:
-        boxes = truths["category_id"][truths["iscrowd"] == 0]
-        figures["per_class"] = [
-            {
-                "category_id": category_id,
-                "name": str(category_id if name is None else name),
-                "boxes": int(np.sum(boxes == category_id)),
-                **_class_figures(precision[:, :, k : k + 1], recall[:, k : k + 1]),
-            }
-            for k, (category_id, name) in enumerate(sorted(categories.items()))
-        ]
-    return figures
+    precision, recall = match(truths, detections, list(categories), workers)
+    boxes = truths["category_id"][truths["iscrowd"] == 0]
+    per_class = []
+    for k, (category_id, name) in enumerate(categories.items()):
+        figures = _summarize(precision[:, :, k : k + 1], recall[:, k : k + 1])
+        record = {"category_id": category_id, "name": str(category_id if name is None else name)}
+        record["boxes"] = int(np.sum(boxes == category_id))
+        per_class.append(record | {name: figures[name] for name in CLASS_METRIC_NAMES})
+    return CocoResult(_summarize(precision, recall), per_class, detections)
 
 
 def _truth_array(records: Sequence[Mapping]) -> np.ndarray:
@@ -97,11 +104,6 @@ def _truth_array(records: Sequence[Mapping]) -> np.ndarray:
         crowd = 1 if record.get("iscrowd") else 0
         truths[row] = record["image_id"], record["category_id"], tuple(box), area, crowd
     return truths
-
-
-def _class_figures(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    figures = _summarize(precision, recall)
-    return {name: figures[name] for name in CLASS_METRIC_NAMES}
 
 
 def _summarize(precision: np.ndarray, recall: np.ndarray) -> dict:

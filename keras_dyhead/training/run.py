@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from keras_dyhead.coco import load_coco
-from keras_dyhead.coco.validation import read_coco_json
+from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.training.averaged import AveragedEvaluation
 from keras_dyhead.training.checkpoint import EpochCheckpoint
@@ -30,6 +30,7 @@ from keras_dyhead.training.strategy import (
     make_strategy,
     synchronize_batch_norm,
 )
+from keras_dyhead.visualization import TensorBoardLog
 
 STATE = "settings.json"
 """The file that marks a folder as that of a training."""
@@ -187,10 +188,11 @@ class Training:
     def _fit(self, verbose: int) -> None:
         position = DataPosition(self.train_data, self.steps_done)
         finite = FiniteLoss(self._images_of, self._checkpoint.kept, self.steps_done)
+        log = TensorBoardLog(self.out / "tensorboard", self.val_data.annotations)
         evaluation = AveragedEvaluation(
             self.val_data,
             eval_freq=self.settings.eval_every,
-            log_dir=self.out / "tensorboard" if self.is_chief else None,
+            on_result=log if self.is_chief else None,
         )
         with fastest_sampling(self.settings):
             self.model.fit(

@@ -1,15 +1,16 @@
 """Pictures of what a detector sees and how it learned."""
 
 from keras_dyhead.visualization.attention import plot_attention
-from keras_dyhead.visualization.detections import plot_detections
-from keras_dyhead.visualization.examples import plot_examples
+from keras_dyhead.visualization.detections import plot_detections, plot_examples
 from keras_dyhead.visualization.history import plot_history
 from keras_dyhead.visualization.pictures import draw_detections, unique_stems
 from keras_dyhead.visualization.report import write_report
 from keras_dyhead.visualization.sampling import plot_sampling
 from keras_dyhead.visualization.scale_weights import plot_scale_weights
+from keras_dyhead.visualization.tensorboard import TensorBoardLog
 
 __all__ = [
+    "TensorBoardLog",
     "draw_detections",
     "plot_attention",
     "plot_detections",

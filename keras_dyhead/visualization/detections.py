@@ -1,4 +1,4 @@
-"""Ground truth and detections next to each other."""
+"""Images with their boxes in a grid: ground truth, detections, what a training is given."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -52,30 +52,78 @@ def plot_detections(
     Keras' own `plot_bounding_box_gallery` needs OpenCV, images of one size, and draws both kinds of
     boxes into one picture.
     """
-    if not 0 < len(images) == len(y_true) == len(y_pred):
-        raise ValueError(
-            "`images`, `y_true` and `y_pred` must have the same length, at least 1. "
-            f"Received lengths: {len(images)}, {len(y_true)}, {len(y_pred)}"
-        )
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
-    figure = Figure(figsize=(2 * columns * _INCHES, rows * _INCHES + 0.6), layout="constrained")
-    axes = figure.subplots(rows, 2 * columns, squeeze=False).reshape(-1, 2)
-    shown = set()
-    for (left, right), image, truth, found in zip(axes, images, y_true, y_pred, strict=False):
-        shown |= draw_boxes(left, "ground truth", image, truth, class_names)
+    _check_lengths(images=images, y_true=y_true, y_pred=y_pred)
+    titles = "ground truth", f"detections ≥ {score_threshold:.2g}"
+    pictures = []
+    for image, truth, found in zip(images, y_true, y_pred, strict=True):
         scores = np.asarray(found["confidence"])
         order = np.argsort(scores, kind="stable")  # the most confident is drawn last, on top
         order = order[scores[order] >= score_threshold]
         found = {key: np.asarray(found[key])[order] for key in ("boxes", "labels", "confidence")}
-        shown |= draw_boxes(right, f"detections ≥ {score_threshold:.2g}", image, found, class_names)
+        pictures += [(titles[0], image, truth), (titles[1], image, found)]
+    return _draw_grid(pictures, 2 * min(columns, len(images)), class_names)
+
+
+def plot_examples(
+    images: Sequence[np.ndarray],
+    targets: Sequence[dict[str, Any]],
+    class_names: Sequence[str] | None = None,
+    columns: int = 4,
+) -> Figure:
+    """Draws images with their boxes in a grid: what a detector is given to learn from.
+
+    Args:
+        images: RGB images `(H, W, 3)`, values 0..255 of any dtype, of equal or different sizes.
+        targets: For every image a dictionary `{"boxes": (N, 4), "labels": (N,)}`: xyxy pixels of
+            that image, label -1 where padded.
+        class_names: The name of each label. Defaults to `None`: the labels themselves.
+        columns: Images side by side. Defaults to `4`.
+
+    Returns:
+        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+
+    Raises:
+        ValueError: If the two sequences differ in length or are empty.
+
+    Example:
+    ```python
+    box = {"boxes": np.array([[8.0, 8, 40, 40]]), "labels": np.array([0])}
+    plot_examples([np.zeros((64, 64, 3), "uint8")], [box], ["circle"]).savefig("examples.png")
+    ```
+    """
+    _check_lengths(images=images, targets=targets)
+    pictures = [
+        (f"{image.shape[1]} x {image.shape[0]} px, boxes", image, objects)
+        for image, objects in zip(images, targets, strict=True)
+    ]
+    return _draw_grid(pictures, min(columns, len(images)), class_names)
+
+
+def _check_lengths(**sequences: Sequence) -> None:
+    lengths = [len(sequence) for sequence in sequences.values()]
+    if len(set(lengths)) > 1 or not lengths[0]:
+        raise ValueError(
+            f"{', '.join(sequences)} must have the same length, at least 1. "
+            f"Received lengths: {', '.join(map(str, lengths))}"
+        )
+
+
+def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
+    """Draws (title, image, objects) row by row, and a legend below."""
+    rows = -(-len(pictures) // columns)
+    figure = Figure(figsize=(columns * _INCHES, rows * _INCHES + 0.6), layout="constrained")
+    axes, shown = figure.subplots(rows, columns, squeeze=False), set()
     for axis in axes.flat:
         axis.set_axis_off()
-    draw_legend(figure, shown, class_names)
+    for axis, picture in zip(axes.flat, pictures, strict=False):
+        shown |= _draw_boxes(axis, *picture, class_names)
+    handles = [Patch(color=_colour(c), label=_name(c, class_names)) for c in sorted(shown)]
+    if handles:
+        figure.legend(handles=handles[:20], loc="outside lower center", ncols=min(10, len(handles)))
     return figure
 
 
-def draw_boxes(axis, title, image, objects, class_names) -> set[int]:
+def _draw_boxes(axis, title, image, objects, class_names) -> set[int]:
     """Draws an image with its boxes and returns the labels it drew."""
     axis.imshow(np.clip(np.asarray(image), 0, 255).astype("uint8"))
     labels = np.asarray(objects["labels"]).astype(int)
@@ -100,13 +148,6 @@ def draw_boxes(axis, title, image, objects, class_names) -> set[int]:
                 bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8},
             )
     return set(labels[labels >= 0].tolist())
-
-
-def draw_legend(figure, labels, class_names) -> None:
-    """Draws the colours of labels below a figure."""
-    handles = [Patch(color=_colour(c), label=_name(c, class_names)) for c in sorted(labels)]
-    if handles:
-        figure.legend(handles=handles[:20], loc="outside lower center", ncols=min(10, len(handles)))
 
 
 def _colour(label: int):

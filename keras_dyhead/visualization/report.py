@@ -11,8 +11,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
+from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors import Detector
-from keras_dyhead.inference import image_detector, read_rgb
 from keras_dyhead.version import __version__
 from keras_dyhead.visualization.attention import draw_attention
 from keras_dyhead.visualization.page import Picture, Section, render_page
@@ -44,6 +44,7 @@ def write_report(
     model: Detector,
     images: Sequence[str | Path],
     out: str | Path,
+    detect: Callable[[np.ndarray], dict[str, np.ndarray]],
     class_names: Sequence[str] | None = None,
     score_threshold: float = 0.3,
     num_sampled: int = 2,
@@ -60,6 +61,8 @@ def write_report(
         model: A detector of this package with DyHead.
         images: JPEG or PNG files. Those that cannot be read are named in the page.
         out: Folder to write to; created if absent.
+        detect: A function of one image that detects with the model, see
+            `keras_dyhead.inference.image_detector`.
         class_names: The name of each label. Defaults to `model.class_names`.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
         num_sampled: Detections per image whose sampling points are drawn. Defaults to `2`.
@@ -75,13 +78,13 @@ def write_report(
     Example:
     ```python
     model = ATSS(backbone, num_classes=5)  # or one loaded from a .keras file
-    write_report(model, ["street.jpg"], "report", num_sampled=1)
+    write_report(model, ["street.jpg"], "report", image_detector(model), num_sampled=1)
     ```
     """
     out, faults, sections = Path(out), [], []
     find_neck(model)  # refuses a model without DyHead before the first image is read
     names = class_names or model.class_names
-    detect, weights, files = image_detector(model), [], {}
+    weights, files = [], {}
     for path, stem in progress(list(zip(images, unique_stems(images), strict=True))):
         try:
             image = read_rgb(path)

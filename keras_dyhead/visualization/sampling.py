@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from keras_dyhead.visualization.sampling_points import Points, composed_points, points_of_block
+from keras_dyhead.visualization.receptive_field import Points, composed_points, points_of_block
 from keras_dyhead.visualization.view import Preprocessor, View, look_inside
 
 _BRANCHES = {"low": "finer", "mid": "same", "high": "coarser"}

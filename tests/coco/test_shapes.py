@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_dyhead.coco import load_coco
-from keras_dyhead.coco.shapes import SHAPES, draw_shapes
+from keras_dyhead.coco import SHAPES, draw_shapes, load_coco
 
 
 def read(path):

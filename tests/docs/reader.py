@@ -19,7 +19,7 @@ from keras_dyhead import backbones, checkpoints, detectors, layers
 from keras_dyhead.checkpoints import tables
 from keras_dyhead.checkpoints.backbone_weights import backbone_part
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
-from keras_dyhead.coco.shapes import SHAPES, draw_shapes
+from keras_dyhead.coco import SHAPES, draw_shapes
 
 SMALL_DEFAULTS = {
     **{"num_blocks": 1, "channels": 16, "max_level": 5, "base_channels": 8},

@@ -14,7 +14,7 @@ import keras_hub
 import numpy as np
 import pytest
 
-from keras_dyhead.coco.shapes import SHAPES, draw_shapes
+from keras_dyhead.coco import SHAPES, draw_shapes
 from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
 from keras_dyhead.export import export_onnx, export_saved_model
 from keras_dyhead.inference import image_detector, read_rgb

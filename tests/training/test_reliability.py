@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.coco.shapes import draw_shapes
+from keras_dyhead.coco import draw_shapes
 from keras_dyhead.training import EpochCheckpoint
 from keras_dyhead.training.averaged import averaged_weights
 from keras_dyhead.training.data_position import DataPosition

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from visualization.small_model import picture
+from small_detector import picture
 
 from keras_dyhead.visualization.attention import draw_attention, plot_attention
 from keras_dyhead.visualization.view import look_inside
@@ -11,8 +11,8 @@ LEVELS = 3
 
 
 @pytest.fixture(scope="module")
-def view(model):
-    return look_inside(model, picture(100, 130))
+def view(small_model):
+    return look_inside(small_model, picture(100, 130))
 
 
 def rows_of(figure):
@@ -21,8 +21,8 @@ def rows_of(figure):
     return [maps[i : i + LEVELS] for i in range(0, len(maps), LEVELS)]
 
 
-def test_rows_are_the_steps_of_all_blocks(model, view):
-    rows = rows_of(plot_attention(model, view.image))
+def test_rows_are_the_steps_of_all_blocks(small_model, view):
+    rows = rows_of(plot_attention(small_model, view.image))
     assert [row[0].get_ylabel().split("\n")[-1] for row in rows] == [
         "before DyHead",
         *["after spatial-aware", "after scale-aware", "after task-aware"] * 2,

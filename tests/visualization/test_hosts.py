@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 from integrations import tiny_detectors
-from visualization.small_model import move_weights, picture
+from small_detector import move_weights, picture
 
 from keras_dyhead.visualization import plot_attention, plot_sampling, plot_scale_weights
 from keras_dyhead.visualization.view import find_neck, look_inside

@@ -8,12 +8,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from PIL import Image
-from typer.testing import CliRunner
+from small_detector import by_hand, picture
 from visualization.browser import find_chromium, open_browser
-from visualization.small_model import picture
 
-from keras_dyhead.cli import app
-from keras_dyhead.visualization import unique_stems
+from keras_dyhead.coco import SHAPES
+from keras_dyhead.inference import image_detector
+from keras_dyhead.visualization import write_report
 from keras_dyhead.visualization.page import Picture, Section, render_page
 from keras_dyhead.visualization.report import level_of_box
 from keras_dyhead.visualization.view import look_inside
@@ -51,37 +51,26 @@ class Page(HTMLParser):
         return [attributes for name, attributes in self.elements if name == tag]
 
 
-def invoke(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
 @pytest.fixture(scope="module")
-def folder(model, tmp_path_factory):
-    """A model, and a folder of two images of awkward names, a broken one and one too many."""
+def folder(tmp_path_factory):
+    """Two images of awkward names, and a broken one."""
     folder = tmp_path_factory.mktemp("report")
-    model.save(folder / "model.keras")
-    (folder / "photos").mkdir()
-    Image.fromarray(picture(64, 80)).save(folder / "photos" / 'a & <b> "c".png')
-    Image.fromarray(picture(90, 64)).save(folder / "photos" / "tall.jpg")
-    (folder / "photos" / "torn.jpg").write_bytes(b"no image")
-    Image.fromarray(picture(64, 64)).save(folder / "photos" / "wide.png")
+    Image.fromarray(picture(64, 80)).save(folder / 'a & <b> "c".png')
+    Image.fromarray(picture(90, 64)).save(folder / "tall.jpg")
+    (folder / "torn.jpg").write_bytes(b"no image")
     return folder
 
 
 @pytest.fixture(scope="module")
-def output(folder):
-    """What the command prints when it writes the report."""
-    result = invoke(
-        *("visualize", "--model", folder / "model.keras", "--images", folder / "photos"),
-        *("--out", folder / "out", "--limit", 3, "--score-threshold", 0, "--sampled", 1),
-    )
-    assert result.exit_code == 0, result.output
-    return " ".join(result.output.split())
+def report(small_model, folder):
+    detect = image_detector(small_model)
+    paths = sorted(folder.iterdir())
+    return write_report(small_model, paths, folder / "out", detect, None, 0, num_sampled=1)
 
 
 @pytest.fixture(scope="module")
-def page(folder, output):
-    return Page((folder / "out" / "report.html").read_text(encoding="utf-8"))
+def page(report):
+    return Page(report.page.read_text(encoding="utf-8"))
 
 
 def test_the_parser_finds_what_is_outside():
@@ -102,8 +91,9 @@ def test_the_page_refers_to_nothing_outside(page):
     assert not page.all("script") and not page.all("iframe") and not page.all("object")
 
 
-def test_all_pictures_are_in_the_page_as_they_are_in_the_folder(folder, page):
-    pictures = sorted(path for path in (folder / "out").iterdir() if path.suffix == ".png")
+def test_all_pictures_are_in_the_page_as_they_are_in_the_folder(report, page):
+    pictures = sorted(path for path in report.page.parent.iterdir() if path.suffix == ".png")
+    assert pictures == sorted(report.pictures)
     assert sorted(path.name for path in pictures) == sorted(
         [
             *(f'a & <b> "c"_{kind}.png' for kind in ("detections", "attention", "sampling_1")),
@@ -118,39 +108,34 @@ def test_all_pictures_are_in_the_page_as_they_are_in_the_folder(folder, page):
         assert (image["width"], image["height"]) == tuple(map(str, opened.size))
 
 
-def test_pictures_are_described_and_detections_counted(model, page):
+def test_pictures_are_described_and_detections_counted(small_model, page):
     alts = [image["alt"] for image in page.all("img")]
     assert all(len(alt) > 30 for alt in alts) and len(set(alts)) == len(alts) == 7
-    batch = model.preprocessor(picture(64, 80)[None])
-    labels = np.asarray(model.decode(model(batch["images"]), batch["image_sizes"])["labels"])
-    for label, name in enumerate(("cat", "dog")):
+    labels = by_hand(small_model, picture(64, 80))["labels"]
+    for label, name in enumerate(SHAPES):
         count = int(np.sum(labels == label))
         assert not count or f"{count} {name}" in alts[1]
 
 
-def test_names_are_escaped_and_broken_images_named(output, page):
+def test_names_are_escaped_and_broken_images_named(report, page):
     text = "".join(page.texts)
     assert 'a & <b> "c".png' in text and not page.all("b")
-    assert "torn.jpg is no readable" in text and "torn.jpg is no readable" in output
-    assert "the first 3 of 4 images" in output and "report.html and 7 pictures" in output
+    (fault,) = report.faults
+    assert "torn.jpg is no readable" in fault and fault in text
 
 
-def test_the_facts_are_those_of_the_model(model, page):
-    text, neck = "".join(page.texts), model.neck
-    assert f"{model.count_params():,}, {neck.count_params():,} of them in DyHead" in text
-    assert "2 blocks of 16 channels" in text and "2: cat, dog" in text
+def test_the_facts_are_those_of_the_model(small_model, page):
+    text, neck = "".join(page.texts), small_model.neck
+    assert f"{small_model.count_params():,}, {neck.count_params():,} of them in DyHead" in text
+    assert "2 blocks of 16 channels" in text and f"5: {', '.join(SHAPES)}" in text
 
 
-def test_the_level_of_a_box_is_that_of_eight_cells_to_a_side(model):
-    view = look_inside(model, picture(64, 64))  # strides 8, 16 and 32
+def test_the_level_of_a_box_is_that_of_eight_cells_to_a_side(small_model):
+    view = look_inside(small_model, picture(64, 64))  # strides 8, 16 and 32
     sides = {10: "P3", 64: "P3", 85: "P3", 95: "P4", 128: "P4", 256: "P5", 2000: "P5"}
     for side, level in sides.items():
         assert level_of_box(np.array([0, 0, side, side]), view) == level, side
     assert level_of_box(np.array([0, 0, 32, 128]), view) == "P3"  # an area of 64 x 64
-
-
-def test_files_called_alike_keep_names_of_their_own():
-    assert unique_stems(["a/x.png", "b/x.jpg", "x_2.png"]) == ["x", "x_2", "x_2_2"]
 
 
 CHROMIUM = find_chromium()
@@ -175,9 +160,9 @@ def test_the_browser_tells_of_requests_and_errors(tab, tmp_path):
 
 
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
-def test_chromium_opens_the_report_without_errors_or_requests(tab, folder, page, width, dark):
+def test_chromium_opens_the_report_without_errors_or_requests(tab, report, width, dark):
     """On a phone and on a desktop: nothing is fetched or told, or wider than the window."""
-    tab.open((folder / "out" / "report.html").as_uri(), width, dark=dark)
+    tab.open(report.page.as_uri(), width, dark=dark)
     assert tab.requests() == [] and tab.complaints() == []
     assert tab.value("[...document.images].filter(i => i.complete && i.naturalWidth).length") == 7
     assert tab.value("document.documentElement.scrollWidth") <= width
@@ -196,10 +181,7 @@ def test_the_page_forbids_what_is_outside(tab, tmp_path):
     assert refused
 
 
-def test_broken_images_alone_are_one_message(folder, tmp_path):
-    result = invoke(
-        *("visualize", "--model", folder / "model.keras", "--out", tmp_path / "out"),
-        *("--images", folder / "photos" / "torn.jpg"),
-    )
-    assert result.exit_code == 2 and "no readable image" in " ".join(result.output.split())
+def test_broken_images_alone_are_an_error(small_model, folder, tmp_path):
+    with pytest.raises(ValueError, match="no readable image among .*torn.jpg"):
+        write_report(small_model, [folder / "torn.jpg"], tmp_path / "out", detect=None)
     assert not (tmp_path / "out").exists()

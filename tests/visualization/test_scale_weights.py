@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from visualization.small_model import picture
+from small_detector import picture
 
 from keras_dyhead.visualization import plot_scale_weights
 from keras_dyhead.visualization.scale_weights import draw_scale_weights
@@ -50,13 +50,13 @@ def test_two_levels_have_no_ratio():
     assert "no level" in ratios.texts[0].get_text()
 
 
-def test_a_row_for_every_block_of_a_model(model):
-    figure = plot_scale_weights(model, (picture(64, side) for side in (64, 80)))
+def test_a_row_for_every_block_of_a_model(small_model):
+    figure = plot_scale_weights(small_model, (picture(64, side) for side in (64, 80)))
     assert [axis.get_ylabel() for axis in figure.axes[::2]] == ["block 1 of 2", "block 2 of 2"]
     assert len(figure.axes[0].collections[0].get_offsets()) == 2
     assert figure.get_suptitle().endswith("2 images")
 
 
-def test_no_images_are_refused(model):
+def test_no_images_are_refused(small_model):
     with pytest.raises(ValueError, match="at least one image"):
-        plot_scale_weights(model, [])
+        plot_scale_weights(small_model, [])

@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from visualization.small_model import move_weights, picture
+from small_detector import move_weights, picture
 
 from keras_dyhead.layers import DyHeadNeck
 from keras_dyhead.visualization.view import look_inside
@@ -19,31 +19,33 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
-def test_a_detector_of_this_package_is_seen_through_its_preprocessor(model):
+def test_a_detector_of_this_package_is_seen_through_its_preprocessor(small_model):
     """100 x 130 become 64 x 83, padded to 64 x 96: 8 preprocessed pixels are 12.5 in the image."""
     image = picture(100, 130)
-    view = look_inside(model, image)
+    view = look_inside(small_model, image)
     assert view.levels == ["P3", "P4", "P5"] and view.alignment == "paper"
     np.testing.assert_allclose(view.strides[0], (8 * 100 / 64, 8 * 130 / 83), rtol=1e-6)
     np.testing.assert_allclose(view.strides[2], 4 * np.array(view.strides[0]), rtol=1e-6)
     assert [x.shape for x in view.before] == [(8, 12), (4, 6), (2, 3)]
     np.testing.assert_array_equal(view.image, image)
 
-    neck = model.neck
-    pyramid = keras.Model(model.inputs, neck.input)(model.preprocessor(image[None])["images"])
+    neck = small_model.neck
+    pyramid = keras.Model(small_model.inputs, neck.input)(
+        small_model.preprocessor(image[None])["images"]
+    )
     assert_close(view.before, norms(pyramid))
     assert len(view.blocks) == 2
     assert_close(view.blocks[1].norms["task"], norms(neck(pyramid)))
 
 
-def test_looking_leaves_the_model_as_it_was(model):
+def test_looking_leaves_the_model_as_it_was(small_model):
     image = picture(64, 64)
-    neck = model.neck
-    attributes, batch = set(vars(neck)), model.preprocessor(image[None])["images"]
-    before = model(batch)["class_logits"]
-    look_inside(model, image)
+    neck = small_model.neck
+    attributes, batch = set(vars(neck)), small_model.preprocessor(image[None])["images"]
+    before = small_model(batch)["class_logits"]
+    look_inside(small_model, image)
     assert set(vars(neck)) == attributes
-    np.testing.assert_array_equal(model(batch)["class_logits"], before)
+    np.testing.assert_array_equal(small_model(batch)["class_logits"], before)
 
 
 def plain_model(neck=None, size=None):

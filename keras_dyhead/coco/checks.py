@@ -1,15 +1,82 @@
-"""The checks that a COCO annotation file has to pass, item by item."""
+"""The checks that a COCO annotation file has to pass, and the report of what does not."""
 
+import dataclasses
 import json
 import math
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_dyhead.coco.problems import Problem
-
+_SHOWN = 20  # problems in one message
 # COCO rounds coordinates: a box may reach this far over the edge before it is worth a word.
 _ROUNDING = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One thing that is wrong with an annotation file or with the images it names.
+
+    Args:
+        item: The offending item, such as `"annotation 12"` or `"image 3 (a.jpg)"`.
+        message: What is wrong with it.
+        kept: `True` for an item that stays in use (a box that reached over the edge of its image
+            and was clipped), `False` for one that cannot be used. Defaults to `False`.
+    """
+
+    item: str
+    message: str
+    kept: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.item}: {self.message}"
+
+
+def check(name: str, value: Any, valid: bool, expected: str) -> None:
+    """Raises a `ValueError` that names an argument which is not valid."""
+    if not valid:
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+
+def check_on_error(on_error: str) -> None:
+    """Refuses an `on_error` other than `"raise"` and `"skip"`."""
+    check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
+
+
+def report_problems(problems: Sequence[Problem], source: str, on_error: str) -> None:
+    """Raises or warns once with a list of problems.
+
+    Args:
+        problems: The problems found. Those of items that stay in use never raise.
+        source: The file they were found in.
+        on_error: `"raise"` to raise an error that lists the unusable items, `"skip"` to warn.
+
+    Raises:
+        ValueError: If `on_error="raise"` and an item cannot be used. At most 20 problems are
+            written out, with the total.
+    """
+    unusable = [problem for problem in problems if not problem.kept]
+    if unusable and on_error == "raise":
+        heading = f"{source} has {_count(unusable)} (`on_error='skip'` leaves the items out):"
+        raise ValueError(heading + _listing(unusable))
+    if problems:
+        warnings.warn(
+            f"{source} has {_count(problems)}: {len(unusable)} left out, "
+            f"{len(problems) - len(unusable)} kept. The full list is in `problems`."
+            + _listing(problems),
+            stacklevel=3,
+        )
+
+
+def _count(problems: Sequence[Problem]) -> str:
+    return f"{len(problems)} problem{'s' * (len(problems) > 1)}"
+
+
+def _listing(problems: Sequence[Problem]) -> str:
+    lines = [f"\n  - {problem}" for problem in problems[:_SHOWN]]
+    if len(problems) > _SHOWN:
+        lines.append(f"\n  ... and {len(problems) - _SHOWN} more")
+    return "".join(lines)
 
 
 def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:

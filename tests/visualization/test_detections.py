@@ -1,11 +1,11 @@
-"""The figures contain what they were given."""
+"""Images with their boxes in a grid hold what they were given."""
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from matplotlib.patches import Rectangle
 
-from keras_dyhead.visualization import plot_detections, plot_history
+from keras_dyhead.visualization import plot_detections, plot_examples
 
 IMAGE = np.full((60, 80, 3), 200, "uint8")
 TRUTH = {"boxes": np.array([[10.0, 10, 30, 40], [0, 0, 0, 0]]), "labels": np.array([1, -1])}
@@ -51,20 +51,19 @@ def test_a_class_has_one_colour():
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="Received lengths: 1, 1, 0"):
         plot_detections([IMAGE], [TRUTH], [])
+    with pytest.raises(ValueError, match="images, targets must .* Received lengths: 1, 0"):
+        plot_examples([IMAGE], [])
 
 
-def test_history_skips_epochs_without_a_value():
-    figure = plot_history(
-        {"loss": [3.0, 2.0, 1.0], "val_AP50": [None, 0.2, 0.4], "epoch": [1, 2, 3]}
-    )
-    losses, figures = figure.axes
-    assert losses.lines[0].get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
-    assert figures.lines[0].get_xydata().tolist() == [[2, 0.2], [3, 0.4]]
-    assert len(losses.lines) == len(figures.lines) == 1
+def test_examples_stand_in_a_grid_with_their_boxes():
+    figure = plot_examples([IMAGE, IMAGE[:30], IMAGE], [TRUTH] * 3, ["cat", "dog"], columns=2)
+    drawn = [axis for axis in figure.axes if axis.images]
+    assert len(drawn) == 3 and len(figure.axes) == 4
+    assert drawn[1].get_title() == "80 x 30 px, boxes: 1"
+    assert all(rectangles(axis) == [(10, 10, 30, 40)] for axis in drawn)
 
 
 def test_figures_stay_out_of_pyplot_and_save_without_a_display(tmp_path):
-    plot_history({"loss": [1.0]}).savefig(tmp_path / "history.png")
     plot_detections([IMAGE], [TRUTH], [FOUND]).savefig(tmp_path / "detections.png")
-    assert all(path.stat().st_size > 1000 for path in tmp_path.iterdir())
+    assert (tmp_path / "detections.png").stat().st_size > 1000
     assert plt.get_fignums() == []

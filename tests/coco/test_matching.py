@@ -85,25 +85,30 @@ def one_cocoeval(ground_truth, detections):
     return dict(zip(METRIC_NAMES, evaluation.stats.tolist(), strict=True))
 
 
+def figures_of(ground_truth, detections):
+    return coco_metrics(ground_truth, detections).figures
+
+
 def test_the_figures_are_those_of_one_cocoeval_to_the_last_bit_in_any_number_of_processes():
     ground_truth, detections = generated_coco(60, 7, 30)
     expected = one_cocoeval(ground_truth, detections)
     assert 0.05 < expected["AP"] < 0.9 and len(set(expected.values())) == 12
     for workers in (1, 3):
-        assert coco_metrics(ground_truth, detections, workers=workers) == expected
-    assert coco_metrics(ground_truth, detection_records(detections)) == expected
+        assert coco_metrics(ground_truth, detections, workers=workers).figures == expected
+    assert coco_metrics(ground_truth, detection_records(detections)).figures == expected
 
 
 def test_what_is_of_no_image_or_category_of_the_truth_does_not_count():
     ground_truth, detections = generated_coco(20, 4, 20)
-    expected = coco_metrics(ground_truth, detections)
+    expected = coco_metrics(ground_truth, detections).figures
     other = detections.copy()
     other["image_id"] += 1_000_000
     unknown = detections.copy()
     unknown["category_id"] += 1_000_000
-    assert coco_metrics(ground_truth, np.concatenate([detections, other, unknown])) == expected
+    found = coco_metrics(ground_truth, np.concatenate([detections, other, unknown]))
+    assert found.figures == expected
     nothing = {"images": [], "annotations": [], "categories": []}
-    assert set(coco_metrics(nothing, detections).values()) == {-1.0}
+    assert set(coco_metrics(nothing, detections).figures.values()) == {-1.0}
 
 
 def test_a_detection_takes_56_bytes_and_survives_the_way_through_a_file(tmp_path):
@@ -153,7 +158,7 @@ def test_coco_size_is_exact_and_takes_a_tenth_of_the_memory(tmp_path):
     code = """
 import json, resource, sys, time
 import numpy as np
-from coco.test_coco_matching import coco_metrics, generated_coco, one_cocoeval
+from coco.test_matching import figures_of, generated_coco, one_cocoeval
 ground_truth, detections = generated_coco(5000, 80, 100)
 rss = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 before, start = rss(), time.perf_counter()
@@ -162,7 +167,7 @@ record = {"figures": figures, "MB": rss() - before, "seconds": time.perf_counter
 open(sys.argv[2], "w").write(json.dumps(record))
 """
     records = []
-    for function in ("coco_metrics", "one_cocoeval"):
+    for function in ("figures_of", "one_cocoeval"):
         out = tmp_path / function
         subprocess.run([sys.executable, "-c", code, function, out], check=True, cwd=TESTS)
         records.append(json.loads(out.read_text()))

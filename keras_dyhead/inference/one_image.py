@@ -2,21 +2,16 @@
 
 import functools
 import os
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from keras_dyhead.coco.annotations import CocoAnnotations
-from keras_dyhead.coco.detections import DETECTION
-from keras_dyhead.coco.image_files import read_image
-from keras_dyhead.coco.metrics import coco_metrics
+from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.export import serving
-from keras_dyhead.test_time_augmentation import TestTimeAugmentation
+from keras_dyhead.inference.several_views import TestTimeAugmentation
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
 _PLAIN = TestTimeAugmentation(scales=(1.0,), flip=False)
 
 
@@ -37,7 +32,8 @@ def image_detector(
     Returns:
         A function from an RGB image `(H, W, 3)`, uint8, of any size, to the dict `{"boxes": (N, 4)
         float32, "labels": (N,) int32, "confidence": (N,) float32}` of the N detections, by
-        descending confidence, boxes xyxy in pixels of the image and clipped to it.
+        descending confidence, boxes xyxy in pixels of the image and clipped to it. Its
+        `num_classes` is the model's.
 
     Example:
     ```python
@@ -61,6 +57,7 @@ def image_detector(
         ]
         return tta.combine(views, model.decoder.max_detections)
 
+    detect.num_classes = model.num_classes
     return detect
 
 
@@ -90,70 +87,6 @@ def detect_images(
     """
     detect = image_detector(model, tta)
     return [detect(i if isinstance(i, np.ndarray) else read_rgb(i)) for i in images]
-
-
-def read_rgb(path: str | os.PathLike) -> np.ndarray:
-    """Reads a JPEG or PNG file as `(H, W, 3)` uint8; an EXIF orientation is not applied.
-
-    Raises:
-        ValueError: If it cannot be read; the message names the file.
-    """
-    if not Path(path).is_file():
-        raise ValueError(f"There is no file {path}.")
-    try:
-        return read_image(tf.constant(os.fspath(path))).numpy()
-    except tf.errors.OpError as error:
-        reason = error.message.split("}} ")[-1].splitlines()[0]
-        raise ValueError(f"{path} is no readable JPEG or PNG image: {reason}") from None
-
-
-def evaluate_images(
-    model: Detector,
-    annotations: CocoAnnotations,
-    progress: Callable[[Sequence], Iterator] = iter,
-    *,
-    tta: TestTimeAugmentation | None = None,
-    per_class: bool = False,
-) -> tuple[dict, np.ndarray]:
-    """Evaluates a detector on image files by COCO's rules, each at the size its model wants.
-
-    Args:
-        model: A detector of this package.
-        annotations: The images and what is in them, with as many classes as the model has: its
-            labels in the order of `annotations.class_names`.
-        progress: Wraps the list of images while it is gone through. Defaults to `iter`.
-        tta: Test-time augmentation, see `image_detector`. Defaults to `None`.
-        per_class: Whether to add the figures of every class. Defaults to `False`.
-
-    Returns:
-        The twelve COCO figures (see `coco_metrics`), and the detections as an array, see
-        `detection_array`.
-
-    Raises:
-        ValueError: If the number of classes differs.
-
-    Example:
-    ```python
-    annotations = CocoAnnotations("val.json", "val", class_names=model.class_names)
-    figures, detections = evaluate_images(model, annotations)
-    ```
-    """
-    if len(annotations.class_names) != model.num_classes:
-        raise ValueError(
-            f"The model has {model.num_classes} classes, the annotations have "
-            f"{len(annotations.class_names)}: {annotations.class_names[:20]}"
-        )
-    detect, tables = image_detector(model, tta), [np.zeros(0, DETECTION)]
-    for image in progress(annotations.images):
-        found = detect(read_rgb(image.path))
-        boxes = found["boxes"].astype("float64")
-        boxes[:, 2:] -= boxes[:, :2]  # to x, y, width, height
-        table = np.zeros(len(boxes), DETECTION)
-        table["image_id"], table["bbox"], table["score"] = image.id, boxes, found["confidence"]
-        table["category_id"] = np.take(annotations.category_ids, found["labels"])
-        tables.append(table[boxes[:, 2:].min(axis=1) > 0])
-    detections = np.concatenate(tables)
-    return coco_metrics(annotations.ground_truth(), detections, per_class=per_class), detections
 
 
 class _Size:

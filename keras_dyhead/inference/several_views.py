@@ -37,7 +37,7 @@ class TestTimeAugmentation:
     Example:
     ```python
     tta = TestTimeAugmentation(scales=(0.75, 1.0, 1.5), size_ranges=((96, 1e5), (0, 1e5), (0, 256)))
-    figures, _ = evaluate_images(model, annotations, tta=tta)
+    result = evaluate_coco(image_detector(model, tta), annotations)
     ```
 
     Source: what the paper calls multi-scale testing is not in its released code. This is the

@@ -1,14 +1,11 @@
 """COCO figures of known detections, against pycocotools called by hand."""
 
 import csv
-import io
-import json
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -17,10 +14,11 @@ from keras_dyhead.coco import (
     CocoAnnotations,
     CocoEvaluation,
     coco_metrics,
-    coco_results,
     evaluate_coco,
     load_coco,
+    write_detections,
 )
+from keras_dyhead.coco.detections import detection_records, xyxy_boxes
 
 NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
 SIZES = [(60, 90), (200, 120), (64, 64), (33, 47), (150, 300)]  # height, width
@@ -128,6 +126,11 @@ def detections_on_canvas(results, bounding_box_format="xyxy", label_key="labels"
     return {"boxes": boxes, label_key: labels, "confidence": scores, "num_detections": counts}
 
 
+def evaluate(scenes, table, box_format=None):
+    """The result of a model that finds a table, on the data set of the scenes."""
+    return evaluate_coco(KnownDetections(table, box_format), load(scenes), verbose=0)
+
+
 def load(scenes, **kwargs):
     return load_coco(
         scenes.folder, scenes.json, batch_size=2, image_size=(CANVAS, CANVAS), **kwargs
@@ -151,50 +154,37 @@ def assert_same_figures(found, expected):
 
 
 def test_perfect_detections_have_average_precision_one(scenes):
-    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
-    figures = evaluate_coco(model, load(scenes), verbose=0)
+    figures = evaluate(scenes, detections_on_canvas(perfect_results(scenes))).figures
     assert figures["AP"] == figures["AP75"] == figures["AR100"] == pytest.approx(1.0)
     assert min(figures["APs"], figures["APm"], figures["APl"]) == pytest.approx(1.0)
 
 
-HOSTS = [("xyxy", "labels"), ("yxyx", "labels"), ("xywh", "classes"), ("center_xywh", "classes")]
-HOSTS += [("center_yxhw", "labels"), ("rel_xyxy", "classes"), ("rel_yxyx", "labels")]
+HOSTS = [("xyxy", "labels"), ("yxyx", "labels"), ("center_xywh", "classes")]
+HOSTS += [("rel_xyxy", "classes"), ("rel_yxyx", "labels")]
 
 
 @pytest.mark.parametrize("box_format, label_key", HOSTS)
 def test_known_detections_give_the_figures_of_pycocotools_in_every_host_format(
-    scenes, box_format, label_key
+    scenes, tmp_path, box_format, label_key
 ):
+    """Also from the file that the detections are written to: it is in original pixels."""
     results = shifted_results(scenes)
     expected = pycocotools_figures(scenes.json, results)
     assert 0.1 < expected["AP"] < 0.9 and len({*expected.values()}) > 8
     table = detections_on_canvas(results, box_format, label_key)
-    by_attribute = KnownDetections(table, box_format if box_format != "xyxy" else None)
-    assert_same_figures(evaluate_coco(by_attribute, load(scenes), verbose=0), expected)
-    by_argument = evaluate_coco(
-        KnownDetections(table), load(scenes), bounding_box_format=box_format, verbose=0
-    )
-    assert_same_figures(by_argument, expected)
-
-
-def test_results_are_in_original_pixels_and_can_be_written(scenes, tmp_path):
-    results = shifted_results(scenes)
-    model = KnownDetections(detections_on_canvas(results))
-    path = tmp_path / "new" / "results.json"
-    evaluate_coco(model, load(scenes), results_path=path, verbose=0)
-    written = json.loads(path.read_text())
-    assert written == coco_results(model, load(scenes), verbose=0)
+    found = evaluate(scenes, table, box_format if box_format != "xyxy" else None)
+    assert_same_figures(found.figures, expected)
+    write_detections(found.detections, tmp_path / "new" / "results.json")
+    written = pycocotools_figures(scenes.json, str(tmp_path / "new" / "results.json"))
+    assert_same_figures(written, expected)
 
     def key(result):
         return result["image_id"], result["category_id"], result["score"]
 
-    assert sorted(map(key, written)) == sorted(map(key, results))
-    for found, expected in zip(sorted(written, key=key), sorted(results, key=key), strict=True):
-        np.testing.assert_allclose(found["bbox"], expected["bbox"], atol=1e-4)
-    # The file is one that pycocotools reads, with the same figures.
-    assert_same_figures(
-        pycocotools_figures(scenes.json, str(path)), pycocotools_figures(scenes.json, results)
-    )
+    records = sorted(detection_records(found.detections), key=key)
+    for record, one in zip(records, sorted(results, key=key), strict=True):
+        assert key(record) == key(one)
+        np.testing.assert_allclose(record["bbox"], one["bbox"], atol=1e-4)
 
 
 def test_boxes_are_clipped_to_the_image_and_those_in_the_padding_left_out(scenes):
@@ -203,7 +193,7 @@ def test_boxes_are_clipped_to_the_image_and_those_in_the_padding_left_out(scenes
     table["boxes"][0, :3] = [[-5, 60, 200, 90], [10, 70, 20, 90], [0, 0, np.nan, 5]]
     table["labels"][0, :3] = table["confidence"][0, :3] = 1
     table["num_detections"][0] = 3
-    (result,) = coco_results(KnownDetections(table), load(scenes), verbose=0)
+    (result,) = evaluate(scenes, table).detections
     assert result["category_id"] == 7 and result["image_id"] == 1
     np.testing.assert_allclose(result["bbox"], [0, 56.25, 90, 3.75], rtol=1e-6)
 
@@ -211,26 +201,22 @@ def test_boxes_are_clipped_to_the_image_and_those_in_the_padding_left_out(scenes
 def test_only_num_detections_count(scenes):
     table = detections_on_canvas(perfect_results(scenes))
     table["num_detections"][:] = [2, 0, 1, 0, 0]
-    assert len(coco_results(KnownDetections(table), load(scenes), verbose=0)) == 3
+    assert len(evaluate(scenes, table).detections) == 3
 
 
 def test_a_model_that_finds_nothing_has_average_precision_zero(scenes):
-    model = KnownDetections(detections_on_canvas([]))
-    figures = evaluate_coco(model, load(scenes), verbose=0)
-    assert set(figures.values()) == {0.0}
-    assert coco_results(model, load(scenes), verbose=0) == []
+    result = evaluate(scenes, detections_on_canvas([]))
+    assert set(result.figures.values()) == {0.0} and not len(result.detections)
 
 
 def test_without_any_ground_truth_the_figures_are_minus_one(scenes):
-    found = shifted_results(scenes)
+    table = detections_on_canvas(shifted_results(scenes))
     scenes.annotations = []
     scenes.write()
-    for results in (found, []):
-        model = KnownDetections(detections_on_canvas(results))
-        assert set(evaluate_coco(model, load(scenes), verbose=0).values()) == {-1.0}
-        with pytest.warns(UserWarning, match="lost its COCO annotations"):
-            rebuilt = evaluate_coco(model, load(scenes).take(3), verbose=0)
-        assert set(rebuilt.values()) == {-1.0}
+    assert set(evaluate(scenes, table).figures.values()) == {-1.0}
+    with pytest.warns(UserWarning, match="lost its COCO annotations"):
+        rebuilt = evaluate_coco(KnownDetections(table), load(scenes).take(3), verbose=0)
+    assert set(rebuilt.figures.values()) == {-1.0}
 
 
 def test_an_annotation_with_the_id_zero_counts(scenes):
@@ -238,8 +224,8 @@ def test_an_annotation_with_the_id_zero_counts(scenes):
     for record in scenes.annotations:
         record["id"] -= 1
     scenes.write()
-    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
-    assert evaluate_coco(model, load(scenes), verbose=0)["AP"] == pytest.approx(1.0)
+    truth = CocoAnnotations(scenes.json).ground_truth()
+    assert coco_metrics(truth, perfect_results(scenes)).figures["AP"] == pytest.approx(1.0)
 
 
 def test_missing_areas_and_crowd_flags_are_filled_in(scenes):
@@ -249,16 +235,16 @@ def test_missing_areas_and_crowd_flags_are_filled_in(scenes):
     annotations = CocoAnnotations(scenes.json)
     keys = ("image_id", "category_id", "bbox")
     results = [{**{k: r[k] for k in keys}, "score": 1.0} for r in scenes.annotations]
-    figures = coco_metrics(annotations.ground_truth(), results)
+    figures = coco_metrics(annotations.ground_truth(), results).figures
     assert figures["AP"] == figures["APl"] == pytest.approx(1.0)
 
 
 def test_only_the_images_that_were_delivered_count(scenes):
     model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
     dataset = load(scenes)
-    annotations = dataset.annotations
-    assert evaluate_coco(model, dataset.take(1), annotations, verbose=0)["AP"] == pytest.approx(1)
-    assert evaluate_coco(model, dataset.take(1), scenes.json, verbose=0)["AP"] == pytest.approx(1)
+    for annotations in (dataset.annotations, scenes.json):
+        result = evaluate_coco(model, dataset.take(1), annotations, verbose=0)
+        assert result.figures["AP"] == pytest.approx(1)
 
 
 def test_lost_annotations_are_rebuilt_from_the_targets(scenes):
@@ -270,7 +256,7 @@ def test_lost_annotations_are_rebuilt_from_the_targets(scenes):
     expected = evaluate_coco(model, load(scenes), verbose=0)
     with pytest.warns(UserWarning, match="lost its COCO annotations"):
         found = evaluate_coco(model, load(scenes).map(lambda x, y: (x, y)), verbose=0)
-    assert_same_figures(found, expected)
+    assert_same_figures(found.figures, expected.figures)
 
 
 def test_any_data_set_of_boxes_and_labels_can_be_evaluated():
@@ -281,7 +267,34 @@ def test_any_data_set_of_boxes_and_labels_can_be_evaluated():
     images = np.zeros((2, 100, 100, 3), "float32") + np.array([0, 10]).reshape(2, 1, 1, 1)
     targets = {"boxes": boxes[..., [1, 0, 3, 2]], "classes": labels}
     dataset = tf.data.Dataset.from_tensor_slices((images, targets)).batch(1)
-    assert evaluate_coco(model, dataset, verbose=0)["AP"] == pytest.approx(1.0)
+    assert evaluate_coco(model, dataset, verbose=0).figures["AP"] == pytest.approx(1.0)
+
+
+def test_image_files_are_evaluated_with_a_function_of_one_image(scenes):
+    """With the figures that a data set of the same detections has."""
+    results = shifted_results(scenes)
+
+    def detect(image):
+        image_id = int(image[0, 0, 0]) // 10 + 1
+        found = [result for result in results if result["image_id"] == image_id]
+        boxes = np.array([result["bbox"] for result in found]).reshape(-1, 4)
+        return {
+            "boxes": xyxy_boxes(boxes).astype("float32"),
+            "labels": np.array([[3, 7].index(r["category_id"]) for r in found], "int32"),
+            "confidence": np.array([result["score"] for result in found], "float32"),
+        }
+
+    annotations = CocoAnnotations(scenes.json, scenes.folder)
+    found = evaluate_coco(detect, annotations, verbose=0)
+    assert_same_figures(found.figures, pycocotools_figures(scenes.json, results))
+    assert len(found.detections) == len(results)
+    detect.num_classes = 3
+    with pytest.raises(ValueError, match="model has 3 classes, the annotations have 2.*'dog'"):
+        evaluate_coco(detect, annotations)
+    model = KnownDetections(detections_on_canvas(results))
+    for detector, data in ((model, annotations), (detect, load(scenes))):
+        with pytest.raises(TypeError, match="a function of one image, such as"):
+            evaluate_coco(detector, data)
 
 
 def test_what_cannot_be_evaluated_is_said(scenes):
@@ -304,7 +317,7 @@ def test_what_cannot_be_evaluated_is_said(scenes):
     table = detections_on_canvas(perfect_results(scenes))
     table["labels"] += 1
     with pytest.raises(ValueError, match="label 2, but the annotations have 2 classes"):
-        evaluate_coco(KnownDetections(table), dataset, verbose=0)
+        evaluate(scenes, table)
 
 
 def fit(model, scenes, *callbacks, epochs=2, **kwargs):
@@ -335,19 +348,14 @@ def test_all_twelve_figures_are_in_the_history_and_known_to_later_callbacks(scen
         assert float(rows[1][f"val_{name}"]) == pytest.approx(expected[name])
 
 
-def test_the_figures_stand_beside_those_of_validation_data(scenes):
+def test_evaluation_every_two_epochs_and_after_the_last(scenes):
     model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
-    val = load(scenes)
-    history = fit(model, scenes, CocoEvaluation(val, prefix=""), epochs=1, validation_data=val)
-    assert {"loss", "val_loss", *NAMES} == set(history.history)
-
-
-def test_evaluation_every_two_epochs_and_after_the_last(scenes, tmp_path):
-    model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
-    callback = CocoEvaluation(load(scenes), eval_freq=2, results_path=tmp_path / "r{epoch}.json")
-    history = fit(model, scenes, callback, epochs=5)
-    assert len(history.history["val_AP"]) == 3
-    assert sorted(path.name for path in tmp_path.glob("r*")) == ["r2.json", "r4.json", "r5.json"]
+    val, seen = load(scenes), []
+    callback = CocoEvaluation(val, eval_freq=2, on_result=lambda *given: seen.append(given))
+    history = fit(model, scenes, callback, epochs=5, validation_data=val).history
+    assert {"loss", "val_loss", *(f"val_{name}" for name in NAMES)} == set(history)
+    assert [epoch for epoch, _ in seen] == [2, 4, 5]
+    assert [result.figures["AP"] for _, result in seen] == history["val_AP"]
     with pytest.raises(ValueError, match="`eval_freq` must be at least 1"):
         CocoEvaluation(load(scenes), eval_freq=0)
 
@@ -388,48 +396,9 @@ def test_annotations_that_do_not_fit_fail_before_training(scenes):
         CocoEvaluation(load(scenes, training=True))
 
 
-def events(folder):
-    """What TensorBoard would show: the values of every tag by step, in the order of writing."""
-    found = {}
-    for path in sorted(folder.iterdir()):
-        for event in tf.compat.v1.train.summary_iterator(str(path)):
-            for value in event.summary.value:
-                plugin = value.metadata.plugin_data.plugin_name
-                entry = event.step, plugin, tf.make_ndarray(value.tensor)
-                found.setdefault(value.tag, []).append(entry)
-    return found
-
-
-def test_tensorboard_gets_the_figures_of_every_epoch_and_class_and_a_few_pictures(scenes, tmp_path):
-    model = KnownDetections(detections_on_canvas(shifted_results(scenes)))
-    callback = CocoEvaluation(load(scenes), eval_freq=2, log_dir=tmp_path / "log", num_pictures=2)
-    history = fit(model, scenes, callback, epochs=4).history
-    assert "val_per_class" not in history
-    found = events(tmp_path / "log")
-    pictures = [tag for tag in found if tag.startswith("detections/")]
-    assert pictures == ["detections/1.png", "detections/2.png"]
-    assert set(found) - set(pictures) == {
-        *(f"coco/{name}" for name in NAMES),
-        *("class_AP/dog", "class_AP/cat"),
-    }
-    for name in NAMES:
-        steps, plugins, values = zip(*found[f"coco/{name}"], strict=True)
-        assert steps == (2, 4) and plugins == ("scalars", "scalars")
-        assert values == pytest.approx(history[f"val_{name}"])
-    per_class = evaluate_coco(model, load(scenes), per_class=True, verbose=0)["per_class"]
-    for record in per_class:
-        assert found[f"class_AP/{record['name']}"][0][2] == pytest.approx(record["AP"])
-    (step, plugin, (width, height, encoded)), _ = found["detections/1.png"]
-    picture = Image.open(io.BytesIO(encoded))
-    assert plugin == "images" and step == 2
-    assert picture.size == (int(width), int(height)) == (2 * 90, 60)  # truth beside detections
-    assert all(np.asarray(half).any() for half in np.hsplit(np.asarray(picture), 2))
-
-
 def test_a_class_has_the_figures_of_pycocotools_on_that_class_alone(scenes):
     results = shifted_results(scenes)
-    model = KnownDetections(detections_on_canvas(results))
-    found = evaluate_coco(model, load(scenes), per_class=True, verbose=0)["per_class"]
+    found = coco_metrics(CocoAnnotations(scenes.json).ground_truth(), results).per_class
     assert [record["name"] for record in found] == ["dog", "cat"]  # by category id: 3, 7
     for record in found:
         truth = COCO(str(scenes.json))

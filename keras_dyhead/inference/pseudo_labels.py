@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 
 from keras_dyhead.coco.annotations import CocoAnnotations
-from keras_dyhead.coco.validation import read_coco_json
-from keras_dyhead.inference import SUFFIXES, read_rgb
+from keras_dyhead.coco.checks import read_coco_json
+from keras_dyhead.coco.detections import xywh_boxes
+from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
 
 
 class PseudoLabels:
     """Collects detections of unlabelled images, and writes them as a COCO JSON file.
 
-    Detections go to a journal beside the file, `OUT.partial`, image by image, so that memory holds
-    one image only, and after an interruption the same call goes on where it stopped. At the end the
-    JSON file is written from it, in one move, and the journal is deleted.
+    Detections go to a journal beside the file, `OUT.partial`, image by image: after an interruption
+    the same call goes on where it stopped. At the end the JSON file is written from it, in one
+    move, and the journal is deleted.
 
     Images in which nothing is confident enough are left out: that a teacher is not sure does not
     make them background. Each annotation also has its `score`.
@@ -144,14 +145,11 @@ class PseudoLabels:
 
     def _select(self, found: dict[str, np.ndarray]) -> list[list]:
         """Rows of label, x, y, width, height, score of what is confident enough."""
-        rows = []
-        columns = (found[name] for name in ("boxes", "labels", "confidence"))
-        for box, label, score in zip(*columns, strict=True):
-            left, top, right, bottom = (round(float(value), 2) for value in box)
-            sides = round(right - left, 2), round(bottom - top, 2)
-            if score >= self.thresholds[label] and min(sides) > 0:
-                rows.append([int(label), left, top, *sides, round(float(score), 5)])
-        return rows
+        boxes = xywh_boxes(found["boxes"].astype("float64").round(2)).round(2)
+        labels, scores = found["labels"], found["confidence"].astype("float64")
+        kept = (scores >= self.thresholds[labels]) & (boxes[:, 2:].min(axis=1) > 0)
+        columns = (values[kept].tolist() for values in (labels, boxes, scores.round(5)))
+        return [[label, *box, score] for label, box, score in zip(*columns, strict=True)]
 
     def _open_labelled(self, annotations: Path, folder: Path, class_names) -> None:
         CocoAnnotations(annotations, folder, verify=False)  # raises an error that lists problems
@@ -199,61 +197,44 @@ class PseudoLabels:
         )
 
     def _write(self) -> dict:
-        """Writes the JSON file record by record, and tells what is in it."""
+        """Writes the JSON file, and tells what is in it."""
         counts = dict.fromkeys(self.class_names, 0)
-        num_images = 0
-        for _, boxes in self._labelled_images():
-            num_images += 1
-            for label, *_ in boxes:
-                counts[self.class_names[label]] += 1
-        parts = {"images": self._image_records(), "annotations": self._annotation_records()}
-        unfinished = self.out.with_name(self.out.name + ".unfinished")
-        with open(unfinished, "w", encoding="utf-8") as file:
-            file.write(f'{{"info": {json.dumps({"pseudo_labels": self._header})}')
-            file.write(f',\n"categories": {json.dumps(self.categories)}')
-            for name, records in parts.items():
-                file.write(f',\n"{name}": [')
-                for number, record in enumerate(records):
-                    file.write(("," if number else "") + "\n" + json.dumps(record))
-                file.write("]")
-            file.write("}\n")
-        unfinished.replace(self.out)
-        return {
-            "images": num_images,
-            "boxes": sum(counts.values()),
-            "classes": counts,
-            "left_out": len(self._done) - num_images,
-        }
-
-    def _labelled_images(self) -> Iterator[tuple[dict, list[list]]]:
-        """Yields the image record and the boxes of each image in the journal that has some."""
-        image_id = max((record["id"] for record in self.labelled["images"]), default=0)
+        images, annotations = [], []
+        first_image, first_number = (
+            1 + max((record["id"] for record in self.labelled[key]), default=0)
+            for key in ("images", "annotations")
+        )
         with open(self._journal, encoding="utf-8") as journal:
             next(journal)  # the header
-            for content in map(json.loads, journal):
-                if content["boxes"]:
-                    image_id += 1
-                    height, width = content["size"]
-                    name = self._name(self.images, content["file"])
-                    record = {"id": image_id, "file_name": name, "height": height, "width": width}
-                    yield record, content["boxes"]
-
-    def _image_records(self) -> Iterator[dict]:
-        yield from self.labelled["images"]
-        yield from (record for record, _ in self._labelled_images())
-
-    def _annotation_records(self) -> Iterator[dict]:
-        yield from self.labelled["annotations"]
-        number = max((record["id"] for record in self.labelled["annotations"]), default=0)
-        for image, boxes in self._labelled_images():
-            for label, *box, score in boxes:
-                number += 1
-                yield {
-                    "id": number,
-                    "image_id": image["id"],
-                    "category_id": self._category_ids[self.class_names[label]],
-                    "bbox": box,
-                    "area": round(box[2] * box[3], 2),
-                    "iscrowd": 0,
-                    "score": score,
-                }
+            done = [content for content in map(json.loads, journal) if content["boxes"]]
+        for image_id, content in enumerate(done, start=first_image):
+            name, (height, width) = self._name(self.images, content["file"]), content["size"]
+            images.append({"id": image_id, "file_name": name, "height": height, "width": width})
+            for label, *box, score in content["boxes"]:
+                counts[self.class_names[label]] += 1
+                annotations.append(
+                    {
+                        "id": first_number + len(annotations),
+                        "image_id": image_id,
+                        "category_id": self._category_ids[self.class_names[label]],
+                        "bbox": box,
+                        "area": round(box[2] * box[3], 2),
+                        "iscrowd": 0,
+                        "score": score,
+                    }
+                )
+        content = {
+            "info": {"pseudo_labels": self._header},
+            "categories": self.categories,
+            "images": self.labelled["images"] + images,
+            "annotations": self.labelled["annotations"] + annotations,
+        }
+        unfinished = self.out.with_name(self.out.name + ".unfinished")
+        unfinished.write_text(json.dumps(content), encoding="utf-8")
+        unfinished.replace(self.out)
+        return {
+            "images": len(images),
+            "boxes": len(annotations),
+            "classes": counts,
+            "left_out": len(self._done) - len(images),
+        }

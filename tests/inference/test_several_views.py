@@ -3,43 +3,18 @@
 import keras
 import numpy as np
 import pytest
+from small_detector import by_hand, small_detector
 
-from keras_dyhead import test_time_augmentation as augmentation
-from keras_dyhead.backbones import ResNetBackbone
-from keras_dyhead.detectors import ATSS, DetectionDecoder, DetectionPreprocessor
-from keras_dyhead.inference import detect_images, image_detector
-from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
+from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.inference import TestTimeAugmentation, detect_images, image_detector
+from keras_dyhead.inference.several_views import MERGES
 
-Views = augmentation.TestTimeAugmentation
-
-
-def tiny_detector(image_shape, preprocessor):
-    """Finds something everywhere, its head as spread out as if trained."""
-    keras.utils.set_random_seed(0)
-    model = ATSS(
-        ResNetBackbone(18, base_channels=8, image_shape=image_shape),
-        num_classes=3,
-        neck=DyHeadNeck(1, 16),
-        pyramid=FeaturePyramid(16, max_level=5),
-        image_shape=image_shape,
-        preprocessor=preprocessor,
-        decoder=DetectionDecoder(score_threshold=0.0, max_detections=20),
-    )
-    for weight in model.head.weights:
-        weight.assign(keras.random.normal(weight.shape, stddev=0.5, seed=1))
-    return model
+Views = TestTimeAugmentation
 
 
 @pytest.fixture(scope="module")
-def model():
-    """For images of any size, like the published ones but small."""
-    preprocessor = DetectionPreprocessor(min_side=64, max_side=96, pad_multiple=32)
-    return tiny_detector((None, None, 3), preprocessor)
-
-
-@pytest.fixture(scope="module")
-def plain(model):
-    return image_detector(model)
+def plain(small_model):
+    return image_detector(small_model)
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +78,7 @@ def random_views(seed, count=4, objects=12):
         }
 
 
-@pytest.mark.parametrize("merge", augmentation.MERGES)
+@pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("threshold", [0.3, 0.65])
 def test_merging_is_that_of_a_loop_over_the_boxes_in_float64(merge, threshold):
     for seed in range(5):
@@ -123,15 +98,15 @@ def test_views_without_detections_merge_into_none():
     assert len(Views(merge="nms", iou_threshold=0.99).combine([nothing, some])["labels"]) == 30
 
 
-def test_a_single_plain_view_is_the_plain_detection_to_the_bit(model, plain, image):
-    same = image_detector(model, Views(scales=[1.0], flip=False))(image)
+def test_a_single_plain_view_is_the_plain_detection_to_the_bit(small_model, plain, image):
+    same = image_detector(small_model, Views(scales=[1.0], flip=False))(image)
     for name, value in plain(image).items():
         np.testing.assert_array_equal(same[name], value)
 
 
-def test_both_sides_of_an_image_and_of_its_mirror_image_find_the_same(model, plain, image):
+def test_both_sides_of_an_image_and_of_its_mirror_image_find_the_same(small_model, plain, image):
     """The union of the two views turns over with the image, and is what the two find alone."""
-    both = image_detector(model, Views(scales=(1.0,), merge="nms", iou_threshold=0.9))
+    both = image_detector(small_model, Views(scales=(1.0,), merge="nms", iou_threshold=0.9))
     found, width = both(image), image.shape[1]
     assert_same(both(image[:, ::-1]), mirror(found, width))
     views = [plain(image), mirror(plain(image[:, ::-1]), width)]
@@ -141,25 +116,14 @@ def test_both_sides_of_an_image_and_of_its_mirror_image_find_the_same(model, pla
     assert not np.array_equal(found["boxes"], plain(image)["boxes"])  # the mirrored view has a say
 
 
-def test_a_scale_multiplies_the_size_that_the_preprocessor_gives(model, image):
-    preprocessor = DetectionPreprocessor(min_side=32, max_side=48, pad_multiple=32)
-    batch = preprocessor(image[None])
-    raw = model(batch["images"])
-    expected = {k: np.asarray(v)[0] for k, v in model.decode(raw, batch["image_sizes"]).items()}
-    expected = {k: v[expected["labels"] >= 0] for k, v in expected.items() if v.ndim}
-    expected["boxes"] = expected["boxes"] / np.tile(np.asarray(batch["scales"])[0, ::-1], 2)
-    (found,) = detect_images(model, [image], Views(scales=(0.5,), flip=False))
-    assert_same(found, expected)
-
-
-def test_a_model_of_one_image_size_sees_other_scales_with_the_same_weights(image):
-    """Trained models have one canvas: another scale is another canvas."""
-    fixed = tiny_detector((64, 64, 3), DetectionPreprocessor(image_size=(64, 64)))
-    larger = tiny_detector((96, 96, 3), DetectionPreprocessor(image_size=(96, 96)))
-    for model in (fixed, larger):  # not as they were initialized
-        model.set_weights([weight * 0.9 for weight in larger.get_weights()])
+def test_another_scale_is_another_size_also_of_a_model_of_one_image_size(image):
+    """A model of one canvas is copied, with the same weights, for other canvases."""
+    fixed = small_detector(DetectionPreprocessor(image_size=(64, 64)), (64, 64, 3))
+    larger = small_detector(DetectionPreprocessor(image_size=(96, 96)))
+    fixed.set_weights([weight * 0.9 for weight in fixed.get_weights()])  # not as initialized
+    larger.set_weights(fixed.get_weights())
     (found,) = detect_images(fixed, [image], Views(scales=(1.5,), flip=False))
-    assert_same(found, image_detector(larger)(image))
+    assert_same(found, by_hand(larger, image))
 
 
 def test_every_scale_keeps_the_boxes_of_its_sizes():

@@ -1,57 +1,17 @@
-"""The command line answers at once, explains itself, and turns bad input into one message."""
+"""`keras-dyhead train` and `demo` turn bad input into one message before anything is written."""
 
 import json
-import subprocess
-import sys
 
 import pytest
-from typer.testing import CliRunner
+from cli.commands import complaint
 
-import keras_dyhead
-from keras_dyhead.cli import app
-from keras_dyhead.coco.shapes import draw_shapes
-from keras_dyhead.version import __version__
-
-
-def invoke(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def complaint(*arguments):
-    """The message of a command that must fail with exit code 2 and without a traceback."""
-    result = invoke(*arguments)
-    assert result.exit_code == 2, result.output
-    assert isinstance(result.exception, SystemExit)
-    return " ".join(result.output.replace("│", " ").split())
+from keras_dyhead.coco import draw_shapes
 
 
 @pytest.fixture
 def data(tmp_path):
     path = draw_shapes(tmp_path / "data", 2, image_size=64, empty_fraction=0)
     return ["--images", tmp_path / "data" / "images", "--annotations", path]
-
-
-def test_the_command_line_itself_does_not_import_tensorflow():
-    code = f"""
-import sys, types
-package = sys.modules["keras_dyhead"] = types.ModuleType("keras_dyhead")  # not its __init__
-package.__path__ = {list(keras_dyhead.__path__)}
-import keras_dyhead.cli
-print({{"tensorflow", "keras", "matplotlib"}}.intersection(sys.modules))
-"""
-    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert output.stdout == "set()\n", output.stderr
-
-
-def test_version_is_the_packages():
-    assert invoke("--version").output.strip() == f"keras-dyhead {__version__}"
-
-
-@pytest.mark.parametrize("command", ["demo", "train"])
-def test_help_shows_examples_and_every_option_with_a_text(command):
-    result = invoke(command, "--help")
-    assert result.exit_code == 0 and f"keras-dyhead {command} --" in result.output
-    assert all(text in result.output for text in ("Examples", "--out", "--resume", "--seed"))
 
 
 def test_a_missing_folder_is_named(data, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dyhead.coco import Augmentation, load_coco
-from keras_dyhead.coco.canvases import assign_canvases
+from keras_dyhead.coco.geometry import assign_canvases
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 
 TWO = ((24, 40), (40, 24))

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from keras_dyhead.coco import CocoAnnotations, load_coco
-from keras_dyhead.pseudo_labels import PseudoLabels
+from keras_dyhead.inference import PseudoLabels
 
 CLASSES = ("cat", "dog", "bird")
 # What the teacher finds in images by their grey value: box, label, confidence.

@@ -1,0 +1,104 @@
+"""`keras-dyhead evaluate`."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from keras_dyhead.cli.console import app, escape, print_figures, write_json
+from keras_dyhead.cli.options import (
+    Annotations,
+    ClassNames,
+    Model,
+    OnError,
+    Tta,
+    TtaMerge,
+    TtaScales,
+    input_errors,
+    load_detector,
+    several_views,
+)
+
+
+@app.command()
+def evaluate(
+    model: Model,
+    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Image folder.")],
+    annotations: Annotations,
+    out: Annotated[
+        Path | None, typer.Option(help="JSON file for the figures, those of every class, too.")
+    ] = None,
+    results: Annotated[
+        Path | None, typer.Option(help="JSON file for the detections, in COCO's results format.")
+    ] = None,
+    per_class: Annotated[
+        bool, typer.Option("--per-class", help="Print the figures of every class, too.")
+    ] = False,
+    tta: Tta = False,
+    tta_scales: TtaScales = None,
+    tta_merge: TtaMerge = "vote",
+    class_names: ClassNames = None,
+    on_error: OnError = "raise",
+) -> None:
+    """Measure a model on COCO annotations, each image at the size that the model wants.
+
+    Categories go with the model's classes by their names, or, where neither model nor
+    --class-names say these, by the order of their ids.
+
+    **Examples**
+
+    keras-dyhead evaluate --model atss.keras --images val2017
+    --annotations instances_val2017.json --out metrics.json --per-class
+
+    keras-dyhead evaluate --model atss.keras --images val2017
+    --annotations instances_val2017.json --tta --tta-scales 0.75,1,1.5
+    """
+    console = Console()
+    with input_errors():
+        loaded, names = load_detector(model, class_names, console)
+        from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
+        from keras_dyhead.inference import image_detector
+
+        views = several_views(tta, tta_scales, tta_merge)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
+            opened = CocoAnnotations(annotations, images, class_names=names, on_error=on_error)
+        for problem in opened.problems:
+            console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)
+        verbose = int(console.is_terminal)
+        result = evaluate_coco(image_detector(loaded, views), opened, verbose=verbose)
+    print_figures(result.figures, len(opened.images), console)
+    if per_class:
+        _print_classes(result.per_class, console)
+    if out is not None:
+        record = {
+            "figures": result.figures,
+            "per_class": result.per_class,
+            "images_evaluated": len(opened.images),
+            "class_names": opened.class_names,
+            "model": str(model),
+            "annotations": str(annotations),
+            "tta": None if views is None else dataclasses.asdict(views),
+            "problems": [str(problem) for problem in opened.problems],
+        }
+        write_json(out, record, console)
+    if results is not None:
+        write_detections(result.detections, results)
+        console.out(f"written: {results}", highlight=False)
+
+
+def _print_classes(classes: list[dict], console: Console) -> None:
+    table = Table(title="by class")
+    table.add_column("class", style="bold")
+    names = [name for name in classes[0] if name not in ("category_id", "name")]
+    for name in names:
+        table.add_column(name, justify="right")
+    for record in classes:
+        values = [record[name] for name in names]
+        texts = [str(v) if isinstance(v, int) else "-" if v < 0 else f"{v:.3f}" for v in values]
+        table.add_row(escape(record["name"]), *texts)
+    console.print(table)

@@ -1,0 +1,57 @@
+"""`keras-dyhead export`."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+
+from keras_dyhead.cli.console import app
+from keras_dyhead.cli.options import input_errors, load_detector
+
+
+@app.command()
+def export(
+    model: Annotated[
+        Path,
+        typer.Argument(exists=True, dir_okay=False, help="A .keras file, of `train` or `convert`."),
+    ],
+    out: Annotated[
+        Path, typer.Option(help="File to write; a folder for saved_model. Must not exist yet.")
+    ],
+    format: Annotated[
+        Literal["saved_model", "onnx", "litert"], typer.Option(help="What is to run the model.")
+    ] = "saved_model",
+    image_size: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="HEIGHT WIDTH",
+            help="Size that images are fitted into, for models that leave it open; litert needs "
+            "one.",
+        ),
+    ] = None,
+) -> None:
+    """Write a model as a file that runs without Keras and this package.
+
+    Preprocessing and decoding are inside: the file takes RGB images of any size, and returns boxes
+    in their pixels. onnx needs tf2onnx (pip install 'keras-dyhead[export]').
+
+    **Examples**
+
+    keras-dyhead export atss.keras --out saved_model
+
+    keras-dyhead export atss.keras --format onnx --out atss.onnx
+
+    keras-dyhead export atss.keras --format litert --image-size 320 320 --out atss.tflite
+    """
+    console = Console()
+    with input_errors():
+        if out.exists():
+            raise ValueError(f"{out} exists: choose another name, or delete it.")
+        loaded, _ = load_detector(model, None, console)
+        from keras_dyhead import export as exporters
+
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with console.status(f"converting to {format}, which takes minutes for large models"):
+            getattr(exporters, f"export_{format}")(loaded, out, image_size)
+    console.out(f"written: {out}", highlight=False)

@@ -1,0 +1,141 @@
+"""What several commands are given: a model file, class names, images, annotations, views."""
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.progress import track
+
+from keras_dyhead.cli.console import print_error, quiet_tensorflow
+
+if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
+    from keras_dyhead.inference import TestTimeAugmentation
+
+Model = Annotated[
+    Path,
+    typer.Option(exists=True, dir_okay=False, help="A .keras file, of `train` or `convert`."),
+]
+ClassNames = Annotated[
+    Path | None,
+    typer.Option(
+        exists=True,
+        dir_okay=False,
+        help="Text file with the name of each label, one a line, for models that know none.",
+    ),
+]
+Annotations = Annotated[
+    Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
+]
+ImageSize = Annotated[
+    int | None,
+    typer.Option(
+        min=32, help="Side in px of the square that images are fitted into; by default 512."
+    ),
+]
+OnError = Annotated[
+    Literal["raise", "skip"],
+    typer.Option(help="Broken images or annotations: stop, or leave them out."),
+]
+Tta = Annotated[
+    bool,
+    typer.Option(
+        "--tta",
+        help="Test-time augmentation: detect at several scales, also mirrored, and merge. Ten "
+        "times the work of one view by default.",
+    ),
+]
+TtaScales = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FACTORS",
+        help="Scales of --tta, such as 0.5,1,1.5; by default 0.5,0.75,1,1.25,1.5.",
+    ),
+]
+TtaMerge = Annotated[
+    Literal["vote", "nms"],
+    typer.Option(
+        help="Make of overlapping boxes of a class their mean by confidence, or keep the best.",
+    ),
+]
+
+
+def given_options(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
+    """The options of these names that the command was given, unlike those left at their default."""
+    return {
+        name: context.params[name]
+        for name in names
+        if context.get_parameter_source(name).name != "DEFAULT"
+    }
+
+
+@contextlib.contextmanager
+def input_errors() -> Iterator[None]:
+    """Input errors are one message and exit code 2."""
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        print_error(error)
+        raise typer.Exit(2) from None
+
+
+def load_detector(path: Path, class_names: Path | None, console: Console):
+    """Returns the detector in a file and the names of its classes, where anyone knows them."""
+    with console.status(f"loading {path}"), quiet_tensorflow():
+        import keras
+
+        from keras_dyhead.detectors import Detector
+
+        try:
+            model = keras.saving.load_model(path, compile=False)
+        except Exception as error:  # what a damaged file raises differs from version to version
+            raise ValueError(f"{path} is no model that Keras can load: {error}") from None
+    if not isinstance(model, Detector):
+        raise ValueError(f"{path} holds no keras_dyhead detector, but a {type(model).__name__}.")
+    names = model.class_names
+    if class_names is not None:
+        names = class_names.read_text(encoding="utf-8").splitlines()
+    if names is not None and len(names) != model.num_classes:
+        raise ValueError(f"The model has {model.num_classes} classes. Received: {len(names)} names")
+    return model, None if names is None else list(names)
+
+
+def image_files(paths: Sequence[Path]) -> list[Path]:
+    """The given files, and the JPEG and PNG files of the given folders in the order of names."""
+    from keras_dyhead.coco.image_files import SUFFIXES
+
+    files = []
+    for path in paths:
+        inside = sorted(path.iterdir()) if path.is_dir() else [path]
+        files += [f for f in inside if not path.is_dir() or f.suffix.lower() in SUFFIXES]
+    return files
+
+
+def several_views(
+    tta: bool, tta_scales: str | None, tta_merge: str
+) -> "TestTimeAugmentation | None":
+    """What the three options of test-time augmentation ask for; scales alone are enough to ask."""
+    from keras_dyhead.inference import TestTimeAugmentation
+
+    if tta_scales is None:
+        return TestTimeAugmentation(merge=tta_merge) if tta else None
+    try:
+        scales = [float(factor) for factor in tta_scales.split(",")]
+    except ValueError:
+        raise ValueError(
+            f"--tta-scales must be numbers with commas between. Received: {tta_scales}"
+        ) from None
+    return TestTimeAugmentation(scales, merge=tta_merge)
+
+
+def progress_bar(text: str, console: Console) -> Callable[[Sequence], Iterator]:
+    """Wraps a sequence so that a bar shows how far it has been gone through."""
+    return lambda sequence: track(sequence, text, console=console, transient=True)
+
+
+def check_new(path: Path, overwrite: bool) -> None:
+    """Refuses to replace a file without --overwrite."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists: replace it with --overwrite, or choose another.")

@@ -1,0 +1,114 @@
+"""`keras-dyhead predict`."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from keras_dyhead.cli.console import app, escape, write_json
+from keras_dyhead.cli.options import (
+    ClassNames,
+    Model,
+    OnError,
+    Tta,
+    TtaMerge,
+    TtaScales,
+    image_files,
+    input_errors,
+    load_detector,
+    several_views,
+)
+
+
+@app.command()
+def predict(
+    images: Annotated[
+        list[Path], typer.Argument(help="JPEG or PNG files, or folders of such files.")
+    ],
+    model: Model,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Folder for detections.json and the pictures; else JSON is printed."),
+    ] = None,
+    score_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
+    ] = 0.3,
+    tta: Tta = False,
+    tta_scales: TtaScales = None,
+    tta_merge: TtaMerge = "vote",
+    class_names: ClassNames = None,
+    on_error: OnError = "raise",
+) -> None:
+    """Detect objects in images.
+
+    For each image, detections.json lists box (left, top, right, bottom in pixels), label, name and
+    confidence; with --out there is also a picture of each with its boxes. Broken images are named;
+    with --on-error raise nothing is detected then.
+
+    **Examples**
+
+    keras-dyhead predict --model atss.keras street.jpg --out found
+
+    keras-dyhead predict --model atss.keras photos --score-threshold 0.5 --on-error skip
+
+    keras-dyhead predict --model atss.keras street.jpg --out found --tta
+    """
+    console = Console(stderr=out is None)  # where JSON is printed, nothing else is
+    with input_errors():
+        loaded, names = load_detector(model, class_names, console)
+        from keras_dyhead.inference import image_detector, read_rgb
+        from keras_dyhead.visualization import draw_detections, unique_stems
+
+        views = several_views(tta, tta_scales, tta_merge)
+        paths, faults = [], []
+        for path in image_files(images):
+            try:
+                read_rgb(path)
+                paths.append(path)
+            except ValueError as error:
+                faults.append({"file": str(path), "error": str(error)})
+        if faults and on_error == "raise":
+            raise ValueError(
+                "\n".join(fault["error"] for fault in faults)
+                + "\n(--on-error skip leaves these images out)"
+            )
+        for fault in faults:
+            console.print(f"[yellow]skipped: {escape(fault['error'])}[/]", soft_wrap=True)
+        if not paths:
+            raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+        detect, records = image_detector(loaded, views), []
+        for path, stem in zip(paths, unique_stems(paths), strict=True):
+            image = read_rgb(path)
+            found = detect(image)
+            records.append(_record(path, image, found, names, score_threshold))
+            if out is not None:
+                out.mkdir(parents=True, exist_ok=True)
+                picture = out / f"{stem}.png"
+                draw_detections(image, found, names, score_threshold).save(picture)
+                console.out(
+                    f"{path}: {len(records[-1]['detections'])} detections, {picture}",
+                    highlight=False,
+                )
+    content = {"model": str(model), "images": records, "errors": faults}
+    if out is None:
+        print(json.dumps(content, indent=1))
+    else:
+        write_json(out / "detections.json", content, console)
+
+
+def _record(path, image, found, names, score_threshold) -> dict:
+    rows = zip(found["boxes"].tolist(), found["labels"].tolist(), found["confidence"], strict=True)
+    return {
+        "file": str(path),
+        "height": image.shape[0],
+        "width": image.shape[1],
+        "detections": [
+            {"box": [round(value, 2) for value in box], "label": label}
+            | ({} if names is None else {"name": names[label]})
+            | {"confidence": round(float(score), 5)}
+            for box, label, score in rows
+            if score >= score_threshold
+        ],
+    }

@@ -1,0 +1,14 @@
+"""A detector on images as they are: one view or several, and labels for images that have none."""
+
+from keras_dyhead.coco.image_files import read_rgb
+from keras_dyhead.inference.one_image import detect_images, image_detector
+from keras_dyhead.inference.pseudo_labels import PseudoLabels
+from keras_dyhead.inference.several_views import TestTimeAugmentation
+
+__all__ = [
+    "PseudoLabels",
+    "TestTimeAugmentation",
+    "detect_images",
+    "image_detector",
+    "read_rgb",
+]

@@ -1,0 +1,100 @@
+"""COCO figures and pictures of detections in TensorBoard's event files."""
+
+import io
+import os
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
+from keras_dyhead.coco.detections import xyxy_boxes
+from keras_dyhead.coco.image_files import read_rgb
+from keras_dyhead.coco.metrics import CocoResult
+from keras_dyhead.visualization.pictures import draw_detections
+
+_LONGEST_SIDE = 640  # of one image of a pair
+
+
+class TensorBoardLog:
+    """Writes the figures of evaluations, and pictures of some images, for TensorBoard.
+
+    TensorBoard shows the twelve figures as `coco/AP`, ..., the AP of every class as
+    `class_AP/NAME`, and the images as `detections/FILE`: on the left what is in it, on the right
+    what was found, at most 640 pixels a side each. Only TensorFlow is needed for writing.
+
+    Args:
+        log_dir: Folder of the event files.
+        annotations: The ground truth, with image files. Defaults to `None`: no pictures.
+        num_pictures: Images to draw: the first that have boxes and a file. Defaults to `8`.
+        score_threshold: Less confident detections are not drawn. Defaults to `0.3`.
+
+    Call arguments:
+        step: Where on TensorBoard's axis: the number of the epoch.
+        result: A `CocoResult`.
+
+    Example:
+    ```python
+    val = load_coco("val", "val.json", image_size=(512, 512))
+    log = TensorBoardLog("logs", val.annotations)  # tensorboard --logdir logs
+    model.fit(train, epochs=12, callbacks=[CocoEvaluation(val, on_result=log)])
+    ```
+    """
+
+    def __init__(
+        self,
+        log_dir: str | os.PathLike,
+        annotations: CocoAnnotations | None = None,
+        num_pictures: int = 8,
+        score_threshold: float = 0.3,
+    ):
+        self.log_dir = os.fspath(log_dir)
+        self.annotations = annotations
+        self.num_pictures = num_pictures
+        self.score_threshold = score_threshold
+
+    def __call__(self, step: int, result: CocoResult) -> None:
+        images = [] if self.annotations is None else self.annotations.images
+        usable = (image for image in images if len(image.boxes) and image.path.is_file())
+        writer = tf.summary.create_file_writer(self.log_dir)
+        with writer.as_default(step):
+            for name, value in result.figures.items():
+                _write(f"coco/{name}", "scalars", np.float32(value))
+            for record in result.per_class:
+                _write(f"class_AP/{record['name']}", "scalars", np.float32(record["AP"]))
+            for image, _ in zip(usable, range(self.num_pictures), strict=False):
+                picture, encoded = self._draw(image, result.detections), io.BytesIO()
+                picture.save(encoded, "PNG")
+                size = [str(side) for side in picture.size]
+                name = f"detections/{image.path.name}"
+                _write(name, "images", np.array([*size, encoded.getvalue()], object))
+        writer.close()
+
+    def _draw(self, image: CocoImage, detections: np.ndarray) -> Image.Image:
+        """The truth beside the detections."""
+        found = detections[detections["image_id"] == image.id]
+        ids = self.annotations.category_ids
+        truth = {"boxes": image.boxes, "labels": image.labels}
+        detected = {
+            "boxes": xyxy_boxes(found["bbox"]),
+            "labels": [ids.index(category_id) for category_id in found["category_id"]],
+            "confidence": found["score"],
+        }
+        pixels, pair = read_rgb(image.path), []
+        for objects in (truth | {"confidence": np.ones(len(image.labels))}, detected):
+            drawn = draw_detections(
+                pixels, objects, self.annotations.class_names, self.score_threshold
+            )
+            drawn.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+            pair.append(np.asarray(drawn))
+        return Image.fromarray(np.hstack(pair))
+
+
+def _write(name: str, plugin: str, value: np.ndarray) -> None:
+    """Writes what `tf.summary.scalar` and `image` do, which are errors without TensorBoard."""
+    metadata = tf.compat.v1.SummaryMetadata(
+        plugin_data={"plugin_name": plugin},
+        # 1 and 3 are SCALAR and BLOB_SEQUENCE
+        data_class=1 if plugin == "scalars" else 3,
+    )
+    tf.summary.write(name, value, metadata=metadata)

@@ -1,0 +1,40 @@
+"""A model's file, a drawn data set, photographs, and detections that need no model to run."""
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_detector import picture
+
+from keras_dyhead import inference
+from keras_dyhead.coco import draw_shapes
+
+
+@pytest.fixture(scope="session")
+def folder(small_model, tmp_path_factory):
+    """The model, drawn images and their annotations, and images of other sizes."""
+    path = tmp_path_factory.mktemp("cli")
+    small_model.save(path / "model.keras")
+    draw_shapes(path / "data", 3, image_size=64, empty_fraction=0).rename(path / "shapes.json")
+    (path / "photos").mkdir()
+    for name, size in (("wide.png", (40, 90)), ("tall.jpg", (150, 70)), ("grey.png", (64, 64))):
+        photo = Image.fromarray(picture(*size))
+        photo.convert("L" if name == "grey.png" else "RGB").save(path / "photos" / name)
+    (path / "photos" / "notes.txt").write_text("no image")
+    return path
+
+
+@pytest.fixture
+def views(monkeypatch):
+    """Detections that follow from an image's size alone, and the augmentations asked for."""
+    asked = []
+
+    def image_detector(model, tta=None):
+        asked.append(tta)
+        return lambda image: {
+            "boxes": np.array([[2, 3, 30, 40], [0, 0, *image.shape[1::-1]], [9, 9, 20, 30]], "f4"),
+            "labels": np.array([0, image.shape[0] % 5, 2], "int32"),
+            "confidence": np.array([0.9, 0.8, 0.2], "float32"),
+        }
+
+    monkeypatch.setattr(inference, "image_detector", image_detector)
+    return asked

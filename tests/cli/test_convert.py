@@ -1,0 +1,85 @@
+"""`keras-dyhead convert` turns published checkpoints into model files, and names bad input."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from cli.commands import complaint, output_of
+from published_weights import generated_weight, microsoft_tower
+from safetensors.numpy import save_file
+
+from keras_dyhead.checkpoints import PUBLISHED, PublishedModel, load_checkpoint
+from keras_dyhead.checkpoints.load_checkpoint import detector_parts
+
+
+@pytest.fixture
+def tiny(monkeypatch):
+    """A published model that is small: its name, and its checkpoint with generated tensors."""
+    record = PublishedModel(
+        origin="microsoft",
+        detector="atss",
+        backbone="ResNetBackbone",
+        backbone_arguments={"depth": 18, "base_channels": 8},
+        neck={"num_blocks": 1, "channels": 16, "alignment": "published"},
+        pyramid={"channels": 16},
+        arguments={"head_kernel_size": 1},
+        preprocessing={"min_side": 64, "max_side": 96, "channel_order": "BGR"},
+        ap=1.5,
+        source="https://example.org/tiny.pth",
+    )
+    monkeypatch.setitem(PUBLISHED, "tiny", record)
+    state = microsoft_tower(16, 1, prefix="backbone.dyhead_tower.")
+    for part in detector_parts(record.build(), record, state):
+        for path, variable in part.weights.items():
+            name, shape = part.tensor_name(path), tuple(variable.shape)
+            if path.endswith("kernel") and len(shape) == 4:
+                shape = (shape[3], shape[2], *shape[:2])
+            state.setdefault(name, generated_weight(name, shape))
+    return "tiny", state
+
+
+def test_a_converted_model_computes_the_same_bits_without_pytorch(tiny, tmp_path):
+    name, state = tiny
+    source = tmp_path / "tiny.safetensors"
+    save_file({key: np.ascontiguousarray(value) for key, value in state.items()}, source)
+    told = output_of("convert", name, source, tmp_path / "new" / "tiny.keras")
+    assert "published with 1.5 AP" in told
+
+    model = load_checkpoint(name, source)
+    images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype("float32")
+    np.save(tmp_path / "images.npy", images)
+    code = """
+import sys
+sys.modules.update(dict.fromkeys(["torch", "safetensors"]))  # importing them fails
+import keras, numpy as np, keras_dyhead
+_, path, images, out = sys.argv
+model = keras.saving.load_model(path)
+raw = model(np.load(images))
+np.savez(out, order=model.preprocessor.channel_order, name=model.class_names[79], **raw)
+"""
+    paths = tmp_path / "new" / "tiny.keras", tmp_path / "images.npy", tmp_path / "raw.npz"
+    subprocess.run([sys.executable, "-c", code, *map(str, paths)], check=True)
+    found = np.load(tmp_path / "raw.npz")
+    assert found["order"] == "BGR" and found["name"] == "toothbrush"
+    for key, value in model(images).items():
+        np.testing.assert_array_equal(found[key], value)
+
+
+def test_convert_refuses_to_overwrite_and_names_what_is_wrong(tiny, tmp_path):
+    source, out = tmp_path / "x.pth", tmp_path / "x.keras"
+    source.write_text("<!DOCTYPE html>")
+    assert "x.pth is a web page" in complaint("convert", "tiny", source, out)
+    assert "`name` must be one of" in complaint("convert", "unknown", source, out)
+    assert "must end in .keras" in complaint("convert", "tiny", source, tmp_path / "x.h5")
+    assert "There is no file" in complaint("convert", "tiny", tmp_path / "none.pth", out)
+    assert "are needed" in complaint("convert", "tiny")
+    out.write_text("mine")
+    assert "exists: replace it with --overwrite" in complaint("convert", "tiny", source, out)
+    assert out.read_text() == "mine"
+
+
+def test_convert_lists_the_published_models():
+    told = output_of("convert", "list")
+    for name, record in PUBLISHED.items():
+        assert name in told and record.source in told and f"{record.ap} AP" in told

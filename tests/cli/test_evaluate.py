@@ -1,0 +1,71 @@
+"""`keras-dyhead evaluate` measures what `evaluate_coco` measures, and names bad input."""
+
+import json
+
+import keras
+import pytest
+from cli.commands import complaint, output_of
+
+from keras_dyhead.coco import SHAPES, CocoAnnotations, coco_metrics, evaluate_coco, load_coco
+from keras_dyhead.coco.detections import detection_records
+from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.inference import TestTimeAugmentation
+
+
+@pytest.fixture
+def arguments(folder):
+    command = ["evaluate", "--model", folder / "model.keras"]
+    return [*command, "--images", folder / "data" / "images"]
+
+
+def test_one_image_at_a_time_is_measured_as_a_data_set_of_equal_canvases(arguments, folder):
+    arguments += ["--annotations", folder / "shapes.json"]
+    told = output_of(*arguments, "--out", folder / "m.json", "--results", folder / "r.json")
+    record = json.loads((folder / "m.json").read_text())
+    assert record["images_evaluated"] == 3 and record["class_names"] == list(SHAPES)
+    fixed = keras.saving.load_model(folder / "model.keras")
+    fixed.preprocessor = DetectionPreprocessor(image_size=(64, 64))
+    data = folder / "data" / "images", folder / "shapes.json"
+    dataset = load_coco(*data, 3, (64, 64), preprocessor=fixed.preprocessor, class_names=SHAPES)
+    expected = evaluate_coco(fixed, dataset, verbose=0)
+    found, others = json.loads((folder / "r.json").read_text()), expected.detections
+    assert len(found) == len(others) > 10
+    for one, other in zip(found, detection_records(others), strict=True):
+        assert one["bbox"] == pytest.approx(other["bbox"], abs=1e-3)
+        assert one["score"] == pytest.approx(other["score"], abs=1e-5)
+        assert all(one[key] == other[key] for key in ("image_id", "category_id"))
+    assert record["figures"] == expected.figures and record["per_class"] == expected.per_class
+    assert "AP50" in told
+
+
+def test_figures_by_class_and_several_views(arguments, folder, views):
+    arguments += ["--annotations", folder / "shapes.json"]
+    out = ["--out", folder / "m2.json", "--results", folder / "r2.json", "--per-class"]
+    told = output_of(*arguments, *out, "--tta-scales", "1,0.5", "--tta-merge", "nms")
+    assert views == [TestTimeAugmentation(scales=(1.0, 0.5), merge="nms")]
+    record, found = (json.loads((folder / name).read_text()) for name in ("m2.json", "r2.json"))
+    truth = CocoAnnotations(folder / "shapes.json", class_names=SHAPES).ground_truth()
+    expected = coco_metrics(truth, found)
+    assert record["per_class"] == expected.per_class and record["figures"] == expected.figures
+    assert record["tta"]["scales"] == [1.0, 0.5] and record["tta"]["merge"] == "nms"
+    for entry in record["per_class"]:  # a row of the table for each
+        cells = told.split(f" {entry['name']} ")[1].replace("┃", "│").split("│")
+        shown = "-" if entry["AP50"] < 0 else f"{entry['AP50']:.3f}"
+        assert int(cells[1]) == entry["boxes"] and shown in cells[3]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--tta-scales", "big"], "must be numbers with commas"),
+        (["--tta", "--tta-merge", "mean"], "'mean' is not one of 'vote', 'nms'"),
+        (["--on-error", "x"], "'x' is not one of 'raise', 'skip'"),
+        (["--class-names", "names.txt"], "The model has 5 classes. Received: 2 names"),
+        (["--annotations", "broken.json"], "broken.json is not a JSON file"),
+    ],
+)
+def test_what_does_not_fit_is_named(arguments, folder, monkeypatch, options, message):
+    monkeypatch.chdir(folder)
+    (folder / "broken.json").write_text("{")
+    (folder / "names.txt").write_text("one\ntwo\n")
+    assert message in complaint(*arguments, "--annotations", folder / "shapes.json", *options)

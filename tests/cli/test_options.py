@@ -1,0 +1,14 @@
+"""What several commands are given is checked in one place."""
+
+import keras
+from cli.commands import complaint
+
+
+def test_a_file_that_is_no_detector_is_named(folder, tmp_path):
+    (tmp_path / "x.keras").write_bytes(b"no zip")
+    command = ("predict", folder / "photos", "--model")
+    told = complaint(*command, tmp_path / "x.keras")
+    assert "x.keras is no model that Keras can load" in told
+    keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "dense.keras")
+    told = complaint(*command, tmp_path / "dense.keras")
+    assert "dense.keras holds no keras_dyhead detector, but a Sequential" in told

@@ -1,0 +1,74 @@
+"""`keras-dyhead predict` writes what it detects, and names bad input."""
+
+import json
+
+import numpy as np
+import pytest
+from cli.commands import complaint, output_of
+from PIL import Image
+
+from keras_dyhead.cli import app
+from keras_dyhead.coco import SHAPES
+from keras_dyhead.inference import TestTimeAugmentation, detect_images, read_rgb
+
+
+def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
+    other = tmp_path / "wide.png"  # of the same name as another file
+    Image.open(folder / "photos" / "wide.png").save(other)
+    out = tmp_path / "found"
+    command = ("predict", folder / "photos", other, "--model", folder / "model.keras")
+    output_of(*command, "--out", out, "--score-threshold", 0.3, "--tta")
+    assert views == [TestTimeAugmentation()]
+    content = json.loads((out / "detections.json").read_text())
+    names = [record["file"].split("/")[-1] for record in content["images"]]
+    assert names == ["grey.png", "tall.jpg", "wide.png", "wide.png"] and content["errors"] == []
+    pictures = ["detections.json", "grey.png", "tall.png", "wide.png", "wide_2.png"]
+    assert sorted(path.name for path in out.iterdir()) == pictures
+    for record, picture in zip(content["images"], pictures[1:], strict=True):
+        image = read_rgb(record["file"])
+        height, width = image.shape[:2]
+        assert (record["height"], record["width"]) == (height, width)
+        label = height % 5
+        assert record["detections"] == [
+            {"box": [2, 3, 30, 40], "label": 0, "name": SHAPES[0], "confidence": 0.9},
+            {
+                "box": [0, 0, width, height],
+                "label": label,
+                "name": SHAPES[label],
+                "confidence": 0.8,
+            },
+        ]
+        drawn = np.asarray(Image.open(out / picture))
+        assert drawn.shape == image.shape and (drawn != image).any()
+
+
+def test_predict_prints_nothing_but_json_without_a_folder(small_model, folder, capsys):
+    image = folder / "photos" / "tall.jpg"
+    command = ["predict", image, "--model", folder / "model.keras", "--score-threshold", 0]
+    app([str(argument) for argument in command], standalone_mode=False)
+    (record,) = json.loads(capsys.readouterr().out)["images"]
+    (expected,) = detect_images(small_model, [image])
+    assert record["file"].endswith("tall.jpg")
+    assert len(record["detections"]) == len(expected["labels"]) > 1
+    for found, box, label in zip(
+        record["detections"], expected["boxes"], expected["labels"], strict=True
+    ):
+        assert found["box"] == pytest.approx(box, abs=0.02) and found["label"] == label
+
+
+def test_broken_images_are_named_and_refused_or_skipped(folder, views, tmp_path):
+    whole = (folder / "photos" / "tall.jpg").read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 3])
+    (tmp_path / "text.png").write_text("no image")
+    broken = [tmp_path / name for name in ("cut.jpg", "text.png", "none.png")]
+    model = ["--model", folder / "model.keras"]
+    arguments = ["predict", *broken, folder / "photos" / "grey.png", *model, "--out"]
+    message = complaint(*arguments, tmp_path / "out")
+    assert all(f"{name} is no readable" in message for name in ("cut.jpg", "text.png"))
+    assert "There is no file" in message and not (tmp_path / "out").exists()
+    output_of(*arguments, tmp_path / "out", "--on-error", "skip")
+    content = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [r["file"].split("/")[-1] for r in content["images"]] == ["grey.png"]
+    assert [error["file"] for error in content["errors"]] == list(map(str, broken))
+    told = complaint("predict", *broken, *model, "--on-error", "skip")
+    assert "no readable image among" in told

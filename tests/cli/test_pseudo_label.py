@@ -1,0 +1,49 @@
+"""`keras-dyhead pseudo-label` writes a data set that `train` takes, and names bad input."""
+
+import json
+import shutil
+
+import pytest
+from cli.commands import complaint, output_of
+
+from keras_dyhead.coco import SHAPES, CocoAnnotations
+from keras_dyhead.inference import TestTimeAugmentation
+
+
+def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
+    out = tmp_path / "pseudo.json"
+    (tmp_path / "own.json").write_text(json.dumps({SHAPES[0]: 0.95}))
+    arguments = ["pseudo-label", "--model", folder / "model.keras", "--images", folder / "photos"]
+    arguments += ["--out", out, "--class-thresholds", tmp_path / "own.json", "--tta"]
+    told = output_of(*arguments)
+    assert views == [TestTimeAugmentation()]
+    opened = CocoAnnotations(out, folder / "photos", class_names=SHAPES)
+    assert opened.problems == []
+    found = {i.path.name: (i.boxes.tolist(), i.labels.tolist()) for i in opened.images}
+    # Heights are 40, 150 and 64: in the first two the whole image is of the class 0.
+    assert found == {"grey.png": ([[0, 0, 64, 64]], [4])}
+    assert "1 boxes in 1 images, 2 images without" in told
+    assert f"--images {folder / 'photos'} --annotations {out}" in told
+    assert "exists: replace it with --overwrite" in complaint(*arguments)
+    assert "go together" in complaint(*arguments, "--overwrite", "--merge", folder / "shapes.json")
+    (tmp_path / "own.json").write_text(json.dumps({SHAPES[0]: 2}))
+    assert "thresholds from 0 to 1" in complaint(*arguments, "--overwrite")
+
+
+@pytest.mark.slow
+def test_a_student_trains_on_real_and_pseudo_labels_with_the_command_that_is_told(folder, tmp_path):
+    """From a labelled and an unlabelled folder to a trained model, by the commands alone."""
+    shutil.copytree(folder / "data" / "images", tmp_path / "train")
+    shutil.copytree(folder / "photos", tmp_path / "unlabelled")
+    both = tmp_path / "both.json"
+    written = output_of(
+        *("pseudo-label", "--model", folder / "model.keras", "--images", tmp_path / "unlabelled"),
+        *("--out", both, "--merge", folder / "shapes.json", "--merge-images", tmp_path / "train"),
+        *("--threshold", 0.3),
+    )
+    told = f"keras-dyhead train --images {tmp_path} --annotations {both}"
+    assert told in written
+    options = ["--out", tmp_path / "student", "--epochs", 1, "--image-size", 64]
+    output_of(*told.split()[1:], *options, "--channels", 16, "--batch-size", 2)
+    metrics = json.loads((tmp_path / "student" / "metrics.json").read_text())
+    assert metrics["images_evaluated"] == 6 and metrics["class_names"] == list(SHAPES)
