@@ -43,13 +43,30 @@ def test_importing_the_package_lets_keras_load_its_models(tmp_path):
 
 
 def test_the_package_needs_no_optional_extra():
-    """Neither KerasCV nor torch is imported along with the package and its integrations."""
+    """Neither KerasCV nor torch is imported along with the package and its rooms."""
     code = (
-        "import sys, keras_dyhead, keras_dyhead.checkpoints, keras_dyhead.coco, "
-        "keras_dyhead.integrations; "
+        "import sys, keras_dyhead; "
+        "[getattr(keras_dyhead, name) for name in keras_dyhead.__all__]; "
         "print(sorted({'keras_cv', 'torch', 'torchvision'} & set(sys.modules)))"
     )
     assert run_python(code) == "[]"
+
+
+def test_rooms_are_there_without_an_import_and_imported_when_used():
+    code = """
+import sys, keras_dyhead
+rooms = ["checkpoints", "coco", "export", "inference", "integrations", "training", "visualization"]
+print([room for room in rooms if f"keras_dyhead.{room}" in sys.modules])
+print(set(rooms) <= set(dir(keras_dyhead)), keras_dyhead.coco.load_coco.__name__)
+print(keras_dyhead.export_onnx.__name__, hasattr(keras_dyhead, "cooc"))
+"""
+    assert run_python(code).splitlines() == ["[]", "True load_coco", "export_onnx False"]
+
+
+@pytest.mark.parametrize("backend", ["jax", "torch"])
+def test_importing_the_package_imports_no_framework_but_the_backend(backend, monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", backend)
+    assert run_python("import sys, keras_dyhead; print('tensorflow' in sys.modules)") == "False"
 
 
 def test_ops_import_no_framework_but_keras():

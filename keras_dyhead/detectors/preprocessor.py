@@ -4,7 +4,6 @@ import functools
 from collections.abc import Sequence
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -196,6 +195,7 @@ def resize_bilinear(images, size, antialias: bool = True):
     TensorFlow's filtering kernel takes five times as long as its plain one, and gives the same
     where nothing shrinks.
     """
+    import tensorflow as tf
 
     def resized(filtered):
         return tf.image.resize(images, size, antialias=filtered)
