@@ -18,6 +18,7 @@ from keras_dyhead.cli.options import (
     Tta,
     TtaMerge,
     TtaScales,
+    existing_folder,
     input_errors,
     load_detector,
     several_views,
@@ -27,7 +28,7 @@ from keras_dyhead.cli.options import (
 @app.command()
 def evaluate(
     model: Model,
-    images: Annotated[Path, typer.Option(exists=True, file_okay=False, help="Image folder.")],
+    images: Annotated[Path, existing_folder("Image folder.")],
     annotations: Annotations,
     out: Annotated[
         Path | None, typer.Option(help="JSON file for the figures, those of every class, too.")

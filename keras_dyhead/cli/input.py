@@ -17,7 +17,10 @@ from keras_dyhead.cli.options import (
     Annotations,
     ImageSize,
     OnError,
+    Overrides,
+    Recipe,
     check_new,
+    existing_folder,
     given_options,
     input_errors,
 )
@@ -29,22 +32,10 @@ _SHOWN = 20
 @app.command("input")
 def show_input(
     context: typer.Context,
-    images: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="Folder of the images.")
-    ],
+    images: Annotated[Path, existing_folder("Folder of the images.")],
     annotations: Annotations,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME=VALUE",
-            show_default=False,
-            help="Further settings of `train`, such as `augmentation.horizontal_flip=0`.",
-        ),
-    ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="A published training, see `keras-dyhead recipes`."),
-    ] = None,
+    overrides: Overrides = None,
+    recipe: Recipe = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
     image_size: ImageSize = None,
     seed: Annotated[int, typer.Option(help="Seed of order and augmentation.")] = 0,

@@ -14,21 +14,39 @@ from keras_dyhead.cli.console import print_error, quiet_tensorflow
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.inference import TestTimeAugmentation
 
-Model = Annotated[
-    Path,
-    typer.Option(exists=True, dir_okay=False, help="A .keras file, of `train` or `convert`."),
-]
+
+def existing_file(text: str):
+    """An option that takes a file which exists."""
+    return typer.Option(exists=True, dir_okay=False, help=text)
+
+
+def existing_folder(text: str):
+    """An option that takes a folder which exists."""
+    return typer.Option(exists=True, file_okay=False, help=text)
+
+
+Model = Annotated[Path, existing_file("A .keras file, of `train` or `convert`.")]
 ClassNames = Annotated[
     Path | None,
-    typer.Option(
-        exists=True,
-        dir_okay=False,
-        help="Text file with the name of each label, one a line, for models that know none.",
+    existing_file("Text file with the name of each label, one a line, for models that know none."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME=VALUE",
+        show_default=False,
+        help="Further settings of a training, such as `augmentation.horizontal_flip=0`; `train "
+        "--print-config` shows all.",
     ),
 ]
-Annotations = Annotated[
-    Path, typer.Option(exists=True, dir_okay=False, help="Their COCO JSON file.")
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="A published training, see `keras-dyhead recipes`. What is given beside it wins.",
+    ),
 ]
+Annotations = Annotated[Path, existing_file("Their COCO JSON file.")]
 ImageSize = Annotated[
     int | None,
     typer.Option(

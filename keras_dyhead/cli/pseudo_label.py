@@ -17,6 +17,8 @@ from keras_dyhead.cli.options import (
     TtaMerge,
     TtaScales,
     check_new,
+    existing_file,
+    existing_folder,
     input_errors,
     load_detector,
     progress_bar,
@@ -29,36 +31,19 @@ def pseudo_label(
     model: Model,
     images: Annotated[
         Path,
-        typer.Option(
-            exists=True,
-            file_okay=False,
-            help="Folder of JPEG and PNG files without labels; folders inside it count.",
-        ),
+        existing_folder("Folder of JPEG and PNG files without labels; folders inside it count."),
     ],
     out: Annotated[Path, typer.Option(help="COCO JSON file to write.")],
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
     ] = 0.5,
     class_thresholds: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help='JSON file with thresholds of single classes: {"person": 0.7}.',
-        ),
+        Path | None, existing_file('JSON file with thresholds of single classes: {"person": 0.7}.')
     ] = None,
     merge: Annotated[
-        Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="COCO JSON file of labelled images, to be put into --out, too.",
-        ),
+        Path | None, existing_file("COCO JSON file of labelled images, to be put into --out, too.")
     ] = None,
-    merge_images: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="The image folder of --merge."),
-    ] = None,
+    merge_images: Annotated[Path | None, existing_folder("The image folder of --merge.")] = None,
     tta: Tta = False,
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",

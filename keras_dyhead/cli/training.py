@@ -10,7 +10,16 @@ import typer
 from rich.console import Console
 
 from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
-from keras_dyhead.cli.options import Annotations, ImageSize, OnError, given_options
+from keras_dyhead.cli.options import (
+    Annotations,
+    ImageSize,
+    OnError,
+    Overrides,
+    Recipe,
+    existing_file,
+    existing_folder,
+    given_options,
+)
 from keras_dyhead.recipes import recipe_settings
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
@@ -86,28 +95,13 @@ def demo(
 @app.command()
 def train(
     context: typer.Context,
-    images: Annotated[
-        Path, typer.Option(exists=True, file_okay=False, help="Folder of the training images.")
-    ],
+    images: Annotated[Path, existing_folder("Folder of the training images.")],
     annotations: Annotations,
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="NAME=VALUE",
-            show_default=False,
-            help="Further settings, such as `ema_momentum=0.9998`; --print-config shows all.",
-        ),
-    ] = None,
+    overrides: Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints and results.", show_default=False)
     ] = None,
-    recipe: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="A published training, see `keras-dyhead recipes`. What is given beside it wins.",
-        ),
-    ] = None,
+    recipe: Recipe = None,
     print_config: Annotated[
         bool,
         typer.Option(
@@ -115,16 +109,11 @@ def train(
         ),
     ] = False,
     val_images: Annotated[
-        Path | None,
-        typer.Option(exists=True, file_okay=False, help="Folder of the images to evaluate on."),
+        Path | None, existing_folder("Folder of the images to evaluate on.")
     ] = None,
     val_annotations: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="Their COCO JSON file. Without the two, the training images are evaluated.",
-        ),
+        existing_file("Their COCO JSON file. Without the two, the training images are evaluated."),
     ] = None,
     epochs: Annotated[
         int | None,
@@ -144,11 +133,7 @@ def train(
     ] = None,
     backbone_weights: Annotated[
         Path | None,
-        typer.Option(
-            exists=True,
-            dir_okay=False,
-            help="PyTorch checkpoint (.pth, .safetensors) for the backbone of a recipe.",
-        ),
+        existing_file("PyTorch checkpoint (.pth, .safetensors) for the backbone of a recipe."),
     ] = None,
     detector: Annotated[
         str,

@@ -133,10 +133,9 @@ def augment(
         canvas: `(height, width)` that the image is made to fit, before it is zoomed.
         augmentation: What to do.
         seed: Two integers.
-        limits: Lengths that the shorter and the longer side have before they are zoomed, see
-            `fitting_factor`. Defaults to `None`.
-        resize: Resizes a batch of images, see `resize_into`. Defaults to `resize_bilinear`.
-        window: `(height, width)` that the result must not exceed. Defaults to `None`: the canvas.
+        limits: Lengths of the shorter and longer side before the zoom, see `fitting_factor`.
+        resize: See `resize_into`.
+        window: `(height, width)` that the result must not exceed; by default the canvas.
 
     Returns:
         The image, float32, at most as large as the window; the boxes, clipped to it, and the
@@ -185,21 +184,15 @@ def _crop_window(size, augmentation, side_draw, draws):
 
 def _vary_colours(image, augmentation, seed):
     """Changes brightness, contrast, saturation and hue, in this order, within 0..255."""
+    contrast, saturation = augmentation.contrast, augmentation.saturation
     changes = (
-        (augmentation.brightness, tf.image.stateless_random_brightness),
-        (augmentation.contrast, tf.image.stateless_random_contrast),
-        (augmentation.saturation, tf.image.stateless_random_saturation),
-        (augmentation.hue, tf.image.stateless_random_hue),
+        (tf.image.stateless_random_brightness, (255 * augmentation.brightness,)),
+        (tf.image.stateless_random_contrast, (1 - contrast, 1 + contrast)),
+        (tf.image.stateless_random_saturation, (1 - saturation, 1 + saturation)),
+        (tf.image.stateless_random_hue, (augmentation.hue,)),
     )
-    for number, (strength, change) in enumerate(changes, start=1):
-        if strength == 0:
-            continue
-        if number == 1:
-            bounds = (strength * 255,)
-        elif number == 4:
-            bounds = (strength,)
-        else:
-            bounds = (1 - strength, 1 + strength)
-        image = change(image, *bounds, seed=tf.random.fold_in(seed, number))
-        image = tf.clip_by_value(image, 0.0, 255.0)
+    for number, (change, bounds) in enumerate(changes, start=1):
+        if bounds not in ((0,), (1, 1)):
+            image = change(image, *bounds, seed=tf.random.fold_in(seed, number))
+            image = tf.clip_by_value(image, 0.0, 255.0)
     return image

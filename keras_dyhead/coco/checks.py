@@ -44,16 +44,9 @@ def check_on_error(on_error: str) -> None:
 
 
 def report_problems(problems: Sequence[Problem], source: str, on_error: str) -> None:
-    """Raises or warns once with a list of problems.
+    """Raises an error that lists the unusable items, or warns once of all problems.
 
-    Args:
-        problems: The problems found. Those of items that stay in use never raise.
-        source: The file they were found in.
-        on_error: `"raise"` to raise an error that lists the unusable items, `"skip"` to warn.
-
-    Raises:
-        ValueError: If `on_error="raise"` and an item cannot be used. At most 20 problems are
-            written out, with the total.
+    Problems of items that stay in use never raise. At most 20 are written out, with the total.
     """
     unusable = [problem for problem in problems if not problem.kept]
     if unusable and on_error == "raise":
@@ -80,18 +73,10 @@ def _listing(problems: Sequence[Problem]) -> str:
 
 
 def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
-    """Reads an annotation file and checks its outer form, without which nothing can be used.
+    """Reads an annotation file and checks that it has images, annotations and categories.
 
-    Args:
-        path: The JSON file.
-        without: Keys to drop while parsing, from the objects that have them: the segmentations of
-            COCO take ten times the memory of all the rest. Defaults to `()`.
-
-    Returns:
-        Its content, with the lists `images`, `annotations` and `categories`.
-
-    Raises:
-        ValueError: If the file is missing, is not JSON, or lacks one of the three lists.
+    Keys in `without` are dropped while it is parsed: the segmentations of COCO take ten times the
+    memory of all the rest.
     """
 
     def drop(record):
@@ -125,13 +110,9 @@ def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
 def check_records(
     records: Iterable[Any], kind: str, keys: Sequence[str], problems: list[Problem]
 ) -> Iterator[dict]:
-    """Yields the records that are complete and whose id is an integer seen for the first time.
+    """Yields the records that have these keys, and an integer id seen for the first time.
 
-    Args:
-        records: The entries of one list of the file.
-        kind: `"image"`, `"annotation"` or `"category"`, to name them in the report.
-        keys: The keys each must have besides `"id"`.
-        problems: The list that what is wrong is appended to.
+    What is wrong with the others is appended to `problems`, by the `kind` of record.
     """
     seen = set()
     for position, record in enumerate(records):
@@ -191,16 +172,10 @@ def check_images(records: Iterable[Any], problems: list[Problem]) -> list[dict]:
 
 
 def check_box(bbox: Any, height: int, width: int) -> tuple[list[float] | None, str | None]:
-    """Checks a COCO box and clips it to its image.
+    """Checks a COCO box `[x, y, width, height]` and clips it to its image.
 
-    Args:
-        bbox: What the file has: `[x, y, width, height]` in pixels.
-        height: Height of the image.
-        width: Width of the image.
-
-    Returns:
-        The clipped box as `[left, top, right, bottom]`, or `None` where it cannot be used; and
-        what is wrong with it, or `None`.
+    Returns the clipped box as `[left, top, right, bottom]`, or `None` where it cannot be used; and
+    what is wrong with it, or `None`.
     """
     numbers = isinstance(bbox, list) and all(isinstance(v, (int, float)) for v in bbox)
     if not numbers or len(bbox) != 4:

@@ -64,18 +64,8 @@ def batches_of_rows(
     Rows are dealt out in their order to a batch of each canvas, and a batch comes when it is full;
     those that stay incomplete come last. With one canvas these are plain batches.
 
-    Args:
-        canvas_of_row: The canvas that each row goes to.
-        batch_size: Rows per batch.
-        epochs: Counts the epochs.
-        shuffle: Whether rows are in a random order. Defaults to `False`.
-        seed: Seed of that order. Defaults to `0`.
-        drop_remainder: Whether to leave incomplete batches out. Defaults to `False`.
-        skipped_steps: Batches to leave out at the beginning of the first iteration. Defaults to
-            `0`.
-
-    Returns:
-        A data set of `(epochs, rows)`, the epoch of each row and the row, both int64 `(batch,)`.
+    The elements are `(epochs, rows)`, the epoch of each row and the row, both int64 `(batch,)`. The
+    first iteration begins after `skipped_steps` batches.
     """
     count = len(canvas_of_row)
     several = len(set(canvas_of_row)) > 1

@@ -11,27 +11,22 @@ from keras_dyhead.coco.augmentation import Augmentation, augment
 from keras_dyhead.coco.geometry import fitting_factor, resize_bilinear, resize_into
 from keras_dyhead.coco.image_files import read_or_empty
 from keras_dyhead.coco.mosaic import assemble_mosaic, draw_mosaic
+from keras_dyhead.ops.boxes import box_area
 
 _MOSAIC, _FIRST_PART = 5, 6
 """What the seed of an example is folded with; `augment` folds it with 1 to 4."""
 
 
 class Examples:
-    """Makes the examples of `load_coco`, which tells what they hold.
+    """Makes the examples of `load_coco`, which tells what they hold and what its arguments mean.
 
     Args:
         images: The images of the data set, a row each.
         canvases: `(height, width)` of the canvases.
         canvas_of_row: The index of the canvas that each row goes to.
-        max_boxes: Boxes to make room for.
-        seed: Seed of the augmentation.
-        augmentation: How to vary images. Defaults to `None`: not at all.
         with_origin: Whether to add `image_id`, `original_size` and `scale`; only of images that
-            are not varied. Defaults to `False`.
-        preprocessor: Resizes and normalises, see `load_coco`. Defaults to `None`.
-        limits: Lengths that the shorter and the longer side must not exceed. Defaults to `None`.
-        on_error: `"raise"` or `"skip"`, what to do about a file that cannot be read. Defaults to
-            `"raise"`.
+            are not varied.
+        limits: Lengths that the shorter and the longer side must not exceed, or `None`.
     """
 
     def __init__(
@@ -39,13 +34,14 @@ class Examples:
         images: Sequence[CocoImage],
         canvases: Sequence[tuple[int, int]],
         canvas_of_row: Sequence[int],
+        *,
         max_boxes: int,
         seed: int,
-        augmentation: Augmentation | None = None,
-        with_origin: bool = False,
-        preprocessor: Any = None,
-        limits: tuple[int, int] | None = None,
-        on_error: str = "raise",
+        augmentation: Augmentation | None,
+        with_origin: bool,
+        preprocessor: Any,
+        limits: tuple[int, int] | None,
+        on_error: str,
     ):
         self.max_boxes = max_boxes
         self.seed = seed
@@ -131,7 +127,7 @@ class Examples:
 
     def _make_dense(self, boxes, labels):
         """Boxes and labels, padded with -1; of too many, the largest."""
-        areas = tf.reduce_prod(boxes[:, 2:] - boxes[:, :2], axis=1)
+        areas = box_area(boxes)
         count = tf.minimum(tf.shape(boxes)[0], self.max_boxes)
         largest = tf.sort(tf.math.top_k(areas, count).indices)
         missing = self.max_boxes - count

@@ -7,17 +7,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import resize_bilinear
+from keras_dyhead.ops.boxes import box_area
 
 
 def check_canvases(image_size: Sequence) -> tuple[tuple[int, int], ...]:
-    """Returns one or several canvases as a tuple of `(height, width)`.
-
-    Args:
-        image_size: One `(height, width)`, or a sequence of them.
-
-    Raises:
-        ValueError: If that is not what it is, or a canvas is given twice.
-    """
+    """Returns one `(height, width)`, or a sequence of different ones, as a tuple of tuples."""
     one = all(isinstance(side, Integral) for side in image_size)
     canvases = (image_size,) if one else image_size
     canvases = tuple(tuple(int(side) for side in canvas) for canvas in canvases)
@@ -37,13 +31,8 @@ def assign_canvases(
 ) -> np.ndarray:
     """Chooses for each image the canvas in which it is largest, of these the best filled one.
 
-    Args:
-        sizes: `(num_images, 2)`, heights and widths.
-        canvases: `(height, width)` of each canvas.
-        limits: See `fitting_factor`. Defaults to `None`.
-
-    Returns:
-        The index of a canvas for each image, int64. Of two equals the first one counts.
+    Takes `(num_images, 2)` heights and widths, and returns an index of a canvas for each, int64. Of
+    two equals the first one counts. `limits`: see `fitting_factor`.
     """
     with tf.device("CPU:0"):
         factors = fitting_factor(np.expand_dims(sizes, 1), canvases, limits).numpy()
@@ -117,16 +106,9 @@ def resize_into(
 def crop(
     image: tf.Tensor, boxes: tf.Tensor, corner: tf.Tensor, size: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cuts out a part of an image in whole pixels.
+    """Cuts out `size` (height, width) pixels from `corner` (y, x) on, and moves the xyxy boxes.
 
-    Args:
-        image: `(height, width, channels)`.
-        boxes: `(num_boxes, 4)`, float32, xyxy pixels of `image`.
-        corner: `(y, x)` of the upper left pixel, int32.
-        size: `(height, width)` of the part, int32.
-
-    Returns:
-        The part, and the boxes in its pixels, not clipped to it.
+    The boxes are not clipped to the part.
     """
     image = tf.slice(image, [corner[0], corner[1], 0], [size[0], size[1], -1])
     return image, boxes - tf.tile(tf.cast(corner[::-1], "float32"), [2])
@@ -146,24 +128,9 @@ def flip_left_right(
 def clip_to_visible(
     boxes: tf.Tensor, labels: tf.Tensor, height: tf.Tensor, width: tf.Tensor, min_visible: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Clips boxes to an image and drops those of which too little is left.
-
-    Args:
-        boxes: `(num_boxes, 4)`, float32, xyxy pixels.
-        labels: `(num_boxes,)`.
-        height: Height of the image in pixels.
-        width: Width of the image in pixels.
-        min_visible: Smallest share of a box's area that must remain.
-
-    Returns:
-        The boxes and labels that remain.
-    """
+    """Clips xyxy boxes to an image, and drops those that keep a smaller share of their area."""
     size = tf.cast(tf.stack([width, height, width, height]), boxes.dtype)
     clipped = tf.clip_by_value(boxes, 0.0, size)
-    remaining = _area(clipped)
-    visible = (remaining > 0) & (remaining >= min_visible * _area(boxes))
+    remaining = box_area(clipped)
+    visible = (remaining > 0) & (remaining >= min_visible * box_area(boxes))
     return clipped[visible], labels[visible]
-
-
-def _area(boxes: tf.Tensor) -> tf.Tensor:
-    return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])

@@ -19,29 +19,16 @@ _EXIF_ORIENTATION = 0x0112
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
-    """Reads a JPEG or PNG file (grey, palette, RGBA: anything) as RGB.
+    """Reads a JPEG or PNG file (grey, palette, RGBA: anything) as RGB, uint8 `(height, width, 3)`.
 
     An EXIF orientation is not applied: COCO boxes are drawn on the pixels as they are stored.
-
-    Args:
-        path: Scalar string tensor.
-
-    Returns:
-        A uint8 tensor of shape `(height, width, 3)`.
     """
     image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
     return tf.ensure_shape(image, (None, None, 3))
 
 
 def read_or_empty(path: tf.Tensor) -> tf.Tensor:
-    """Reads a file as `read_image` does, or gives an image of no pixels if that fails.
-
-    Args:
-        path: Scalar string tensor.
-
-    Returns:
-        A uint8 tensor of shape `(height, width, 3)`, or `(0, 0, 3)`.
-    """
+    """Reads a file as `read_image` does, or gives an image `(0, 0, 3)` if that fails."""
     image = tf.data.Dataset.from_tensors(path).map(read_image).ignore_errors()
     empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), "uint8"))
     return image.concatenate(empty).take(1).get_single_element()
@@ -64,20 +51,12 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
 def find_broken_images(
     paths: Sequence[Path], sizes: Sequence[tuple[int, int]], decode: bool = True
 ) -> list[str | None]:
-    """Checks image files against their annotated sizes, on all processor cores.
+    """Says what is wrong with each image file, or `None`, by decoding all on all processor cores.
 
     Decoding a thousand files or more shows a progress bar, and what was found is kept in the
     folder `keras_dyhead/verified` of Keras' own (`KERAS_HOME`, or `~/.keras`): as long as names,
-    sizes and times of the files are the same, they are not decoded again.
-
-    Args:
-        paths: The files.
-        sizes: The `(height, width)` that the annotations state for each.
-        decode: Whether to decode every file, which is what finds the truncated ones; otherwise
-            files only have to exist. Defaults to `True`.
-
-    Returns:
-        For every file, what is wrong with it, or `None`.
+    sizes and times of the files are the same, they are not decoded again. Without `decode`, which
+    finds truncated files, they only have to exist.
     """
     if not decode:
         return [None if path.is_file() else _missing(path) for path in paths]

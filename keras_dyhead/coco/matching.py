@@ -41,13 +41,11 @@ def match(
     Args:
         truths: Array of the dtype `TRUTH`.
         detections: Array of the dtype `keras_dyhead.coco.detections.DETECTION`.
-        category_ids: The categories that count.
+        category_ids: The categories that count, in the order of the tables.
         workers: Processes to share the categories among. Defaults to `1`: this one.
 
     Returns:
-        `COCOeval`'s tables: precision `(IoU thresholds, recall thresholds, categories, size
-        ranges, numbers of detections)` and recall, the same without recall thresholds; -1 where
-        there is no truth.
+        `COCOeval`'s tables of precision and recall; -1 where there is no truth.
     """
     if not category_ids:
         precision, recall = _match_category(truths[:0], detections[:0])

@@ -12,15 +12,8 @@ def draw_mosaic(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Draws whether an example is a mosaic, and of what; the same seed draws the same.
 
-    Args:
-        row: The row of the example, int64.
-        num_rows: Number of rows that the other three are drawn from.
-        probability: That of being a mosaic.
-        seed: Two integers.
-
-    Returns:
-        Whether it is one; the rows of its parts, int64 `(4,)`, that of the example first; and the
-        point where they meet, `(y, x)` as shares of the canvas, each in `[0.25, 0.75)`.
+    Returns whether it is one; the rows of its parts, int64 `(4,)`, that of the example first; and
+    the point where they meet, `(y, x)` as shares of the canvas, each in `[0.25, 0.75)`.
     """
     chance, *place = tf.unstack(tf.random.stateless_uniform([3], seed))
     others = tf.random.stateless_uniform(
