@@ -46,6 +46,16 @@ def pytest_collection_modifyitems(items):
             item.add_marker(skip)
 
 
+@pytest.fixture
+def eager():
+    """Runs the functions of TensorFlow uncompiled: quicker where each runs but a few times."""
+    import tensorflow as tf
+
+    tf.config.run_functions_eagerly(True)
+    yield
+    tf.config.run_functions_eagerly(False)
+
+
 @pytest.fixture(scope="session")
 def small_model():
     """One detector for all tests of a process that leave it as it is."""

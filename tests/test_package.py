@@ -29,38 +29,25 @@ def test_no_supported_python_is_excluded(minor):
     assert f"Programming Language :: Python :: 3.{minor}" in classifiers.splitlines()
 
 
-def test_importing_the_package_lets_keras_load_its_models(tmp_path):
+def test_what_importing_the_package_brings_along(tmp_path):
+    """Keras then loads its models; its rooms come when they are used, no optional extra does."""
     from keras_dyhead.layers import DyHeadNeck
 
     inputs = {"P3": keras.Input((None, None, 16)), "P4": keras.Input((None, None, 16))}
     keras.Model(inputs, DyHeadNeck(1, 16)(inputs)).save(tmp_path / "model.keras")
-    code = (
-        "import keras, keras_dyhead; "
-        f"model = keras.saving.load_model({str(tmp_path / 'model.keras')!r}); "
-        "print(type(model.layers[-1]).__name__)"
-    )
-    assert run_python(code) == "DyHeadNeck"
-
-
-def test_the_package_needs_no_optional_extra():
-    """Neither KerasCV nor torch is imported along with the package and its rooms."""
-    code = (
-        "import sys, keras_dyhead; "
-        "[getattr(keras_dyhead, name) for name in keras_dyhead.__all__]; "
-        "print(sorted({'keras_cv', 'torch', 'torchvision'} & set(sys.modules)))"
-    )
-    assert run_python(code) == "[]"
-
-
-def test_rooms_are_there_without_an_import_and_imported_when_used():
-    code = """
-import sys, keras_dyhead
+    code = f"""
+import sys, keras, keras_dyhead
+print(type(keras.saving.load_model({str(tmp_path / "model.keras")!r}).layers[-1]).__name__)
 rooms = ["checkpoints", "coco", "export", "inference", "integrations", "training", "visualization"]
-print([room for room in rooms if f"keras_dyhead.{room}" in sys.modules])
+print([room for room in rooms if f"keras_dyhead.{{room}}" in sys.modules])
 print(set(rooms) <= set(dir(keras_dyhead)), keras_dyhead.coco.load_coco.__name__)
 print(keras_dyhead.export_onnx.__name__, hasattr(keras_dyhead, "cooc"))
+[getattr(keras_dyhead, name) for name in keras_dyhead.__all__]
+print(sorted({{"keras_cv", "torch", "torchvision"}} & set(sys.modules)))
 """
-    assert run_python(code).splitlines() == ["[]", "True load_coco", "export_onnx False"]
+    assert run_python(code).splitlines() == [
+        *("DyHeadNeck", "[]", "True load_coco", "export_onnx False", "[]")
+    ]
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])

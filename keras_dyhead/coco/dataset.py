@@ -50,12 +50,9 @@ def load_coco(
 
     The elements are `(images, targets)`:
 
-    - `images`: float32 `(batch, height, width, 3)`, RGB in 0..255, or normalised by
-      `preprocessor`;
-    - `targets["boxes"]`: float32 `(batch, max_boxes, 4)`, xyxy pixels of the resized image, padded
-      with -1;
-    - `targets["labels"]`: float32 `(batch, max_boxes)`, 0 to `len(class_names) - 1` in the order
-      of the category ids, padded with -1;
+    - `images`: float32 `(batch, height, width, 3)`, RGB 0..255, or normalised by `preprocessor`;
+    - `targets["boxes"]`: float32 `(batch, max_boxes, 4)`, xyxy pixels of the resized image, and
+      `targets["labels"]`: float32 `(batch, max_boxes)`, both padded with -1;
     - with `training=False` also `targets["image_id"]`: int64 `(batch,)`,
       `targets["original_size"]`: int32 `(batch, 2)`, height and width of the file, and
       `targets["scale"]`: float32 `(batch, 2)`, resized over original size, `(y, x)`. `fit` and
@@ -63,16 +60,15 @@ def load_coco(
 
     Every image comes once per epoch (mosaics bring some more often). Order and augmentation follow
     from the seed, the epoch and the image id alone: reopened with `initial_epoch`, a data set goes
-    on as if it had never been closed. Crowd regions are no targets, and images without boxes are
-    kept.
+    on as if it had never been closed. Crowd regions are no targets. Images without boxes are kept.
 
-    The returned data set has four more attributes (which its transformations do not inherit):
-    `class_names`; `annotations`, the `CocoAnnotations` with the report of what was found wrong,
-    checked as described there; `epochs`, an `EpochCounter` that says, and can be told, which
-    epoch comes next; and `image_ids(epoch, step)`, which lists the images of a batch (also those
-    in a mosaic) without reading them. A file that goes bad after the check ends the iteration with
-    an `InvalidArgumentError` that names it, or, with `on_error="skip"`, becomes a black image
-    without boxes, and its name is printed.
+    The returned data set has four more attributes, which its transformations do not inherit:
+    `class_names`; `annotations`, the `CocoAnnotations` with all problems that were found;
+    `epochs`, an `EpochCounter` that says, and can be told, which epoch comes next; and
+    `image_ids(epoch, step)`, which lists the images of a batch (also those in a mosaic) without
+    reading them. A file that goes bad after the check ends the iteration with an
+    `InvalidArgumentError` that names it, or, with `on_error="skip"`, becomes a black image without
+    boxes, and its name is printed.
 
     Args:
         images: Folder of JPEG or PNG files, which become RGB whatever they are. An EXIF

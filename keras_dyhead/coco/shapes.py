@@ -1,12 +1,14 @@
 """A COCO-format data set of geometric shapes: no download, and the same every time."""
 
 import colorsys
-import functools
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
+
+from keras_dyhead.coco.checks import check
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
@@ -77,32 +79,16 @@ def draw_shapes(
     dataset = load_coco("shapes/train/images", annotations, batch_size=8, image_size=(256, 256))
     ```
     """
-    smallest, largest = size_range[0], min(size_range[1], image_size * 5 / 8)
-    if num_images < 1:
-        raise ValueError(f"`num_images` must be at least 1. Received: num_images={num_images}")
-    if not 4 <= smallest <= largest:
-        raise ValueError(
-            "`size_range` must be increasing, start at 4 px or more and fit in 5/8 of "
-            f"`image_size`. Received: size_range={size_range}, image_size={image_size}"
-        )
-    for name, value, low, high in (
-        ("min_contrast", min_contrast, 0, 100),
-        ("min_stretch", min_stretch, 0.1, 1),
-        ("max_overlap", max_overlap, 0, 1),
-        ("max_outlines", max_outlines, 0, 1000),
-    ):
-        if not low <= value <= high:
-            raise ValueError(f"`{name}` must be between {low} and {high}. Received: {name}={value}")
-    draw = functools.partial(
-        _draw_scene,
-        size=image_size,
-        size_range=(smallest, largest),
-        clutter=clutter,
-        class_hues=class_hues,
-        min_contrast=min_contrast,
-        min_stretch=min_stretch,
-        max_overlap=max_overlap,
-        max_outlines=max_outlines,
+    sizes = size_range[0], min(size_range[1], image_size * 5 / 8)
+    check("num_images", num_images, num_images >= 1, "at least 1")
+    fits = "increasing, from 4 px or more to less than 5/8 of `image_size`"
+    check("size_range", size_range, 4 <= sizes[0] <= sizes[1], fits)
+    check("min_contrast", min_contrast, 0 <= min_contrast <= 100, "between 0 and 100")
+    check("min_stretch", min_stretch, 0.1 <= min_stretch <= 1, "between 0.1 and 1")
+    check("max_overlap", max_overlap, 0 <= max_overlap <= 1, "between 0 and 1")
+    check("max_outlines", max_outlines, max_outlines >= 0, "at least 0")
+    style = _Style(
+        image_size, sizes, clutter, class_hues, min_contrast, min_stretch, max_overlap, max_outlines
     )
     directory = Path(directory)
     (directory / "images").mkdir(parents=True, exist_ok=True)
@@ -110,7 +96,7 @@ def draw_shapes(
     for index in range(start, start + num_images):
         rng = np.random.default_rng([seed, index])
         count = 0 if rng.random() < empty_fraction else int(rng.integers(1, max_shapes + 1))
-        picture, objects = draw(rng, count)
+        picture, objects = _draw_scene(rng, count, style)
         name = f"{index:06d}.jpg"
         Image.fromarray(picture).save(directory / "images" / name, quality=92, subsampling=0)
         images.append({"id": index, "file_name": name, "width": image_size, "height": image_size})
@@ -135,42 +121,39 @@ def draw_shapes(
     return path
 
 
-def _draw_scene(
-    rng,
-    count,
-    *,
-    size,
-    size_range,
-    clutter,
-    class_hues,
-    min_contrast,
-    min_stretch,
-    max_overlap,
-    max_outlines,
-):
+class _Style(NamedTuple):
+    size: int
+    size_range: tuple[float, float]
+    clutter: float
+    class_hues: bool
+    min_contrast: float
+    min_stretch: float
+    max_overlap: float
+    max_outlines: int
+
+
+def _draw_scene(rng, count, style):
     """Returns a picture, and of each object its label and which pixels of it can be seen."""
-    canvas = _background(rng, size, clutter)
+    size = style.size
+    canvas = _background(rng, size, style.clutter)
     picture = Image.fromarray(canvas)
-    for _ in range(int(rng.integers(0, max_outlines + 1)) if max_outlines else 0):
-        name = SHAPES[int(rng.integers(len(SHAPES)))]
-        side = float(np.exp(rng.uniform(*np.log(size_range))))
-        line = float(rng.uniform(1, 2.5))
-        mask = _shape_mask(rng, name, side, min_stretch, line)
+    for _ in range(int(rng.integers(0, style.max_outlines + 1)) if style.max_outlines else 0):
+        label = int(rng.integers(len(SHAPES)))
+        mask = _shape_mask(rng, label, style, line=True)
         corner = tuple(int(rng.integers(0, size - side + 1)) for side in mask.size)
         picture.paste(_colour(rng, 256), corner, mask)
     owners = np.full((size, size), -1)
     labels, areas, boxes = [], [], []
     for _ in range(count):
         label = int(rng.integers(len(SHAPES)))
-        longer_side = float(np.exp(rng.uniform(*np.log(size_range))))
-        mask = _shape_mask(rng, SHAPES[label], longer_side, min_stretch)
-        corner = _free_corner(rng, size, mask.size, boxes, max_overlap)
+        mask = _shape_mask(rng, label, style)
+        corner = _free_corner(rng, size, mask.size, boxes, style.max_overlap)
         if corner is None:
             continue
         left, top = corner
         covered = np.s_[top : top + mask.height, left : left + mask.width]
-        brightness = min(_BRIGHT, canvas[covered].mean() + min_contrast)
-        colour = _shape_colour(rng, label if class_hues else None, brightness)
+        brightness = min(_BRIGHT, canvas[covered].mean() + style.min_contrast)
+        colour = _shape_colour(rng, label if style.class_hues else None, brightness)
         picture.paste(colour, (left, top), mask)
         inside = np.asarray(mask) >= 128
         owners[covered][inside] = len(labels)
@@ -184,7 +167,7 @@ def _draw_scene(
         if visible.sum() >= max(1, _MIN_VISIBLE * area)
     ]
     pixels = np.asarray(picture, np.float32)
-    noise = rng.normal(0, 1, pixels.shape) * clutter * rng.uniform(0, 8)
+    noise = rng.normal(0, 1, pixels.shape) * style.clutter * rng.uniform(0, 8)
     return (pixels + noise).clip(0, 255).astype(np.uint8), objects
 
 
@@ -203,18 +186,19 @@ def _outline(name):
 _QUARTER_TURNS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
-def _shape_mask(rng, name, longer_side, min_stretch, line=None):
+def _shape_mask(rng, label, style, line=False):
     """A turned and stretched shape, or its outline, as a coverage mask that just contains it."""
+    longer_side = float(np.exp(rng.uniform(*np.log(style.size_range))))
+    line_width = {"width": round(rng.uniform(1, 2.5) * _SUPERSAMPLING)} if line else {}
     angle = rng.uniform(0, 2 * np.pi)
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    points = (_outline(name) * rng.uniform(min_stretch, 1.0, 2)) @ turn
+    points = (_outline(SHAPES[label]) * rng.uniform(style.min_stretch, 1.0, 2)) @ turn
     points -= points.min(axis=0)
     points *= longer_side / points.max()
     width, height = np.ceil(points.max(axis=0)).astype(int)
     fine = Image.new("L", (width * _SUPERSAMPLING, height * _SUPERSAMPLING))
     corners = [tuple(point) for point in points * _SUPERSAMPLING - 0.5]
-    style = {"outline": 255, "width": round(line * _SUPERSAMPLING)} if line else {"fill": 255}
-    ImageDraw.Draw(fine).polygon(corners, **style)
+    ImageDraw.Draw(fine).polygon(corners, **{"outline" if line else "fill": 255}, **line_width)
     return fine.reduce(_SUPERSAMPLING)
 
 

@@ -17,14 +17,10 @@ def measure_throughput(
     seconds: float = 10.0,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Iterates over a data set and does nothing else: what its pipeline alone can deliver.
+    """Iterates over batches of `load_coco` and does nothing else: what their pipeline can deliver.
 
-    Args:
-        dataset: Batches of `(images, targets)`, from `load_coco`.
-        seconds: How long to measure from the first batch on, in as many epochs as that takes; at
-            least one batch. Defaults to `10.0`.
-        progress: Called after every batch with the share of the time that has passed. Defaults to
-            `None`.
+    Measures from the first batch on, in as many epochs as `seconds` take; at least one batch.
+    `progress` is called after every batch with the share of the time that has passed.
 
     Returns:
         A dictionary with `images_per_second`; `cpu_seconds_per_image`, those of all threads of
@@ -32,12 +28,6 @@ def measure_throughput(
         `seconds` and `processors` of the measurement; `boxes_per_image`, of the targets; and
         `canvases`, a list of `{"size", "images", "filled"}`: height and width, images, and the
         share of its pixels that are not zero padding at the bottom and the right.
-
-    Example:
-    ```python
-    train = load_coco("train", "train.json", batch_size=16, training=True)
-    print(measure_throughput(train)["images_per_second"])
-    ```
     """
     begun = time.perf_counter()
     batches = iter(dataset)

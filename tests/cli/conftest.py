@@ -1,5 +1,6 @@
 """A model's file, a drawn data set, photographs, and detections that need no model to run."""
 
+import keras
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,8 +25,11 @@ def folder(small_model, tmp_path_factory):
 
 
 @pytest.fixture
-def views(monkeypatch):
-    """Detections that follow from an image's size alone, and the augmentations asked for."""
+def views(small_model, monkeypatch):
+    """Detections that follow from an image's size alone, and the augmentations asked for.
+
+    The model is there without its file being read.
+    """
     asked = []
 
     def image_detector(model, tta=None):
@@ -37,4 +41,5 @@ def views(monkeypatch):
         }
 
     monkeypatch.setattr(inference, "image_detector", image_detector)
+    monkeypatch.setattr(keras.saving, "load_model", lambda path, compile: small_model)
     return asked

@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 from cli.commands import complaint, output_of
 from PIL import Image
+from small_detector import by_hand
 
 from keras_dyhead.cli import app
 from keras_dyhead.coco import SHAPES
-from keras_dyhead.inference import TestTimeAugmentation, detect_images, read_rgb
+from keras_dyhead.inference import TestTimeAugmentation, read_rgb
 
 
 def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
@@ -47,7 +48,7 @@ def test_predict_prints_nothing_but_json_without_a_folder(small_model, folder, c
     command = ["predict", image, "--model", folder / "model.keras", "--score-threshold", 0]
     app([str(argument) for argument in command], standalone_mode=False)
     (record,) = json.loads(capsys.readouterr().out)["images"]
-    (expected,) = detect_images(small_model, [image])
+    expected = by_hand(small_model, read_rgb(image))
     assert record["file"].endswith("tall.jpg")
     assert len(record["detections"]) == len(expected["labels"]) > 1
     for found, box, label in zip(

@@ -12,7 +12,7 @@ class CocoFolder:
 
     def __init__(self, folder):
         self.folder = folder / "images"
-        self.folder.mkdir()
+        self.folder.mkdir(exist_ok=True)
         self.json = folder / "instances.json"
         self.images, self.annotations = [], []
         self.categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]

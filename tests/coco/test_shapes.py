@@ -69,12 +69,12 @@ def test_every_pixel_of_an_object_is_in_a_box_and_overlaps_are_small(tmp_path):
 
 
 def test_all_classes_sizes_and_empty_images_occur(tmp_path):
-    content, pictures = read(draw_shapes(tmp_path, 200))
+    content, pictures = read(draw_shapes(tmp_path, 100))
     categories = [annotation["category_id"] for annotation in content["annotations"]]
-    assert min(np.bincount(categories, minlength=len(SHAPES) + 1)[1:]) > 100
+    assert min(np.bincount(categories, minlength=len(SHAPES) + 1)[1:]) > 50
     sides = np.array([max(annotation["bbox"][2:]) for annotation in content["annotations"]])
     assert 10 <= sides.min() <= 14 and 140 <= sides.max() <= 160
-    assert 2 <= sum(len(boxes) == 0 for _, boxes in pictures) <= 25
+    assert 1 <= sum(len(boxes) == 0 for _, boxes in pictures) <= 14
     assert all((boxes >= 0).all() and (boxes <= 256).all() for _, boxes in pictures)
 
 

@@ -2,17 +2,10 @@
 
 import numpy as np
 import pytest
-from small_detector import picture
 
-from keras_dyhead.visualization.attention import draw_attention, plot_attention
-from keras_dyhead.visualization.view import look_inside
+from keras_dyhead.visualization.attention import draw_attention
 
 LEVELS = 3
-
-
-@pytest.fixture(scope="module")
-def view(small_model):
-    return look_inside(small_model, picture(100, 130))
 
 
 def rows_of(figure):
@@ -21,8 +14,12 @@ def rows_of(figure):
     return [maps[i : i + LEVELS] for i in range(0, len(maps), LEVELS)]
 
 
-def test_rows_are_the_steps_of_all_blocks(small_model, view):
-    rows = rows_of(plot_attention(small_model, view.image))
+@pytest.fixture(scope="module")
+def rows(view):
+    return rows_of(draw_attention(view))
+
+
+def test_rows_are_the_steps_of_all_blocks(view, rows):
     assert [row[0].get_ylabel().split("\n")[-1] for row in rows] == [
         "before DyHead",
         *["after spatial-aware", "after scale-aware", "after task-aware"] * 2,
@@ -33,27 +30,25 @@ def test_rows_are_the_steps_of_all_blocks(small_model, view):
             np.testing.assert_allclose(axis.images[1].get_array(), expected, rtol=1e-5)
 
 
-def test_colours_mean_the_same_within_a_row_and_span_what_is_visible(view):
+def test_colours_mean_the_same_within_a_row_and_span_what_is_visible(view, rows):
     """64 x 83 of 64 x 96 pixels are image: the last of P3's twelve columns is padding alone."""
-    rows, last = rows_of(draw_attention(view)), view.blocks[1].norms["task"]
-    for row, maps in ((rows[0], view.before), (rows[-1], last)):
+    for row, maps in ((rows[0], view.before), (rows[-1], view.blocks[1].norms["task"])):
         visible = np.concatenate([maps[0][:, :11].ravel(), maps[1].ravel(), maps[2].ravel()])
         for axis in row:
             assert axis.images[1].get_clim() == (visible.min(), visible.max())
 
 
-def test_a_loud_cell_on_padding_alone_changes_no_colour(view):
-    limits = [row[0].images[1].get_clim() for row in rows_of(draw_attention(view))]
+def test_a_loud_cell_on_padding_alone_changes_no_colour(view, rows):
     view.before[0][:, 11] += 1000
     try:
         again = [row[0].images[1].get_clim() for row in rows_of(draw_attention(view))]
     finally:
         view.before[0][:, 11] -= 1000
-    assert again == limits
+    assert again == [row[0].images[1].get_clim() for row in rows]
 
 
-def test_cells_lie_where_they_are_in_the_image_and_padding_is_cut_off(view):
-    for row in rows_of(draw_attention(view)):
+def test_cells_lie_where_they_are_in_the_image_and_padding_is_cut_off(rows):
+    for row in rows:
         for axis in row:
             assert axis.get_xlim() == (0, 130) and axis.get_ylim() == (100, 0)
             assert axis.get_aspect() == 1

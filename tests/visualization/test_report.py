@@ -1,6 +1,8 @@
 """The report: everything inside one page, broken images named, and a browser content with it."""
 
 import base64
+import dataclasses
+import functools
 import io
 from html.parser import HTMLParser
 from urllib.parse import urlsplit
@@ -12,11 +14,9 @@ from small_detector import by_hand, picture
 from visualization.browser import find_chromium, open_browser
 
 from keras_dyhead.coco import SHAPES
-from keras_dyhead.inference import image_detector
 from keras_dyhead.visualization import write_report
 from keras_dyhead.visualization.page import Picture, Section, render_page
 from keras_dyhead.visualization.report import level_of_box
-from keras_dyhead.visualization.view import look_inside
 
 
 class Page(HTMLParser):
@@ -63,8 +63,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def report(small_model, folder):
-    detect = image_detector(small_model)
     paths = sorted(folder.iterdir())
+    detect = functools.partial(by_hand, small_model)
     return write_report(small_model, paths, folder / "out", detect, None, 0, num_sampled=1)
 
 
@@ -130,8 +130,8 @@ def test_the_facts_are_those_of_the_model(small_model, page):
     assert "2 blocks of 16 channels" in text and f"5: {', '.join(SHAPES)}" in text
 
 
-def test_the_level_of_a_box_is_that_of_eight_cells_to_a_side(small_model):
-    view = look_inside(small_model, picture(64, 64))  # strides 8, 16 and 32
+def test_the_level_of_a_box_is_that_of_eight_cells_to_a_side(view):
+    view = dataclasses.replace(view, strides=[(8, 8), (16, 16), (32, 32)])
     sides = {10: "P3", 64: "P3", 85: "P3", 95: "P4", 128: "P4", 256: "P5", 2000: "P5"}
     for side, level in sides.items():
         assert level_of_box(np.array([0, 0, side, side]), view) == level, side

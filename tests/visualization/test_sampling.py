@@ -3,13 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from small_detector import picture
 
 from keras_dyhead.layers import SpatialAwareAttention
 from keras_dyhead.layers.affine_maps import AffineMap
 from keras_dyhead.visualization.receptive_field import composed_points, points_of_block
-from keras_dyhead.visualization.sampling import draw_sampling, plot_sampling
-from keras_dyhead.visualization.view import BlockView, look_inside
+from keras_dyhead.visualization.sampling import draw_sampling
+from keras_dyhead.visualization.view import BlockView
 
 SIZES = ((9, 7), (5, 4), (3, 2))
 CELL = (2, 1)  # of the middle level
@@ -125,11 +124,6 @@ def test_levels_out_of_reach_have_no_points():
     assert len(low.weights) and len(mid.weights) and not len(high.weights)
 
 
-@pytest.fixture(scope="module")
-def view(small_model):
-    return look_inside(small_model, picture(100, 130))
-
-
 def test_the_picture_has_the_points_in_pixels_of_the_image(view):
     """The cell in row 1, column 2 of P4, whose cells are 25 x 25.06 pixels."""
     figure = draw_sampling(view, (60, 40), "P4", block=0)
@@ -152,8 +146,8 @@ def test_the_picture_has_the_points_in_pixels_of_the_image(view):
     np.testing.assert_allclose(centre, np.array([2.5, 1.5]) * view.strides[1][::-1])
 
 
-def test_the_second_row_composes_all_blocks_up_to_the_chosen_one(small_model, view):
-    figure = plot_sampling(small_model, view.image, (60, 40), "P4")
+def test_the_second_row_composes_all_blocks_up_to_the_chosen_one(view):
+    figure = draw_sampling(view, (60, 40), "P4")
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles[0] == "block 2 of 2: cell of P4" and titles[4] == "through blocks 2 to 1"
     shares = [int(title.split("\n")[1].split("%")[0]) for title in titles[5:]]

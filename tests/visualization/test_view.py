@@ -19,10 +19,9 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
-def test_a_detector_of_this_package_is_seen_through_its_preprocessor(small_model):
+def test_a_detector_of_this_package_is_seen_through_its_preprocessor(small_model, view):
     """100 x 130 become 64 x 83, padded to 64 x 96: 8 preprocessed pixels are 12.5 in the image."""
     image = picture(100, 130)
-    view = look_inside(small_model, image)
     assert view.levels == ["P3", "P4", "P5"] and view.alignment == "paper"
     np.testing.assert_allclose(view.strides[0], (8 * 100 / 64, 8 * 130 / 83), rtol=1e-6)
     np.testing.assert_allclose(view.strides[2], 4 * np.array(view.strides[0]), rtol=1e-6)
