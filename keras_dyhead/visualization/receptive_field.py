@@ -38,11 +38,13 @@ def points_of_block(
     A point counts the weight of its cell times its mask; what scale-aware attention does to the
     branch is left to the caller.
 
+    With the published alignment a cell gets from the coarser level a bilinear mixture of up to four
+    of its cells, which sample with offsets and masks from other places (see
+    `SpatialAwareAttention`): up to 36 points.
+
     Args:
         block: The block.
-        alignment: `"paper"` or `"published"`. With the latter a cell gets from the coarser level a
-            bilinear mixture of up to four of its cells, which sample with offsets and masks from
-            other places (see `SpatialAwareAttention`): up to 36 points.
+        alignment: `"paper"` or `"published"`.
         level: Number of the level that samples.
         cells: `(N, 2)` ints, (row, column) of the cells.
         weights: `(N,)` floats, their weights.
@@ -81,16 +83,8 @@ def composed_points(
 
     A cell is sampled from up to 27 points on three levels; in the block before, each of them is a
     mixture of four cells, with 27 points each; and so on. A point counts the product of all masks,
-    scale weights and bilinear weights on its way, added up over all ways to it.
-
-    Args:
-        blocks: One or more blocks, in the order in which they run.
-        alignment: As in `points_of_block`.
-        level: Number of the level of the cell.
-        cell: Its (row, column).
-
-    Returns:
-        For every level of the pyramid its `Points`, inside the map; none on levels out of reach.
+    scale weights and bilinear weights on its way, added up over all ways to it. Returns the points
+    inside the map of every level of the pyramid; none on levels out of reach.
     """
     sizes = [mask.shape[:2] for mask in blocks[0].masks]
     importance = [np.zeros(size) for size in sizes]
