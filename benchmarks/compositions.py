@@ -76,7 +76,7 @@ def train(trial: Trial) -> dict:
     model.compile(optimizer=optimizer, **losses)
     with sparse_sampling():
         history = model.fit(data, epochs=epochs, shuffle=False, verbose=0).history
-        figures = evaluate_coco(model, held_out, workers=1, verbose=0)
+        figures = evaluate_coco(model, held_out, workers=1, verbose=0).figures
     return {"figures": figures, "losses": history["loss"]}
 
 

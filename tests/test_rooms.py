@@ -8,8 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_dyhead"
 ROOMS = (
-    *("cli", "study", "benchmark", "json_process"),
-    *("training", "recipes", "inference", "export", "visualization", "coco"),
+    *("cli", "training", "recipes", "inference", "export", "visualization", "coco"),
     *("checkpoints", "integrations", "profiling", "detectors", "backbones", "layers"),
     *("optimizers", "ops", "version"),
 )

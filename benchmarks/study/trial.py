@@ -54,7 +54,7 @@ def train(trial: Trial) -> dict:
             shuffle=False,  # the data set shuffles itself
             verbose=0,
         ).history["loss"]
-        figures = evaluate_coco(model, held_out, workers=1, verbose=0)
+        figures = evaluate_coco(model, held_out, workers=1, verbose=0).figures
     rounds = [end - start for start, end in itertools.pairwise(times)]
     return {
         "figures": figures,

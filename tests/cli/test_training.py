@@ -59,5 +59,5 @@ def test_an_unknown_backbone_is_named(data, tmp_path):
 def test_an_unknown_detector_is_named(command, data, tmp_path):
     arguments = data if command == "train" else []
     message = complaint(command, *arguments, "--out", tmp_path / "run", "--detector", "yolo")
-    assert "`detector` must be one of ('atss', " in message and "'yolo'" in message
+    assert "`detector` must be one of ['atss', " in message and "'yolo'" in message
     assert not (tmp_path / "run").exists()

@@ -24,7 +24,7 @@ def test_the_first_images_are_drawn_and_broken_ones_named(arguments, folder, vie
     ]
 
 
-def test_broken_images_alone_are_one_message(arguments, tmp_path):
+def test_broken_images_alone_are_one_message(arguments, views, tmp_path):
     (tmp_path / "torn.jpg").write_bytes(b"no image")
     told = complaint(*arguments, tmp_path / "torn.jpg", "--out", tmp_path / "out")
     assert "no readable image" in told and not (tmp_path / "out").exists()
