@@ -19,8 +19,7 @@ class ParsedError(Exception):
 
 def check_commands(code, monkeypatch):
     """Raises an `AssertionError` for the first line that is no command this project has."""
-    for line in code.replace("\\\n", " ").splitlines():
-        words = shlex.split(line, comments=True)
+    for words in _lines(code):
         if not words or words[0] == "export":  # sets a variable
             continue
         if words[0] == "python" and words[1].startswith("examples/"):
@@ -29,8 +28,21 @@ def check_commands(code, monkeypatch):
             _check_program(words[2:])
         else:
             check = {"keras-dyhead": _check_cli, "make": _check_make, "pip": _check_pip}
-            assert words[0] in check, f"no way to check {line!r}: mark the block as not run"
+            assert words[0] in check, f"no way to check {words}: mark the block as not run"
             check[words[0]](words[1:])
+
+
+def _lines(code):
+    """The words of each command; a quotation may go over several lines."""
+    text = ""
+    for line in code.replace("\\\n", " ").splitlines():
+        text += line
+        try:
+            yield shlex.split(text, comments=True)
+            text = ""
+        except ValueError:
+            text += "\n"
+    assert not text, f"an open quotation: {text}"
 
 
 def _check_cli(words):
@@ -68,8 +80,8 @@ def _check_pip(words):
     config.read(ROOT / "setup.cfg")
     assert words[0] == "install", words
     for word in words[1:]:
-        package = re.fullmatch(r"(?:\.|keras-dyhead)(?:\[([\w,]+)\])?", word)
-        assert package, f"`pip install {word}` is not this package"
+        package = re.fullmatch(r"\.(?:\[([\w,]+)\])?", word)
+        assert package, f"`pip install {word}` installs no clone of this package"
         extras = package[1].split(",") if package[1] else []
         assert set(extras) <= set(config["options.extras_require"]), f"no such extra: {extras}"
 

@@ -1,30 +1,31 @@
-"""Code on the pages runs: every block, or the page says why not."""
+"""Code on the pages runs as it is printed: every block, or the page says why not."""
 
 import ast
+import importlib
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 from docs.commands import check_commands
 from docs.pages import PAGES, blocks_of, name_of
-from docs.reader import VALUES, small_defaults, smaller, value_of, write_files
+from docs.reader import write_files, write_published_files
 
 pytestmark = pytest.mark.tensorflow
 
-SHELL = ("", "bash", "console", "sh")
-OUTPUT = ("text",)
-# Pages whose code takes long run in `make test-slow`.
-LONG = ("checkpoints", "detectors", "evaluation", "getting-started", "visualization")
-LONG += tuple(f"how-to/{name}" for name in ("export", "keras-cv", "own-data", "published-weights"))
+SHELL = ("", "bash", "sh")
+OTHER = ("json", "python", "text")
+# Pages that train or convert run in `make test-slow`.
+LONG = ("checkpoints", "evaluation", "getting-started", "how-to/export", "how-to/keras-cv")
+LONG += ("how-to/keras-hub", "how-to/own-data", "migration", "performance", "visualization")
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     """The folder with all that pages name."""
     folder = tmp_path_factory.mktemp("files")
-    with pytest.MonkeyPatch.context() as patch:
-        small_defaults(patch)
-        write_files(folder)
+    write_files(folder)
     return folder
 
 
@@ -39,42 +40,55 @@ def test_commands_have_the_options_that_pages_give_them(page, monkeypatch):
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_blocks_that_no_test_can_run_say_why(page):
     for block in blocks_of(page):
-        known = block.language in (*SHELL, *OUTPUT, "python", "json")
+        known = block.language in (*SHELL, *OTHER)
         assert known or block.reason, f"{block}: what is {block.language!r}, and why is it not run?"
         if block.language == "json" and block.reason is None:
             json.loads(block.code)
 
 
 def python_blocks(page):
-    return [b for b in blocks_of(page) if b.language == "python" and b.reason is None]
+    return [block for block in blocks_of(page) if block.language == "python"]
 
 
-def marks(page):
-    return pytest.mark.slow if name_of(page) in [f"docs/{name}.md" for name in LONG] else ()
+def test_code_uses_only_names_that_the_page_has_defined(tmp_path):
+    """Blocks that are not run, too: each page is one program."""
+    for page in PAGES:
+        name = name_of(page).replace("/", "_").replace("-", "_")
+        code = "\n".join(block.code for block in python_blocks(page))
+        (tmp_path / name).with_suffix(".py").write_text(code)
+    command = [sys.executable, "-m", "ruff", "check", "--isolated", "--select", "F821"]
+    found = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True)
+    assert not found.returncode, found.stdout
 
 
-@pytest.mark.parametrize(
-    "page",
-    [pytest.param(p, marks=marks(p), id=name_of(p)) for p in PAGES if python_blocks(p)],
-)
+def test_code_imports_what_there_is():
+    for page in PAGES:
+        for block in python_blocks(page):
+            for node in ast.walk(ast.parse(block.code)):
+                if isinstance(node, ast.ImportFrom) and node.module.startswith("keras_dyhead"):
+                    module = importlib.import_module(node.module)
+                    missing = [name.name for name in node.names if not hasattr(module, name.name)]
+                    assert not missing, f"{block}: {node.module} has no {missing}"
+
+
+def pages_with_python():
+    for page in PAGES:
+        if any(block.reason is None for block in python_blocks(page)):
+            long = name_of(page) in [f"docs/{name}.md" for name in LONG]
+            yield pytest.param(page, marks=pytest.mark.slow if long else (), id=name_of(page))
+
+
+@pytest.mark.parametrize("page", pages_with_python())
 def test_python_blocks_of_a_page_run_one_after_the_other(page, files, tmp_path, monkeypatch):
     shutil.copytree(files, tmp_path / "files")
     monkeypatch.chdir(tmp_path / "files")
-    small_defaults(monkeypatch)
+    if any(".pth" in block.code for block in python_blocks(page)):
+        write_published_files(tmp_path / "files")
     namespace = {"__name__": "__main__"}
     for block in python_blocks(page):
-        # The lines before it, empty, so that errors tell the line of the page.
-        code = compile("\n" * (block.line - 1) + smaller(block.code), str(page), "exec")
-        assumed = set(code.co_names) & set(VALUES) - set(namespace) - assigned(block.code)
-        given = {name: value_of(name, block.code) for name in assumed}
-        exec(code, namespace := namespace | given)
-        namespace = {k: v for k, v in namespace.items() if v is not given.get(k, namespace)}
-
-
-def assigned(code):
-    """The names that code assigns to."""
-    nodes = (node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name))
-    return {node.id for node in nodes if isinstance(node.ctx, ast.Store)}
+        if block.reason is None:
+            # The lines before it, empty, so that errors tell the line of the page.
+            exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
 
 
 def test_a_mark_needs_a_reason_and_must_stand_just_before_its_block(tmp_path):
@@ -101,7 +115,8 @@ def test_a_mark_needs_a_reason_and_must_stand_just_before_its_block(tmp_path):
         "keras-dyhead train --images x --out z",
         "keras-dyhead detect x",
         "make dinner",
-        "pip install 'keras-dyhead[none]'",
+        "pip install '.[none]'",
+        "pip install 'keras-dyhead[kerascv]'",
         "pip install something-else",
         "python examples/onnx_inference.py --wrong",
         "curl http://localhost",

@@ -7,27 +7,29 @@ import re
 import shutil
 
 import pytest
-from docs.reader import VALUES, small_defaults, smaller, value_of, write_files
+from docs.assumed import assumed_names
+from docs.reader import write_files, write_published_files
 
 pytestmark = pytest.mark.tensorflow
 
 PACKAGES = (
     "backbones",
-    "checkpoints",
-    pytest.param("coco", marks=pytest.mark.slow),
-    pytest.param("detectors", marks=pytest.mark.slow),
-    pytest.param("export", marks=pytest.mark.slow),
-    pytest.param("inference", marks=pytest.mark.slow),
-    pytest.param("training", marks=pytest.mark.slow),
-    pytest.param("visualization", marks=pytest.mark.slow),
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("checkpoints", "coco", "detectors", "export", "inference")
+        + ("training", "visualization")
+    ),
 )
-"""Packages whose examples are ordinary code, run small."""
+"""Packages whose examples are ordinary code."""
 DOCTESTED = (
     pytest.param("integrations.keras_cv", marks=pytest.mark.slow),
     *("checkpoints", "integrations.keras_hub", "layers", "ops"),
     *("optimizers", "recipes", "training"),
 )
 """Packages with examples that say what they print."""
+NOT_RUN = {
+    "demo_training": "trains for minutes; tests of the demo do it with fewer images",
+}
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _DOCTEST = re.compile(r"(?m)^>>> .*(?:\n\S.*)*")
 _WORDS = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?|'\w+'|None|True|False")
@@ -36,21 +38,14 @@ _WORDS = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?|'\w+'|None|True|False")
 def objects(package):
     """Public names of a package and what they are, with a docstring of their own."""
     module = importlib.import_module(f"keras_dyhead.{package}")
-    names = getattr(module, "__all__", None) or [
-        name
-        for name, value in vars(module).items()
-        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
-    ]
-    values = {name: getattr(module, name) for name in names}
+    values = {name: getattr(module, name) for name in module.__all__}
     return {name: v for name, v in values.items() if inspect.isclass(v) or inspect.isfunction(v)}
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp("files")
-    with pytest.MonkeyPatch.context() as patch:
-        small_defaults(patch)
-        write_files(folder)
+    write_files(folder)
     return folder
 
 
@@ -58,15 +53,17 @@ def files(tmp_path_factory):
 def test_examples_run(package, files, tmp_path, monkeypatch):
     shutil.copytree(files, tmp_path / "files")
     monkeypatch.chdir(tmp_path / "files")
-    small_defaults(monkeypatch)
+    if package == "checkpoints":
+        write_published_files(tmp_path / "files")
     examples = [
         (name, code)
         for name, value in objects(package).items()
         for code in _PYTHON.findall(inspect.getdoc(value))
+        if name not in NOT_RUN
     ]
     assert examples
     for name, code in examples:
-        exec(compile(smaller(code), name, "exec"), namespace(package, code))
+        exec(compile(code, name, "exec"), public_names() | assumed_names(code))
 
 
 @pytest.mark.parametrize("package", DOCTESTED)
@@ -79,22 +76,20 @@ def test_examples_print_what_they_say(package, tmp_path, monkeypatch):
     ]
     assert examples
     for name, example in examples:
-        run_doctest(name, example, namespace(package, "" if "SKIP" in example else example))
+        run_doctest(name, example, public_names(package))
 
 
-def namespace(package, code):
-    """What an example may take for granted: its package, Keras and NumPy, and the reader's."""
+def public_names(package=None):
+    """What an example may take for granted: the package's public names, Keras and NumPy."""
     names = {}
-    for module in ("layers", "backbones", "checkpoints", "coco", "coco.shapes", "detectors"):
-        names |= vars(importlib.import_module(f"keras_dyhead.{module}"))
-    for module in (package, "export", "inference", "ops"):
-        names |= vars(importlib.import_module(f"keras_dyhead.{module}"))
+    rooms = ("backbones", "checkpoints", "coco", "detectors", "export", "inference", "layers")
+    for room in (*rooms, "ops", "training", *([package] if package else [])):
+        module = importlib.import_module(f"keras_dyhead.{room}")
+        names |= {name: getattr(module, name) for name in module.__all__}
     for name in ("json", "keras", "keras_hub", "keras_cv", "onnxruntime", "keras.ops"):
         names[name.split(".")[-1]] = importlib.import_module(name)
     names |= {"np": importlib.import_module("numpy"), "tf": importlib.import_module("tensorflow")}
-    names["Path"] = importlib.import_module("pathlib").Path
-    used = set(re.findall(r"\b[a-z_\d]+\b", code)) & set(VALUES)
-    return names | {name: value_of(name, code) for name in used}
+    return names | {"Path": importlib.import_module("pathlib").Path}
 
 
 class SameWords(doctest.OutputChecker):
