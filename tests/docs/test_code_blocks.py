@@ -9,16 +9,15 @@ import sys
 
 import pytest
 from docs.commands import check_commands
-from docs.pages import PAGES, blocks_of, name_of
+from docs.pages import PAGES, ROOT, blocks_of, name_of
 from docs.reader import write_files, write_published_files
 
 pytestmark = pytest.mark.tensorflow
 
 SHELL = ("", "bash", "sh")
 OTHER = ("json", "python", "text")
-# Pages that train or convert run in `make test-slow`.
-LONG = ("checkpoints", "evaluation", "getting-started", "how-to/export", "how-to/keras-cv")
-LONG += ("how-to/keras-hub", "how-to/own-data", "migration", "performance", "visualization")
+QUICK = ("concepts", "how-to/own-detector", "index", "input", "training")
+"""Pages whose code takes seconds; that of the others runs in `make test-slow`."""
 
 
 @pytest.fixture(scope="module")
@@ -72,10 +71,10 @@ def test_code_imports_what_there_is():
 
 
 def pages_with_python():
-    for page in PAGES:
-        if any(block.reason is None for block in python_blocks(page)):
-            long = name_of(page) in [f"docs/{name}.md" for name in LONG]
-            yield pytest.param(page, marks=pytest.mark.slow if long else (), id=name_of(page))
+    pages = [page for page in PAGES if any(block.reason is None for block in python_blocks(page))]
+    quick = [ROOT / "docs" / f"{name}.md" for name in QUICK]
+    marks = [() if page in quick else pytest.mark.slow for page in pages]
+    return [pytest.param(p, marks=m, id=name_of(p)) for p, m in zip(pages, marks, strict=True)]
 
 
 @pytest.mark.parametrize("page", pages_with_python())
