@@ -6,6 +6,7 @@ import math
 import os
 import platform
 import statistics
+import textwrap
 import time
 from collections.abc import Callable, Sequence
 
@@ -186,17 +187,19 @@ def markdown_table(report: dict) -> str:
     """Writes a report of `profile_detectors` as a table with a line about how it was made."""
     settings, machine = report["settings"], report["machine"]
     height, width = settings["image_size"]
-    some_uncounted = any(cost["uncounted"] for cost in report["costs"])
-    lines = [
+    text = (
         f"{settings['backbone']}, {settings['channels']} channels, {settings['num_classes']} "
         f"classes, one image of {height}x{width}, {settings['dtype']}, random weights, sampling by "
-        f"{settings['sampling']}. GFLOPs: a thousand million multiply-adds of convolutions and "
-        "matrix products (a multiplication with its addition counts as one). Latency: from the "
+        f"{settings['sampling']}. GFLOPs: a billion multiply-adds of convolutions and matrix "
+        "products (a multiplication with its addition counts as one). Latency: from the "
         f"preprocessed image to its detections, median of {settings['rounds']} on "
         f"{machine['device']}, TensorFlow {machine['tensorflow']}, Keras {machine['keras']}; in "
         "brackets, over that of the same detector without DyHead."
-        + " `>`: products of a size that depends on the image are left out."
-        * some_uncounted,
+    )
+    if any(cost["uncounted"] for cost in report["costs"]):
+        text += " `>`: products of a size that depends on the image are left out."
+    lines = [
+        *textwrap.wrap(text, 100),
         "",
         "| detector | DyHead blocks | parameters | GFLOPs | latency |",
         "|---|---|---|---|---|",

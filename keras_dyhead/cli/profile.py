@@ -54,7 +54,7 @@ def profile(
 ) -> None:
     """Measure what detectors cost: parameters, GFLOPs and latency, without and with DyHead.
 
-    Weights are random; nothing is downloaded. A GFLOP is a thousand million multiply-adds of
+    Weights are random; nothing is downloaded. A GFLOP is a billion multiply-adds of
     convolutions and matrix products. Latency is the time from one preprocessed image to its
     detections, on this machine: let nothing else run. Each detector is compared with itself
     without DyHead.

@@ -1,39 +1,36 @@
-"""The README's tables say what the pages say that they are taken from."""
+"""Tables on the pages say what the files say that they are taken from."""
 
 import json
+import re
 
 from docs.pages import ROOT
+
+from keras_dyhead.profiling import markdown_table
 
 README = (ROOT / "README.md").read_text("utf-8")
 
 
-def rows_with(first, text):
-    """The cells of table rows whose first cell this is."""
-    rows = [line.strip("|").split("|") for line in text.splitlines() if line.startswith("|")]
-    return [cells for row in rows if (cells := [cell.strip() for cell in row])[0] == first]
+def page(name):
+    return (ROOT / "docs" / f"{name}.md").read_text("utf-8")
 
 
 def test_detectors_cost_what_was_profiled():
-    """Parameters, multiply-adds and latency without DyHead and with 6 blocks."""
-    costs = json.loads((ROOT / "docs" / "detectors.json").read_text("utf-8"))["costs"]
-    ends = {(cost["detector"], cost["blocks"]): cost for cost in costs}
-    for name in {detector for detector, _ in ends}:
-        pair = [ends[name, blocks] for blocks in (0, 6)]
-        more = "> " if pair[0]["uncounted"] else ""
-        expected = [
-            [f"{cost['parameters'] / 1e6:.1f} M" for cost in pair],
-            [f"{more}{cost['multiply_adds'] / 1e9:.1f}" for cost in pair],
-            [f"{cost['milliseconds']:.0f} ms" for cost in pair],
-        ]
-        assert rows_with(name, README) == [[name, *map(" / ".join, expected)]]
+    report = json.loads((ROOT / "docs" / "detectors.json").read_text("utf-8"))
+    assert f"<!-- profile -->\n{markdown_table(report)}<!--" in page("detectors")
+
+
+def test_the_tower_is_as_fast_as_was_measured():
+    """Forward pass, training step and memory, of the tower's rows in the measurements."""
+    measured = (ROOT / "benchmarks" / "sampling.md").read_text("utf-8")
+    pattern = r"\| tower: (.*) \| (\d+) ms .* \| (\d+) ms .* \| .* \| .* \| (\d+) MiB .* \|"
+    towers = re.findall(pattern, measured)
+    assert len(towers) == 6
+    for name, forward, step, memory in towers:
+        assert f"| {name} | {forward} | {step} | {memory} MiB |" in page("performance")
 
 
 def test_published_checkpoints_are_those_of_their_page():
     """Name, detector, backbone and AP, of all seven and in the same order."""
-    page = (ROOT / "docs" / "checkpoints.md").read_text("utf-8")
-    table = page.split("| name |")[1].split("\n\n")[0]
-    names = [line.split("|")[1].strip() for line in table.splitlines()[2:]]
-    assert len(names) == 7
-    readme = README.split("| published AP |")[1].split("\n\n")[0]
-    for name, line in zip(names, readme.splitlines()[2:], strict=True):
-        assert rows_with(name, table)[0][:3] == rows_with(name, line)[0]
+    row = re.compile(r"^\| (`[\w-]+`) \| ([^|]+) \| (\d\d\.\d) \|", re.MULTILINE)
+    assert len(row.findall(README)) == 7
+    assert row.findall(page("checkpoints")) == row.findall(README)
