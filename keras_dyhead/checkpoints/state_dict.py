@@ -84,7 +84,7 @@ class SafetensorsFile(Mapping):
             import safetensors
         except ImportError as error:
             raise ImportError(
-                f"Reading {path} needs safetensors: pip install 'keras-dyhead[convert]'"
+                f"Reading {path} needs safetensors: `pip install '.[convert]'` in a clone."
             ) from error
         try:
             self._file = safetensors.safe_open(path, framework="numpy")
@@ -144,7 +144,7 @@ def _load_torch(path):
     except ImportError as error:
         raise ImportError(
             f"Reading {path} needs PyTorch, of which the CPU build will do: "
-            "pip install 'keras-dyhead[convert]'. The converted model does not need it."
+            "`pip install '.[convert]'` in a clone. The converted model does not need it."
         ) from error
     if torch.__version__ < (2, 6):  # compares versions, not strings
         raise ImportError(

@@ -40,7 +40,7 @@ def export_onnx(
             `None`.
 
     Raises:
-        ImportError: If tf2onnx is missing: `pip install keras-dyhead[export]`.
+        ImportError: If tf2onnx is missing: `pip install '.[export]'` in a clone.
         TypeError: If `model` is no detector of this package.
         ValueError: If the model computes in half precision, or `image_size` differs from a size it
             is built for.
@@ -83,7 +83,7 @@ def convert(function: Callable, signature: tf.TensorSpec):
         import tf2onnx
     except ImportError as error:
         raise ImportError(
-            "`export_onnx` needs onnx and tf2onnx: pip install keras-dyhead[export]"
+            "`export_onnx` needs onnx and tf2onnx: `pip install '.[export]'` in a clone."
         ) from error
     with sparse_sampling(False):
         proto, _ = tf2onnx.convert.from_function(

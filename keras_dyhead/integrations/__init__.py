@@ -1,5 +1,5 @@
 """Adapters that put DyHead into the detectors of KerasCV and KerasHub.
 
 Import the one you need: `keras_dyhead.integrations.keras_hub`, or
-`keras_dyhead.integrations.keras_cv` (an extra: `pip install keras-dyhead[kerascv]`).
+`keras_dyhead.integrations.keras_cv` (an extra: `pip install '.[kerascv]'`).
 """

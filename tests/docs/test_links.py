@@ -45,3 +45,11 @@ def test_a_broken_link_is_found(tmp_path):
 def test_pages_name_no_place_of_the_machine_they_were_written_on():
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(work|tmp|root|home)/", page.read_text("utf-8")), page
+
+
+def test_lines_of_pages_end_at_100_characters():
+    """But for tables, links and formulas, which cannot be broken."""
+    for page in PAGES:
+        for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
+            exempt = line.startswith(("|", "\\", "W(", "![")) or "](" in line
+            assert len(line) <= 100 or exempt, f"{name_of(page)}:{number}"
