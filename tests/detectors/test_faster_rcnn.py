@@ -28,8 +28,7 @@ def test_the_papers_arrangement_moves_task_aware_attention_behind_the_pooling():
     def small(neck, arrangement):
         return small_detector("faster-rcnn", head_layers=2, neck=neck, arrangement=arrangement)
 
-    released = small("dyhead", "released")
-    assert released.neck.use_task_attention
+    released = small(DyHeadNeck(1, 16), "released")
     assert box_head_layers(released) == {"fc1", "fc2"} | predictions
     paper = small("dyhead", "paper")
     assert paper.neck.use_spatial_attention and paper.neck.use_scale_attention
@@ -38,6 +37,12 @@ def test_the_papers_arrangement_moves_task_aware_attention_behind_the_pooling():
     plain = [small(None, a) for a in ("released", "paper")]
     assert paths(plain[0], "head") == paths(plain[1], "head")
     assert box_head_layers(plain[0]) == {"fc1", "fc2"} | predictions
+
+
+def test_its_own_pyramid_goes_from_p2_to_a_pooled_p6():
+    pyramid = FasterRCNN.default_pyramid(16)
+    assert (pyramid.channels, pyramid.min_level, pyramid.max_level) == (16, 2, 6)
+    assert pyramid.extra_levels == "pool"
 
 
 def test_task_attention_in_the_box_head_looks_at_each_region_alone():
