@@ -25,7 +25,7 @@ def convert(
 ) -> None:
     """Turn a published PyTorch checkpoint into a Keras model.
 
-    Reading a .pth file needs PyTorch (pip install 'keras-dyhead[convert]'); the .keras file does
+    Reading a .pth file needs PyTorch (`pip install '.[convert]'` in a clone); the .keras file does
     not. It holds the weights, the preprocessing and the decoding, and detects what the original
     does.
 

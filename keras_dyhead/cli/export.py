@@ -34,7 +34,7 @@ def export(
     """Write a model as a file that runs without Keras and this package.
 
     Preprocessing and decoding are inside: the file takes RGB images of any size, and returns boxes
-    in their pixels. onnx needs tf2onnx (pip install 'keras-dyhead[export]').
+    in their pixels. onnx needs tf2onnx (`pip install '.[export]'` in a clone).
 
     **Examples**
 

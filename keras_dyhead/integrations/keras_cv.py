@@ -1,4 +1,4 @@
-"""DyHead inside KerasCV's detectors (needs `pip install keras-dyhead[kerascv]`).
+"""DyHead inside KerasCV's detectors (needs `pip install '.[kerascv]'`).
 
 RetinaNet takes DyHead as its feature pyramid:
 
@@ -55,7 +55,7 @@ try:
 except ImportError as error:
     raise ImportError(
         "keras_dyhead.integrations.keras_cv needs KerasCV. "
-        "Install it with `pip install keras-dyhead[kerascv]`."
+        "Install it with `pip install '.[kerascv]'` in a clone."
     ) from error
 
 __all__ = ["DyHeadFeaturePyramid", "DyHeadYOLOV8Detector", "to_keras_cv"]
