@@ -6,15 +6,18 @@ BENCH_VENV ?= .venv-bench
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What runs on JAX and PyTorch, too, each in its own process.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py
+# What changes most often, and everything else is made of.
+CORE = tests/test_rooms.py tests/ops tests/layers tests/detectors
 # What JAX compiles for minutes, and what shows less of it than the others do.
 LONG_ON_JAX = tests/layers/test_block_trace.py tests/layers/test_determinism.py tests/layers/test_shared_trace.py
 # What compiles whole detectors runs by itself: TensorFlow keeps what it compiled until a process ends.
 WHOLE_DETECTORS = tests/detectors tests/export tests/integrations
 
-.PHONY: help demo test test-slow docs notebooks bench clean
+.PHONY: help demo check test test-slow docs notebooks bench clean
 
 help:
 	@echo "make demo       train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
+	@echo "make check      lint, and test operations and layers (3 minutes on two cores)"
 	@echo "make test       lint and test"
 	@echo "make test-slow  the tests that take minutes each"
 	@echo "make docs       build the documentation into site/, every warning an error"
@@ -36,6 +39,11 @@ $(BENCH_VENV)/installed: setup.cfg pyproject.toml
 
 demo: $(VENV)/installed
 	$(VENV)/bin/keras-dyhead demo --out runs/demo --overwrite
+
+check: $(VENV)/installed
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(CORE)
 
 # Files whose tests share what takes long to compile stay together; all others are divided so that no core waits.
 test: docs
