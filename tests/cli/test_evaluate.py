@@ -17,7 +17,7 @@ def arguments(folder):
     return [*command, "--images", folder / "data" / "images"]
 
 
-def test_the_figures_are_those_of_the_models_detections(small_model, arguments, folder):
+def test_the_figures_are_those_of_the_models_detections(small_model, eager, arguments, folder):
     arguments += ["--annotations", folder / "shapes.json"]
     told = output_of(*arguments, "--out", folder / "m.json", "--results", folder / "r.json")
     opened = CocoAnnotations(folder / "shapes.json", folder / "data" / "images")

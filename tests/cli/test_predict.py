@@ -43,7 +43,7 @@ def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
         assert drawn.shape == image.shape and (drawn != image).any()
 
 
-def test_predict_prints_nothing_but_json_without_a_folder(small_model, folder, capsys):
+def test_predict_prints_nothing_but_json_without_a_folder(small_model, eager, folder, capsys):
     image = folder / "photos" / "tall.jpg"
     command = ["predict", image, "--model", folder / "model.keras", "--score-threshold", 0]
     app([str(argument) for argument in command], standalone_mode=False)
