@@ -71,7 +71,7 @@ def main(
 
     if scaling:
         report = measure_scaling(workload, backend, repeats, progress)
-        for name, rows in report["series"].items():
+        for name, rows in report.items():
             for figure, title in CURVES.items():
                 power = fit_exponent(rows, figure)
                 print(f"{title} grows with {name} to the power of {power:.2f}")

@@ -12,33 +12,30 @@ PEER = "torchvision"
 _TOLERANCE = 1e-4  # relative, of the mean magnitudes of the outputs
 
 
-def tasks(backend: str, peer: bool, parts: tuple[str, ...]) -> dict[str, dict]:
+def tasks(backend: str, peer: bool, part: str) -> dict[str, dict]:
     """Returns what is measured: arguments of `Measurement` by the name of the table's row.
 
     Args:
         backend: Keras backend of ours.
         peer: Whether torchvision is measured, too.
-        parts: `"op"`, `"tower"` or both.
+        part: `"op"` or `"tower"`.
     """
-    found = {}
-    for part in parts:
-        if peer:
-            found[f"{part}: {PEER}"] = {"implementation": f"torch_peer.torchvision_{part}"}
-        ours = {"implementation": f"implementations.keras_{part}", "backend": backend}
-        forms = {"": ours}
+    ours = {"implementation": f"implementations.keras_{part}", "backend": backend}
+    paper = {"options": {"alignment": "paper"}}
+    found = {PEER: {"implementation": f"torch_peer.torchvision_{part}"}} if peer else {}
+    found["keras_dyhead"] = ours
+    if backend == "tensorflow":
+        found["keras_dyhead, sparse products"] = ours | {"sparse": True}
+        found["keras_dyhead, XLA"] = ours | {"options": {"xla": True}}
+    if part == "op":
+        products = {"implementation": "implementations.matrix_products"}
+        found["matrix products alone"] = ours | products
+    else:
+        found["keras_dyhead, paper alignment"] = ours | paper
         if backend == "tensorflow":
-            forms[", sparse products"] = ours | {"sparse": True}
-            forms[", XLA"] = ours | {"options": {"xla": True}}
-        for form, task in forms.items():
-            found[f"{part}: keras_dyhead{form}"] = task
-        if part == "op":
-            task = {"implementation": "implementations.matrix_products", "backend": backend}
-            found["op: matrix products alone"] = task
-            continue
-        for form in [form for form in forms if "XLA" not in form]:
-            paper = {"options": {"alignment": "paper"}}
-            found[f"tower: keras_dyhead{form}, paper alignment"] = forms[form] | paper
-    return found
+            sparse = ours | paper | {"sparse": True}
+            found["keras_dyhead, sparse products, paper alignment"] = sparse
+    return {f"{part}: {name}": task for name, task in found.items()}
 
 
 def compare(
@@ -53,10 +50,10 @@ def compare(
 
     Args:
         workload: What to compute.
-        backend: Keras backend of ours. Defaults to `"tensorflow"`.
-        peer: Whether to measure torchvision, too. Defaults to `True`.
-        repeats: Counted calls, of which the median is taken. Defaults to 5.
-        parts: `"op"`, `"tower"` or both. Defaults to both.
+        backend: Keras backend of ours.
+        peer: Whether to measure torchvision, too.
+        repeats: Counted calls, of which the median is taken.
+        parts: `"op"`, `"tower"` or both.
         progress: Called with the name of each implementation before it runs.
 
     Returns:
@@ -66,11 +63,17 @@ def compare(
         RuntimeError: If an implementation fails, or two do not compute the same.
     """
     results = {}
-    for name, task in tasks(backend, peer, parts).items():
-        progress(name)
-        with Measurement(workload, repeats=repeats, **task) as measurement:
-            results[name] = measurement.take()
-        _check_same(name, results)
+    for part in parts:
+        first = None
+        for name, task in tasks(backend, peer, part).items():
+            progress(name)
+            with Measurement(workload, repeats=repeats, **task) as measurement:
+                results[name] = measurement.take()
+            found = results[name]["magnitude"]
+            first = first or found
+            another = "paper" in name or "alone" in name
+            if not (another or abs(found - first) <= _TOLERANCE * abs(first)):
+                raise RuntimeError(f"{name}: outputs differ, mean magnitudes {found} and {first}")
     return {
         "workload": dataclasses.asdict(workload),
         "backend": backend,
@@ -103,18 +106,6 @@ def markdown(report: dict) -> str:
         for figure in FIGURES:
             value = row[figure]
             text = f"{value:.0f} MiB" if figure == "peak_mib" else f"{1e3 * value:.0f} ms"
-            ratio = f" ({peer[figure] / max(value, 1e-9):.1f}x)" if peer else ""
-            cells.append(text + ratio)
+            cells.append(text + (f" ({peer[figure] / max(value, 1e-9):.1f}x)" if peer else ""))
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
-
-
-def _check_same(name, results):
-    """Times of implementations that compute different things are no comparison."""
-    part, what = name.split(": ")
-    first = next(row for other, row in results.items() if other.startswith(part))
-    if "paper" in what or "alone" in what:
-        return
-    ours, theirs = results[name]["magnitude"], first["magnitude"]
-    if not abs(ours - theirs) <= _TOLERANCE * abs(theirs):
-        raise RuntimeError(f"{name}: outputs differ, mean magnitudes are {ours} and {theirs}")

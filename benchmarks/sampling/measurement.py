@@ -98,35 +98,29 @@ def _serve(connection, environment, workload, implementation, repeats, sparse, o
 
                 stack.enter_context(sparse_sampling())
             calls = getattr(module, function)(workload, **options)
-            for figures in _measurements(*calls, repeats):
-                connection.recv()
-                connection.send(figures())
+            measurements = _measurements(*calls, repeats)
+            next(measurements)  # the memory of the built model
+            while connection.recv():
+                connection.send(next(measurements))
     except Exception as error:
         connection.send({"error": f"{type(error).__name__}: {error}"})
 
 
 def _measurements(forward, step, version, repeats):
+    """What is measured when it is asked for: more the first time."""
     before = _forget_peak_memory()
-
-    def first():
-        found = {"version": version}
-        found["first_forward_s"], outputs = _timed(forward)
-        found["magnitude"] = float(sum(np.abs(o).mean(dtype="float64") for o in outputs))
-        del outputs
-        found["forward_s"] = _median(forward, repeats)
-        found["first_step_s"], _ = _timed(step)
-        return found | again(forward_s=found["forward_s"])
-
-    def again(forward_s=None):
-        return {
-            "forward_s": forward_s or _median(forward, repeats),
-            "step_s": _median(step, repeats),
-            "peak_mib": _peak_memory() - before,
-        }
-
-    yield first
+    yield
+    found = {"version": version}
+    found["first_forward_s"], outputs = _timed(forward)
+    found["magnitude"] = float(sum(np.abs(o).mean(dtype="float64") for o in outputs))
+    del outputs
+    found["forward_s"] = _median(forward, repeats)
+    found["first_step_s"], _ = _timed(step)
     while True:
-        yield again
+        found["step_s"] = _median(step, repeats)
+        found["peak_mib"] = _peak_memory() - before
+        yield found
+        found = {"forward_s": _median(forward, repeats)}
 
 
 def _timed(function):
