@@ -43,6 +43,7 @@ _ENVIRONMENT = {
     "TF_NUM_INTEROP_THREADS": "1",
     "OMP_NUM_THREADS": "1",
     "TF_CPP_MIN_LOG_LEVEL": "3",
+    "TF_FORCE_GPU_ALLOW_GROWTH": "true",  # several share a GPU
 }
 
 
@@ -95,13 +96,17 @@ def describe(trial: Trial) -> str:
     return " ".join(f"{field.name}={value}" for field, value in fields if value != field.default)
 
 
+def _print(text):
+    print(text, flush=True)
+
+
 def run(
     trials: Sequence[Trial],
     results: Path,
     train: Callable[[Trial], dict],
     workers: int | None = None,
     cost: Callable[[Trial], float] = lambda trial: 1.0,
-    tell: Callable[[str], None] = print,
+    tell: Callable[[str], None] = _print,
 ) -> list[Trial]:
     """Runs the trainings that a file does not have, each in a process of its own.
 
@@ -117,13 +122,18 @@ def run(
         The trainings that failed; their errors went to the standard error.
     """
     workers = workers or os.cpu_count() or 1
-    finished = read(results, type(trials[0])) if trials else {}
-    left = [trial for trial in dict.fromkeys(trials) if trial not in finished]
+
+    def unfinished(trials):
+        finished = read(results, type(trials[0])) if trials else {}
+        return [trial for trial in trials if trial not in finished]
+
+    left = unfinished(list(dict.fromkeys(trials)))
     tell(f"{len(trials) - len(left)} of {len(trials)} trainings are finished")
     running, failed, start, done = {}, [], time.perf_counter(), 0.0
     spawn = multiprocessing.get_context("spawn")
     try:
         while left or running:
+            left = unfinished(left)  # others may append to the file, too
             while left and len(running) < workers:
                 trial = left.pop(0)
                 process = spawn.Process(target=_work, args=(train, trial, results))
