@@ -32,12 +32,17 @@ def test_no_supported_python_is_excluded(minor):
 def test_what_importing_the_package_brings_along(tmp_path):
     """Keras then loads its models; its rooms come when they are used, no optional extra does."""
     from keras_dyhead.layers import DyHeadNeck
+    from keras_dyhead.optimizers import LinearWarmup, RegularizedSGD
 
     inputs = {"P3": keras.Input((None, None, 16)), "P4": keras.Input((None, None, 16))}
-    keras.Model(inputs, DyHeadNeck(1, 16)(inputs)).save(tmp_path / "model.keras")
+    model = keras.Model(inputs, DyHeadNeck(1, 16)(inputs))
+    steps = keras.optimizers.schedules.PiecewiseConstantDecay([59], [0.01, 0.001])
+    model.compile(RegularizedSGD(LinearWarmup(steps, 10)), "mse")
+    model.save(tmp_path / "model.keras")
     code = f"""
 import sys, keras, keras_dyhead
-print(type(keras.saving.load_model({str(tmp_path / "model.keras")!r}).layers[-1]).__name__)
+model = keras.saving.load_model({str(tmp_path / "model.keras")!r})
+print(type(model.layers[-1]).__name__, type(model.optimizer).__name__)
 rooms = ["checkpoints", "coco", "export", "inference", "integrations", "training", "visualization"]
 print([room for room in rooms if f"keras_dyhead.{{room}}" in sys.modules])
 print(set(rooms) <= set(dir(keras_dyhead)), keras_dyhead.coco.load_coco.__name__)
@@ -46,7 +51,7 @@ print(keras_dyhead.export_onnx.__name__, hasattr(keras_dyhead, "cooc"))
 print(sorted({{"keras_cv", "torch", "torchvision"}} & set(sys.modules)))
 """
     assert run_python(code).splitlines() == [
-        *("DyHeadNeck", "[]", "True load_coco", "export_onnx False", "[]")
+        *("DyHeadNeck RegularizedSGD", "[]", "True load_coco", "export_onnx False", "[]")
     ]
 
 

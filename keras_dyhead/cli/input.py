@@ -24,7 +24,7 @@ from keras_dyhead.cli.options import (
     given_options,
     input_errors,
 )
-from keras_dyhead.recipes import recipe_settings
+from keras_dyhead.recipes import load_recipe
 
 _SHOWN = 20
 
@@ -84,7 +84,7 @@ def show_input(
             check_new(out / "input.json", overwrite)
         with console.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import training
-        published = {} if recipe is None else recipe_settings(recipe)
+        published = {} if recipe is None else load_recipe(recipe).SETTINGS
         settings = training.TrainingSettings(
             **training.merge_settings(published, training.parse_overrides(overrides or []), given)
         )
@@ -106,8 +106,7 @@ def show_input(
 
 def _open(settings, verify: bool):
     """The data set of a training, and its preprocessor."""
-    from keras_dyhead.training.data import open_training_data
-    from keras_dyhead.training.settings import build_preprocessor
+    from keras_dyhead.training.data import build_preprocessor, open_training_data
 
     preprocessor = build_preprocessor(settings)
     return (
@@ -146,10 +145,11 @@ def _measure(dataset, seconds: float, console: Console) -> dict[str, Any]:
 
 
 def _train(dataset, settings, preprocessor, steps: int, console: Console) -> dict[str, Any]:
-    from keras_dyhead.training.settings import build_detector, fastest_sampling
+    from keras_dyhead.training.model import build_detector, fastest_sampling
+    from keras_dyhead.training.plan import resolve_settings
     from keras_dyhead.training.waiting import measure_waiting
 
-    resolved = settings.resolve(dataset.annotations)
+    resolved = resolve_settings(settings, dataset.annotations)
     whole = len(dataset) * resolved.epochs
     model = build_detector(resolved, dataset.class_names, whole, preprocessor)
     with Progress(console=console, transient=True) as bar, fastest_sampling(resolved):

@@ -27,7 +27,7 @@ def profile(
     backbone: Annotated[
         str,
         typer.Option(
-            help="resnet18, resnet50, resnet101, resnext101_64x4d, resnext101_64x4d_dcn or "
+            help="small, resnet18, resnet50, resnet101, resnext101_64x4d, resnext101_64x4d_dcn or "
             "swin_tiny."
         ),
     ] = "resnet50",

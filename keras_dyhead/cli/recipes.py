@@ -1,13 +1,28 @@
 """`keras-dyhead recipes`."""
 
-import importlib
-import re
 from typing import Annotated
 
 import typer
 
 from keras_dyhead.cli.console import app, print_error
 from keras_dyhead.recipes import RECIPES, load_recipe
+
+_RECIPE = """\
+{NAME}: {__doc__}
+
+Command:
+    {COMMAND}
+
+Weights of the backbone: {WEIGHTS}
+Cost: {cost} multiply-adds. {HARDWARE}
+AP on COCO: {AP} by the published training ({AP_SOURCE}). Nobody has measured this recipe.
+Source: {SOURCE}
+
+Differences from the published training:
+{differences}
+
+Settings:
+{settings}"""
 
 
 @app.command()
@@ -27,18 +42,20 @@ def recipes(
     keras-dyhead recipes dyhead_r50_atss_fpn_1x
     """
     if name is None:
-        for known in RECIPES:
-            recipe = load_recipe(known)
-            (ap,) = re.findall(r"^[0-9.]+ AP", recipe.sections["Expected"])
-            (cost,) = re.findall(r"([0-9.]+e[0-9]+) for all", recipe.sections["Cost"])
-            print(f"{known}\n    {recipe.title}\n    {ap}, {cost} multiply-adds")
+        for known, recipe in RECIPES.items():
+            print(f"{known}\n    {recipe.__doc__}")
+            print(f"    {recipe.AP} AP, {_cost(recipe)} multiply-adds")
         return
     try:
         recipe = load_recipe(name)
     except ValueError as error:
         print_error(error)
         raise typer.Exit(2) from None
-    print(importlib.import_module(f"keras_dyhead.recipes.{name}").__doc__.rstrip())
-    print("\nSettings:")
-    for setting, value in recipe.settings.items():
-        print(f"    {setting} = {value!r}")
+    differences = "\n".join(f"    - {text}" for text in recipe.DIFFERENCES)
+    settings = "\n".join(f"    {key} = {value!r}" for key, value in recipe.SETTINGS.items())
+    texts = {"cost": _cost(recipe), "differences": differences, "settings": settings}
+    print(_RECIPE.format(**vars(recipe), **texts))
+
+
+def _cost(recipe) -> str:
+    return f"{recipe.COST:.1e}".replace("+", "")

@@ -20,7 +20,7 @@ from keras_dyhead.cli.options import (
     existing_folder,
     given_options,
 )
-from keras_dyhead.recipes import recipe_settings
+from keras_dyhead.recipes import load_recipe
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.training import Training
@@ -133,7 +133,9 @@ def train(
     ] = None,
     backbone_weights: Annotated[
         Path | None,
-        existing_file("PyTorch checkpoint (.pth, .safetensors) for the backbone of a recipe."),
+        existing_file(
+            "PyTorch checkpoint (.pth, .safetensors) for the backbone, of a recipe or named."
+        ),
     ] = None,
     detector: Annotated[
         str,
@@ -207,7 +209,7 @@ def train(
         raise typer.BadParameter("A training needs a folder for its results.", param_hint="--out")
 
     def settings(training):
-        published = {} if recipe is None else recipe_settings(recipe)
+        published = {} if recipe is None else load_recipe(recipe).SETTINGS
         parsed = training.parse_overrides(overrides or [])
         twice = sorted(set(parsed) & set(given))
         if twice:

@@ -1,77 +1,52 @@
 """Published trainings as plain Python files: `keras-dyhead train --recipe NAME`.
 
-A recipe is a module of this folder. Its docstring begins with one line that says what it trains,
-followed by the sections `Command`, `Cost`, `Expected` (AP, with its source), `Differs from the
-published training` and `Source`. Its `SETTINGS` are arguments of
-`keras_dyhead.training.TrainingSettings`; `detector` names the published model that they train.
+A recipe is a module of this folder, whose docstring says what it trains. It has these fields:
+
+- `NAME`, that of the published model that it trains, in `keras_dyhead.checkpoints`;
+- `COMMAND` to train it on COCO; `WEIGHTS`, where those of its backbone are from;
+- `COST`, the multiply-adds of all steps; `HARDWARE` of the published training;
+- `AP` on COCO of the published training in percent, and `AP_SOURCE`, who says so;
+- `SOURCE` of the settings; `DIFFERENCES` from the published training, a sentence each;
+- `SETTINGS`, arguments of `keras_dyhead.training.TrainingSettings`, without data.
 """
 
-import dataclasses
-import importlib
-import pkgutil
-import re
-from collections.abc import Mapping
-from typing import Any
+from types import ModuleType
 
-RECIPES = tuple(module.name for module in pkgutil.iter_modules(__path__))
-"""Names of the recipes."""
+from keras_dyhead.recipes import (
+    atss_r50_caffe_fpn_dyhead_1x_coco,
+    atss_r50_fpn_dyhead_1x_coco,
+    atss_swin_l_p4_w12_fpn_dyhead_ms_2x_coco,
+    atss_x101_64x4d_dcnv2_fpn_dyhead,
+    dyhead_r50_atss_fpn_1x,
+    dyhead_r50_rcnn_fpn_1x,
+    dyhead_r50_retina_fpn_1x,
+    dyhead_swint_atss_fpn_2x_ms,
+)
 
-_SECTION = re.compile(r"^([A-Z][a-z ]+):\s*(.*?)(?=^[A-Z][a-z ]+:|\Z)", re.MULTILINE | re.DOTALL)
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """A published training.
-
-    Args:
-        name: One of `RECIPES`.
-        title: What it trains, in one line.
-        sections: Texts by their headings, see above.
-        settings: Arguments of `TrainingSettings`, without data.
-
-    Example:
-
-    >>> recipe = load_recipe("dyhead_r50_atss_fpn_1x")
-    >>> [name for name in recipe.sections if name in ("Command", "Cost", "Expected")]
-    ['Command', 'Cost', 'Expected']
-    """
-
-    name: str
-    title: str
-    sections: Mapping[str, str]
-    settings: Mapping[str, Any]
+RECIPES = {
+    recipe.NAME: recipe
+    for recipe in (
+        dyhead_r50_retina_fpn_1x,
+        dyhead_r50_atss_fpn_1x,
+        dyhead_r50_rcnn_fpn_1x,
+        dyhead_swint_atss_fpn_2x_ms,
+        atss_r50_fpn_dyhead_1x_coco,
+        atss_r50_caffe_fpn_dyhead_1x_coco,
+        atss_swin_l_p4_w12_fpn_dyhead_ms_2x_coco,
+        atss_x101_64x4d_dcnv2_fpn_dyhead,
+    )
+}
+"""The recipes by their names."""
 
 
-def load_recipe(name: str) -> Recipe:
+def load_recipe(name: str) -> ModuleType:
     """Returns a recipe.
 
     Args:
         name: One of `RECIPES`.
 
-    Raises:
-        ValueError: If there is no such recipe.
-
-    Example:
-
-    >>> load_recipe("dyhead_r50_atss_fpn_1x").settings["detector"]
-    'dyhead_r50_atss_fpn_1x'
-    """
-    if name not in RECIPES:
-        raise ValueError(f"`recipe` must be one of {RECIPES}. Received: recipe={name!r}")
-    module = importlib.import_module(f"{__name__}.{name}")
-    title, text = module.__doc__.split("\n", 1)
-    sections = {heading: body.strip() for heading, body in _SECTION.findall(text)}
-    return Recipe(name, title.rstrip("."), sections, dict(module.SETTINGS))
-
-
-def recipe_settings(name: str) -> dict[str, Any]:
-    """Returns the settings of a recipe, without data.
-
-    Args:
-        name: One of `RECIPES`.
-
     Returns:
-        Arguments of `TrainingSettings`.
+        The module, see above.
 
     Raises:
         ValueError: If there is no such recipe.
@@ -79,11 +54,16 @@ def recipe_settings(name: str) -> dict[str, Any]:
     Example:
 
     >>> from keras_dyhead.training import TrainingSettings
-    >>> settings = recipe_settings("dyhead_r50_atss_fpn_1x") | {"batch_size": 4}
-    >>> TrainingSettings("train2017", "instances_train2017.json", **settings).batch_size
-    4
+    >>> recipe = load_recipe("dyhead_r50_atss_fpn_1x")
+    >>> recipe.AP
+    42.4
+    >>> settings = TrainingSettings("train", "train.json", **recipe.SETTINGS | {"batch_size": 4})
+    >>> settings.batch_size, settings.learning_rate
+    (4, 0.01)
     """
-    return dict(load_recipe(name).settings)
+    if name not in RECIPES:
+        raise ValueError(f"`recipe` must be one of {list(RECIPES)}. Received: recipe={name!r}")
+    return RECIPES[name]
 
 
-__all__ = ["RECIPES", "Recipe", "load_recipe", "recipe_settings"]
+__all__ = ["RECIPES", "load_recipe"]

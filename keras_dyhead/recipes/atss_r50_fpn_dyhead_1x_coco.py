@@ -1,48 +1,25 @@
-"""ATSS + DyHead on ResNet-50, 12 epochs, OpenMMLab's simple setting.
+"""ATSS + DyHead on ResNet-50, 12 epochs, OpenMMLab's simple setting."""
 
-Command:
-    keras-dyhead train --recipe atss_r50_fpn_dyhead_1x_coco --out runs/atss_r50
-    --images train2017 --annotations instances_train2017.json
-    --val-images val2017 --val-annotations instances_val2017.json
-    --backbone-weights resnet50-0676ba61.pth
+from keras_dyhead.recipes import schedules
 
-    The weights are torchvision's `ResNet50_Weights.IMAGENET1K_V1`.
-
-Cost:
-    12 passes (1x) over the 118k images of COCO. In its usual canvas of 800 x 1088 px, an image
-    takes 194 thousand million multiply-adds and a training step on it about three times as many:
-    8.2e17 for all.
-    The published training took 4 T4 GPUs, 4 images and 4.9 GB on each; its hours are not known.
-
-Expected:
-    43.3 AP on COCO val2017 by the published training (README of mmdetection's `configs/dyhead`).
-    Nobody has measured this recipe.
-
-Differs from the published training:
-    - Images without boxes take part. mmdetection leaves them out.
-    - A batch is padded to the nearest of six canvases, not to its largest image.
-    - Initial values above the backbone were not compared.
-
-Source: `configs/dyhead/atss_r50_fpn_dyhead_1x_coco.py` of mmdetection;
-its `schedule_1x.py`.
-"""
-
+NAME = "atss_r50_fpn_dyhead_1x_coco"
+COMMAND = schedules.command(NAME, "resnet50-0676ba61.pth")
+WEIGHTS = "torchvision's `ResNet50_Weights.IMAGENET1K_V1`"
+COST = schedules.cost(194e9, epochs=12)
+HARDWARE = "4 T4 GPUs, 4 images and 4.9 GB on each; its hours are not known."
+AP = 43.3
+AP_SOURCE = "README of mmdetection's `configs/dyhead`"
+SOURCE = f"`configs/dyhead/{NAME}.py` and {schedules.ON_OPENMMLAB}"
+DIFFERENCES = (
+    schedules.EMPTY_IMAGES,
+    schedules.PADDING,
+    "Initial values above the backbone were not compared.",
+)
 SETTINGS = {
-    "detector": "atss_r50_fpn_dyhead_1x_coco",
-    "canvases": (
-        *((800, 1088), (800, 1216), (800, 1344)),
-        *((1088, 800), (1216, 800), (1344, 800)),
-    ),
-    "augmentation": {"horizontal_flip": 0.5, "scale": None},
+    "detector": NAME,
+    "canvases": schedules.canvases(800, 1088, 1216, 1344),
+    "augmentation": schedules.FLIP,
     "epochs": 12,
-    "batch_size": 16,
-    "optimizer": "sgd",
-    "momentum": 0.9,
-    "learning_rate": 0.01,
-    "base_batch_size": 16,
-    "schedule": "step",
-    "milestones": (8 / 12, 11 / 12),
-    "warmup_steps": 500,
-    "weight_decay": 1e-4,
-    "clip_norm": None,
+    **schedules.SGD,
+    **schedules.OPENMMLAB_STEPS,
 }

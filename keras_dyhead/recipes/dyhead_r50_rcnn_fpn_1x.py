@@ -1,51 +1,27 @@
-"""Faster R-CNN + DyHead on ResNet-50, 12 epochs, as microsoft/DynamicHead trained it.
+"""Faster R-CNN + DyHead on ResNet-50, 12 epochs, as microsoft/DynamicHead trained it."""
 
-Command:
-    keras-dyhead train --recipe dyhead_r50_rcnn_fpn_1x --out runs/rcnn
-    --images train2017 --annotations instances_train2017.json
-    --val-images val2017 --val-annotations instances_val2017.json
-    --backbone-weights resnet50_msra-5891d200.pth
+from keras_dyhead.recipes import schedules
 
-    The weights are OpenMMLab's conversion of detectron2's `MSRA/R-50.pkl`, in the names of
-    torchvision (https://download.openmmlab.com/pretrain/third_party/resnet50_msra-5891d200.pth).
-
-Cost:
-    12 passes (1x) over the 118k images of COCO. In its usual canvas of 832 x 1088 px, an image
-    takes 626 thousand million multiply-adds, without RoIAlign, and a training step on it about
-    three times as many: 2.7e18 for all.
-    Its authors give a command for 8 GPUs; their hours are not known.
-
-Expected:
-    40.3 AP on COCO val2017 by the published training (README of microsoft/DynamicHead). Nobody has
-    measured this recipe.
-
-Differs from the published training:
-    - 12 passes over the 118k images are 1.4 % fewer steps than its 90 000.
-    - Images without boxes take part. detectron2 leaves them out.
-    - A batch is padded to the nearest of six canvases, not to its largest image.
-    - DyHead's sampling offsets begin at zero, there at random. Other initial values above the
-      backbone were not compared.
-
-Source: `configs/dyhead_r50_rcnn_fpn_1x.yaml` and `train_net.py` of microsoft/DynamicHead;
-defaults of detectron2.
-"""
-
+NAME = "dyhead_r50_rcnn_fpn_1x"
+COMMAND = schedules.command(NAME, "resnet50_msra-5891d200.pth")
+WEIGHTS = schedules.MSRA_WEIGHTS
+COST = schedules.cost(626e9, epochs=12)  # without RoIAlign
+HARDWARE = schedules.EIGHT_GPUS
+AP = 40.3
+AP_SOURCE = "README of microsoft/DynamicHead"
+SOURCE = f"`configs/{NAME}.yaml` and {schedules.ON_MICROSOFT}"
+DIFFERENCES = (
+    schedules.FEWER_STEPS,
+    schedules.EMPTY_IMAGES,
+    schedules.PADDING,
+    schedules.OFFSETS,
+)
 SETTINGS = {
-    "detector": "dyhead_r50_rcnn_fpn_1x",
-    "canvases": (
-        *((832, 1088), (832, 1216), (832, 1344)),
-        *((1088, 832), (1216, 832), (1344, 832)),
-    ),
-    "augmentation": {"horizontal_flip": 0.5, "scale": None},
+    "detector": NAME,
+    "canvases": schedules.canvases(832, 1088, 1216, 1344),
+    "augmentation": schedules.FLIP,
     "epochs": 12,
-    "batch_size": 16,
-    "optimizer": "sgd",
-    "momentum": 0.9,
+    **schedules.SGD,
+    **schedules.MICROSOFT_STEPS,
     "learning_rate": 0.02,
-    "base_batch_size": 16,
-    "schedule": "step",
-    "milestones": (60 / 90, 80 / 90),
-    "warmup_steps": 1000,
-    "weight_decay": 1e-4,
-    "clip_norm": None,
 }

@@ -1,28 +1,29 @@
 """The whole road from a COCO data set to a served detector: what the command line runs."""
 
 from keras_dyhead.training.checkpoint import EpochCheckpoint
-from keras_dyhead.training.config import planned_config
-from keras_dyhead.training.data import DataSettings
 from keras_dyhead.training.demo import demo_training
-from keras_dyhead.training.model import ModelSettings
-from keras_dyhead.training.optimizer import OptimizerSettings
+from keras_dyhead.training.model import build_detector
+from keras_dyhead.training.optimizer import build_optimizer
 from keras_dyhead.training.overrides import merge_settings, parse_overrides
+from keras_dyhead.training.plan import planned_config, resolve_settings
 from keras_dyhead.training.results import check_serving, write_results
 from keras_dyhead.training.run import Training
-from keras_dyhead.training.settings import TrainingSettings, build_detector
+from keras_dyhead.training.settings import TrainingSettings
+from keras_dyhead.training.strategy import make_strategy, synchronize_batch_norm
 
 __all__ = [
-    "DataSettings",
     "EpochCheckpoint",
-    "ModelSettings",
-    "OptimizerSettings",
     "Training",
     "TrainingSettings",
     "build_detector",
+    "build_optimizer",
     "check_serving",
     "demo_training",
+    "make_strategy",
     "merge_settings",
     "parse_overrides",
     "planned_config",
+    "resolve_settings",
+    "synchronize_batch_norm",
     "write_results",
 ]

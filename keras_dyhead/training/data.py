@@ -1,96 +1,36 @@
-"""The data of a training: the settings, and the data set that follows from them."""
+"""The data of a training, as its settings ask for them."""
 
-import dataclasses
-import os
-from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
 
 import tensorflow as tf
 
-from keras_dyhead.coco import Augmentation, load_coco
+from keras_dyhead.coco import load_coco
+from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
-from keras_dyhead.training.optimizer import check
+from keras_dyhead.training.settings import TrainingSettings
 
 
-@dataclasses.dataclass(frozen=True)
-class DataSettings:
-    """Which images a detector learns from, and at which size.
+def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
+    """Returns the preprocessor of the data, which becomes the model's.
 
     Args:
-        images: Folder of the training images.
-        annotations: COCO JSON file of the training images.
-        val_images: Folder of the images to evaluate on. Defaults to `None`: the training images.
-        val_annotations: COCO JSON file of those. Defaults to `None`: the training annotations.
-        batch_size: Images per step, on all devices together. Defaults to `4`.
-        image_size: Side in pixels of the square that images are fitted into. Defaults to `None`:
-            512, unless there are `canvases`.
-        canvases: `(height, width)` of the batches, in place of `image_size`: every image goes into
-            the one it fits best, resized by `min_side` and `max_side`. Defaults to `None`.
-        min_side: Length that the shorter side of an image gets ... Defaults to `None`: 800, or as
-            published.
-        max_side: ... unless the longer one would exceed this. Defaults to `None`: 1333, or as
-            published.
-        augmentation: Arguments of `keras_dyhead.coco.Augmentation`. Defaults to `None`, its
-            defaults.
-        on_error: `"raise"` or `"skip"`, what to do about broken images and unusable annotations.
-            Defaults to `"raise"`.
-
-    Example:
-
-    >>> settings = DataSettings("photos", "instances.json", augmentation={"horizontal_flip": 0})
-    >>> settings.batch_size, settings.build_augmentation().horizontal_flip
-    (4, 0)
+        settings: The settings.
     """
-
-    images: str | os.PathLike
-    annotations: str | os.PathLike
-    val_images: str | os.PathLike | None = None
-    val_annotations: str | os.PathLike | None = None
-    batch_size: int = 4
-    image_size: int | None = None
-    canvases: tuple[tuple[int, int], ...] | None = None
-    min_side: int | None = None
-    max_side: int | None = None
-    augmentation: Mapping[str, Any] | None = None
-    on_error: str = "raise"
-
-    def __post_init__(self):
-        for name in ("images", "annotations", "val_images", "val_annotations"):
-            value = getattr(self, name)
-            object.__setattr__(self, name, None if value is None else os.fspath(value))
-        if (self.val_images is None) != (self.val_annotations is None):
-            raise ValueError(
-                "`val_images` and `val_annotations` go together. Received: "
-                f"val_images={self.val_images}, val_annotations={self.val_annotations}"
-            )
-        for name in ("batch_size", "image_size", "min_side", "max_side"):
-            value = getattr(self, name)
-            check(self, name, value is None or value > 0, "positive")
-        if self.canvases is not None:
-            object.__setattr__(self, "canvases", tuple(tuple(canvas) for canvas in self.canvases))
-            if self.image_size is not None:
-                raise ValueError(
-                    "`image_size` and `canvases` exclude each other. Received: "
-                    f"image_size={self.image_size}, canvases={self.canvases}"
-                )
-        self.build_augmentation()
-
-    def build_augmentation(self) -> Augmentation:
-        """Returns how training images are varied.
-
-        Raises:
-            ValueError: If `augmentation` has other names than the arguments of `Augmentation`.
-        """
-        given = self.augmentation or {}
-        known = [field.name for field in dataclasses.fields(Augmentation)]
-        unknown = sorted(set(given).difference(known))
-        if unknown:
-            raise ValueError(f"`augmentation` may have {known}. Received: {unknown}")
-        return Augmentation(**given)
+    arguments = {}
+    if settings.published is None:
+        arguments["pad_multiple"] = 2 ** (settings.max_level or 7)
+    else:
+        arguments |= settings.published.preprocessing
+    if settings.canvases is None:
+        arguments["image_size"] = (settings.image_size or 512,) * 2
+    for name in ("min_side", "max_side"):
+        if getattr(settings, name) is not None:
+            arguments[name] = getattr(settings, name)
+    return DetectionPreprocessor(**arguments)
 
 
 def open_training_data(
-    settings: DataSettings, preprocessor: DetectionPreprocessor, **arguments
+    settings: TrainingSettings, preprocessor: DetectionPreprocessor, **arguments
 ) -> tf.data.Dataset:
     """Opens the training images.
 
@@ -110,3 +50,64 @@ def open_training_data(
         on_error=settings.on_error,
         **arguments,
     )
+
+
+def open_data(
+    settings: TrainingSettings,
+    preprocessor: DetectionPreprocessor,
+    initial_epoch: int,
+    initial_step: int,
+    several_devices: bool,
+) -> tuple[tf.data.Dataset, tf.data.Dataset]:
+    """Opens the images to train and to evaluate on, and checks that a training can be made of them.
+
+    Args:
+        settings: The settings.
+        preprocessor: See `load_coco`, like the next two.
+        initial_epoch: First epoch of the training data.
+        initial_step: First step of that epoch.
+        several_devices: Whether each of several devices must have its share of every batch.
+
+    Raises:
+        ValueError: If there is no whole batch, no box, or another category to evaluate on.
+    """
+    train = open_training_data(
+        settings,
+        preprocessor,
+        seed=settings.seed,
+        initial_epoch=initial_epoch,
+        initial_step=initial_step,
+        drop_remainder=several_devices,
+    )
+    if not len(train):
+        raise ValueError(
+            f"{settings.annotations} must have images for a whole batch, of which each of "
+            f"several devices has its share. Received: batch_size={settings.batch_size}, "
+            f"{len(train.annotations.images)} images"
+        )
+    if not any(len(image.boxes) for image in train.annotations.images):
+        raise ValueError(f"{settings.annotations} has no box to learn from.")
+    val_annotations = settings.val_annotations or settings.annotations
+    categories = read_coco_json(Path(val_annotations))["categories"]
+    names = {str(c["name"]) for c in categories if isinstance(c, dict) and "name" in c}
+    unknown = names.difference(train.class_names)
+    if unknown and settings.on_error == "raise":
+        raise ValueError(
+            f"{val_annotations} has categories that the training data lack: {sorted(unknown)}; "
+            f"those have {list(train.class_names)} (`on_error='skip'` leaves the others out)"
+        )
+    val = load_coco(
+        settings.val_images or settings.images,
+        val_annotations,
+        settings.batch_size,
+        settings.canvases or preprocessor.image_size,
+        preprocessor=preprocessor,
+        class_names=train.class_names,
+        on_error=settings.on_error,
+    )
+    if several_devices and len(val.annotations.images) < settings.batch_size:
+        raise ValueError(
+            f"Several devices need at least {settings.batch_size} images, a batch, to evaluate "
+            f"on. Received: {len(val.annotations.images)} in {val_annotations}"
+        )
+    return train, val

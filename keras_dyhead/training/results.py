@@ -19,8 +19,8 @@ from keras_dyhead.detectors import Detector
 from keras_dyhead.export import export_saved_model
 from keras_dyhead.inference import detect_images, read_rgb
 from keras_dyhead.training import serving_check
-from keras_dyhead.training.config import package_versions
 from keras_dyhead.training.durable import save_model
+from keras_dyhead.training.plan import package_versions
 from keras_dyhead.training.settings import TrainingSettings
 from keras_dyhead.visualization import plot_detections, plot_history
 
@@ -30,6 +30,8 @@ RESULTS = (
 )
 """Names of everything a finished training leaves in its folder, in the order of writing."""
 
+_PICTURES = 6
+
 
 def write_results(
     model: Detector,
@@ -37,7 +39,6 @@ def write_results(
     settings: TrainingSettings,
     records: Sequence[dict[str, float]],
     out: Path,
-    num_pictures: int = 6,
 ) -> dict:
     """Writes all files of a finished training, see `RESULTS`; the last one marks the end.
 
@@ -47,7 +48,6 @@ def write_results(
         settings: What the training was made of.
         records: One dictionary per epoch, see `EpochCheckpoint`; the last has the COCO figures.
         out: The folder.
-        num_pictures: Images to draw. Defaults to `6`.
 
     Returns:
         What `metrics.json` holds: `figures` (the twelve COCO figures), `class_names`,
@@ -78,7 +78,7 @@ def write_results(
     plot_history(history).savefig(out / "history.png", dpi=120)
 
     chosen = [image for image in annotations.images if len(image.boxes)] or annotations.images
-    chosen = chosen[:num_pictures]
+    chosen = chosen[:_PICTURES]
     pictures = [read_rgb(image.path) for image in chosen]
     detections = detect_images(model, pictures)
     truths = [{"boxes": image.boxes, "labels": image.labels} for image in chosen]

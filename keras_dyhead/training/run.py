@@ -8,28 +8,15 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from keras_dyhead.coco import load_coco
-from keras_dyhead.coco.checks import read_coco_json
-from keras_dyhead.detectors import DetectionPreprocessor
-from keras_dyhead.training.averaged import AveragedEvaluation
+from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, FiniteLoss
 from keras_dyhead.training.checkpoint import EpochCheckpoint
-from keras_dyhead.training.config import training_config
-from keras_dyhead.training.data import open_training_data
-from keras_dyhead.training.data_position import DataPosition
+from keras_dyhead.training.data import build_preprocessor, open_data
 from keras_dyhead.training.durable import replace_file
-from keras_dyhead.training.finite_loss import FiniteLoss
+from keras_dyhead.training.model import build_detector, fastest_sampling
+from keras_dyhead.training.plan import resolve_settings, training_config
 from keras_dyhead.training.results import RESULTS, write_results
-from keras_dyhead.training.settings import (
-    TrainingSettings,
-    build_detector,
-    build_preprocessor,
-    fastest_sampling,
-)
-from keras_dyhead.training.strategy import (
-    check_agreement,
-    make_strategy,
-    synchronize_batch_norm,
-)
+from keras_dyhead.training.settings import TrainingSettings
+from keras_dyhead.training.strategy import check_agreement, make_strategy, synchronize_batch_norm
 from keras_dyhead.visualization import TensorBoardLog
 
 STATE = "settings.json"
@@ -110,8 +97,10 @@ class Training:
         if earlier is not None:
             self._checkpoint.find()
         preprocessor = build_preprocessor(settings)
-        self._load_data(settings, preprocessor)
-        self.settings = settings.resolve(self.train_data.annotations)
+        self.train_data, self.val_data = open_data(
+            settings, preprocessor, self.epochs_done, self.steps_done, replicas > 1
+        )
+        self.settings = resolve_settings(settings, self.train_data.annotations)
         if earlier is not None:
             self._check_same(earlier)
             scale = earlier["settings"]["anchor_scale"]
@@ -206,12 +195,9 @@ class Training:
 
     def _write_results(self) -> dict:
         try:
+            records = self._checkpoint.records
             return write_results(
-                self.model,
-                self.val_data.annotations,
-                self.settings,
-                self._checkpoint.records,
-                self.out,
+                self.model, self.val_data.annotations, self.settings, records, self.out
             )
         except (OSError, tf.errors.ResourceExhaustedError) as error:
             raise OSError(
@@ -225,51 +211,6 @@ class Training:
         names = {image.id: image.path.name for image in self.train_data.annotations.images}
         ids = self.train_data.image_ids(epoch, step)
         return "the images " + ", ".join(f"{number} ({names[number]})" for number in ids)
-
-    def _load_data(self, settings: TrainingSettings, preprocessor: DetectionPreprocessor) -> None:
-        form = {
-            "batch_size": settings.batch_size,
-            "image_size": settings.canvases or preprocessor.image_size,
-            "preprocessor": preprocessor,
-            "on_error": settings.on_error,
-        }
-        several_devices = self.strategy.num_replicas_in_sync > 1
-        self.train_data = open_training_data(
-            settings,
-            preprocessor,
-            seed=settings.seed,
-            initial_epoch=self.epochs_done,
-            initial_step=self.steps_done,
-            drop_remainder=several_devices,  # each must have its share of every batch
-        )
-        if not len(self.train_data):
-            raise ValueError(
-                f"{settings.annotations} must have images for a whole batch, of which each of "
-                f"several devices has its share. Received: batch_size={settings.batch_size}, "
-                f"{len(self.train_data.annotations.images)} images"
-            )
-        if not any(len(image.boxes) for image in self.train_data.annotations.images):
-            raise ValueError(f"{settings.annotations} has no box to learn from.")
-        val_annotations = settings.val_annotations or settings.annotations
-        categories = read_coco_json(Path(val_annotations))["categories"]
-        names = {str(c["name"]) for c in categories if isinstance(c, dict) and "name" in c}
-        unknown = names.difference(self.class_names)
-        if unknown and settings.on_error == "raise":
-            raise ValueError(
-                f"{val_annotations} has categories that the training data lack: {sorted(unknown)}; "
-                f"those have {self.class_names} (`on_error='skip'` leaves the others out)"
-            )
-        self.val_data = load_coco(
-            settings.val_images or settings.images,
-            val_annotations,
-            class_names=self.class_names,
-            **form,
-        )
-        if several_devices and len(self.val_data.annotations.images) < settings.batch_size:
-            raise ValueError(
-                f"Several devices need at least {settings.batch_size} images, a batch, to evaluate "
-                f"on. Received: {len(self.val_data.annotations.images)} in {val_annotations}"
-            )
 
     def _check_same(self, earlier: dict) -> None:
         """Refuses to go on with another model than the one that was begun."""

@@ -1,42 +1,103 @@
-"""What a training is made of, and the compiled detector that follows from it."""
+"""What a training is made of."""
 
 import dataclasses
-import math
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+import re
+from collections.abc import Mapping
+from typing import Any
 
-import tensorflow as tf
+from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, PublishedModel
+from keras_dyhead.coco import Augmentation
+from keras_dyhead.detectors import DETECTORS
 
-from keras_dyhead.coco import CocoAnnotations
-from keras_dyhead.detectors import DetectionPreprocessor, Detector
-from keras_dyhead.ops import sparse_sampling
-from keras_dyhead.training.data import DataSettings
-from keras_dyhead.training.model import (
-    ModelSettings,
-    build_model,
-    fitting_anchor_scale,
-)
-from keras_dyhead.training.optimizer import OptimizerSettings, build_optimizer, check
+DEFAULT_NUM_BLOCKS = 1
 
-__all__ = [
-    "STRATEGIES",
-    "TrainingSettings",
-    "build_detector",
-    "build_preprocessor",
-]
-
+OPTIMIZERS = ("adamw", "sgd")
+SCHEDULES = ("cosine", "step")
 STRATEGIES = ("none", "mirrored", "multiworker")
 """One device, all GPUs of this machine, or those of all machines named in `TF_CONFIG`."""
 
+# What a published model has settled.
+_PUBLISHED = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
+_POSITIVE = (
+    *("batch_size", "image_size", "min_side", "max_side", "learning_rate", "base_batch_size"),
+    *("clip_norm", "accumulate_steps", "epochs", "eval_every"),
+)
+
 
 @dataclasses.dataclass(frozen=True)
-class TrainingSettings(OptimizerSettings, ModelSettings, DataSettings):
+class TrainingSettings:
     """Data, model, optimizer and run of a training.
 
     Args:
-        images: This and the next ten are the arguments of `DataSettings`, then those of
-            `ModelSettings` and of `OptimizerSettings`, all of them by the same names. Then follow:
+        images: Folder of the training images.
+        annotations: COCO JSON file of the training images.
+        val_images: Folder of the images to evaluate on. Defaults to `None`: the training images.
+        val_annotations: COCO JSON file of those. Defaults to `None`: the training annotations.
+        batch_size: Images per step, on all devices together. Defaults to `4`.
+        image_size: Side in pixels of the square that images are fitted into. Defaults to `None`:
+            512, unless there are `canvases`.
+        canvases: `(height, width)` of the batches, in place of `image_size`: every image goes into
+            the one it fits best, resized by `min_side` and `max_side`. Defaults to `None`.
+        min_side: Length that the shorter side of an image gets ... Defaults to `None`: 800, or as
+            published.
+        max_side: ... unless the longer one would exceed this. Defaults to `None`: 1333, or as
+            published.
+        augmentation: Arguments of `keras_dyhead.coco.Augmentation`. Defaults to `None`, its
+            defaults.
+        on_error: `"raise"` or `"skip"`, what to do about broken images and unusable annotations.
+            Defaults to `"raise"`.
+        detector: One of `keras_dyhead.detectors.DETECTORS`, or the name of a published model
+            (`PUBLISHED` and `COMPOSED` of `keras_dyhead.checkpoints`): that very model, for other
+            classes. Defaults to `"atss"`.
+        backbone: `"small"` or one of `keras_dyhead.backbones.BACKBONES`; or the name or path of a
+            KerasHub preset with a feature pyramid, such as `"resnet_50_imagenet"`; or arguments of
+            a class of `keras_dyhead.backbones`, which `"class"` names if it is not
+            `ResNetBackbone`. Defaults to `None`: `"small"`, or as published.
+        backbone_weights: PyTorch checkpoint for a backbone of `keras_dyhead.backbones`, see
+            `load_backbone_weights`. Defaults to `None`, random weights.
+        num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `None`:
+            `DEFAULT_NUM_BLOCKS`, or as published.
+        channels: Channels of pyramid, DyHead and heads, a multiple of 16. Defaults to `None`: 64,
+            or as published.
+        alignment: As in `DyHeadNeck`, like the next four. Defaults to `None`: `"paper"`, or as
+            published.
+        start: Defaults to `None`: `"identity"`, or as published.
+        use_spatial_attention: Defaults to `True`.
+        use_scale_attention: Defaults to `True`.
+        use_task_attention: Defaults to `True`.
+        head_layers: Layers between DyHead and the predictions, which a published model has settled
+            like the next four. Defaults to `None`: no layers, but a convolution in RetinaNet and
+            two dense layers in Faster R-CNN.
+        max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `None`: 7.
+        anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
+            `None`: such that it is about as large as the smallest tenth of the training boxes
+            (RetinaNet, Faster R-CNN), or twice that (ATSS); FCOS and RepPoints have no anchors.
+        anchor_octaves: Anchor sizes per level of RetinaNet and Faster R-CNN; ATSS has one. Defaults
+            to `None`: 3.
+        anchor_ratios: Heights divided by widths of their anchors; those of ATSS are square.
+            Defaults to `None`: `(0.5, 1.0, 2.0)`.
+        dtype: Policy of all layers, such as `"mixed_float16"`, with which losses are scaled, or
+            `"mixed_bfloat16"`. Defaults to `"float32"`.
+        optimizer: `"adamw"`, or `"sgd"`, see `RegularizedSGD`. Defaults to `"adamw"`.
+        momentum: Of SGD. Defaults to `0.9`.
+        learning_rate: Peak of the schedule. Defaults to `1e-3`.
+        base_batch_size: Images per update that `learning_rate` is meant for: it is scaled in
+            proportion to the images that there are. Defaults to `None`, not scaled.
+        schedule: `"cosine"`: down to a fiftieth of the peak, or `"step"`: a tenth of what it was
+            at each milestone. Both begin with a linear warm-up. Defaults to `"cosine"`.
+        milestones: When `"step"` lowers the learning rate, in parts of the training. Defaults to
+            `(2 / 3, 8 / 9)`.
+        warmup_steps: Updates until the learning rate is reached. Defaults to `None`: a twentieth of
+            all.
+        weight_decay: What each update takes away from a weight, in parts of it and of the learning
+            rate. Defaults to `1e-4`.
+        no_decay: Regular expressions; weights with a path in which one is found do not decay.
+            Defaults to `()`.
+        clip_norm: Largest norm of the gradient of all weights, or `None`. Defaults to `10.0`.
+        ema_momentum: Keeps a moving average of the weights, which is what is evaluated and saved in
+            the end: the part of it that an update leaves. Defaults to `None`, no average.
+        accumulate_steps: Steps whose gradients are averaged for one update. Defaults to `1`.
         epochs: Passes over the training images. Defaults to `None`: 12, or as many as make
             600 steps on a small data set.
         eval_every: Epochs between two evaluations. Defaults to `None`: a fifth of `epochs`.
@@ -57,6 +118,45 @@ class TrainingSettings(OptimizerSettings, ModelSettings, DataSettings):
     (24, 0.001)
     """
 
+    images: str | os.PathLike
+    annotations: str | os.PathLike
+    val_images: str | os.PathLike | None = None
+    val_annotations: str | os.PathLike | None = None
+    batch_size: int = 4
+    image_size: int | None = None
+    canvases: tuple[tuple[int, int], ...] | None = None
+    min_side: int | None = None
+    max_side: int | None = None
+    augmentation: Mapping[str, Any] | None = None
+    on_error: str = "raise"
+    detector: str = "atss"
+    backbone: str | Mapping[str, Any] | None = None
+    backbone_weights: str | os.PathLike | None = None
+    num_blocks: int | None = None
+    channels: int | None = None
+    alignment: str | None = None
+    start: str | None = None
+    use_spatial_attention: bool = True
+    use_scale_attention: bool = True
+    use_task_attention: bool = True
+    head_layers: int | None = None
+    max_level: int | None = None
+    anchor_scale: float | None = None
+    anchor_octaves: int | None = None
+    anchor_ratios: tuple[float, ...] | None = None
+    dtype: str = "float32"
+    optimizer: str = "adamw"
+    momentum: float = 0.9
+    learning_rate: float = 1e-3
+    base_batch_size: int | None = None
+    schedule: str = "cosine"
+    milestones: tuple[float, ...] = (2 / 3, 8 / 9)
+    warmup_steps: int | None = None
+    weight_decay: float = 1e-4
+    no_decay: tuple[str, ...] = ()
+    clip_norm: float | None = 10.0
+    ema_momentum: float | None = None
+    accumulate_steps: int = 1
     epochs: int | None = None
     eval_every: int | None = None
     jit_compile: bool = False
@@ -65,107 +165,119 @@ class TrainingSettings(OptimizerSettings, ModelSettings, DataSettings):
     seed: int = 0
 
     def __post_init__(self):
-        for part in (DataSettings, ModelSettings, OptimizerSettings):
-            part.__post_init__(self)
-        if self.backbone_weights is not None:
-            object.__setattr__(self, "backbone_weights", os.fspath(self.backbone_weights))
-        for name in ("epochs", "eval_every"):
+        paths = ("images", "annotations", "val_images", "val_annotations", "backbone_weights")
+        self._convert(os.fspath, *paths)
+        self._convert(tuple, "anchor_ratios", "milestones", "no_decay")
+        self._convert(lambda canvases: tuple(map(tuple, canvases)), "canvases")
+        for name in _POSITIVE:
             value = getattr(self, name)
-            check(self, name, value is None or value > 0, "positive")
-        check(self, "strategy", self.strategy in STRATEGIES, f"one of {STRATEGIES}")
+            self._check(name, value is None or value > 0, "positive")
+        self._check_data()
+        self._check_model()
+        self._check_optimizer()
+        self._check("strategy", self.strategy in STRATEGIES, f"one of {STRATEGIES}")
         together = self.accumulate_steps == 1 or self.strategy == "none"
-        check(self, "accumulate_steps", together, f"1 with the strategy {self.strategy!r}")
+        self._check("accumulate_steps", together, f"1 with the strategy {self.strategy!r}")
 
-    def resolve(self, annotations: CocoAnnotations) -> "TrainingSettings":
-        """Returns the settings with all defaults filled in.
+    def _check_data(self):
+        if (self.val_images is None) != (self.val_annotations is None):
+            raise ValueError(
+                "`val_images` and `val_annotations` go together. Received: "
+                f"val_images={self.val_images}, val_annotations={self.val_annotations}"
+            )
+        if self.canvases is not None and self.image_size is not None:
+            raise ValueError(
+                "`image_size` and `canvases` exclude each other. Received: "
+                f"image_size={self.image_size}, canvases={self.canvases}"
+            )
+        self.build_augmentation()
+
+    def _check_model(self):
+        known = self.detector in DETECTORS or self.published is not None
+        self._check("detector", known, f"one of {list(DETECTORS)} or a published model")
+        self._check("num_blocks", (self.num_blocks or 0) >= 0, "at least 0")
+        channels = 16 if self.channels is None else self.channels
+        self._check("channels", channels >= 16 and channels % 16 == 0, "a multiple of 16")
+        given = {name: getattr(self, name) for name in _PUBLISHED}
+        given = {name: value for name, value in given.items() if value is not None}
+        if self.published is not None and given:
+            raise ValueError(
+                f"Of the published model {self.detector!r}, {list(given)} cannot be changed. "
+                f"Received: {given}"
+            )
+
+    def _check_optimizer(self):
+        self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}")
+        self._check("schedule", self.schedule in SCHEDULES, f"one of {SCHEDULES}")
+        self._check("warmup_steps", (self.warmup_steps or 0) >= 0, "at least 0")
+        self._check("weight_decay", self.weight_decay >= 0, "at least 0")
+        self._check("momentum", 0 <= self.momentum < 1, "from 0 to below 1")
+        self._check("ema_momentum", 0 <= (self.ema_momentum or 0) < 1, "from 0 to below 1")
+        times = (0, *self.milestones, 1)
+        ascending = len(times) > 2 and sorted(set(times)) == list(times)
+        self._check("milestones", ascending, "ascending, between 0 and 1")
+        for pattern in self.no_decay:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(
+                    f"`no_decay` must hold regular expressions. Received: {pattern!r} ({error})"
+                ) from None
+
+    def _convert(self, function, *names):
+        """Stores what was given in the type that it has from here on."""
+        for name in names:
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, function(getattr(self, name)))
+
+    def _check(self, name, valid, expected):
+        if not valid:
+            raise ValueError(
+                f"`{name}` must be {expected}. Received: {name}={getattr(self, name)!r}"
+            )
+
+    @property
+    def published(self) -> PublishedModel | None:
+        """The record of the published model, if `detector` names one."""
+        return (PUBLISHED | COMPOSED).get(self.detector)
+
+    def build_augmentation(self) -> Augmentation:
+        """Returns how training images are varied.
+
+        Raises:
+            ValueError: If `augmentation` has other names than the arguments of `Augmentation`.
+        """
+        given = self.augmentation or {}
+        known = [field.name for field in dataclasses.fields(Augmentation)]
+        unknown = sorted(set(given).difference(known))
+        if unknown:
+            raise ValueError(f"`augmentation` may have {known}. Received: {unknown}")
+        return Augmentation(**given)
+
+    def scaled(self, steps: int) -> dict[str, float | int | list[int]]:
+        """Returns what the optimizer's settings amount to in a training.
 
         Args:
-            annotations: The checked training annotations, on which some depend.
+            steps: Steps of the whole training; several make one update with `accumulate_steps`.
+
+        Returns:
+            `images_per_update`, `peak_learning_rate`, and in steps, counted from 0: `warmup_steps`
+            and, with `schedule="step"`, `milestone_steps`, the first ones at a lower rate.
+
+        Example:
+
+        >>> settings = TrainingSettings("a", "a.json", learning_rate=0.02, base_batch_size=16)
+        >>> settings.scaled(steps=1000)["peak_learning_rate"]
+        0.005
         """
-        preprocessor = build_preprocessor(self)
-        changes = self.model_defaults()
-        if self.offset_rate is None:
-            changes["offset_rate"] = 0.1 if self.published is None else 1.0
-        if self.published is None and self.anchor_scale is None:
-            changes["anchor_scale"] = fitting_anchor_scale(self.detector, annotations, preprocessor)
-        if preprocessor.image_size is not None:
-            changes["image_size"] = preprocessor.image_size[0]
-        else:
-            changes |= {"min_side": preprocessor.min_side, "max_side": preprocessor.max_side}
-        steps_per_epoch = math.ceil(len(annotations.images) / self.batch_size)
-        epochs = self.epochs or max(12, math.ceil(600 / steps_per_epoch))
-        return dataclasses.replace(
-            self,
-            **changes,
-            augmentation=dataclasses.asdict(self.build_augmentation()),
-            epochs=epochs,
-            eval_every=self.eval_every or max(1, epochs // 5),
-        )
-
-
-def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
-    """Returns the preprocessor of the data, which becomes the model's.
-
-    Args:
-        settings: The settings.
-    """
-    arguments = {}
-    if settings.published is None:
-        arguments["pad_multiple"] = 2 ** (settings.max_level or 7)
-    else:
-        arguments |= settings.published.preprocessing
-    if settings.canvases is None:
-        arguments["image_size"] = (settings.image_size or 512,) * 2
-    for name in ("min_side", "max_side"):
-        if getattr(settings, name) is not None:
-            arguments[name] = getattr(settings, name)
-    return DetectionPreprocessor(**arguments)
-
-
-def build_detector(
-    settings: TrainingSettings,
-    class_names: Sequence[str],
-    steps: int,
-    preprocessor: DetectionPreprocessor,
-) -> Detector:
-    """Builds and compiles the detector of a training.
-
-    Args:
-        settings: Resolved settings.
-        class_names: Names of the classes, which the model keeps.
-        steps: Steps of the whole training, which the learning rate is scheduled over.
-        preprocessor: The preprocessor of the data, which becomes the model's.
-
-    Raises:
-        ValueError: If there is no such backbone.
-
-    Example:
-
-    >>> drawn = draw_shapes("shapes", 4, image_size=64)
-    >>> annotations = CocoAnnotations(drawn, "shapes/images")
-    >>> settings = TrainingSettings("shapes/images", drawn, image_size=64, max_level=5)
-    >>> settings = settings.resolve(annotations)
-    >>> preprocessor = DetectionPreprocessor(image_size=(64, 64))
-    >>> model = build_detector(settings, annotations.class_names, 600, preprocessor)
-    >>> model.num_classes, model.neck.channels
-    (5, 64)
-    """
-    model = build_model(settings, class_names, preprocessor)
-    optimizer = build_optimizer(settings, model.trainable_variables, settings.batch_size, steps)
-    model.compile(optimizer, jit_compile=settings.jit_compile)
-    return model
-
-
-def fastest_sampling(settings: TrainingSettings) -> AbstractContextManager:
-    """Returns the context to train in: sparse products on CPUs, but where XLA compiles the step.
-
-    Args:
-        settings: The settings.
-
-    Example:
-
-    >>> with fastest_sampling(settings):
-    ...     model.fit(dataset)  # doctest: +SKIP (needs a model)
-    """
-    on_cpu = not tf.config.list_physical_devices("GPU")
-    return sparse_sampling(on_cpu and not settings.jit_compile)
+        images = self.batch_size * self.accumulate_steps
+        warmup = self.warmup_steps
+        milestones = self.milestones if self.schedule == "step" else ()
+        return {
+            "images_per_update": images,
+            "peak_learning_rate": self.learning_rate * images / (self.base_batch_size or images),
+            "warmup_steps": (
+                max(1, steps // 20) if warmup is None else warmup * self.accumulate_steps
+            ),
+            "milestone_steps": [round(part * steps) for part in milestones],
+        }

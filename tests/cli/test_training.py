@@ -1,11 +1,18 @@
-"""`keras-dyhead train` and `demo` turn bad input into one message before anything is written."""
+"""`keras-dyhead train` and `demo`: options become settings, bad input becomes one message."""
 
+import dataclasses
 import json
 
 import pytest
-from cli.commands import complaint
+from cli.commands import complaint, invoke
 
+from keras_dyhead import training
 from keras_dyhead.coco import draw_shapes
+from keras_dyhead.recipes import load_recipe
+from keras_dyhead.training import TrainingSettings, run
+from keras_dyhead.training.settings import DEFAULT_NUM_BLOCKS
+
+X101 = "atss_x101-64x4d-dcnv2_fpn_dyhead"
 
 
 @pytest.fixture
@@ -61,3 +68,108 @@ def test_an_unknown_detector_is_named(command, data, tmp_path):
     message = complaint(command, *arguments, "--out", tmp_path / "run", "--detector", "yolo")
     assert "`detector` must be one of ['atss', " in message and "'yolo'" in message
     assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def dataset(data):
+    return {"images": data[1], "annotations": data[3]}
+
+
+def train(dataset, *options):
+    arguments = [x for name, path in dataset.items() for x in (f"--{name}", path)]
+    return invoke("train", *arguments, *options)
+
+
+@pytest.fixture
+def settings_of(monkeypatch, dataset, tmp_path):
+    """Returns the settings that `keras-dyhead train` with some options would train with."""
+
+    def settings_of(*options):
+        asked = []
+
+        def stop(settings, *_, **__):
+            asked.append(settings)
+            raise ValueError("asked enough")
+
+        monkeypatch.setattr(training, "Training", stop)
+        assert "asked enough" in train(dataset, "--out", tmp_path / "run", *options).output
+        return asked[0]
+
+    return settings_of
+
+
+def test_options_on_the_command_line_win_over_the_recipe(settings_of):
+    """Also one that equals the command's default, and only those that were given."""
+    recipe = load_recipe(X101).SETTINGS
+    found = dataclasses.asdict(settings_of("--recipe", X101))
+    assert {name: found[name] for name in recipe} == recipe
+    options = ("--num-blocks", "1", "--batch-size", "4", "--backbone", "small")
+    found = settings_of("--recipe", X101, *options, "epochs=3", "augmentation.horizontal_flip=0")
+    assert (found.num_blocks, found.batch_size, found.backbone) == (1, 4, "small")
+    assert (found.epochs, found.weight_decay) == (3, 1e-4)
+    assert found.augmentation == {**recipe["augmentation"], "horizontal_flip": 0}
+    assert settings_of("--recipe", X101, "--no-dyhead").num_blocks == 0
+
+
+def test_a_square_takes_the_place_of_the_recipes_canvases(settings_of):
+    found = settings_of("--recipe", X101, "--image-size", "512")
+    assert (found.image_size, found.canvases) == (512, None)
+
+
+def test_without_a_recipe_the_settings_are_the_defaults(settings_of, dataset):
+    assert settings_of() == TrainingSettings(**dataset)
+
+
+def test_an_unknown_recipe_is_told_the_known_ones(dataset, tmp_path):
+    result = train(dataset, "--out", tmp_path / "run", "--recipe", "x50")
+    assert result.exit_code == 2 and X101 in result.output and "'x50'" in result.output
+
+
+def test_a_recipe_without_the_weights_it_needs_is_refused_before_anything_is_written(
+    dataset, tmp_path
+):
+    result = train(dataset, "--out", tmp_path / "run", "--recipe", X101)
+    assert result.exit_code == 2 and "needs trained weights" in result.output
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_printed_configuration_is_the_one_saved_beside_the_run(dataset, tmp_path, monkeypatch):
+    """Every setting with its value, what follows from them, class names and versions."""
+    options = ["--batch-size", 2, "--image-size", 64, "--channels", 16, "max_level=5", "epochs=4"]
+    options += ["optimizer=sgd", "schedule=step", "base_batch_size=16", "learning_rate=0.01"]
+    result = train(dataset, *options, "--print-config")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+
+    names = [field.name for field in dataclasses.fields(TrainingSettings)]
+    assert list(printed["settings"]) == names
+    given = {"batch_size": 2, "image_size": 64, "channels": 16, "max_level": 5, "epochs": 4}
+    filled = {
+        "backbone": "small",
+        "num_blocks": DEFAULT_NUM_BLOCKS,
+        "alignment": "paper",
+        "eval_every": 1,
+    }
+    assert given.items() <= printed["settings"].items()
+    assert filled.items() <= printed["settings"].items()
+    follows = printed["follows"]
+    assert (follows["steps_per_epoch"], follows["steps"]) == (1, 4)
+    assert follows["peak_learning_rate"] == pytest.approx(0.00125)
+    assert (follows["warmup_steps"], follows["milestone_steps"]) == (1, [3, 4])
+    assert follows["preprocessing"]["image_size"] == [64, 64]
+    assert set(printed["versions"]) == {
+        *("keras_dyhead", "keras", "keras_hub", "tensorflow", "numpy", "python"),
+    }
+
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    settings = {name: value for name, value in printed["settings"].items() if value is not None}
+    run.Training(TrainingSettings(**settings), tmp_path / "run")
+    saved = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert saved == printed
+
+
+def test_a_setting_given_twice_or_a_missing_folder_is_refused(dataset):
+    result = train(dataset, "--epochs", 3, "epochs=4", "--out", "run")
+    assert result.exit_code == 2 and "given twice" in result.output and "epochs" in result.output
+    result = train(dataset)
+    assert result.exit_code == 2 and "--out" in result.output

@@ -1,4 +1,4 @@
-"""Kills a training at random moments and goes on with it; run by `test_reliability.py`.
+"""Kills a training at random moments and goes on with it; run by `test_checkpoint.py`.
 
     python -m training.killed DATA OUT KILLS EPOCHS
 

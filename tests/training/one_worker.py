@@ -1,4 +1,4 @@
-"""Trains a small detector as one process of several; run by `test_distribution.py`.
+"""Trains a small detector as one process of several; run by `test_strategy.py`.
 
 TF_CONFIG=... python -m training.one_worker RESULT.npz
 """

@@ -1,0 +1,81 @@
+"""What several recipes share: canvases, schedules, commands, and what they differ in."""
+
+COCO_IMAGES = 118_287
+
+_TRAIN = """keras-dyhead train --recipe {name} --out runs/{name}
+    --images train2017 --annotations instances_train2017.json
+    --val-images val2017 --val-annotations instances_val2017.json
+    --backbone-weights {weights}"""
+
+MSRA_WEIGHTS = (
+    "resnet50_msra-5891d200.pth: OpenMMLab's conversion of detectron2's `MSRA/R-50.pkl`, "
+    "https://download.openmmlab.com/pretrain/third_party/resnet50_msra-5891d200.pth"
+)
+
+
+def command(name: str, weights: str) -> str:
+    """Returns the command that runs a recipe on COCO as it is unpacked.
+
+    Args:
+        name: The recipe's name.
+        weights: File with the weights of the backbone.
+    """
+    return _TRAIN.format(name=name, weights=weights)
+
+
+def cost(image: float, epochs: int) -> float:
+    """Returns the multiply-adds of a training on COCO.
+
+    Args:
+        image: Multiply-adds of one image in inference; a training step takes about three times
+            as many.
+        epochs: Passes over the training images.
+    """
+    return 3 * image * epochs * COCO_IMAGES
+
+
+def canvases(short: int, *long: int) -> tuple[tuple[int, int], ...]:
+    """Returns `(height, width)` of landscapes, then of portraits.
+
+    Args:
+        short: The shorter side of all.
+        *long: The longer sides.
+    """
+    return (*((short, side) for side in long), *((side, short) for side in long))
+
+
+FLIP = {"horizontal_flip": 0.5, "scale": None}
+MANY_SIZES = {
+    "horizontal_flip": 0.5,
+    "sizes": (640, 672, 704, 736, 768, 800),
+    "max_side": 1333,
+}
+
+SGD = {
+    "batch_size": 16,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "learning_rate": 0.01,
+    "base_batch_size": 16,
+    "weight_decay": 1e-4,
+    "clip_norm": None,
+}
+MICROSOFT_STEPS = {"schedule": "step", "milestones": (60 / 90, 80 / 90), "warmup_steps": 1000}
+OPENMMLAB_STEPS = {"schedule": "step", "milestones": (8 / 12, 11 / 12), "warmup_steps": 500}
+
+EIGHT_GPUS = "Its authors give a command for 8 GPUs; their hours are not known."
+
+ON_MICROSOFT = "`train_net.py` of microsoft/DynamicHead, and defaults of detectron2"
+ON_OPENMMLAB = "`schedule_1x.py` of mmdetection"
+
+FEWER_STEPS = "12 passes over the 118k images are 1.4 % fewer steps than its 90 000."
+EMPTY_IMAGES = "Images without boxes take part; the published training leaves them out."
+PADDING = "A batch is padded to the nearest of six canvases, not to its largest image."
+MORE_PADDING = (
+    "A batch is padded to the nearest of six canvases, into which the largest size fits, not to "
+    "its largest image: images of the smaller sizes have more padding around them."
+)
+OFFSETS = (
+    "DyHead's sampling offsets begin at zero, there at random. Other initial values above the "
+    "backbone were not compared."
+)

@@ -1,0 +1,88 @@
+"""The backbone of a training, as its settings ask for it."""
+
+from collections.abc import Mapping
+
+import keras
+import keras_hub
+
+from keras_dyhead.backbones import BACKBONES, ResNetBackbone, SwinBackbone
+from keras_dyhead.checkpoints import load_backbone_weights
+from keras_dyhead.training.settings import TrainingSettings
+
+_CLASSES = {"ResNetBackbone": ResNetBackbone, "SwinBackbone": SwinBackbone}
+
+
+def small_backbone(
+    image_shape: tuple[int | None, int | None, int], dtype: str | None = None
+) -> keras.Model:
+    """Builds the smallest backbone, KerasHub's `ResNetBackbone` with a block for each stage.
+
+    Args:
+        image_shape: Shape of a preprocessed image.
+        dtype: Policy of all layers. Defaults to the global policy.
+    """
+    return keras_hub.models.ResNetBackbone(
+        input_conv_filters=[16],
+        input_conv_kernel_sizes=[3],
+        stackwise_num_filters=[64, 64, 96, 128],
+        stackwise_num_blocks=[1, 1, 1, 1],
+        stackwise_num_strides=[1, 2, 2, 2],
+        block_type="basic_block_vd",
+        image_shape=image_shape,
+        dtype=dtype,
+    )
+
+
+def build_backbone(
+    settings: TrainingSettings, image_shape: tuple[int | None, int | None, int]
+) -> keras.Model:
+    """Builds the backbone of a training.
+
+    Args:
+        settings: Resolved settings.
+        image_shape: Shape of a preprocessed image.
+
+    Raises:
+        ValueError: If there is no such backbone, or its weights are missing or have no place.
+    """
+    backbone, weights = settings.backbone, settings.backbone_weights
+    if isinstance(backbone, Mapping):
+        arguments = dict(backbone)
+        name = arguments.pop("class", "ResNetBackbone")
+        if name not in _CLASSES:
+            raise ValueError(
+                f"`backbone` must have a class of {list(_CLASSES)}. Received: {name!r}"
+            )
+        keeps_statistics = arguments.get("batch_norm") != "train"
+        if weights is None and name == "ResNetBackbone" and keeps_statistics:
+            raise ValueError(
+                "A backbone that keeps the statistics of its normalisations needs trained weights: "
+                "`backbone_weights` must name a PyTorch checkpoint. Received: "
+                f"backbone={backbone}, backbone_weights=None"
+            )
+        cls = _CLASSES[name]
+    elif backbone in BACKBONES:
+        cls, arguments = BACKBONES[backbone]
+        if weights is None and cls is ResNetBackbone:
+            arguments = {**arguments, "batch_norm": "train"}
+    elif weights is not None:
+        raise ValueError(
+            "`backbone_weights` are for a backbone of `keras_dyhead.backbones`. "
+            f"Received: backbone={backbone!r}, backbone_weights={weights!r}"
+        )
+    elif backbone == "small":
+        return small_backbone(image_shape, settings.dtype)
+    else:
+        return _from_keras_hub(backbone, settings.dtype)
+    model = cls(**arguments, image_shape=image_shape, dtype=settings.dtype)
+    return model if weights is None else load_backbone_weights(model, weights)
+
+
+def _from_keras_hub(preset: str, dtype: str) -> keras.Model:
+    try:
+        return keras_hub.models.Backbone.from_preset(preset, dtype=dtype)
+    except (ValueError, OSError) as error:
+        raise ValueError(
+            f"`backbone` must be one of {['small', *BACKBONES]} or a KerasHub preset. "
+            f"Received: backbone={preset!r}, which KerasHub could not load: {error}"
+        ) from error

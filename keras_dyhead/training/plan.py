@@ -1,0 +1,163 @@
+"""What settings amount to on a data set, filled in and written down."""
+
+import dataclasses
+import math
+import platform
+from collections.abc import Sequence
+from typing import Any
+
+import keras
+import keras_hub
+import numpy as np
+import tensorflow as tf
+
+from keras_dyhead.coco import CocoAnnotations
+from keras_dyhead.training.data import build_preprocessor, open_training_data
+from keras_dyhead.training.settings import DEFAULT_NUM_BLOCKS, TrainingSettings
+from keras_dyhead.version import __version__
+
+_HEAD_LAYERS = {"faster-rcnn": 2, "retinanet": 1}
+
+# Sides of the smallest anchors, in those of the smallest objects. ATSS draws its positives from the
+# nine nearest anchors: larger ones give it as many.
+_ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
+
+
+def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -> TrainingSettings:
+    """Returns the settings with all defaults filled in.
+
+    Args:
+        settings: The settings.
+        annotations: The checked training annotations, on which some depend.
+
+    Example:
+
+    >>> settings = TrainingSettings("shapes/images", draw_shapes("shapes", 4, image_size=64))
+    >>> settings = resolve_settings(settings, CocoAnnotations(settings.annotations))
+    >>> settings.epochs, settings.image_size, settings.max_level
+    (600, 512, 7)
+    """
+    steps_per_epoch = math.ceil(len(annotations.images) / settings.batch_size)
+    epochs = settings.epochs or max(12, math.ceil(600 / steps_per_epoch))
+    defaults = {"epochs": epochs, "eval_every": max(1, epochs // 5)}
+    if settings.published is None:
+        defaults |= _own_model(settings, annotations)
+    else:
+        defaults |= _published_model(settings)
+    preprocessor = build_preprocessor(settings)
+    if preprocessor.image_size is not None:
+        defaults["image_size"] = preprocessor.image_size[0]
+    else:
+        defaults |= {"min_side": preprocessor.min_side, "max_side": preprocessor.max_side}
+    augmentation = dataclasses.asdict(settings.build_augmentation())
+    missing = {name: value for name, value in defaults.items() if getattr(settings, name) is None}
+    return dataclasses.replace(settings, augmentation=augmentation, **missing)
+
+
+def _own_model(settings: TrainingSettings, annotations: CocoAnnotations) -> dict[str, Any]:
+    return {
+        "backbone": "small",
+        "num_blocks": DEFAULT_NUM_BLOCKS,
+        "channels": 64,
+        "alignment": "paper",
+        "start": "identity",
+        "head_layers": _HEAD_LAYERS.get(settings.detector, 0),
+        "max_level": 7,
+        "anchor_scale": _fitting_anchor_scale(settings, annotations),
+        "anchor_octaves": 3,
+        "anchor_ratios": (0.5, 1.0, 2.0),
+    }
+
+
+def _published_model(settings: TrainingSettings) -> dict[str, Any]:
+    record = settings.published
+    return {
+        "backbone": {"class": record.backbone, **record.backbone_arguments},
+        "num_blocks": 6,
+        "channels": 256,
+        "alignment": record.neck["alignment"],
+        "start": record.neck["start"],
+    }
+
+
+def _fitting_anchor_scale(settings: TrainingSettings, annotations: CocoAnnotations) -> float | None:
+    """The `anchor_scale` that fits the boxes, `None` without anchors."""
+    if settings.detector not in _ANCHOR_SIZES:
+        return None
+    preprocessor = build_preprocessor(settings)
+    sides = [np.zeros(0)]
+    for image in annotations.images:
+        resized = preprocessor.resized_size(image.height, image.width)
+        factor = max(resized) / max(image.height, image.width)
+        width, height = (image.boxes[:, 2:] - image.boxes[:, :2]).T
+        sides.append(np.sqrt(width * height) * factor)
+    small = float(np.quantile(np.concatenate(sides), 0.1))
+    return round(_ANCHOR_SIZES[settings.detector] * min(4.0, max(1.0, small / 8)), 2)
+
+
+def package_versions() -> dict[str, str]:
+    """Returns the versions of this package, of Python, and of what it computes with."""
+    return {
+        "keras_dyhead": __version__,
+        "keras": keras.__version__,
+        "keras_hub": keras_hub.__version__,
+        "tensorflow": tf.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def training_config(
+    settings: TrainingSettings, class_names: Sequence[str], steps_per_epoch: int
+) -> dict:
+    """Returns what a training is made of, and what its settings amount to.
+
+    Args:
+        settings: Resolved settings.
+        class_names: Name of each label.
+        steps_per_epoch: Batches of an epoch.
+
+    Returns:
+        Dict that `json` can write: `settings`; `follows`, what follows from them, see
+        `TrainingSettings.scaled`, with the number of steps, the preprocessing, and the remaining
+        arguments of a published model; `class_names`; `versions`.
+    """
+    steps = steps_per_epoch * settings.epochs
+    preprocessing = build_preprocessor(settings).get_config()
+    follows = {
+        "steps_per_epoch": steps_per_epoch,
+        "steps": steps,
+        **settings.scaled(steps),
+        "preprocessing": {k: v for k, v in preprocessing.items() if k not in ("name", "trainable")},
+    }
+    if settings.published is not None:
+        follows["published"] = dataclasses.asdict(settings.published)["arguments"]
+    return {
+        "settings": dataclasses.asdict(settings),
+        "follows": follows,
+        "class_names": list(class_names),
+        "versions": package_versions(),
+    }
+
+
+def planned_config(settings: TrainingSettings) -> dict:
+    """Returns the configuration of a training that is not begun, without reading its images.
+
+    Args:
+        settings: The settings. With a `strategy`, incomplete batches are taken for dropped, as they
+            are on several devices.
+
+    Example:
+
+    >>> settings = TrainingSettings("shapes/images", draw_shapes("shapes", 4, 64), epochs=2)
+    >>> planned_config(settings)["follows"]["steps"]
+    2
+    """
+    data = open_training_data(
+        settings,
+        build_preprocessor(settings),
+        verify=False,
+        drop_remainder=settings.strategy != "none",
+    )
+    resolved = resolve_settings(settings, data.annotations)
+    return training_config(resolved, data.class_names, len(data))

@@ -1,0 +1,25 @@
+"""A drawn data set, and the settings that make everything small."""
+
+import pytest
+
+from keras_dyhead.coco import draw_shapes
+from keras_dyhead.training import TrainingSettings
+
+
+@pytest.fixture(scope="package")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    draw_shapes(folder, 6, image_size=64, empty_fraction=0)
+    return {"images": folder / "images", "annotations": folder / "instances.json"}
+
+
+@pytest.fixture
+def tiny(data):
+    """Returns settings with everything small that is not given."""
+
+    def tiny(**changes):
+        small = {"batch_size": 2, "image_size": 64, "channels": 16, "max_level": 5}
+        small |= {"detector": "retinanet", "num_blocks": 0}
+        return TrainingSettings(**data, **small | changes)
+
+    return tiny

@@ -1,0 +1,195 @@
+"""A training goes on after whatever ended it, and says what went wrong."""
+
+import functools
+import os
+import resource
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from training.noisy import STEPS, noisy_model, state, train
+
+from keras_dyhead.coco import draw_shapes
+from keras_dyhead.training import EpochCheckpoint
+
+
+class Kill(keras.callbacks.Callback):
+    """Breaks off before a step, or after an epoch's checkpoint where the step is `STEPS`."""
+
+    def __init__(self, epoch, step):
+        super().__init__()
+        self.epoch, self.step, self.now = epoch, step, 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.now = epoch
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if (self.now, batch) == (self.epoch, self.step):
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch, STEPS) == (self.epoch, self.step):
+            raise KeyboardInterrupt
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """Returns the folder, the state and the records of a training of three epochs."""
+
+    @functools.cache
+    def undisturbed(loss_scaling=False):
+        folder, model = tmp_path_factory.mktemp("undisturbed"), noisy_model(loss_scaling)
+        records = train(model, folder).records
+        return folder, state(model), records
+
+    return undisturbed
+
+
+@pytest.fixture
+def copy(undisturbed, tmp_path):
+    """A folder with the checkpoints of the second and the third epoch."""
+    return shutil.copytree(undisturbed()[0], tmp_path / "copy")
+
+
+@pytest.mark.parametrize(
+    ("epoch", "step", "loss_scaling"),
+    [(0, 1, False), (0, 3, True), (1, 2, True), (1, STEPS, False)],
+)
+def test_a_training_broken_off_anywhere_ends_with_the_same_bits(
+    tmp_path, undisturbed, epoch, step, loss_scaling
+):
+    _, expected, records = undisturbed(loss_scaling)
+    first, second = noisy_model(loss_scaling), noisy_model(loss_scaling)
+    with pytest.raises(KeyboardInterrupt):
+        train(first, tmp_path, also=[Kill(epoch, step)], save_every=1)
+    assert len(list(tmp_path.iterdir())) <= 2
+    checkpoint = train(second, tmp_path, save_every=1)
+    for a, b in zip(expected, state(second), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert [record["epoch"] for record in checkpoint.records] == [1, 2, 3]
+    assert checkpoint.records[-1]["loss"] == records[-1]["loss"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(copy, undisturbed, damage):
+    weights = copy / "epoch-00003" / "state.npz"
+    content = bytearray(weights.read_bytes())
+    if damage == "missing":
+        weights.unlink()
+    elif damage == "truncated":
+        weights.write_bytes(content[: len(content) // 2])
+    else:
+        content[len(content) // 2] ^= 1
+        weights.write_bytes(content)
+    checkpoint = EpochCheckpoint(copy)
+    with pytest.warns(RuntimeWarning, match="epoch-00003 is damaged.*the one before"):
+        checkpoint.find()
+    assert [r["epoch"] for r in checkpoint.records] == [1, 2]
+    assert left(copy) == ["damaged-epoch-00003", "epoch-00002"]
+    if damage == "changed":
+        model = noisy_model()
+        records = train(model, copy).records
+        _, expected, expected_records = undisturbed()
+        for a, b in zip(expected, state(model), strict=True):
+            np.testing.assert_array_equal(a, b)
+        assert [r["loss"] for r in records] == [r["loss"] for r in expected_records]
+
+
+def test_a_checkpoint_that_was_being_written_is_ignored(copy, undisturbed):
+    (copy / "unfinished").mkdir()
+    (copy / "unfinished" / "state.npz").write_bytes(b"half a file")
+    checkpoint = EpochCheckpoint(copy)
+    checkpoint.find()
+    assert checkpoint.records == undisturbed()[2]
+
+
+def test_a_training_without_a_whole_checkpoint_does_not_begin_anew_by_itself(copy):
+    for folder in copy.glob("epoch-*"):
+        (folder / "records.json").write_text("[]")
+    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="No checkpoint.*anew"):
+        EpochCheckpoint(copy).find()
+
+
+@pytest.fixture
+def restored(copy):
+    """A model and its checkpoint, about to end its fourth epoch."""
+    model, checkpoint = noisy_model(), EpochCheckpoint(copy)
+    checkpoint.restore(model)
+    checkpoint.set_model(model)
+    return model, checkpoint
+
+
+def left(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(restored, copy):
+    _, checkpoint = restored
+    message = r"epoch-00004 could not be written.*Make room for \d+ MB.*epoch-00003 is kept"
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
+    try:
+        with pytest.raises(OSError, match=message):
+            checkpoint.on_epoch_end(3, {"loss": 1.0})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert left(copy) == ["epoch-00002", "epoch-00003"] and len(checkpoint.records) == 3
+
+
+@pytest.mark.parametrize(
+    ("loss", "weight", "message"),
+    [
+        (float("nan"), 1.0, "became nan in epoch 4.*epoch-00003 is kept"),
+        (1.0, float("inf"), "weights.*at epoch-00004.*epoch-00003 is kept"),
+    ],
+)
+def test_what_is_no_number_is_not_saved(restored, copy, loss, weight, message):
+    """A loss, or a weight where the loss was still finite, but the gradient was not."""
+    model, checkpoint = restored
+    model.weights[0].assign(model.weights[0] * weight)
+    with pytest.raises(FloatingPointError, match=message):
+        checkpoint.on_epoch_end(3, {"loss": loss})
+    assert left(copy) == ["epoch-00002", "epoch-00003"] and len(checkpoint.records) == 3
+
+
+def test_only_the_chief_writes(tmp_path):
+    checkpoint = train(noisy_model(), tmp_path / "absent", epochs=2, write=False, save_every=1)
+    assert len(checkpoint.records) == 2 and not list(tmp_path.iterdir())
+
+
+def kill_at_random(folder, kills, epochs):
+    """Results of a training that was left alone, and of one that was killed so many times."""
+    draw_shapes(folder / "data", 10, image_size=64, empty_fraction=0)
+    process = subprocess.run(
+        [sys.executable, "-m", "training.killed", folder / "data", folder, str(kills), str(epochs)],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+        timeout=120 * (kills + 3),
+    )
+    assert process.returncode == 0, process.stdout + process.stderr[-3000:]
+    assert process.stdout.count("killed") == kills
+    with np.load(folder / "undisturbed.npz") as a, np.load(folder / "killed.npz") as b:
+        undisturbed, killed = dict(a), dict(b)
+    assert set(undisturbed) == set(killed) and len(undisturbed) > 50
+    for name in set(undisturbed) - {"records"}:
+        np.testing.assert_array_equal(undisturbed[name], killed[name], err_msg=name)
+    np.testing.assert_array_equal(killed["records"][:, 0], np.arange(epochs) + 1)
+    assert left(folder / "killed" / "checkpoints") == [
+        f"epoch-{epochs - 1:05d}-step-0000004",
+        f"epoch-{epochs:05d}",
+    ]
+
+
+@pytest.mark.slow
+def test_a_deterministic_training_killed_twice_ends_with_the_same_bits(tmp_path):
+    kill_at_random(tmp_path, kills=2, epochs=2)
+
+
+@pytest.mark.slow
+def test_a_deterministic_training_killed_twenty_times_ends_with_the_same_bits(tmp_path):
+    kill_at_random(tmp_path, kills=20, epochs=12)

@@ -1,0 +1,130 @@
+"""A training writes all its results, survives SIGKILL, and refuses what it must not touch."""
+
+import csv
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dyhead.coco import METRIC_NAMES, evaluate_coco
+from keras_dyhead.training import Training, TrainingSettings, run
+from keras_dyhead.training.results import RESULTS
+
+TINY = {"batch_size": 2, "image_size": 64, "channels": 16, "max_level": 5}
+TINY |= {"detector": "retinanet", "num_blocks": 0}
+
+
+@pytest.fixture(scope="module")
+def finished(data, tmp_path_factory):
+    """A finished training and what it returned."""
+    out = tmp_path_factory.mktemp("runs") / "new"
+    training = Training(TrainingSettings(**data, **TINY, epochs=2), out)
+    return training, training.run(verbose=0)
+
+
+def test_all_results_are_written(finished):
+    training, metrics = finished
+    assert all((training.out / name).exists() for name in RESULTS)
+    assert json.loads((training.out / "metrics.json").read_text()) == json.loads(
+        json.dumps(metrics)
+    )
+    history = json.loads((training.out / "history.json").read_text())
+    with open(training.out / "history.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == history["loss"] and len(rows) == 2
+    assert {f"val_{name}" for name in METRIC_NAMES} <= history.keys()
+
+
+def test_the_figures_are_those_of_the_saved_model(finished):
+    training, metrics = finished
+    model = keras.models.load_model(training.out / "model.keras")
+    assert evaluate_coco(model, training.val_data, verbose=0).figures == metrics["figures"]
+
+
+def test_a_finished_training_resumes_to_the_same_results(finished, tiny):
+    training, _ = finished
+    again = Training(tiny(), training.out, resume=True)
+    assert again.epochs_done == again.settings.epochs == 2
+    assert again.settings == training.settings
+    for a, b in zip(again.model.get_weights(), training.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finished):
+    training, _ = finished
+    before = (training.out / "model.keras").read_bytes()
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"results.*epoch-00002 is kept.*with --resume"):
+            training.run(verbose=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (training.out / "model.keras").read_bytes() == before
+    assert not list(training.out.glob("unfinished*"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "not empty"),
+        ({"resume": True, "num_blocks": 2}, "num_blocks=0"),
+        ({"resume": True, "overwrite": True}, "exclude"),
+    ],
+)
+def test_a_training_is_not_replaced_by_accident(finished, tiny, flags, message):
+    training, _ = finished
+    settings = tiny(num_blocks=flags.pop("num_blocks", 0))
+    with pytest.raises(ValueError, match=message):
+        Training(settings, training.out, **flags)
+    assert (training.out / "metrics.json").exists()
+
+
+def test_overwriting_spares_files_that_are_not_a_training(tiny, tmp_path, monkeypatch):
+    (tmp_path / "letter.txt").write_text("mine")
+    for flags in ({}, {"overwrite": True}, {"resume": True}):
+        with pytest.raises(ValueError, match="not empty|no training"):
+            Training(tiny(), tmp_path, **flags)
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "model.keras").write_text("old")
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    Training(tiny(), tmp_path, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["letter.txt", "settings.json"]
+
+
+@pytest.mark.slow
+def test_a_killed_training_goes_on_from_its_last_epoch(data, tmp_path):
+    out = tmp_path / "run"
+    arguments = [sys.executable, "-m", "keras_dyhead.cli", "train", "--out", out, "--epochs", "6"]
+    arguments += ["--images", data["images"], "--annotations", data["annotations"]]
+    arguments += ["--image-size", "64", "--channels", "16", "--batch-size", "2"]
+    arguments += ["--detector", "retinanet", "--num-blocks", "1", "--eval-every", "3"]
+    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(out.glob("checkpoints/epoch-*")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    (reached,) = json.loads(sorted(out.glob("checkpoints/*/records.json"))[-1].read_text())[-1:]
+    assert 1 <= reached["epoch"] < 6 and not (out / "model.keras").exists()
+
+    settings = json.loads((out / "settings.json").read_text())["settings"]
+    assert (settings["detector"], settings["num_blocks"]) == ("retinanet", 1)
+
+    resumed = subprocess.run([*arguments, "--resume"], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert f"{reached['epoch']} epochs are done already" in resumed.stdout
+    assert "Traceback" not in resumed.stderr
+    assert all((out / name).exists() for name in RESULTS)
+    history = json.loads((out / "history.json").read_text())
+    assert history["epoch"] == [1, 2, 3, 4, 5, 6]
+    assert history["loss"][reached["epoch"] - 1] == reached["loss"]
+    assert json.loads((out / "metrics.json").read_text())["serving_check"]["same"]

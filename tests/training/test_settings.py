@@ -1,0 +1,63 @@
+"""Settings that cannot be are refused, and the message names them."""
+
+import pytest
+
+from keras_dyhead.training import TrainingSettings
+
+SWIN = "dyhead_swint_atss_fpn_2x_ms"
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"channels": 20},
+        {"num_blocks": -1},
+        {"epochs": 0},
+        {"detector": "yolo"},
+        {"strategy": "tpu"},
+        {"optimizer": "adam"},
+        {"schedule": "linear"},
+        {"learning_rate": 0.0},
+        {"milestones": (0.8, 0.5)},
+        {"milestones": (8, 11)},
+        {"milestones": ()},
+        {"ema_momentum": 1.0},
+        {"no_decay": ("(",)},
+        {"accumulate_steps": 0},
+        {"clip_norm": -1.0},
+    ],
+)
+def test_an_impossible_setting_is_named(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"`{name}` must.*Received"):
+        TrainingSettings("images", "instances.json", **wrong)
+
+
+@pytest.mark.parametrize(
+    ("together", "message"),
+    [
+        ({"val_images": "only"}, "go together.*val_images=only"),
+        ({"image_size": 64, "canvases": [[64, 96]]}, "exclude each other.*image_size=64"),
+        ({"strategy": "mirrored", "accumulate_steps": 2}, "1 with the strategy 'mirrored'.*=2"),
+        ({"detector": SWIN, "anchor_scale": 4.0}, "'anchor_scale'.* cannot be changed.*4.0"),
+        ({"augmentation": {"flip": 0.5}}, r"horizontal_flip.*Received: \['flip'\]"),
+    ],
+)
+def test_settings_that_exclude_each_other_are_named(together, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingSettings("images", "instances.json", **together)
+
+
+@pytest.mark.parametrize("schedule", ["step", "cosine"])
+def test_the_learning_rate_follows_the_images_of_an_update(schedule):
+    """Linearly from the base; several steps of one update count together, and last longer."""
+
+    def scaled(**changes):
+        given = {"learning_rate": 0.01, "base_batch_size": 16, "batch_size": 2} | changes
+        return TrainingSettings("a", "a.json", schedule=schedule, **given).scaled(1000)
+
+    assert scaled(batch_size=16)["peak_learning_rate"] == 0.01
+    assert scaled()["peak_learning_rate"] == 0.00125
+    assert scaled(base_batch_size=None)["peak_learning_rate"] == 0.01
+    several = scaled(accumulate_steps=8, warmup_steps=10)
+    assert (several["peak_learning_rate"], several["warmup_steps"]) == (0.01, 80)
