@@ -152,11 +152,10 @@ def keras_hub_retinanet(trial: Trial):
     from keras_dyhead.coco.shapes import SHAPES
     from keras_dyhead.integrations.keras_hub import DyHeadBackbone, correct_retinanet
     from keras_dyhead.layers import DyHeadNeck
-    from keras_dyhead.training import ModelSettings
-    from keras_dyhead.training.model import build_backbone
+    from keras_dyhead.training.backbone import small_backbone
 
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
-    encoder = build_backbone(ModelSettings(backbone="small"), shape)
+    encoder = small_backbone(shape)
     _follow_quickly(encoder)
     backbone = keras_hub.models.RetinaNetBackbone(encoder, 3, 7, use_p5=False, image_shape=shape)
     if trial.num_blocks:

@@ -69,12 +69,11 @@ def build(num_blocks: int):
     from keras_dyhead.coco.shapes import SHAPES
     from keras_dyhead.detectors import ATSS
     from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
-    from keras_dyhead.training import ModelSettings
-    from keras_dyhead.training.model import build_backbone
+    from keras_dyhead.training.backbone import small_backbone
 
     shape = (IMAGE_SIZE, IMAGE_SIZE, 3)
     return ATSS(
-        build_backbone(ModelSettings(backbone="small"), shape),
+        small_backbone(shape),
         num_classes=len(SHAPES),
         neck=DyHeadNeck(num_blocks, CHANNELS) if num_blocks else None,
         pyramid=FeaturePyramid(CHANNELS),

@@ -93,8 +93,8 @@ def pretrain(trial: Trial, steps: int = PRETRAINING) -> None:
     from benchmarks.study.trial import training_settings
     from keras_dyhead.coco import load_coco
     from keras_dyhead.detectors import DetectionPreprocessor
-    from keras_dyhead.training.model import build_backbone
-    from keras_dyhead.training.optimizer import OptimizerSettings, build_optimizer
+    from keras_dyhead.training.backbone import build_backbone
+    from keras_dyhead.training.optimizer import build_optimizer
 
     keras.utils.set_random_seed(0)
     settings = training_settings(trial)
@@ -117,12 +117,7 @@ def pretrain(trial: Trial, steps: int = PRETRAINING) -> None:
     classifier = keras.Model(backbone.input, keras.layers.Dense(len(images.class_names))(pooled))
     rounds = min(10, steps)
     classifier.compile(
-        build_optimizer(
-            OptimizerSettings(learning_rate=trial.learning_rate),
-            classifier.trainable_variables,
-            _OBJECTS,
-            steps,
-        ),
+        build_optimizer(settings, classifier.trainable_variables, steps),
         keras.losses.SparseCategoricalCrossentropy(from_logits=True),
         metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
     )

@@ -21,7 +21,8 @@ def train(trial: Trial) -> dict:
 
     from keras_dyhead.coco import evaluate_coco, load_coco
     from keras_dyhead.detectors import DetectionPreprocessor
-    from keras_dyhead.training.settings import fastest_sampling
+    from keras_dyhead.training import resolve_settings
+    from keras_dyhead.training.model import fastest_sampling
 
     keras.utils.set_random_seed(trial.seed)
     settings = training_settings(trial)
@@ -42,7 +43,8 @@ def train(trial: Trial) -> dict:
         **form,
     )
     held_out = load_coco(settings.val_images, settings.val_annotations, **form)
-    model = build(trial, settings.resolve(data.annotations), data.class_names, preprocessor)
+    settings = resolve_settings(settings, data.annotations)
+    model = build(trial, settings, data.class_names, preprocessor)
     times = []
     clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: times.append(time.time()))
     with fastest_sampling(settings):
@@ -83,6 +85,7 @@ def training_settings(trial: Trial):
         detector=trial.detector,
         num_blocks=trial.num_blocks,
         alignment=trial.alignment,
+        start=trial.start,
         **{f"use_{name}_attention": name in attentions for name in ATTENTIONS},
         channels=trial.channels,
         head_layers=trial.head_layers,
@@ -101,17 +104,11 @@ def build(trial: Trial, settings, class_names, preprocessor):
     from keras_dyhead.training.optimizer import build_optimizer
 
     model = build_model(settings, class_names, preprocessor)
-    config = model.get_config()
     if trial.arrangement != "released":
-        config["arrangement"] = trial.arrangement
-    if trial.start != "identity":
-        config["neck"]["config"]["start"] = trial.start
-    if config != model.get_config():
         keras.utils.set_random_seed(trial.seed)
+        config = model.get_config() | {"arrangement": trial.arrangement}
         model = type(model).from_config(config)
     if trial.backbone:
         model.backbone.load_weights(weights_of(trial.backbone))
-    model.compile(
-        build_optimizer(settings, model.trainable_variables, trial.batch_size, trial.steps)
-    )
+    model.compile(build_optimizer(settings, model.trainable_variables, trial.steps))
     return model

@@ -133,9 +133,7 @@ def train(
     ] = None,
     backbone_weights: Annotated[
         Path | None,
-        existing_file(
-            "PyTorch checkpoint (.pth, .safetensors) for the backbone, of a recipe or named."
-        ),
+        existing_file("PyTorch checkpoint (.pth, .safetensors) for the backbone."),
     ] = None,
     detector: Annotated[
         str,
