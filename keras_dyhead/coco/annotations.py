@@ -44,10 +44,7 @@ class CocoImage:
 
 
 class CocoAnnotations:
-    """A COCO annotation file, read, checked and indexed.
-
-    `load_coco` opens one by itself and leaves it at `dataset.annotations`; open one directly to
-    look into a file or to check it without training.
+    """A COCO annotation file, read, checked and indexed; `load_coco` opens one by itself.
 
     What is checked: the form of the JSON file; ids that are missing, duplicate or not integers;
     image files that are missing, cannot be decoded or have another size than annotated; boxes that
@@ -66,9 +63,8 @@ class CocoAnnotations:
             `None`.
         on_error: `"raise"` raises an error that lists all problems; `"skip"` leaves the offending
             items out, warns once and keeps the list in `problems`. Defaults to `"raise"`.
-        verify: Whether to decode every image file once, in threads, to find broken ones; it takes
-            a few milliseconds per image and core. With `False` files must only exist. Defaults to
-            `True`.
+        verify: Whether to decode every image file once, in threads, to find broken ones. With
+            `False` files must only exist. Defaults to `True`.
 
     Attributes:
         path: The JSON file.

@@ -80,12 +80,11 @@ def load_coco(
             `((800, 1344), (1344, 800))`, each image goes to the one in which it is largest, of
             these the one it fills best. Defaults to `(512, 512)`.
         training: Whether to shuffle and augment. Defaults to `False`.
-        preprocessor: An object with a method `normalize(images)`, such as `model.preprocessor`,
-            applied to RGB images `(1, height, width, 3)` in 0..255 before the padding. If it also
-            has a method `resize(images, size)`, images are resized by it, else bilinearly with
-            antialiasing. If it has no `image_size` but a `min_side` and a `max_side`, images do
-            not become larger than these say. `None` leaves the pixels as they are. Defaults to
-            `None`.
+        preprocessor: Usually `model.preprocessor`: an object with a method `normalize(images)`,
+            applied to RGB images `(1, height, width, 3)` in 0..255 before the padding. A method
+            `resize(images, size)` takes the place of bilinear resizing with antialiasing. A
+            `min_side` and a `max_side`, if its `image_size` is `None`, say how large images become
+            at most. Defaults to `None`: pixels stay as they are.
         augmentation: How images are varied in training; `None` leaves them as they are. Defaults
             to `Augmentation()`, flips and zooms.
         class_names: Category names in the order of the labels, see `CocoAnnotations`. Defaults to
@@ -100,15 +99,13 @@ def load_coco(
             `keras.utils.set_random_seed` governs. Defaults to `None`.
         initial_epoch: The epoch that the first iteration delivers; the n-th after it delivers
             epoch `initial_epoch + n`. Defaults to `0`.
-        initial_step: Batches to leave out at the beginning of epoch `initial_epoch`, without
-            reading them. The cardinality still is that of a whole epoch: in its first epoch `fit`
-            must be stopped when the data have ended, as `keras-dyhead train` does; otherwise Keras
-            runs a step without data, which counts for the learning rate. Defaults to `0`.
-        max_boxes: Boxes per image to make room for; of an image that has more after it was
-            varied, the largest are kept. `None` makes room for all, with mosaics for four times
-            as many. Defaults to `None`.
-        drop_remainder: Whether to drop smaller last batches. Defaults to `False`, as everywhere in
-            Keras.
+        initial_step: Batches to leave out, unread, at the beginning of epoch `initial_epoch`. The
+            cardinality still is that of a whole epoch: in its first epoch `fit` must be stopped
+            when the data have ended, as `keras-dyhead train` does; otherwise Keras runs a step
+            without data, which counts for the learning rate. Defaults to `0`.
+        max_boxes: Boxes per image to make room for; of more, the largest are kept. Defaults to
+            `None`: room for all, with mosaics for four times as many.
+        drop_remainder: Whether to drop smaller last batches. Defaults to `False`.
 
     Returns:
         A `tf.data.Dataset` of known cardinality.

@@ -25,18 +25,18 @@ def evaluate_coco(
 ) -> CocoResult:
     """Evaluates a detector with pycocotools in the coordinates of the original images.
 
-    There are two kinds of data. A data set gives the model batches as they come; that is how
-    `CocoEvaluation` evaluates during a training. A `CocoAnnotations` gives image files one by one
-    to a function, as published figures are measured: `image_detector(model)` resizes and pads each
-    as the model wants, and knows test-time augmentation.
+    A data set gives a model batches as they come; so `CocoEvaluation` evaluates during a training.
+    A `CocoAnnotations` gives image files one by one to a function, as published figures are
+    measured: `image_detector(model)` resizes each as the model wants, and knows test-time
+    augmentation.
 
     Args:
         detector: For a data set, a model whose `predict` returns `{"boxes", "labels",
             "confidence", "num_detections"}`: the detectors of this package, KerasHub's, and
-            KerasCV's (which say `classes` for `labels`). Its boxes, and those of targets that have
-            to stand in for the ground truth, are of the format `model.bounding_box_format`, see
-            `keras.utils.bounding_boxes.convert_format`; without such an attribute, `"xyxy"`. For a
-            `CocoAnnotations`, a function of one image, see `keras_dyhead.inference.image_detector`.
+            KerasCV's (which say `classes` for `labels`). Its boxes, and those of the targets, are
+            of Keras' format `model.bounding_box_format`; without such an attribute, `"xyxy"`. For
+            a `CocoAnnotations`, a function of one image, see
+            `keras_dyhead.inference.image_detector`.
         data: Batches of `(images, targets)`, from `load_coco(..., training=False)`, of which only
             the delivered images count; or the annotations of image files, with as many classes as
             the detector has, in the order of its labels.
@@ -84,8 +84,7 @@ class CocoEvaluation(keras.callbacks.Callback):
     """Runs pycocotools at the end of epochs and adds the twelve COCO figures to the logs.
 
     The history, the progress bar and the callbacks listed after this one (`ModelCheckpoint`,
-    `EarlyStopping`, `CSVLogger`) then know `val_AP`, `val_AP50`, `val_AP75`, `val_APs`,
-    `val_APm`, `val_APl`, `val_AR1`, `val_AR10`, `val_AR100`, `val_ARs`, `val_ARm` and `val_ARl`;
+    `EarlyStopping`, `CSVLogger`) then know `val_AP`, `val_AP50` and so on, see `METRIC_NAMES`;
     callbacks listed before it do not. A figure is -1 where there is no ground truth of that size.
 
     Args:
@@ -93,12 +92,11 @@ class CocoEvaluation(keras.callbacks.Callback):
             `evaluate_coco`.
         annotations: The ground truth, where the data set has lost its own, see `evaluate_coco`.
             Defaults to `None`.
-        eval_freq: Evaluate every so many epochs, and after the last one. In the other epochs the
-            figures are absent from the logs, as with `fit`'s `validation_freq`; mind that
-            `CSVLogger` fixes its columns in the first epoch. Defaults to `1`.
-        on_result: Called with the number of the epoch, counted from 1, and the `CocoResult` of
-            every evaluation: to keep the detections, or to write figures and pictures for
-            TensorBoard, see `keras_dyhead.visualization.TensorBoardLog`. Defaults to `None`.
+        eval_freq: Evaluate every so many epochs, and after the last one. The logs of other epochs
+            lack the figures, as with `fit`'s `validation_freq`. Defaults to `1`.
+        on_result: Called with the number of the epoch, counted from 1, and the `CocoResult`: to
+            keep the detections, or to write them for TensorBoard, see
+            `keras_dyhead.visualization.TensorBoardLog`. Defaults to `None`.
         verbose: `1` shows a progress bar, `0` none, `"auto"` does as `fit` does. Defaults to
             `"auto"`.
 

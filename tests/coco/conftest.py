@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from coco.scenes import SIZES
 from PIL import Image
 
 
@@ -54,3 +55,19 @@ def coco(tmp_path):
 def noise():
     """Dark noise of a given size, the same every time."""
     return lambda h, w: np.random.default_rng(h * w).integers(0, 60, (h, w, 3)).astype("uint8")
+
+
+@pytest.fixture
+def scenes(coco):
+    """Five images of sizes 33 to 300, the fourth without boxes, one crowd region."""
+    random = np.random.default_rng(0)
+    for number, (height, width) in enumerate(SIZES):
+        image_id = coco.add_image(np.full((height, width, 3), 10 * number, "uint8"))
+        for _ in range(0 if number == 3 else 6):
+            w, h = random.uniform(0.1, 0.7, 2) * (width, height)
+            x, y = random.uniform(0, 1, 2) * (width - w, height - h)
+            box = [float(v) for v in (x, y, w, h)]
+            coco.add_box(image_id, box, int(random.choice([3, 7])), area=0.6 * w * h)
+    coco.annotations[1]["iscrowd"] = 1
+    coco.write()
+    return coco

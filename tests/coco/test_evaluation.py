@@ -6,22 +6,24 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from coco.scenes import (
+    NAMES,
+    SIZES,
+    assert_same_figures,
+    perfect_results,
+    pycocotools_figures,
+    shifted_results,
+)
 
 from keras_dyhead.coco import (
-    METRIC_NAMES,
     CocoAnnotations,
     CocoEvaluation,
-    coco_metrics,
     evaluate_coco,
     load_coco,
     write_detections,
 )
 from keras_dyhead.coco.detections import detection_records, xyxy_boxes
 
-NAMES = ["AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl"]
-SIZES = [(60, 90), (200, 120), (64, 64), (33, 47), (150, 300)]  # height, width
 CANVAS = 96
 
 
@@ -43,57 +45,6 @@ class KnownDetections(keras.Model):
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         return self.weight**2
-
-
-def pycocotools_figures(path, results):
-    truth = COCO(str(path))
-    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    return dict(zip(NAMES, evaluation.stats, strict=True))
-
-
-@pytest.fixture
-def scenes(coco):
-    """Five images of sizes 33 to 300, the fourth without boxes, one crowd region."""
-    random = np.random.default_rng(0)
-    for number, (height, width) in enumerate(SIZES):
-        image_id = coco.add_image(np.full((height, width, 3), 10 * number, "uint8"))
-        for _ in range(0 if number == 3 else 6):
-            w, h = random.uniform(0.1, 0.7, 2) * (width, height)
-            x, y = random.uniform(0, 1, 2) * (width - w, height - h)
-            box = [float(v) for v in (x, y, w, h)]
-            coco.add_box(image_id, box, int(random.choice([3, 7])), area=0.6 * w * h)
-    coco.annotations[1]["iscrowd"] = 1
-    coco.write()
-    return coco
-
-
-def shifted_results(scenes):
-    """Hand-made detections: shifted boxes, wrong classes, misses, false alarms, also in a crowd."""
-    random = np.random.default_rng(1)
-    results = []
-    for record in scenes.annotations:
-        for _ in range(random.integers(0, 3)):
-            x, y, w, h = record["bbox"]
-            dx, dy, dw, dh = random.normal(0, 0.07, 4) * (w, h, w, h)
-            height, width = SIZES[record["image_id"] - 1]
-            left, top = max(x + dx, 0), max(y + dy, 0)
-            right, bottom = min(x + w + dw, width), min(y + h + dh, height)
-            category = (
-                record["category_id"] if random.uniform() < 0.8 else 10 - record["category_id"]
-            )
-            results.append(
-                {
-                    "image_id": record["image_id"],
-                    "category_id": category,
-                    "bbox": [left, top, right - left, bottom - top],
-                    "score": float(np.float32(random.uniform())),
-                }
-            )
-    results.append({"image_id": 4, "category_id": 3, "bbox": [1, 2, 10, 8], "score": 0.5})
-    return results
 
 
 def detections_on_canvas(results, bounding_box_format="xyxy", label_key="labels"):
@@ -134,22 +85,6 @@ def evaluate(scenes, table, box_format=None):
 def load(scenes, **kwargs):
     return load_coco(
         scenes.folder, scenes.json, batch_size=2, image_size=(CANVAS, CANVAS), **kwargs
-    )
-
-
-def perfect_results(scenes):
-    keys = ("image_id", "category_id", "bbox")
-    return [
-        {**{key: record[key] for key in keys}, "score": 0.9}
-        for record in scenes.annotations
-        if not record["iscrowd"]
-    ]
-
-
-def assert_same_figures(found, expected):
-    assert list(found) == NAMES == list(METRIC_NAMES)
-    np.testing.assert_allclose(
-        [found[name] for name in NAMES], [expected[name] for name in NAMES], rtol=0, atol=1e-9
     )
 
 
@@ -217,26 +152,6 @@ def test_without_any_ground_truth_the_figures_are_minus_one(scenes):
     with pytest.warns(UserWarning, match="lost its COCO annotations"):
         rebuilt = evaluate_coco(KnownDetections(table), load(scenes).take(3), verbose=0)
     assert set(rebuilt.figures.values()) == {-1.0}
-
-
-def test_an_annotation_with_the_id_zero_counts(scenes):
-    """pycocotools itself takes a match with the id 0 for a miss."""
-    for record in scenes.annotations:
-        record["id"] -= 1
-    scenes.write()
-    truth = CocoAnnotations(scenes.json).ground_truth()
-    assert coco_metrics(truth, perfect_results(scenes)).figures["AP"] == pytest.approx(1.0)
-
-
-def test_missing_areas_and_crowd_flags_are_filled_in(scenes):
-    for record in scenes.annotations:
-        del record["area"], record["iscrowd"]
-    scenes.write()
-    annotations = CocoAnnotations(scenes.json)
-    keys = ("image_id", "category_id", "bbox")
-    results = [{**{k: r[k] for k in keys}, "score": 1.0} for r in scenes.annotations]
-    figures = coco_metrics(annotations.ground_truth(), results).figures
-    assert figures["AP"] == figures["APl"] == pytest.approx(1.0)
 
 
 def test_only_the_images_that_were_delivered_count(scenes):
@@ -390,21 +305,3 @@ def test_pycocotools_is_silent_and_the_progress_bar_follows_fit(scenes, capsys):
 def test_annotations_that_do_not_fit_fail_before_training(scenes):
     with pytest.raises(ValueError, match="image_id"):
         CocoEvaluation(load(scenes, training=True))
-
-
-def test_a_class_has_the_figures_of_pycocotools_on_that_class_alone(scenes):
-    results = shifted_results(scenes)
-    found = coco_metrics(CocoAnnotations(scenes.json).ground_truth(), results).per_class
-    assert [record["name"] for record in found] == ["dog", "cat"]  # by category id: 3, 7
-    for record in found:
-        truth = COCO(str(scenes.json))
-        evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
-        evaluation.params.catIds = [record["category_id"]]
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-        expected = dict(zip(NAMES, evaluation.stats, strict=True))
-        for name in ("AP", "AP50", "AP75", "AR100"):
-            assert record[name] == pytest.approx(expected[name], abs=1e-9)
-        boxes = [r for r in scenes.annotations if r["category_id"] == record["category_id"]]
-        assert record["boxes"] == sum(not r["iscrowd"] for r in boxes)
