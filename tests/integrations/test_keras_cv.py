@@ -50,7 +50,7 @@ def test_without_keras_cv_the_import_says_what_to_install(monkeypatch):
     for module in ("keras_dyhead.integrations", "keras_dyhead.integrations.keras_cv"):
         monkeypatch.delitem(sys.modules, module)
     importlib.import_module("keras_dyhead.integrations")
-    with pytest.raises(ImportError, match=r"pip install keras-dyhead\[kerascv\]"):
+    with pytest.raises(ImportError, match=r"pip install '.\[kerascv\]'"):
         importlib.import_module("keras_dyhead.integrations.keras_cv")
 
 
