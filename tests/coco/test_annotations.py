@@ -1,4 +1,4 @@
-"""What `CocoAnnotations` and `load_coco` make of good and of broken annotation files."""
+"""What `CocoAnnotations` makes of good and of broken annotation files."""
 
 import json
 import warnings
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from keras_dyhead.coco import CocoAnnotations, load_coco
+from keras_dyhead.coco import CocoAnnotations
 
 
 def truncate(path):
@@ -245,22 +245,20 @@ def test_unusable_items_raise_or_are_left_out_by_name(coco, noise, spoil):
     coco.write()
 
     with pytest.raises(ValueError) as raised:
-        load_coco(coco.folder, coco.json)
+        CocoAnnotations(coco.json, coco.folder)
     assert f"{item}: " in str(raised.value) and message in str(raised.value)
     assert "1 problem " in str(raised.value)
 
     with pytest.warns(UserWarning) as warned:
-        dataset = load_coco(coco.folder, coco.json, image_size=(32, 32), on_error="skip")
+        annotations = CocoAnnotations(coco.json, coco.folder, on_error="skip")
     assert len(warned) == 1 and f"{item}: " in str(warned[0].message)
-    (problem,) = dataset.annotations.problems
+    (problem,) = annotations.problems
     assert problem.item == item and message in problem.message and not problem.kept
 
-    # The two good images with their boxes are all that is left, and can be read.
-    ((images, targets),) = list(dataset)
-    assert images.shape == (2, 32, 32, 3)
-    assert targets["image_id"].numpy().tolist() == [1, 2]
-    assert targets["labels"].numpy().tolist() == [[0], [1]]
-    truth = dataset.annotations.ground_truth()
+    # The two good images with their boxes are all that is left.
+    assert [image.id for image in annotations.images] == [1, 2]
+    assert [image.labels.tolist() for image in annotations.images] == [[0], [1]]
+    truth = annotations.ground_truth()
     assert [a["bbox"] for a in truth["annotations"]] == [[1, 2, 3, 4], [2, 3, 4, 5]]
 
 

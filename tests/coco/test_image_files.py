@@ -30,6 +30,24 @@ def resize(path):
 DAMAGES = [truncate, overwrite, delete, resize]
 
 
+@pytest.mark.parametrize(
+    "suffix, mode",
+    [
+        *(("png", mode) for mode in ("RGB", "L", "RGBA", "LA", "P", "1")),
+        *(("jpg", mode) for mode in ("RGB", "L", "CMYK")),
+    ],
+)
+def test_every_kind_of_picture_becomes_rgb(tmp_path, noise, suffix, mode):
+    smooth = Image.fromarray(noise(4, 5)).resize((30, 24), Image.BICUBIC)
+    path = tmp_path / f"a.{suffix}"
+    (smooth.quantize(32) if mode == "P" else smooth.convert(mode)).save(path)
+    expected = np.asarray(Image.open(path).convert("RGB"), "float32")
+    # Two JPEG decoders may differ by a few grey values; a PNG has one reading only.
+    found = image_files.read_rgb(path)
+    assert found.dtype == "uint8"
+    np.testing.assert_allclose(found, expected, atol=0 if suffix == "png" else 6)
+
+
 @pytest.fixture
 def five(coco, noise):
     """Five images of 30x20; a third one can be damaged once they are checked."""
