@@ -134,6 +134,9 @@ def correct_retinanet(
 
     Example:
 
+    >>> encoder = keras_hub.models.ResNetBackbone(
+    ...     [64], [7], [64, 64, 64, 64], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block")
+    >>> backbone = keras_hub.models.RetinaNetBackbone(encoder, 3, 7, use_p5=True)
     >>> detector = keras_hub.models.RetinaNetObjectDetector(backbone, 80, "xyxy")
     >>> detector = correct_retinanet(detector)
     >>> float(detector.classification_head.prediction_layer.bias[0])
