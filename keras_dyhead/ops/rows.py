@@ -32,6 +32,8 @@ def take_rows(rows, index):
         import tensorflow as tf
 
         return tf.gather(rows, index)
+    if rows.shape[0] == 0:  # of an empty batch; Keras would ask JAX for a row
+        return ops.zeros((*index.shape, *rows.shape[1:]), rows.dtype)
     return ops.take(rows, index, axis=0)
 
 
