@@ -7,6 +7,7 @@ import re
 import shutil
 
 import pytest
+import tensorflow as tf
 from docs.assumed import assumed_names
 from docs.reader import write_files, write_published_files
 
@@ -51,7 +52,7 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize("package", PACKAGES)
-def test_examples_run(package, files, tmp_path, monkeypatch):
+def test_examples_run(package, files, tmp_path, monkeypatch, request):
     shutil.copytree(files, tmp_path / "files")
     monkeypatch.chdir(tmp_path / "files")
     if package == "checkpoints":
@@ -63,8 +64,11 @@ def test_examples_run(package, files, tmp_path, monkeypatch):
         if name not in NOT_RUN
     ]
     assert examples
+    # Ten detectors that each fit one batch: tracing them takes gigabytes.
+    tf.config.run_functions_eagerly(package != "export")
+    request.addfinalizer(lambda: tf.config.run_functions_eagerly(False))
     for name, code in examples:
-        exec(compile(code, name, "exec"), public_names() | assumed_names(code))
+        exec(compile(code, name, "exec"), public_names(package) | assumed_names(code))
 
 
 @pytest.mark.parametrize("package", DOCTESTED)
@@ -80,16 +84,16 @@ def test_examples_print_what_they_say(package, tmp_path, monkeypatch):
         run_doctest(name, example, public_names(package))
 
 
-def public_names(package=None):
+def public_names(package):
     """What an example may take for granted: the package's public names, Keras and NumPy."""
     names = {}
     rooms = ("backbones", "checkpoints", "coco", "detectors", "export", "inference", "layers")
-    for room in (*rooms, "ops", "training", *([package] if package else [])):
+    for room in (*rooms, "ops", "training", package):
         module = importlib.import_module(f"keras_dyhead.{room}")
         names |= {name: getattr(module, name) for name in module.__all__}
     for name in ("json", "keras", "keras_hub", "keras_cv", "onnxruntime", "keras.ops"):
         names[name.split(".")[-1]] = importlib.import_module(name)
-    names |= {"np": importlib.import_module("numpy"), "tf": importlib.import_module("tensorflow")}
+    names |= {"np": importlib.import_module("numpy"), "tf": tf}
     return names | {"Path": importlib.import_module("pathlib").Path}
 
 
