@@ -86,7 +86,7 @@ def demo(
     """
 
     def build(training):
-        model = {"detector": detector, "num_blocks": 0 if no_dyhead else 1}
+        model = {"detector": detector} | ({"num_blocks": 0} if no_dyhead else {})
         return training.demo_training(out, images, epochs, seed, resume, overwrite, **model)
 
     _run(build, out)
@@ -143,7 +143,7 @@ def train(
         ),
     ] = "atss",
     num_blocks: Annotated[
-        int | None, typer.Option(min=0, help="DyHead blocks; 0 for none; by default 1.")
+        int | None, typer.Option(min=0, help="DyHead blocks; 0 leaves DyHead out.")
     ] = None,
     no_dyhead: NoDyHead = False,
     channels: Annotated[
@@ -292,7 +292,7 @@ def _describe(planned: "Training", console: Console) -> None:
         f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "
         f"{settings.batch_size} images of {', '.join(sizes) or settings.image_size} px each"
     )
-    scaled = settings.scaled(settings.batch_size, steps)
+    scaled = settings.scaled(steps)
     console.print(
         f"{'optimizer':>12}  {settings.optimizer}, learning rate up to "
         f"{scaled['peak_learning_rate']:.3g} for {scaled['images_per_update']} images an update, "

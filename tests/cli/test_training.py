@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import keras
 import pytest
 from cli.commands import complaint, invoke
 
@@ -173,3 +174,22 @@ def test_a_setting_given_twice_or_a_missing_folder_is_refused(dataset):
     assert result.exit_code == 2 and "given twice" in result.output and "epochs" in result.output
     result = train(dataset)
     assert result.exit_code == 2 and "--out" in result.output
+
+
+def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, monkeypatch):
+    """Before it begins, and when it is interrupted."""
+
+    def interrupt(self, verbose):
+        raise KeyboardInterrupt
+
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: model)
+    monkeypatch.setattr(run.Training, "run", interrupt)
+    options = ["--image-size", 64, "--no-dyhead", "--learning-rate", 0.02, "base_batch_size=16"]
+    result = train(dataset, "--out", tmp_path / "run", *options, "epochs=40")
+    output = " ".join(result.output.split())
+    assert "train on 2 images" in output and "No --val-images" in output
+    assert "0 DyHead blocks of 64 channels, 20 parameters" in output
+    assert "40 epochs of 1 steps, 4 images of 64 px each" in output
+    assert "learning rate up to 0.005 for 4 images an update" in output
+    assert result.exit_code == 130 and "with --resume goes on from here" in output
