@@ -52,7 +52,8 @@ class Small:
 
     def parts(self, num_blocks, max_level=6, dtype=None):
         """Returns the arguments `neck` and `pyramid`, with 16 channels."""
-        pyramid = FeaturePyramid(16, max_level=max_level, **self.pyramid, dtype=dtype)
+        given = {"max_level": max_level, "dtype": dtype, "name": "feature_pyramid"}
+        pyramid = FeaturePyramid(16, **self.pyramid, **given)
         neck = DyHeadNeck(num_blocks, 16, dtype=dtype, name="dyhead") if num_blocks else None
         return {"neck": neck, "pyramid": pyramid}
 

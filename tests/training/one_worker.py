@@ -43,7 +43,7 @@ def train(strategy, name, num_blocks):
         model = small.detector(
             backbone(),
             CLASSES,
-            **small.parts(1),
+            **small.parts(num_blocks),
             **small.arguments,
         )
         optimizer = keras.optimizers.SGD(0.05, momentum=0.9, global_clipnorm=1.0, use_ema=True)
