@@ -115,6 +115,8 @@ def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
         )
     table = {f"block_{{n}}/{ours}": f"{{n}}.{theirs}" for ours, theirs in block.items()}
     # A neck that starts near the identity divides what these convolutions give, by a power of two.
-    scale = neck.blocks[0].spatial_attention.offset_scale if neck.blocks else 1.0
-    reorder = {r"block_\d+/spatial_attention/offset_conv/\w+": lambda array: array / scale}
+    reorder = {}
+    if neck.blocks and neck.blocks[0].spatial_attention.offset_scale != 1:
+        scale = neck.blocks[0].spatial_attention.offset_scale
+        reorder[r"block_\d+/spatial_attention/offset_conv/\w+"] = lambda array: array / scale
     return Part(weights_by_path(neck), table, prefix, reorder)

@@ -37,7 +37,7 @@ QUICK_RUNS = {
         },
         pictures=4,
         prints=(
-            r"dyhead +[\d,]+ parameters",
+            r"DyHeadNeck +[\d,]+ parameters",
             r"val_AP50: ",
             r"AP50  (0\.\d{3}|-1\.000)",
             r"'same': True, 'images': 2, 'detections': \d+",
