@@ -7,6 +7,7 @@ from keras import layers
 
 from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
 from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
+from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 STAGE_BLOCKS = {
@@ -147,7 +148,7 @@ class ResNetBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
+        """Returns the arguments of the constructor, and which layers are frozen."""
         return {
             "depth": self.depth,
             "style": self.style,
@@ -161,7 +162,13 @@ class ResNetBackbone(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
+            "frozen": frozen_layers(self),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        """Creates the backbone from `get_config`."""
+        return with_frozen_layers(cls, config)
 
 
 class _Layers:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 
 from keras_dyhead.backbones.swin_layers import EPSILON, PatchEmbedding, PatchMerging, SwinBlock
+from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -118,7 +119,7 @@ class SwinBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
+        """Returns the arguments of the constructor, and which layers are frozen."""
         return {
             "embed_dim": self.embed_dim,
             "depths": self.depths,
@@ -131,4 +132,10 @@ class SwinBackbone(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
+            "frozen": frozen_layers(self),
         }
+
+    @classmethod
+    def from_config(cls, config):
+        """Creates the backbone from `get_config`."""
+        return with_frozen_layers(cls, config)

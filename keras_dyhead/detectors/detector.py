@@ -13,6 +13,7 @@ from keras_dyhead.detectors.pyramid_layout import known_sizes, sizes_that_fit
 from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_gradients_first
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
+from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 
 
 class Detector(keras.Model):
@@ -161,7 +162,7 @@ class Detector(keras.Model):
         self.predict_function = None
 
     def get_config(self):
-        """Returns the arguments of the constructor but the head, serialized."""
+        """Returns the arguments of the constructor but the head, and which layers are frozen."""
         return {
             "backbone": serialize_keras_object(self.backbone),
             "neck": serialize_keras_object(self.neck),
@@ -173,12 +174,14 @@ class Detector(keras.Model):
             "dtype": keras.dtype_policies.serialize(self.dtype_policy),
             "name": self.name,
             "trainable": self.trainable,
+            "frozen": frozen_layers(self),
         }
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
         """Creates the model from `get_config`."""
-        return cls(**keras.saving.deserialize_keras_object(config, custom_objects))
+        config = keras.saving.deserialize_keras_object(config, custom_objects)
+        return with_frozen_layers(cls, config)
 
     def compile_from_config(self, config):
         """Restores optimizer and compile arguments of a saved model."""

@@ -9,12 +9,13 @@ from keras_dyhead.detectors.conv_tower import (
     head_conv,
     prior_bias,
 )
+from keras_dyhead.layers.frozen import CompositeLayer
 
 MAX_EXPONENT = 16.0  # exp(16) is nine million pixels: no prediction overflows
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class PredictionHead(keras.layers.Layer):
+class PredictionHead(CompositeLayer):
     """Predicts classes and boxes for every anchor or point, with the same weights on all levels.
 
     Args:

@@ -10,6 +10,7 @@ from keras_dyhead.detectors.conv_tower import (
     head_conv,
     prior_bias,
 )
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.rows import MapRows
@@ -20,7 +21,7 @@ TAPS = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).ravel().
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class RepPointsHead(keras.layers.Layer):
+class RepPointsHead(CompositeLayer):
     """Predicts nine points per location, looks there, and predicts classes and better points.
 
     On every level, with the same weights, a 3x3 convolution predicts initial points. A deformable

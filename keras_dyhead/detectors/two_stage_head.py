@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 from keras_dyhead.ops.rows import MapRows
 
@@ -11,7 +12,7 @@ HIDDEN = ("dense", "task_attention")
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class RPNHead(keras.layers.Layer):
+class RPNHead(CompositeLayer):
     """Predicts for every anchor whether it holds an object of any class, and a better box.
 
     Before the predictions comes a 3x3 convolution with as many channels as the maps.
@@ -72,7 +73,7 @@ class RPNHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class BoxHead(keras.layers.Layer):
+class BoxHead(CompositeLayer):
     """Predicts the class of every region, and a better box for each class.
 
     Args:
@@ -178,7 +179,7 @@ class BoxHead(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class TwoStageHead(keras.layers.Layer):
+class TwoStageHead(CompositeLayer):
     """Predicts for anchors, and hands on the maps that regions will be read from.
 
     Which regions these are depends on more than the images: in training on the objects, in

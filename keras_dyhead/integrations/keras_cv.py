@@ -49,6 +49,12 @@ from keras.saving import deserialize_keras_object, serialize_keras_object
 
 from keras_dyhead.detectors.detector import as_neck
 from keras_dyhead.layers import FeaturePyramid
+from keras_dyhead.layers.frozen import (
+    CompositeLayer,
+    freeze_layers,
+    frozen_layers,
+    with_frozen_layers,
+)
 
 try:
     import keras_cv
@@ -88,7 +94,7 @@ def to_keras_cv(data):
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class DyHeadFeaturePyramid(keras.layers.Layer):
+class DyHeadFeaturePyramid(CompositeLayer):
     """FPN followed by DyHead, in the form KerasCV's RetinaNet wants.
 
     Args:
@@ -269,11 +275,12 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
             **super().get_config(),
             "neck": serialize_keras_object(self.neck),
             "residual": self.residual,
+            "frozen": frozen_layers(self),
         }
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_keras_object(config))
+        return with_frozen_layers(cls, deserialize_keras_object(config))
 
 
 class _DyHeadBetween(keras.layers.Layer):
@@ -347,14 +354,20 @@ def _complete_retinanet(retinanet):
         config = get_config(self)
         if isinstance(self.feature_pyramid, DyHeadFeaturePyramid):
             config["feature_pyramid"] = serialize_keras_object(self.feature_pyramid)
+            config["frozen"] = frozen_layers(self)
         return config
 
     @functools.wraps(from_config)
     def from_config_with_pyramid(cls, config):
+        config, frozen = dict(config), config.get("frozen")
+        config.pop("frozen", None)
         if isinstance(config.get("feature_pyramid"), dict):
             pyramid = deserialize_keras_object(config["feature_pyramid"])
-            config = {**config, "feature_pyramid": pyramid}
-        return from_config(cls, config)
+            config["feature_pyramid"] = pyramid
+        model = from_config(cls, config)
+        if frozen is not None:
+            freeze_layers(model, frozen)
+        return model
 
     retinanet.__init__ = init_in_float32
     retinanet.get_config = get_config_with_pyramid

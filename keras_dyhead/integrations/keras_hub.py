@@ -37,6 +37,7 @@ import keras_hub
 from keras.saving import deserialize_keras_object, serialize_keras_object
 
 from keras_dyhead.detectors.detector import as_neck
+from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 
 __all__ = ["DyHeadBackbone", "correct_retinanet"]
 
@@ -105,11 +106,12 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
             "neck": serialize_keras_object(self.neck),
             "name": self.name,
             "trainable": self.trainable,
+            "frozen": frozen_layers(self),
         }
 
     @classmethod
     def from_config(cls, config):
-        return cls(**deserialize_keras_object(config))
+        return with_frozen_layers(cls, deserialize_keras_object(config))
 
 
 def correct_retinanet(

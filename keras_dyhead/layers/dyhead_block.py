@@ -5,13 +5,14 @@ from keras import ops
 
 from keras_dyhead.layers.affine_maps import WeighedSum
 from keras_dyhead.layers.block_trace import BlockTrace
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
 from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class DyHeadBlock(keras.layers.Layer):
+class DyHeadBlock(CompositeLayer):
     """Spatial-, scale- and task-aware attention over a feature pyramid.
 
     All levels share the weights and are computed from the block's input.

@@ -6,11 +6,12 @@ import keras
 
 from keras_dyhead.layers.block_trace import BlockTrace
 from keras_dyhead.layers.dyhead_block import DyHeadBlock
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.shared_trace import SharedTrace
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class DyHeadNeck(keras.layers.Layer):
+class DyHeadNeck(CompositeLayer):
     """Refines a feature pyramid with `num_blocks` Dynamic Head blocks.
 
     Goes between any feature pyramid and any prediction heads.

@@ -3,11 +3,13 @@
 import keras
 from keras import ops
 
+from keras_dyhead.layers.frozen import CompositeLayer
+
 EXTRA_LEVELS = ("on_input", "on_output", "pool")
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class FeaturePyramid(keras.layers.Layer):
+class FeaturePyramid(CompositeLayer):
     """Merges backbone maps top-down into a pyramid of maps with equal channels.
 
     Every backbone level passes a 1x1 *lateral* convolution; coarser maps are upsampled by nearest

@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from keras_dyhead.layers.deform_conv2d import DeformConv2D
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class ModulatedDeformConv2D(DeformConv2D):
+class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
     """DCNv2: a convolution of the inputs says where, and how much, each tap of another one reads.
 
     The offset convolution has the kernel size, strides and padding of the layer, a bias and, for

@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class ScaleAwareAttention(keras.layers.Layer):
+class ScaleAwareAttention(CompositeLayer):
     """Weighs maps of several levels by one learned number each, and averages them.
 
     The number is `activation(relu(w · mean(map) + b))`, with one `w` and `b` for all maps. With the

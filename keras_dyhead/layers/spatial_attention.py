@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.start import NEIGHBOURS, SCALE, NearIdentity, check_start
 from keras_dyhead.ops.deform_conv import deform_conv_rows
@@ -17,7 +18,7 @@ EPSILON = 1e-5  # of the group normalisation
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class SpatialAwareAttention(keras.layers.Layer):
+class SpatialAwareAttention(CompositeLayer):
     """Samples every level, its finer and its coarser neighbour where the level itself says to look.
 
     A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits. With them three

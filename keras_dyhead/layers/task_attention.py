@@ -4,12 +4,13 @@ import keras
 from keras import ops
 
 from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
+from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.start import SecondSlope, check_start
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class TaskAwareAttention(keras.layers.Layer):
+class TaskAwareAttention(CompositeLayer):
     """Dynamic ReLU: per image and channel, the larger of two learned linear functions.
 
     `out = max(a1 * x + b1, a2 * x + b2)`, where the coefficients of each channel come from the

@@ -176,3 +176,22 @@ def test_mirrored_strategy_trains_two_identical_replicas():
             "replicas_agree": True,
             "detections": [4, 100, 4],
         }
+
+
+@pytest.mark.parametrize("name", tiny_detectors.COMPOSITIONS)
+def test_frozen_layers_stay_frozen_after_loading(name, tmp_path):
+    """A block of DyHead, the layers of the backbone, and of the host's own head."""
+    model = tiny_detectors.COMPOSITIONS[name]()
+    host = model.backbone if name == "keras_hub_retinanet" else model
+    host.backbone.trainable = False
+    neck = model.feature_pyramid.neck if name == "keras_cv_retinanet" else host.neck
+    neck.blocks[0].task_attention.trainable = False
+    if name == "keras_cv_retinanet":
+        model.box_head.conv_layers[0].trainable = False
+    everything = len(model.weights)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
+    expected = [weight.trainable for weight in model.weights]
+    assert 10 < sum(expected) < everything - 10
+    assert [weight.trainable for weight in loaded.weights] == expected
+    assert len(loaded.trainable_variables) == len(model.trainable_variables)

@@ -1,0 +1,99 @@
+"""What is set on a detector after it was built is there after `load_model`, as in plain Keras."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dyhead.backbones import ResNetBackbone
+from keras_dyhead.detectors import ATSS, FasterRCNN
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
+from keras_dyhead.layers.frozen import frozen_layers
+
+IMAGES = np.zeros((2, 64, 64, 3), "float32")
+TARGETS = {"boxes": np.array([[[8.0, 8, 40, 44]]] * 2), "labels": np.array([[1]] * 2)}
+
+
+def atss(**kwargs):
+    backbone = kwargs.pop("backbone", None) or ResNetBackbone(18, base_channels=8)
+    return ATSS(backbone, 3, DyHeadNeck(1, 16), FeaturePyramid(16, max_level=5), **kwargs)
+
+
+def saved_and_loaded(model, folder):
+    model.save(folder / "model.keras")
+    return keras.saving.load_model(folder / "model.keras")
+
+
+def assert_same_state(again, model):
+    """The same layers are frozen, the same weights train, and the optimizer goes on."""
+    assert frozen_layers(again) == frozen_layers(model)
+    paths = [[w.path for w in m.trainable_variables] for m in (again, model)]
+    assert paths[0] == paths[1]
+    assert int(again.optimizer.iterations) == int(model.optimizer.iterations) == 1
+    pairs = list(zip(again.optimizer.variables, model.optimizer.variables, strict=True))
+    assert len(pairs) >= 2
+    for variables in pairs:
+        np.testing.assert_array_equal(*variables)
+
+
+def freeze_first_layers(model):
+    for layer in model.backbone.layers[:10]:
+        layer.trainable = False
+    model.pyramid.trainable = False
+
+
+FREEZE = {
+    "pyramid and half of the backbone": freeze_first_layers,
+    "backbone": lambda model: setattr(model.backbone, "trainable", False),
+    "head": lambda model: setattr(model.head, "trainable", False),
+    "one block": lambda model: setattr(model.neck.blocks[0], "trainable", False),
+    "a frozen stage trains": lambda model: setattr(model.backbone, "trainable", True),
+    "all but the head": lambda model: (
+        setattr(model, "trainable", False),
+        setattr(model, "trainable", True),
+        setattr(model.backbone, "trainable", False),
+        setattr(model.neck, "trainable", False),
+    ),
+}
+
+
+@pytest.mark.parametrize("freeze", FREEZE)
+def test_frozen_layers_and_the_optimizer_are_kept(freeze, tmp_path, eager):
+    model = atss(backbone=ResNetBackbone(18, base_channels=8, frozen_stages=1))
+    FREEZE[freeze](model)
+    model.compile("adam")
+    model.train_on_batch(IMAGES, TARGETS)
+    assert_same_state(saved_and_loaded(model, tmp_path), model)
+
+
+def test_layers_of_a_head_of_two_stages_are_kept(tmp_path, eager):
+    model = FasterRCNN(
+        ResNetBackbone(18, base_channels=8), 3, DyHeadNeck(1, 16), head_units=8, head_layers=1
+    )
+    model.head.rpn.trainable = False
+    model.compile("adam")
+    model.train_on_batch(IMAGES, TARGETS)
+    again = saved_and_loaded(model, tmp_path)
+    assert_same_state(again, model)
+    assert not again.head.rpn.trainable_variables and again.head.box_head.trainable_variables
+
+
+def test_a_backbone_of_its_own_file_keeps_its_frozen_layers(tmp_path):
+    backbone = ResNetBackbone(18, base_channels=8, frozen_stages=1)
+    backbone.get_layer("layer4_0_conv1").trainable = False
+    backbone.get_layer("conv1").trainable = True
+    again = saved_and_loaded(backbone, tmp_path)
+    paths = [[w.path for w in m.trainable_variables] for m in (again, backbone)]
+    assert paths[0] == paths[1] and "conv1/kernel" in paths[0]
+
+
+def test_policy_and_arguments_of_compile_are_kept(tmp_path):
+    half = {"dtype": "mixed_bfloat16"}
+    neck, pyramid = DyHeadNeck(1, 16, **half), FeaturePyramid(16, max_level=5, **half)
+    model = ATSS(ResNetBackbone(18, base_channels=8, **half), 3, neck, pyramid, **half)
+    model.compile(keras.optimizers.SGD(0.25, momentum=0.5), steps_per_execution=3, run_eagerly=True)
+    again = saved_and_loaded(model, tmp_path)
+    for layer in (again, again.neck, again.neck.blocks[0], again.pyramid, again.head):
+        assert layer.dtype_policy.name == "mixed_bfloat16"
+    assert again.backbone.get_layer("conv1").dtype_policy.name == "mixed_bfloat16"
+    assert float(again.optimizer.learning_rate) == 0.25 and again.optimizer.momentum == 0.5
+    assert again.steps_per_execution == 3 and again.run_eagerly and not again.jit_compile
