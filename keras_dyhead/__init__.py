@@ -1,31 +1,23 @@
 """Dynamic Head (DyHead, CVPR 2021) for Keras 3.
 
-Importing the package registers its layers, backbones, detectors and optimizers for
-`keras.saving.load_model`. What reads data, trains or exports needs TensorFlow, and is imported
-when it is first used.
+With the package imported, `keras.saving.load_model` knows its layers, backbones, detectors and
+optimizers. Each room is imported when it is first used: the command line's help needs no Keras.
+What reads data, trains or exports needs TensorFlow.
 """
 
 import importlib
 
-from keras_dyhead import backbones, detectors, layers, ops, optimizers
+from keras_dyhead.registration import REGISTERING, register_with_keras
 from keras_dyhead.version import __version__
 
 _EXPORTS = ("export_litert", "export_onnx", "export_saved_model")
 _ROOMS = (
+    *REGISTERING,
     *("checkpoints", "coco", "export", "inference", "integrations", "recipes", "training"),
     "visualization",
 )
 
-__all__ = [
-    "__version__",
-    "backbones",
-    "detectors",
-    "layers",
-    "ops",
-    "optimizers",
-    *_EXPORTS,
-    *_ROOMS,
-]
+__all__ = ["__version__", *_EXPORTS, *_ROOMS]
 
 
 def __getattr__(name: str):
@@ -38,3 +30,6 @@ def __getattr__(name: str):
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
+
+
+register_with_keras()

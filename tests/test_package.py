@@ -55,10 +55,29 @@ print(sorted({{"keras_cv", "torch", "torchvision"}} & set(sys.modules)))
     ]
 
 
+@pytest.mark.parametrize(
+    "first",
+    [
+        "import keras_dyhead, tensorflow",
+        "from keras_dyhead.layers import DyHeadNeck",
+        "import keras_dyhead.training",
+    ],
+)
+def test_keras_knows_the_classes_in_whichever_order_the_two_are_imported(first):
+    code = f"""
+{first}
+import keras
+known = {{name.split(">")[-1] for name in keras.saving.get_custom_objects()}}
+print({{"SwinBackbone", "ATSS", "DyHeadNeck", "RegularizedSGD"}} - known)
+"""
+    assert run_python(code) == "set()"
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_importing_the_package_imports_no_framework_but_the_backend(backend, monkeypatch):
     monkeypatch.setenv("KERAS_BACKEND", backend)
-    assert run_python("import sys, keras_dyhead; print('tensorflow' in sys.modules)") == "False"
+    code = "import sys, keras_dyhead; keras_dyhead.detectors; print('tensorflow' in sys.modules)"
+    assert run_python(code) == "False"
 
 
 def test_ops_import_no_framework_but_keras():

@@ -6,13 +6,11 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import typer
-from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from keras_dyhead.cli.console import app, escape, quiet_tensorflow
+from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
 from keras_dyhead.cli.options import (
     Annotations,
     ImageSize,
@@ -76,13 +74,13 @@ def show_input(
     keras-dyhead input --images train2017 --annotations instances_train2017.json
     --recipe dyhead_r50_atss_fpn_1x --batch-size 16 --seconds 60 --steps 50 --on-error skip
     """
-    console = Console()
+    terminal = Terminal()
     given = given_options(context, ("batch_size", "image_size", "on_error"))
     given |= {"images": images, "annotations": annotations, "seed": seed}
     with input_errors():
         if out is not None:
             check_new(out / "input.json", overwrite)
-        with console.status("starting TensorFlow"), quiet_tensorflow():
+        with terminal.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import training
         published = {} if recipe is None else load_recipe(recipe).SETTINGS
         settings = training.TrainingSettings(
@@ -91,17 +89,17 @@ def show_input(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             dataset, preprocessor = _open(settings, verify)
-    report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, console)}
+    report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, terminal)}
     if steps:
-        report["training"] = _train(dataset, settings, preprocessor, steps, console)
-    _print(report, console)
+        report["training"] = _train(dataset, settings, preprocessor, steps, terminal)
+    _print(report, terminal)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         (out / "input.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         if pictures:
             _draw(dataset, settings, preprocessor, pictures, out / "examples.png")
         written = "input.json and examples.png" if pictures else "input.json"
-        console.print(f"written to {out}: {written}", soft_wrap=True)
+        terminal.print(f"written to {out}: {written}")
 
 
 def _open(settings, verify: bool):
@@ -116,6 +114,8 @@ def _open(settings, verify: bool):
 
 
 def _count(dataset, settings) -> dict[str, Any]:
+    import numpy as np
+
     opened = dataset.annotations
     boxes = [len(image.boxes) for image in opened.images]
     labels = np.concatenate([image.labels for image in opened.images]).astype(int)
@@ -136,15 +136,15 @@ def _count(dataset, settings) -> dict[str, Any]:
     }
 
 
-def _measure(dataset, seconds: float, console: Console) -> dict[str, Any]:
+def _measure(dataset, seconds: float, terminal: Terminal) -> dict[str, Any]:
     from keras_dyhead.coco.throughput import measure_throughput
 
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=terminal, transient=True) as bar:
         task = bar.add_task("reading images", total=1.0)
         return measure_throughput(dataset, seconds, lambda x: bar.update(task, completed=x))
 
 
-def _train(dataset, settings, preprocessor, steps: int, console: Console) -> dict[str, Any]:
+def _train(dataset, settings, preprocessor, steps: int, terminal: Terminal) -> dict[str, Any]:
     from keras_dyhead.training.model import build_detector, fastest_sampling
     from keras_dyhead.training.plan import resolve_settings
     from keras_dyhead.training.waiting import measure_waiting
@@ -152,7 +152,7 @@ def _train(dataset, settings, preprocessor, steps: int, console: Console) -> dic
     resolved = resolve_settings(settings, dataset.annotations)
     whole = len(dataset) * resolved.epochs
     model = build_detector(resolved, dataset.class_names, whole, preprocessor)
-    with Progress(console=console, transient=True) as bar, fastest_sampling(resolved):
+    with Progress(console=terminal, transient=True) as bar, fastest_sampling(resolved):
         task = bar.add_task("training", total=1.0)
         return measure_waiting(model, dataset, steps, lambda x: bar.update(task, completed=x))
 
@@ -185,35 +185,35 @@ def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
     plot_examples(images, targets, dataset.class_names).savefig(path, dpi=110)
 
 
-def _print(report: dict[str, Any], console: Console) -> None:
+def _print(report: dict[str, Any], terminal: Terminal) -> None:
     measured, boxes = report["measured"], report["boxes_per_image"]
-    console.print(
+    terminal.print(
         f"{report['images']} images, {report['boxes']} boxes: {boxes['mean']} per image, at most "
         f"{boxes['largest']}; {report['images_without_boxes']} images have none"
     )
-    console.print(f"{report['steps_per_epoch']} steps of {report['batch_size']} images an epoch")
+    terminal.print(f"{report['steps_per_epoch']} steps of {report['batch_size']} images an epoch")
     table = Table()
     for heading in ("canvas (height x width)", "images", "filled"):
         table.add_column(heading, justify="right")
     for canvas in measured["canvases"]:
         height, width = canvas["size"]
         table.add_row(f"{height} x {width}", str(canvas["images"]), f"{canvas['filled']:.0%}")
-    console.print(table)
-    console.print(
-        f"[bold]{measured['images_per_second']} images a second[/] over {measured['seconds']} s "
+    terminal.print(table, soft_wrap=False)
+    terminal.print(
+        f"{measured['images_per_second']} images a second over {measured['seconds']} s "
         f"on {measured['processors']} processors, {measured['cpu_seconds_per_image'] * 1000:.1f} "
         f"ms of their time each; the first batch came after {measured['first_batch_seconds']} s; "
         f"{measured['boxes_per_image']} boxes per image were left after cropping"
     )
     if training := report.get("training"):
-        console.print(
-            f"[bold]{training['waiting_share']:.1%}[/] of the time of {training['steps']} steps of "
+        terminal.print(
+            f"{training['waiting_share']:.1%} of the time of {training['steps']} steps of "
             f"training was waiting for images: {training['waiting_seconds'] * 1000:.1f} ms a step, "
             f"which took {training['step_seconds'] * 1000:.0f} ms"
         )
     problems = report["problems"]
-    console.print(f"problems: {len(problems) or 'none'}")
+    terminal.print(f"problems: {len(problems) or 'none'}")
     for problem in problems[:_SHOWN]:
-        console.print(f"  [yellow]{escape(problem)}[/]", soft_wrap=True)
+        terminal.warn(f"  {problem}")
     if len(problems) > _SHOWN:
-        console.print(f"  ... and {len(problems) - _SHOWN} more")
+        terminal.print(f"  ... and {len(problems) - _SHOWN} more")

@@ -1,0 +1,56 @@
+"""Keras knows this package's classes as soon as both are imported, whichever comes first.
+
+`keras.saving.load_model` finds only classes that are registered, and registering them takes Keras,
+which takes seconds to import. The command line must answer `--help` without it.
+"""
+
+import importlib
+import importlib.abc
+import sys
+
+REGISTERING = ("backbones", "detectors", "layers", "ops", "optimizers")
+"""The rooms with classes of models."""
+
+_NEEDING_KERAS = (
+    *REGISTERING,
+    *("checkpoints", "coco", "export", "inference", "integrations", "profiling", "training"),
+    "visualization",
+)
+
+
+def register_with_keras() -> None:
+    """Imports `REGISTERING` now if Keras is there, else right after the first import of it."""
+    if "keras" in sys.modules:
+        _import_rooms()
+    else:
+        sys.meta_path.insert(0, _FirstImport())
+
+
+def _import_rooms() -> None:
+    for room in REGISTERING:
+        importlib.import_module(f"keras_dyhead.{room}")
+
+
+class _FirstImport(importlib.abc.MetaPathFinder):
+    """Finds Keras and our rooms, until the first of them has been imported with all it needs."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, room = fullname.partition(".")
+        if fullname != "keras" and (package != "keras_dyhead" or room not in _NEEDING_KERAS):
+            return None
+        finders = [finder for finder in sys.meta_path if finder is not self]
+        found = (finder.find_spec(fullname, path, target) for finder in finders)
+        spec = next(filter(None, found), None)
+        if spec is not None:
+            execute = spec.loader.exec_module
+
+            def exec_module(module):
+                first = self in sys.meta_path
+                if first:  # what it imports in turn comes without detour
+                    sys.meta_path.remove(self)
+                execute(module)
+                if first:
+                    _import_rooms()
+
+            spec.loader.exec_module = exec_module
+        return spec
