@@ -9,8 +9,8 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_dyhead"
 ROOMS = (
     *("cli", "training", "recipes", "inference", "export", "visualization", "coco"),
-    *("checkpoints", "integrations", "profiling", "detectors", "backbones", "layers"),
-    *("optimizers", "ops", "version"),
+    *("checkpoints", "integrations", "profiling", "registration", "detectors", "backbones"),
+    *("layers", "optimizers", "ops", "printable", "version"),
 )
 """From the roof down. What a room needs of another lies below it."""
 

@@ -10,8 +10,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
+from keras_dyhead.printable import printable
 from keras_dyhead.version import __version__
 
 app = typer.Typer(
@@ -59,7 +62,33 @@ def main(
     """Detectors with Dynamic Head (DyHead, CVPR 2021) in Keras 3."""
 
 
-def print_figures(figures: Mapping[str, float | None], images: int, console: Console) -> None:
+class Terminal(Console):
+    """Prints texts as they are: brackets and colons in people's names and paths are no markup.
+
+    Styles are given beside the text: `terminal.print("done", style="green")`. Lines are not broken,
+    and characters that would move the cursor or change colours are spelled out.
+
+    Args:
+        stderr: Whether to print to standard error. Defaults to `False`.
+    """
+
+    def __init__(self, stderr: bool = False):
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+    def render_str(self, text: str, **options) -> Text:
+        """Everything printed that is a string comes through here."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
+
+    def status(self, status: str, **options) -> Status:
+        """Shows what is being done, for as long as the context lasts."""
+        return super().status(Text(printable(status)), **options)
+
+    def warn(self, message: object) -> None:
+        """Prints what the user may want to change."""
+        self.print(str(message), style="yellow")
+
+
+def print_figures(figures: Mapping[str, float | None], images: int, terminal: Terminal) -> None:
     """Prints the twelve COCO figures of a number of images as a table."""
     table = Table(title=f"COCO figures on {images} images")
     table.add_column("figure", style="bold")
@@ -68,24 +97,19 @@ def print_figures(figures: Mapping[str, float | None], images: int, console: Con
     for name, meaning in FIGURES.items():
         value = figures[name]
         table.add_row(name, "-" if value is None or value < 0 else f"{value:.3f}", meaning)
-    console.print(table)
+    terminal.print(table, soft_wrap=False)
 
 
-def write_json(path: Path, content: object, console: Console) -> None:
+def write_json(path: Path, content: object, terminal: Terminal) -> None:
     """Writes a JSON file, its folder too, and says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    console.out(f"written: {path}", highlight=False)
+    terminal.print(f"written: {path}")
 
 
 def print_error(error: object) -> None:
     """Prints the one message of a command that failed."""
-    Console(stderr=True).print(f"[bold red]Error:[/] {escape(error)}", soft_wrap=True)
-
-
-def escape(text: object) -> str:
-    """Text as Rich prints it unchanged: its own brackets are no markup."""
-    return str(text).replace("[", r"\[")
+    Terminal(stderr=True).print(Text("Error: ", "bold red"), str(error), sep="")
 
 
 @contextlib.contextmanager

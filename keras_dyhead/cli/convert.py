@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from keras_dyhead.cli.console import app, quiet_tensorflow
+from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
 from keras_dyhead.cli.options import check_new, input_errors
 
 
@@ -35,17 +34,17 @@ def convert(
 
     keras-dyhead convert dyhead_r50_atss_fpn_1x dyhead_r50_atss_fpn_1x.pth atss.keras
     """
-    console = Console()
-    with input_errors(), console.status("starting TensorFlow"), quiet_tensorflow():
+    terminal = Terminal()
+    with input_errors(), terminal.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead import checkpoints
         from keras_dyhead.training.durable import save_model
     if name == "list":
         for key, record in checkpoints.PUBLISHED.items():
-            console.print(f"{key:<42}{record.ap:>5} AP\n  {record.source}", soft_wrap=True)
+            terminal.print(f"{key:<42}{record.ap:>5} AP\n  {record.source}")
         return
     if file is None or out is None:
         raise typer.BadParameter("NAME, FILE and OUT are needed, or `list` alone.")
-    with input_errors(), console.status(f"reading {file}"):
+    with input_errors(), terminal.status(f"reading {file}"):
         if out.suffix != ".keras":
             raise ValueError(f"OUT must end in .keras. Received: {out}")
         check_new(out, overwrite)
@@ -54,6 +53,6 @@ def convert(
         save_model(model, out)
     record = (checkpoints.PUBLISHED | checkpoints.COMPOSED)[name]
     published = "" if record.ap is None else f", published with {record.ap} AP on COCO val2017"
-    console.print(
+    terminal.print(
         f"{out}: {record.detector}, {model.count_params():,} parameters{published}", soft_wrap=True
     )

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
-from keras_dyhead.cli.console import app, escape, print_figures, write_json
+from keras_dyhead.cli.console import Terminal, app, print_figures, write_json
 from keras_dyhead.cli.options import (
     Annotations,
     ClassNames,
@@ -23,6 +22,7 @@ from keras_dyhead.cli.options import (
     load_detector,
     several_views,
 )
+from keras_dyhead.printable import printable
 
 
 @app.command()
@@ -58,9 +58,9 @@ def evaluate(
     keras-dyhead evaluate --model atss.keras --images val2017
     --annotations instances_val2017.json --tta --tta-scales 0.75,1,1.5
     """
-    console = Console()
+    terminal = Terminal()
     with input_errors():
-        loaded, names = load_detector(model, class_names, console)
+        loaded, names = load_detector(model, class_names, terminal)
         from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
         from keras_dyhead.inference import image_detector
 
@@ -69,12 +69,12 @@ def evaluate(
             warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
             opened = CocoAnnotations(annotations, images, class_names=names, on_error=on_error)
         for problem in opened.problems:
-            console.print(f"[yellow]{escape(problem)}[/]", soft_wrap=True)
-        verbose = int(console.is_terminal)
+            terminal.warn(problem)
+        verbose = int(terminal.is_terminal)
         result = evaluate_coco(image_detector(loaded, views), opened, verbose=verbose)
-    print_figures(result.figures, len(opened.images), console)
+    print_figures(result.figures, len(opened.images), terminal)
     if per_class:
-        _print_classes(result.per_class, console)
+        _print_classes(result.per_class, terminal)
     if out is not None:
         record = {
             "figures": result.figures,
@@ -86,13 +86,13 @@ def evaluate(
             "tta": None if views is None else dataclasses.asdict(views),
             "problems": [str(problem) for problem in opened.problems],
         }
-        write_json(out, record, console)
+        write_json(out, record, terminal)
     if results is not None:
         write_detections(result.detections, results)
-        console.out(f"written: {results}", highlight=False)
+        terminal.print(f"written: {results}")
 
 
-def _print_classes(classes: list[dict], console: Console) -> None:
+def _print_classes(classes: list[dict], terminal: Terminal) -> None:
     table = Table(title="by class")
     table.add_column("class", style="bold")
     names = [name for name in classes[0] if name not in ("category_id", "name")]
@@ -101,5 +101,5 @@ def _print_classes(classes: list[dict], console: Console) -> None:
     for record in classes:
         values = [record[name] for name in names]
         texts = [str(v) if isinstance(v, int) else "-" if v < 0 else f"{v:.3f}" for v in values]
-        table.add_row(escape(record["name"]), *texts)
-    console.print(table)
+        table.add_row(printable(record["name"]), *texts)
+    terminal.print(table, soft_wrap=False)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
-from keras_dyhead.cli.console import app
+from keras_dyhead.cli.console import Terminal, app
 from keras_dyhead.cli.options import input_errors, load_detector
 
 
@@ -44,14 +43,14 @@ def export(
 
     keras-dyhead export atss.keras --format litert --image-size 320 320 --out atss.tflite
     """
-    console = Console()
+    terminal = Terminal()
     with input_errors():
         if out.exists():
             raise ValueError(f"{out} exists: choose another name, or delete it.")
-        loaded, _ = load_detector(model, None, console)
+        loaded, _ = load_detector(model, None, terminal)
         from keras_dyhead import export as exporters
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        with console.status(f"converting to {format}, which takes minutes for large models"):
+        with terminal.status(f"converting to {format}, which takes minutes for large models"):
             getattr(exporters, f"export_{format}")(loaded, out, image_size)
-    console.out(f"written: {out}", highlight=False)
+    terminal.print(f"written: {out}")

@@ -6,10 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.progress import track
 
-from keras_dyhead.cli.console import print_error, quiet_tensorflow
+from keras_dyhead.cli.console import Terminal, print_error, quiet_tensorflow
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.inference import TestTimeAugmentation
@@ -99,9 +98,9 @@ def input_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
-def load_detector(path: Path, class_names: Path | None, console: Console):
+def load_detector(path: Path, class_names: Path | None, terminal: Terminal):
     """Returns the detector in a file and the names of its classes, where anyone knows them."""
-    with console.status(f"loading {path}"), quiet_tensorflow():
+    with terminal.status(f"loading {path}"), quiet_tensorflow():
         import keras
 
         from keras_dyhead.detectors import Detector
@@ -148,9 +147,9 @@ def several_views(
     return TestTimeAugmentation(scales, merge=tta_merge)
 
 
-def progress_bar(text: str, console: Console) -> Callable[[Sequence], Iterator]:
+def progress_bar(text: str, terminal: Terminal) -> Callable[[Sequence], Iterator]:
     """Wraps a sequence so that a bar shows how far it has been gone through."""
-    return lambda sequence: track(sequence, text, console=console, transient=True)
+    return lambda sequence: track(sequence, text, console=terminal, transient=True)
 
 
 def check_new(path: Path, overwrite: bool) -> None:

@@ -5,9 +5,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from keras_dyhead.cli.console import app, escape, write_json
+from keras_dyhead.cli.console import Terminal, app, write_json
 from keras_dyhead.cli.options import (
     ClassNames,
     Model,
@@ -55,9 +54,9 @@ def predict(
 
     keras-dyhead predict --model atss.keras street.jpg --out found --tta
     """
-    console = Console(stderr=out is None)  # where JSON is printed, nothing else is
+    terminal = Terminal(stderr=out is None)  # where JSON is printed, nothing else is
     with input_errors():
-        loaded, names = load_detector(model, class_names, console)
+        loaded, names = load_detector(model, class_names, terminal)
         from keras_dyhead.inference import image_detector, read_rgb
         from keras_dyhead.visualization import draw_detections, unique_stems
 
@@ -75,7 +74,7 @@ def predict(
                 + "\n(--on-error skip leaves these images out)"
             )
         for fault in faults:
-            console.print(f"[yellow]skipped: {escape(fault['error'])}[/]", soft_wrap=True)
+            terminal.warn(f"skipped: {fault['error']}")
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
         detect, records = image_detector(loaded, views), []
@@ -87,15 +86,14 @@ def predict(
                 out.mkdir(parents=True, exist_ok=True)
                 picture = out / f"{stem}.png"
                 draw_detections(image, found, names, score_threshold).save(picture)
-                console.out(
+                terminal.print(
                     f"{path}: {len(records[-1]['detections'])} detections, {picture}",
-                    highlight=False,
                 )
     content = {"model": str(model), "images": records, "errors": faults}
     if out is None:
         print(json.dumps(content, indent=1))
     else:
-        write_json(out / "detections.json", content, console)
+        write_json(out / "detections.json", content, terminal)
 
 
 def _record(path, image, found, names, score_threshold) -> dict:

@@ -5,10 +5,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import Progress
 
-from keras_dyhead.cli.console import app, print_error, quiet_tensorflow
+from keras_dyhead.cli.console import Terminal, app, print_error, quiet_tensorflow
 from keras_dyhead.cli.document import MarkedDocument
 
 
@@ -68,19 +67,19 @@ def profile(
 
     keras-dyhead profile --size 512 --rounds 5 --out docs/detectors.md
     """
-    console = Console()
+    terminal = Terminal()
     try:
         numbers, image_size = _numbers("--blocks", blocks, ","), _numbers("--size", size, "x")
         if len(image_size) > 2:
             raise ValueError(f"--size must be SIDE or HEIGHTxWIDTH, such as 512. Received: {size}")
         if out is not None:
             document = MarkedDocument(out, "profile", overwrite)
-        with console.status("starting TensorFlow"), quiet_tensorflow():
+        with terminal.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import profiling
             from keras_dyhead.detectors import DETECTORS
         names = [name.lower() for name in detector or ["all"]]
         names = list(DETECTORS if "all" in names else dict.fromkeys(names))
-        with Progress(console=console, transient=True) as bar:
+        with Progress(console=terminal, transient=True) as bar:
             steps = profiling.num_steps(names, numbers, rounds)
             task = bar.add_task("", total=steps)
 
@@ -101,11 +100,11 @@ def profile(
         print_error(error)
         raise typer.Exit(2) from None
     table = profiling.markdown_table(report)
-    console.print(table, soft_wrap=True, highlight=False, markup=False)
+    terminal.print(table)
     if out is not None:
         document.write(table)
         out.with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")
-        console.print(f"written: {out}, {out.with_suffix('.json')}", soft_wrap=True)
+        terminal.print(f"written: {out}, {out.with_suffix('.json')}")
 
 
 def _numbers(option: str, text: str, separator: str) -> list[int]:

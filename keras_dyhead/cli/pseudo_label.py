@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from keras_dyhead.cli.console import app, escape
+from keras_dyhead.cli.console import Terminal, app
 from keras_dyhead.cli.options import (
     ClassNames,
     Model,
@@ -24,6 +23,7 @@ from keras_dyhead.cli.options import (
     progress_bar,
     several_views,
 )
+from keras_dyhead.printable import printable
 
 
 @app.command()
@@ -70,12 +70,12 @@ def pseudo_label(
 
     keras-dyhead train --images data --annotations data/both.json --out runs/student
     """
-    console = Console()
+    terminal = Terminal()
     with input_errors():
         check_new(out, overwrite)
         if (merge is None) != (merge_images is None):
             raise ValueError("--merge and --merge-images go together.")
-        loaded, names = load_detector(model, class_names, console)
+        loaded, names = load_detector(model, class_names, terminal)
         if names is None:
             raise ValueError(f"{model} does not name its classes: give --class-names.")
         from keras_dyhead.inference import PseudoLabels, image_detector
@@ -96,21 +96,20 @@ def pseudo_label(
             fresh=overwrite,
         )
         if labels.num_done:
-            console.print(f"{labels.num_done} images are done already")
-        progress = progress_bar("detecting", console)
+            terminal.print(f"{labels.num_done} images are done already")
+        progress = progress_bar("detecting", terminal)
         report = labels.run(image_detector(loaded, views), on_error, progress)
     for fault in report["errors"]:
-        console.print(f"[yellow]skipped: {escape(fault['error'])}[/]", soft_wrap=True)
-    counts = ", ".join(f"{name} {count}" for name, count in report["classes"].items() if count)
-    console.out(
+        terminal.warn(f"skipped: {fault['error']}")
+    classes = report["classes"].items()
+    counts = ", ".join(f"{printable(name)} {count}" for name, count in classes if count)
+    terminal.print(
         f"{report['boxes']} boxes in {report['images']} images, {report['left_out']} images "
         f"without: {counts}",
-        highlight=False,
     )
-    console.out(
+    terminal.print(
         f"written: {out}, to train with: "
         f"keras-dyhead train --images {labels.folder} --annotations {out}",
-        highlight=False,
     )
 
 

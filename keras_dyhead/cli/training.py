@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
-from keras_dyhead.cli.console import app, escape, print_error, print_figures, quiet_tensorflow
+from keras_dyhead.cli.console import Terminal, app, print_error, print_figures, quiet_tensorflow
 from keras_dyhead.cli.options import (
     Annotations,
     ImageSize,
@@ -20,6 +19,7 @@ from keras_dyhead.cli.options import (
     existing_folder,
     given_options,
 )
+from keras_dyhead.printable import printable
 from keras_dyhead.recipes import load_recipe
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
@@ -236,8 +236,8 @@ def _print_config(settings: Callable) -> None:
 
 def _run(build: Callable[..., "Training"], out: Path) -> None:
     """Builds a training, runs it and reports; input errors are one message and exit code 2."""
-    console = Console()
-    with console.status("starting TensorFlow and reading the data"), quiet_tensorflow():
+    terminal = Terminal()
+    with terminal.status("starting TensorFlow and reading the data"), quiet_tensorflow():
         from keras_dyhead import training
 
         try:
@@ -247,78 +247,80 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
         except ValueError as error:
             print_error(error)
             raise typer.Exit(2) from None
-    _describe(planned, console)
+    _describe(planned, terminal)
     try:
-        metrics = planned.run(verbose=1 if console.is_terminal else 2)
+        metrics = planned.run(verbose=1 if terminal.is_terminal else 2)
     except KeyboardInterrupt:
-        console.print("\nInterrupted. The same command with --resume goes on from here.")
+        terminal.print("\nInterrupted. The same command with --resume goes on from here.")
         raise typer.Exit(130) from None
     except (FloatingPointError, OSError) as error:
         print_error(error)
         raise typer.Exit(1) from None
     if metrics is None:  # of several processes, the chief reports
         return
-    _report(metrics, out, console)
+    _report(metrics, out, terminal)
     if not metrics["serving_check"]["same"]:
         raise typer.Exit(1)
 
 
-def _describe(planned: "Training", console: Console) -> None:
+def _describe(planned: "Training", terminal: Terminal) -> None:
     settings = planned.settings
     for name, data in (("train on", planned.train_data), ("evaluate on", planned.val_data)):
         annotations = data.annotations
         boxes = sum(len(image.boxes) for image in annotations.images)
-        console.print(
+        names = ", ".join(map(printable, planned.class_names[:10]))
+        terminal.print(
             f"{name:>12}  {len(annotations.images)} images, {boxes} boxes, "
-            f"{len(planned.class_names)} classes: {', '.join(planned.class_names[:10])}"
+            f"{len(planned.class_names)} classes: {names}"
         )
         for problem in annotations.problems:
-            console.print(f"{'':>12}  [yellow]{escape(problem)}[/]", soft_wrap=True)
+            terminal.warn(f"{'':>12}  {problem}")
     if settings.val_images is None:
-        console.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
+        terminal.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
     backbone = settings.backbone
     if not isinstance(backbone, str):
         parts = {"class": "ResNetBackbone"} | backbone
         name = parts.pop("class")
         backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
-    console.print(
+    terminal.print(
         f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
         f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
         f"{planned.model.count_params():,} parameters"
     )
     steps = len(planned.train_data) * settings.epochs
     sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
-    console.print(
+    terminal.print(
         f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "
         f"{settings.batch_size} images of {', '.join(sizes) or settings.image_size} px each"
     )
     scaled = settings.scaled(steps)
-    console.print(
+    terminal.print(
         f"{'optimizer':>12}  {settings.optimizer}, learning rate up to "
         f"{scaled['peak_learning_rate']:.3g} for {scaled['images_per_update']} images an update, "
         f"{settings.schedule} schedule after {scaled['warmup_steps']} steps of warm-up"
     )
     if planned.epochs_done:
-        console.print(f"{'resumed':>12}  {planned.epochs_done} epochs are done already")
+        terminal.print(f"{'resumed':>12}  {planned.epochs_done} epochs are done already")
     if planned.steps_done:
-        console.print(f"{'resumed':>12}  {planned.steps_done} steps of the next epoch, too")
+        terminal.print(f"{'resumed':>12}  {planned.steps_done} steps of the next epoch, too")
 
 
-def _report(metrics: dict, out: Path, console: Console) -> None:
-    print_figures(metrics["figures"], metrics["images_evaluated"], console)
-    console.print(
+def _report(metrics: dict, out: Path, terminal: Terminal) -> None:
+    print_figures(metrics["figures"], metrics["images_evaluated"], terminal)
+    terminal.print(
         f"trained in {metrics['timings']['training'] / 60:.1f} minutes; written to {out}:"
     )
     for path in sorted(out.iterdir()):
-        console.print(f"  {path.name}{'/' if path.is_dir() else ''}", highlight=False)
+        terminal.print(f"  {path.name}{'/' if path.is_dir() else ''}")
     check = metrics["serving_check"]
     if check["same"]:
-        console.print(
-            f"[green]A fresh Python process without Keras loaded saved_model/ and found the same "
-            f"{check['detections']} detections in {check['images']} image files.[/]"
+        terminal.print(
+            f"A fresh Python process without Keras loaded saved_model/ and found the same "
+            f"{check['detections']} detections in {check['images']} image files.",
+            style="green",
         )
     else:
-        console.print(
-            "[bold red]The SavedModel, run in a fresh Python process, does not return the model's "
-            f"detections.[/] {escape(check.get('error', ''))}"
+        print_error(
+            "The SavedModel, run in a fresh Python process, does not return the model's "
+            f"detections. {check.get('error', '')}"
         )

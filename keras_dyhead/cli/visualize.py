@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from keras_dyhead.cli.console import app, escape
+from keras_dyhead.cli.console import Terminal, app
 from keras_dyhead.cli.options import (
     ClassNames,
     Model,
@@ -50,16 +49,15 @@ def visualize(
 
     keras-dyhead visualize --model atss.keras --images a.jpg --images b.jpg --out report --sampled 4
     """
-    console = Console()
+    terminal = Terminal()
     with input_errors():
-        loaded, names = load_detector(model, class_names, console)
+        loaded, names = load_detector(model, class_names, terminal)
         from keras_dyhead.inference import image_detector
         from keras_dyhead.visualization import write_report
 
         paths = image_files(images)
         if len(paths) > limit:
-            text = f"[yellow]the first {limit} of {len(paths)} images (--limit)[/]"
-            console.print(text, highlight=False)
+            terminal.warn(f"the first {limit} of {len(paths)} images (--limit)")
         report = write_report(
             loaded,
             paths[:limit],
@@ -69,11 +67,10 @@ def visualize(
             score_threshold,
             sampled,
             title=f"{model.name} on {', '.join(path.name for path in images)}",
-            progress=progress_bar("drawing", console),
+            progress=progress_bar("drawing", terminal),
         )
     for fault in report.faults:
-        console.print(f"[yellow]left out: {escape(fault)}[/]", soft_wrap=True)
-    console.out(
+        terminal.warn(f"left out: {fault}")
+    terminal.print(
         f"written: {report.page} and {len(report.pictures)} pictures",
-        highlight=False,
     )

@@ -1,6 +1,7 @@
 """Detectors as SavedModels."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import tensorflow as tf
 
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.export.serving import detect, serving_archive, serving_preprocessor
+from keras_dyhead.printable import printable
 
 
 def export_saved_model(
@@ -40,7 +42,7 @@ def export_saved_model(
     Raises:
         TypeError: If `model` is no detector of this package.
         ValueError: If `image_size` differs from a size the model is built for, or the number of
-            names from that of its classes.
+            names from that of its classes; or if TensorFlow could not load from `path`.
 
     Example:
     ```python
@@ -49,6 +51,7 @@ def export_saved_model(
     detect(tf.constant([open("image.jpg", "rb").read()]))["boxes"]
     ```
     """
+    check_loadable(path)
     preprocessor = serving_preprocessor(model, image_size)
     class_names = model.class_names if class_names is None else class_names
     if class_names is not None and len(class_names) != model.num_classes:
@@ -91,7 +94,24 @@ def export_saved_model(
     if class_names is not None:
         names = Path(path, "assets.extra", "class_names.txt")
         names.parent.mkdir(exist_ok=True)
-        names.write_text("\n".join(class_names) + "\n", encoding="utf-8")
+        names.write_text("\n".join(map(printable, class_names)) + "\n", encoding="utf-8")
+
+
+def check_loadable(path: str | os.PathLike) -> None:
+    """Checks that TensorFlow can load a SavedModel from a folder: it takes the name for a pattern.
+
+    Args:
+        path: The folder.
+
+    Raises:
+        ValueError: If the name has a bracket or a backslash, or is no text in UTF-8.
+    """
+    name = os.fspath(path).replace(os.sep, "/")
+    if re.search(r"[\[\\\ud800-\udfff]", name):
+        raise ValueError(
+            "TensorFlow cannot load a SavedModel from a folder with a bracket, a backslash or "
+            f"bytes that are no UTF-8 in its name: choose another. Received: {name}"
+        )
 
 
 def _map_files(function, files, signature):

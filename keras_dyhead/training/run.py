@@ -8,6 +8,7 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_dyhead.export.saved_model import check_loadable
 from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, FiniteLoss
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.data import build_preprocessor, open_data
@@ -246,10 +247,12 @@ def check_folder(
         The content of `settings.json` of the training to resume, or `None`.
 
     Raises:
-        ValueError: If the folder holds other files, or a training and neither flag is set.
+        ValueError: If the folder holds other files, or a training and neither flag is set; or if
+            no SavedModel could be loaded from it.
     """
     if resume and overwrite:
         raise ValueError("`resume` and `overwrite` exclude each other.")
+    check_loadable(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"`out` must be a folder. Received: {out}")
     data = [settings.images, settings.annotations, settings.val_images, settings.val_annotations]

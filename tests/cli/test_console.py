@@ -1,28 +1,52 @@
 """The command line answers at once and explains itself."""
 
+import os
 import subprocess
 import sys
 
 import pytest
 from cli.commands import output_of
+from rich.table import Table
 
-import keras_dyhead
 from keras_dyhead.cli import app
+from keras_dyhead.cli.console import Terminal, print_error
 from keras_dyhead.version import __version__
 
 COMMANDS = sorted(c.name or c.callback.__name__.replace("_", "-") for c in app.registered_commands)
 
 
-def test_the_command_line_itself_does_not_import_tensorflow():
+ODD = "nut [/s] [red]:smile: \x1b[31mred\u202e\udcff"
+SHOWN = "nut [/s] [red]:smile: \\x1b[31mred\\u202e\\udcff"
+
+
+def test_help_and_version_import_no_framework():
     code = f"""
-import sys, types
-package = sys.modules["keras_dyhead"] = types.ModuleType("keras_dyhead")  # not its __init__
-package.__path__ = {list(keras_dyhead.__path__)}
-import keras_dyhead.cli
-print({{"tensorflow", "keras", "matplotlib"}}.intersection(sys.modules))
+import sys
+from keras_dyhead.cli import app
+for words in (["--version"], ["--help"], *([command, "--help"] for command in {COMMANDS})):
+    try:
+        app(words)
+    except SystemExit as end:
+        assert not end.code, words
+heavy = {{"tensorflow", "keras", "matplotlib", "numpy", "PIL"}}
+print("imported:", heavy.intersection(sys.modules))
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert output.stdout == "set()\n", output.stderr
+    assert output.stdout.endswith("imported: set()\n"), output.stderr
+    assert output.stderr == "" and "--backbone-weights" in output.stdout
+
+
+def test_the_terminal_shows_other_peoples_texts_as_they_are(capsys):
+    terminal = Terminal()
+    terminal.print(ODD)
+    terminal.warn(ValueError(ODD))
+    table = Table(ODD, title=ODD)
+    table.add_row(ODD)
+    terminal.print(table, width=200)
+    with terminal.status(ODD):
+        print_error(ValueError(f"{ODD}\n{ODD}"))
+    output, errors = capsys.readouterr()
+    assert output.count(SHOWN) == 5 and errors == f"Error: {SHOWN}\n{SHOWN}\n"
 
 
 def test_version_is_the_packages():
@@ -33,3 +57,11 @@ def test_version_is_the_packages():
 def test_help_shows_examples(command):
     told = output_of(command, "--help")
     assert "Examples" in told and f"keras-dyhead {command}" in told.split("Examples")[1]
+
+
+def test_no_framework_writes_its_log():
+    environment = {name: v for name, v in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
+    command = [sys.executable, "-m", "keras_dyhead.cli", "convert", "list"]
+    output = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert output.returncode == 0 and "AP" in output.stdout
+    assert output.stderr == ""

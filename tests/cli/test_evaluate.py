@@ -59,6 +59,21 @@ def test_figures_by_class_and_several_views(arguments, folder, views):
         assert int(cells[1]) == entry["boxes"] and shown in cells[3]
 
 
+def test_names_and_problems_with_brackets_are_printed(arguments, folder, views):
+    content = json.loads((folder / "shapes.json").read_text())
+    names = [f"{category['name']} [/s] :+1:" for category in content["categories"]]
+    for category, name in zip(content["categories"], names, strict=True):
+        category["name"] = name
+    content["images"][0]["file_name"] += " [red]"
+    (folder / "odd [1].json").write_text(json.dumps(content))
+    (folder / "names [b].txt").write_text("\n".join(names))
+    odd = ["--annotations", folder / "odd [1].json", "--class-names", folder / "names [b].txt"]
+    out = ["--out", folder / "figures [b].json", "--per-class", "--on-error", "skip"]
+    told = output_of(*arguments, *odd, *out)
+    assert all(name in told for name in names) and "figures [b].json" in told
+    assert ".jpg [red]" in told
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

@@ -58,6 +58,14 @@ def test_a_folder_with_files_is_refused(data, tmp_path):
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["letter.txt"]
 
 
+@pytest.mark.parametrize("name", ["run [v2]", "a\\b", "run \udcff"])
+def test_a_folder_that_tensorflow_could_not_load_from_is_refused(name, data, tmp_path):
+    for command in (["train", *data], ["demo"]):
+        message = complaint(*command, "--out", tmp_path / name)
+        assert "choose another" in message and "bracket, a backslash" in message
+    assert not (tmp_path / name).exists()
+
+
 def test_an_unknown_backbone_is_named(data, tmp_path):
     message = complaint("train", *data, "--out", tmp_path / "run", "--backbone", tmp_path / "none")
     assert "`backbone` must be one of" in message
@@ -177,7 +185,13 @@ def test_a_setting_given_twice_or_a_missing_folder_is_refused(dataset):
 
 
 def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, monkeypatch):
-    """Before it begins, and when it is interrupted."""
+    """Before it begins, and when it is interrupted; names are no markup."""
+    content = json.loads(dataset["annotations"].read_text())
+    content["categories"][0]["name"] = "nut [/s] :smile:"
+    content["annotations"][0]["bbox"] = [-3, 0, 9, 9]
+    dataset["images"].rename(tmp_path / "photos [old]")
+    dataset["images"] = tmp_path / "photos [old]"
+    dataset["annotations"].write_text(json.dumps(content))
 
     def interrupt(self, verbose):
         raise KeyboardInterrupt
@@ -189,6 +203,7 @@ def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, 
     result = train(dataset, "--out", tmp_path / "run", *options, "epochs=40")
     output = " ".join(result.output.split())
     assert "train on 2 images" in output and "No --val-images" in output
+    assert "5 classes: nut [/s] :smile:, " in output and "was clipped" in output
     assert "0 DyHead blocks of 64 channels, 20 parameters" in output
     assert "40 epochs of 1 steps, 4 images of 64 px each" in output
     assert "learning rate up to 0.005 for 4 images an update" in output
