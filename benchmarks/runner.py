@@ -54,6 +54,23 @@ def command() -> typer.Typer:
     )
 
 
+def sides(size: str) -> tuple[int, int]:
+    """Reads `SIDE` or `HEIGHTxWIDTH`.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> sides("512"), sides("800x1333")
+    ((512, 512), (800, 1333))
+    """
+    height, _, width = size.partition("x")
+    if not (height.isdecimal() and (width or height).isdecimal()):
+        raise ValueError(f"--size must be SIDE or HEIGHTxWIDTH, such as 512. Received: {size}")
+    return int(height), int(width or height)
+
+
 def read(path: Path, kind: type[Trial]) -> dict[Trial, dict]:
     """Returns what the trainings of a file gave, by trial; of two lines of a trial the first.
 

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "keras_dyhead"
 ROOMS = (
     *("cli", "training", "recipes", "inference", "export", "visualization", "coco"),
-    *("checkpoints", "integrations", "profiling", "registration", "detectors", "backbones"),
+    *("checkpoints", "integrations", "registration", "detectors", "backbones"),
     *("layers", "optimizers", "ops", "printable", "version"),
 )
 """From the roof down. What a room needs of another lies below it."""

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from benchmarks.runner import command
+from benchmarks.runner import command, sides
 from benchmarks.sampling.comparison import compare, markdown
 from benchmarks.sampling.scaling import CURVES, fit_exponent, measure_scaling, plot_scaling
 from benchmarks.sampling.workload import Workload
@@ -58,11 +58,8 @@ def main(
 
     python -m benchmarks.sampling --scaling --out docs/scaling
     """
-    height, _, width = size.partition("x")
     try:
-        if not (height.isdecimal() and (width or height).isdecimal()):
-            raise ValueError(f"--size must be SIDE or HEIGHTxWIDTH, such as 512. Received: {size}")
-        workload = Workload(int(height), int(width or height), blocks, batch, channels)
+        workload = Workload(*sides(size), blocks, batch, channels)
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

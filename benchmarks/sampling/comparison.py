@@ -5,7 +5,7 @@ import os
 import platform
 from collections.abc import Callable
 
-from benchmarks.sampling.measurement import FIGURES, Measurement
+from benchmarks.measurement import FIGURES, Measurement
 from benchmarks.sampling.workload import Workload
 
 PEER = "torchvision"
@@ -20,15 +20,15 @@ def tasks(backend: str, peer: bool, part: str) -> dict[str, dict]:
         peer: Whether torchvision is measured, too.
         part: `"op"` or `"tower"`.
     """
-    ours = {"implementation": f"implementations.keras_{part}", "backend": backend}
+    ours = {"implementation": f"sampling.implementations.keras_{part}", "backend": backend}
     paper = {"options": {"alignment": "paper"}}
-    found = {PEER: {"implementation": f"torch_peer.torchvision_{part}"}} if peer else {}
+    found = {PEER: {"implementation": f"sampling.torch_peer.torchvision_{part}"}} if peer else {}
     found["keras_dyhead"] = ours
     if backend == "tensorflow":
         found["keras_dyhead, sparse products"] = ours | {"sparse": True}
         found["keras_dyhead, XLA"] = ours | {"options": {"xla": True}}
     if part == "op":
-        products = {"implementation": "implementations.matrix_products"}
+        products = {"implementation": "sampling.implementations.matrix_products"}
         found["matrix products alone"] = ours | products
     else:
         found["keras_dyhead, paper alignment"] = ours | paper

@@ -7,7 +7,7 @@ from dataclasses import asdict, replace
 
 import numpy as np
 
-from benchmarks.sampling.measurement import Measurement
+from benchmarks.measurement import Measurement
 from benchmarks.sampling.workload import Workload
 
 CURVES = {"step_s": "training step", "forward_s": "forward", "peak_mib": "peak memory"}
@@ -42,7 +42,7 @@ def measure_scaling(
         form = {"repeats": 1, "backend": backend, "sparse": backend == "tensorflow"}
         with contextlib.ExitStack() as stack:
             measurements = [
-                stack.enter_context(Measurement(w, "implementations.keras_tower", **form))
+                stack.enter_context(Measurement(w, "sampling.implementations.keras_tower", **form))
                 for w in workloads
             ]
             rounds = []

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from benchmarks.measurement import FIGURES, Measurement
 from benchmarks.sampling import comparison, scaling
 from benchmarks.sampling.__main__ import app
-from benchmarks.sampling.measurement import FIGURES, Measurement
 from benchmarks.sampling.workload import Workload
 
 ROW = {
@@ -49,7 +49,7 @@ def test_one_implementation_runs_in_a_process_of_its_own():
     found = []
     for sparse in (False, True):
         form = {"repeats": 2, "sparse": sparse}
-        with Measurement(workload, "implementations.keras_op", **form) as measurement:
+        with Measurement(workload, "sampling.implementations.keras_op", **form) as measurement:
             found.append(measurement.take())
             again = measurement.take()
     plain, sparse = found
@@ -60,14 +60,14 @@ def test_one_implementation_runs_in_a_process_of_its_own():
     assert 0 < again["step_s"] < sparse["first_step_s"]
     wrong = {"repeats": 1, "options": {"nonsense": 1}}
     with (
-        Measurement(workload, "implementations.keras_op", **wrong) as measurement,
+        Measurement(workload, "sampling.implementations.keras_op", **wrong) as measurement,
         pytest.raises(RuntimeError, match=r"keras_op failed: TypeError.*nonsense"),
     ):
         measurement.take()
 
 
 def test_ratios_are_the_peers_figures_over_ours(measured):
-    measured["torch_peer.torchvision_op"] = {"forward_s": 0.4, "peak_mib": 50.0}
+    measured["sampling.torch_peer.torchvision_op"] = {"forward_s": 0.4, "peak_mib": 50.0}
     table = comparison.markdown(comparison.compare(Workload(), parts=("op",)))
     row = next(line for line in table.splitlines() if line.startswith("| op: keras_dyhead |"))
     assert "100 ms (4.0x)" in row and "500 ms (1.0x)" in row and "100 MiB (0.5x)" in row
@@ -76,7 +76,7 @@ def test_ratios_are_the_peers_figures_over_ours(measured):
 
 
 def test_implementations_that_compute_something_else_are_refused(measured):
-    measured["implementations.keras_tower"] = {"magnitude": 1.001}
+    measured["sampling.implementations.keras_tower"] = {"magnitude": 1.001}
     with pytest.raises(RuntimeError, match=r"tower: keras_dyhead: outputs differ.*1\.001"):
         comparison.compare(Workload())
 
@@ -89,8 +89,8 @@ def test_all_implementations_of_the_table_exist():
             for part in ("op", "tower")
             for task in comparison.tasks(backend, True, part).values()
         ):
-            module, function = task["implementation"].split(".")
-            source = (folder / f"{module}.py").read_text()
+            room, module, function = task["implementation"].split(".")
+            source = (folder.parent / room / f"{module}.py").read_text()
             assert re.search(rf"^def {function}\(workload", source, re.MULTILINE)
 
 

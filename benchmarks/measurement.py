@@ -9,10 +9,9 @@ import resource
 import statistics
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-
-from benchmarks.sampling.workload import Workload
 
 FIGURES = {
     "forward_s": "forward",
@@ -28,9 +27,10 @@ class Measurement:
     """Measures one implementation, as often as it is asked; between two measurements it waits.
 
     Args:
-        workload: What to compute.
-        implementation: A function of `implementations.py`, or of `torch_peer.py`, such as
-            `"torch_peer.torchvision_op"`.
+        workload: What to compute; passed on to the implementation.
+        implementation: Path below `benchmarks` of a function, such as
+            `"sampling.torch_peer.torchvision_op"`, that returns forward pass, training step and
+            the versions at work. The forward pass returns NumPy arrays.
         repeats: Counted calls of one measurement, of which the median is taken.
         backend: Keras backend. Defaults to `"tensorflow"`.
         sparse: Whether to sample by sparse products. Defaults to `False`.
@@ -39,7 +39,7 @@ class Measurement:
 
     def __init__(
         self,
-        workload: Workload,
+        workload: Any,
         implementation: str,
         repeats: int,
         backend: str = "tensorflow",
@@ -91,7 +91,7 @@ def _serve(connection, environment, workload, implementation, repeats, sparse, o
     try:
         # The peer runs without Keras and TensorFlow, which would count into its memory.
         module, _, function = implementation.rpartition(".")
-        module = importlib.import_module(f"benchmarks.sampling.{module}")
+        module = importlib.import_module(f"benchmarks.{module}")
         with contextlib.ExitStack() as stack:
             if sparse:
                 from keras_dyhead.ops import sparse_sampling

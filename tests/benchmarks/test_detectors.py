@@ -1,21 +1,21 @@
-"""Costs of detectors: counted products equal hand-derived formulas and TensorFlow's own counter."""
+"""Costs of detectors: counts equal hand-derived formulas and TensorFlow's own counter."""
 
 import json
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
+from typer.testing import CliRunner
 
+from benchmarks.detectors import __main__ as program
+from benchmarks.detectors import comparison
+from benchmarks.detectors.implementations import build, detection, keras_detector
+from benchmarks.detectors.multiply_adds import count_multiply_adds
+from benchmarks.detectors.workload import Workload
 from keras_dyhead.backbones import BACKBONES, ResNetBackbone
 from keras_dyhead.detectors import DETECTORS
 from keras_dyhead.layers import DyHeadBlock, DyHeadNeck, ModulatedDeformConv2D
-from keras_dyhead.profiling import (
-    count_multiply_adds,
-    detection,
-    markdown_table,
-    num_steps,
-    profile_detectors,
-)
 
 SIZES = ((8, 12), (4, 6), (2, 3))
 
@@ -134,20 +134,90 @@ def test_every_block_adds_the_same():
         assert second - first == third - second == first > 0
 
 
-def test_a_report_holds_what_was_asked_for(monkeypatch):
+@pytest.fixture
+def workload(monkeypatch):
+    """Small images and a backbone to match."""
     monkeypatch.setitem(BACKBONES, "tiny", (ResNetBackbone, {"depth": 18, "base_channels": 8}))
-    steps = []
-    report = profile_detectors(
-        ["atss"], [1], (64, 96), "tiny", 2, num_classes=3, channels=16, progress=steps.append
-    )
-    assert len(steps) == num_steps(["atss"], [1], 2) == 10
-    without, with_one = json.loads(json.dumps(report))["costs"]
-    assert [without["blocks"], with_one["blocks"]] == [0, 1]
-    assert without["slowdown"] == 1 and without["milliseconds"] > 0
-    assert with_one["slowdown"] == pytest.approx(
-        with_one["milliseconds"] / without["milliseconds"], rel=0.1
-    )
-    table = markdown_table(report)
-    assert "one image of 64x96" in table and "CPU cores" in table and "median of 2" in table
-    rows = [line.split(" | ") for line in table.splitlines() if line.startswith("| ATSS")]
-    assert [row[1] for row in rows] == ["0", "1"] and rows[0][-1].endswith("(1.00x) |")
+    return Workload(64, 96, "tiny", batch=2, channels=16, num_classes=3)
+
+
+def test_boxes_lie_inside_their_images(workload):
+    targets = workload.targets()
+    assert targets["boxes"].shape == (2, 8, 4) and targets["labels"].shape == (2, 8)
+    left, top, right, bottom = np.moveaxis(targets["boxes"], -1, 0)
+    assert (left >= 0).all() and (left < right).all() and (right <= 96).all()
+    assert (top >= 0).all() and (top < bottom).all() and (bottom <= 64).all()
+
+
+def test_a_detector_predicts_and_trains(workload):
+    predict, step, version = keras_detector(workload, name="atss", blocks=1)
+    boxes, *_ = predict()
+    assert boxes.shape[::2] == (2, 4) and "TensorFlow" in version
+    first, second = step(), step()
+    assert np.isfinite(first).all() and not np.array_equal(first, second)
+    assert build(workload, "fcos", 0, head_layers=4).head_layers == 4
+
+
+SECONDS = {"torchvision": 0.8, "without, as torchvision": 0.4, "0": 0.2, "6": 0.5}
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Replaces the processes by figures; every further round is twice as slow."""
+
+    class Measurement:
+        def __init__(self, workload, implementation, repeats, options):
+            if "torch" in implementation:
+                row = "torchvision"
+            else:
+                row = "without, as torchvision" if "head_layers" in options else options["blocks"]
+            self.seconds = SECONDS[str(row)]
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def take(self):
+            found = {"forward_s": self.seconds, "step_s": 3 * self.seconds, "peak_mib": 100.0}
+            self.seconds *= 2
+            return found | {"version": "TensorFlow 2"}
+
+    monkeypatch.setattr(comparison, "Measurement", Measurement)
+    counted = {"parameters": 38_900_000, "multiply_adds": 112_340_000_000, "uncounted": ["x"]}
+    monkeypatch.setattr(comparison, "_count", lambda *_: counted)
+
+
+def test_a_table_compares_with_torchvision_and_without_dyhead(measured):
+    report = comparison.compare(Workload(), ["fcos", "atss"], [6], rounds=3)
+    rows = [line for line in comparison.markdown(json.loads(json.dumps(report))).splitlines()]
+    rows = [line.split(" | ")[1:] for line in rows if line.startswith(("| fcos", "| atss"))]
+    assert rows == [
+        ["torchvision", "", "", "1600 ms", "4800 ms", "100 MiB |"],
+        ["without, as torchvision", "38.9 M", "> 112.3", "800 ms (2.00x)", "2400 ms (2.00x)"]
+        + ["100 MiB |"],
+        *[
+            ["0", "38.9 M", "> 112.3", "400 ms (1.00x)", "1200 ms (1.00x)", "100 MiB |"],
+            ["6", "38.9 M", "> 112.3", "1000 ms (2.50x)", "3000 ms (2.50x)", "100 MiB |"],
+        ]
+        * 2,
+    ]
+
+
+def test_the_program_fills_its_place_on_a_page(measured, tmp_path):
+    page, out = tmp_path / "detectors.md", tmp_path / "costs.json"
+    page.write_text("before\n<!-- costs -->\nold\n<!-- end of costs -->\nafter\n")
+    arguments = ["--detectors", "atss", "--blocks", "6", "--page", page, "--out", out]
+    result = CliRunner().invoke(program.app, list(map(str, arguments)))
+    assert result.exit_code == 0, result.output
+    table = comparison.markdown(json.loads(out.read_text()))
+    assert page.read_text() == f"before\n<!-- costs -->\n{table}<!-- end of costs -->\nafter\n"
+
+
+@pytest.mark.parametrize(
+    "options", [("--detectors", "yolo"), ("--backbone", "vgg"), ("--size", "1x2x3"), ("--size", 16)]
+)
+def test_wrong_options_are_named(options):
+    result = CliRunner().invoke(program.app, [*map(str, options)])
+    assert result.exit_code == 2 and str(options[1]) in result.output

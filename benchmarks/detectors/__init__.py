@@ -1,0 +1,1 @@
+"""What detectors cost, and how they compare with those of torchvision."""
