@@ -13,7 +13,7 @@ REGISTERING = ("backbones", "detectors", "layers", "ops", "optimizers")
 
 _NEEDING_KERAS = (
     *REGISTERING,
-    *("checkpoints", "coco", "export", "inference", "integrations", "profiling", "training"),
+    *("checkpoints", "coco", "export", "inference", "integrations", "training"),
     "visualization",
 )
 
