@@ -1,6 +1,7 @@
 """Published PyTorch weights -> Keras."""
 
 from keras_dyhead.checkpoints.backbone_weights import load_backbone_weights
+from keras_dyhead.checkpoints.fetch import fetch_checkpoint
 from keras_dyhead.checkpoints.load_checkpoint import load_checkpoint
 from keras_dyhead.checkpoints.published import COMPOSED, PUBLISHED, PublishedModel
 from keras_dyhead.checkpoints.state_dict import read_state_dict
@@ -10,6 +11,7 @@ __all__ = [
     "COMPOSED",
     "PUBLISHED",
     "PublishedModel",
+    "fetch_checkpoint",
     "load_backbone_weights",
     "load_checkpoint",
     "load_tower",

@@ -1,11 +1,14 @@
 """A published checkpoint as a Keras model."""
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from keras_dyhead.checkpoints import tables
 from keras_dyhead.checkpoints.backbone_weights import backbone_part
+from keras_dyhead.checkpoints.coco_classes import COCO_CLASSES
+from keras_dyhead.checkpoints.fetch import fetch_checkpoint
 from keras_dyhead.checkpoints.published import (
     COMPOSED,
     MICROSOFT,
@@ -13,7 +16,7 @@ from keras_dyhead.checkpoints.published import (
     PUBLISHED,
     PublishedModel,
 )
-from keras_dyhead.checkpoints.state_dict import read_state_dict
+from keras_dyhead.checkpoints.state_dict import read_checkpoint
 from keras_dyhead.checkpoints.tower import tower_part
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 
@@ -41,7 +44,7 @@ _NAMES = {
 }
 
 
-def load_checkpoint(name: str, path, image_shape=(None, None, 3), dtype=None):
+def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=None):
     """Builds a published detector and sets its weights from a checkpoint file.
 
     The model computes what the original does, from the preprocessing (`model.preprocessor`) to the
@@ -49,21 +52,26 @@ def load_checkpoint(name: str, path, image_shape=(None, None, 3), dtype=None):
 
     Args:
         name: One of `PUBLISHED`, the name of the original config.
-        path: Path of the original `.pth` file or of a `.safetensors` file (see `read_state_dict`),
-            or a mapping of tensor name to array in PyTorch's layout.
+        path: Path of a checkpoint of this model (see `read_state_dict`), the published one or your
+            own training, with any number of classes; or a mapping of tensor name to array in
+            PyTorch's layout. Defaults to `None`: the published file, which is fetched once into
+            Keras' cache and checked, see `fetch_checkpoint`.
         image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
         dtype: Policy of all layers. Defaults to the global policy.
 
     Returns:
-        The detector, a `keras.Model`. Labels are positions in `keras_dyhead.coco.COCO_CLASSES`.
+        The detector, a `keras.Model`. `class_names` are those that the file has (`meta` of
+        mmdetection), else `keras_dyhead.coco.COCO_CLASSES` where there are 80, else `None`.
 
     Raises:
+        ConnectionError: If the published file cannot be fetched; the message says what to put
+            where.
         ValueError: If the name is unknown, or the tensors are not exactly those of the model: the
             message names the missing, superfluous or differing ones.
 
     Example:
     ```python
-    model = load_checkpoint("dyhead_r50_atss_fpn_1x", "dyhead_r50_atss_fpn_1x.pth")
+    model = load_checkpoint("dyhead_r50_atss_fpn_1x")
     batch = model.preprocessor([image])  # an RGB image (H, W, 3), values 0..255
     detections = model.decode(model(batch["images"]), batch["image_sizes"])
     model.save("dyhead_r50_atss_fpn_1x.keras")
@@ -73,8 +81,16 @@ def load_checkpoint(name: str, path, image_shape=(None, None, 3), dtype=None):
     if name not in known:
         raise ValueError(f"`name` must be one of {list(known)}. Received: {name!r}")
     record = known[name]
-    state = read_state_dict(path)
-    model = record.build(image_shape, dtype)
+    if path is None:
+        if record.source is None:
+            raise ValueError(
+                f"No weights of {name!r} are published: give the path of your own training of it."
+            )
+        path = fetch_checkpoint(record.source)
+    state, class_names = read_checkpoint(path)
+    num_classes = count_classes(record, state)
+    class_names = fitting_names(class_names, num_classes)
+    model = record.build(image_shape, dtype, class_names, num_classes=num_classes)
     parts = detector_parts(model, record, state)
     set_ones = {id(variable) for part in parts for variable in part.weights.values()}
     left = [weight.path for weight in model.weights if id(weight) not in set_ones]
@@ -108,6 +124,43 @@ def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:
         tower_part(model.neck, state),
         part(model.head, record.detector),
     ]
+
+
+def count_classes(record: PublishedModel, state: Mapping) -> int:
+    """Returns the number of classes of the tensors; COCO's where these are of another model."""
+    prefix, table = _NAMES[record.origin][record.detector]
+
+    def rows(layer):
+        name = next((prefix + table[path] for path in table if path.endswith(layer)), "")
+        bias = state.get(f"{name}.bias")
+        return None if bias is None else len(bias)
+
+    scores, boxes = rows("class_logits"), rows("box_deltas") or 4
+    if scores is None or boxes % 4:
+        return len(COCO_CLASSES)
+    if record.detector != "faster-rcnn":
+        return max(1, scores // (boxes // 4))  # for every anchor of a cell
+    if boxes != 4 * (scores - 1):
+        raise ValueError(
+            f"Its Faster R-CNN must have a box for every class, and a score for every class and "
+            f"the background. Received: {boxes // 4} boxes, {scores} scores"
+        )
+    return scores - 1
+
+
+def fitting_names(names: Sequence[str] | None, num_classes: int) -> Sequence[str] | None:
+    """Returns the names of the file, or COCO's; none if they are not as many as the classes."""
+    if names is None and num_classes == len(COCO_CLASSES):
+        return COCO_CLASSES
+    if names is not None and len(names) != num_classes:
+        warnings.warn(
+            f"the checkpoint names {len(names)} classes, but its tensors are for {num_classes}: "
+            "the names are left out.",
+            UserWarning,
+            stacklevel=3,
+        )
+        return None
+    return names
 
 
 def _to_channels_last(array: np.ndarray, size: int = 7) -> np.ndarray:

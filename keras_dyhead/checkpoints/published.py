@@ -56,7 +56,7 @@ class PublishedModel:
         Args:
             image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
             dtype: Policy of all layers. Defaults to the global policy.
-            class_names: Names of the classes. Defaults to the 80 of COCO.
+            class_names: Names of the classes, or `None`. Defaults to the 80 of COCO.
             **changes: Arguments of the detector other than the published ones; `backbone`, `neck`,
                 `pyramid` and `preprocessor` are objects.
         """
@@ -74,11 +74,10 @@ class PublishedModel:
                 **channels | self.pyramid, dtype=dtype, name="feature_pyramid"
             )
         return DETECTORS[self.detector](
-            num_classes=len(class_names),
             class_names=class_names,
             image_shape=image_shape,
             dtype=dtype,
-            **{**self.arguments, **changes},
+            **{"num_classes": len(class_names or ()), **self.arguments, **changes},
         )
 
 

@@ -1,51 +1,54 @@
-"""Reading the tensors of a checkpoint file without running any code it may hold."""
+"""The tensors of a checkpoint, and the names of its classes."""
 
+import json
 import os
-import pickle
 import re
-import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-# What training loops put beside the weights (mmengine's log history, numpy's numbers). Files may
-# name these, and get an `_Inert` for them: nothing of what they name is imported or called.
-INERT_GLOBALS = (
-    "mmengine.logging.history_buffer.HistoryBuffer",
-    "mmengine.config.config.ConfigDict",
-    "numpy.core.multiarray._reconstruct",
-    "numpy._core.multiarray._reconstruct",
-    "numpy.core.multiarray.scalar",
-    "numpy._core.multiarray.scalar",
-    "numpy.ndarray",
-    "numpy.dtype",
-    *(
-        f"numpy.dtypes.{kind}DType"
-        for kind in ("Bool", "Int32", "Int64", "Float32", "Float64", "Str")
-    ),
-    "builtins.getattr",  # how pickle refers to the methods of HistoryBuffer
-    "__builtin__.getattr",
+from keras_dyhead.checkpoints.open_file import SafetensorsFile, as_array, open_checkpoint
+
+# Where files keep the tensors, what is averaged first: timm and those who learned from it keep the
+# averages beside the weights; mmengine's `state_dict` holds the averages, and `ema_state_dict` the
+# weights before.
+_WRAPPERS = (
+    *("state_dict_ema", "model_ema", "ema"),
+    *("state_dict", "model", "module", "ema_state_dict"),
 )
-_WRAPPERS = ("state_dict", "model")  # OpenMMLab; detectron2 and timm
-_SAFETENSORS = ".safetensors"
+_CLASSES = ("classes", "CLASSES", "class_names")
+# Parts of names that stand for a wrapper around a module, wherever they occur.
+_INSIDE = re.compile(
+    r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+# What whole models are called inside others: the first one that a file has is taken. Where a
+# teacher is the average of a student, it is the teacher that is evaluated.
+_AROUND = (
+    *("architecture", "teacher", "modelTeacher", "ema_model"),
+    *("student", "modelStudent", "model", "detector"),
+)
+_COUNTERS = ("n_averaged", "steps")
 
 
 def read_state_dict(path) -> Mapping[str, np.ndarray]:
-    """Reads the tensors of a PyTorch checkpoint or a safetensors file.
+    """Reads the tensors of a PyTorch checkpoint, a safetensors file or a pickle of arrays.
 
-    `.pth` files (and `.pt`, `.pkl`: anything not called `.safetensors`) are opened by
-    `torch.load(weights_only=True)`, which builds tensors and plain values only: a file that asks
-    for anything else is refused before its code could run. Files stay memory-mapped where their
+    No code of the file is run: `.pth` files are opened by `torch.load(weights_only=True)`, and
+    detectron2's `.pkl` files of NumPy arrays by a reader that knows arrays and plain values only.
+    A file that asks for anything else is refused. Files of PyTorch stay memory-mapped where their
     format allows it, so that they are not copied into memory as a whole.
 
+    Names lose what training tools put around them: `module.`, `_orig_mod.`, and a prefix such as
+    `model.` or `teacher.`. The copies `ema_...` of mmdetection 2 are left out.
+
     Args:
-        path: Path of the file; or a mapping of tensor name to array, which is returned as it is.
+        path: Path of the file; or a mapping of tensor name to array.
 
     Returns:
         Mapping of tensor name to array, in PyTorch's layout; floating point tensors as float32. Of
         `{"state_dict": ..., "meta": ...}` (OpenMMLab) and `{"model": ...}` (detectron2) it is the
-        inner one.
+        inner one. Where a file has averaged weights, too, it is these.
 
     Raises:
         ValueError: If the file is missing, empty, damaged, of another kind, holds more than tensors
@@ -58,139 +61,100 @@ def read_state_dict(path) -> Mapping[str, np.ndarray]:
     state["bbox_head.atss_cls.weight"].shape  # (80, 256, 3, 3)
     ```
     """
+    return read_checkpoint(path)[0]
+
+
+def read_checkpoint(path) -> tuple[Mapping[str, np.ndarray], list[str] | None]:
+    """Reads tensors as `read_state_dict` does, and the names of the classes if the file has them.
+
+    mmdetection keeps these in `meta`, as `CLASSES` or as `classes` of `dataset_meta`; detectron2
+    does not keep them.
+    """
     if isinstance(path, Mapping):
-        return path
+        return _plain_names(path), None
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
             "A checkpoint must be a path, or a mapping of tensor name to array. "
             f"Received: {type(path)}"
         )
     path = Path(path)
-    _check_file(path)
-    if path.suffix == _SAFETENSORS:
-        return SafetensorsFile(path)
-    return _tensors_of(_load_torch(path), path)
+    content = open_checkpoint(path)
+    if isinstance(content, SafetensorsFile):
+        return _plain_names(content), _class_names(content.metadata)
+    return _plain_names(_tensors_of(content, path)), _class_names(content)
 
 
-class SafetensorsFile(Mapping):
-    """The tensors of a safetensors file; each is read when asked for.
+def _tensors_of(content, path):
+    inner = content
+    while isinstance(inner, Mapping):
+        found = [inner[key] for key in _WRAPPERS if isinstance(inner.get(key), Mapping)]
+        if not found:
+            break
+        inner = found[0]
+    if not isinstance(inner, Mapping) or not inner:
+        raise ValueError(
+            f"{path} holds no mapping of names to tensors. Received: {type(inner).__name__}"
+        )
+    arrays = {name: as_array(value) for name, value in inner.items() if isinstance(name, str)}
+    state = {name: array for name, array in arrays.items() if array is not None}
+    if not state:
+        raise ValueError(f"{path} holds no tensors, only {sorted(map(str, inner))[:10]}.")
+    return state
 
-    Args:
-        path: Path of the file.
-    """
 
-    def __init__(self, path: str | os.PathLike):
-        try:
-            import safetensors
-        except ImportError as error:
-            raise ImportError(
-                f"Reading {path} needs safetensors: `pip install '.[convert]'` in a clone."
-            ) from error
-        try:
-            self._file = safetensors.safe_open(path, framework="numpy")
-        except Exception as error:  # of the library's own class, and OSError
-            raise ValueError(f"{path} is no intact safetensors file: {error}") from error
-        self._names = self._file.keys()
+def _class_names(content) -> list[str] | None:
+    """The names in the order of labels, `None` where a file has none or they are no names."""
+    places = [content]
+    for key in ("meta", "dataset_meta"):
+        places += [place[key] for place in places if isinstance(place.get(key), Mapping)]
+    for place in reversed(places):
+        for key in _CLASSES:
+            names = place.get(key)
+            if isinstance(names, str):  # JSON in safetensors; else a tuple that lacks its comma
+                try:
+                    names = json.loads(names)
+                except ValueError:
+                    names = [names]
+            if isinstance(names, Mapping) and all(str(label).isdecimal() for label in names):
+                names = [names[label] for label in sorted(names, key=int)]
+            are_names = isinstance(names, Sequence) and all(isinstance(n, str | int) for n in names)
+            if are_names and names:
+                return list(map(str, names))
+    return None
 
-    def __getitem__(self, name: str) -> np.ndarray:
-        if name not in self._names:
-            raise KeyError(name)
-        array = self._file.get_tensor(name)
-        return array if array.dtype.kind in "biu" else array.astype("float32", copy=False)
+
+def _plain_names(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+    """The tensors by the names that the detector itself gives them."""
+    names = {_INSIDE.sub("", name): name for name in state if name not in _COUNTERS}
+    copies = {f"ema_{name.replace('.', '_')}" for name in names}
+    names = {name: stored for name, stored in names.items() if name not in copies}
+    while True:
+        around = [key for key in _AROUND if any(name.startswith(f"{key}.") for name in names)]
+        if not around:
+            break
+        inner = f"{around[0]}."
+        outside = tuple(f"{key}." for key in around)
+        names = {
+            **{n.removeprefix(inner): stored for n, stored in names.items() if n.startswith(inner)},
+            **{n: stored for n, stored in names.items() if not n.startswith(outside)},
+        }
+    if list(names.items()) == [(name, name) for name in state]:
+        return state
+    return _Renamed(state, names)
+
+
+class _Renamed(Mapping):
+    """A mapping by other names; values are read when asked for."""
+
+    def __init__(self, values: Mapping, names: Mapping[str, str]):
+        self._values = values
+        self._names = names
+
+    def __getitem__(self, name):
+        return self._values[self._names[name]]
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
 
     def __len__(self) -> int:
         return len(self._names)
-
-
-class _Inert:
-    """Stands for an object that has no part in the weights; does and keeps nothing."""
-
-    def __new__(cls, *arguments):
-        return super().__new__(cls)
-
-    def __setstate__(self, state):
-        pass
-
-
-def _check_file(path):
-    if not path.is_file():
-        raise ValueError(f"There is no file {path}.")
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if not head:
-        raise ValueError(f"{path} is empty.")
-    if head.lstrip()[:9].lower().startswith((b"<!doctype", b"<html", b"<?xml")):
-        raise ValueError(
-            f"{path} is a web page, not a checkpoint: the download went wrong. It begins with "
-            f"{head.lstrip()[:60]!r}."
-        )
-    if head.startswith(b"PK") and not _is_zip(path):
-        raise ValueError(f"{path} is cut off: its end, with the list of its contents, is missing.")
-
-
-def _is_zip(path):
-    try:
-        return zipfile.is_zipfile(path)
-    except zipfile.BadZipFile:
-        return False
-
-
-def _load_torch(path):
-    try:
-        import torch
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {path} needs PyTorch, of which the CPU build will do: "
-            "`pip install '.[convert]'` in a clone. The converted model does not need it."
-        ) from error
-    if torch.__version__ < (2, 6):  # compares versions, not strings
-        raise ImportError(
-            "Reading checkpoints safely needs PyTorch 2.6: earlier ones can be made to run code "
-            f"despite `weights_only` (CVE-2025-32434). Installed: {torch.__version__}"
-        )
-    inert = [(_Inert, name) for name in INERT_GLOBALS]
-    try:
-        with torch.serialization.safe_globals(inert):
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
-    except pickle.UnpicklingError as error:
-        # "... Unsupported global: GLOBAL os.system was not ..." or "... GLOBAL os.system whose ..."
-        match = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
-        if match is None:
-            raise ValueError(f"{path} is no PyTorch checkpoint: {_last_line(error)}") from error
-        raise ValueError(
-            f"{path} was refused: besides tensors it holds {match[1]!r}, and loading that could "
-            "run any code. Nothing of it was run. If the file comes from a source you trust, save "
-            "its tensors alone, where it was made: torch.save(model.state_dict(), path)."
-        ) from error
-    except Exception as error:  # what a damaged file raises differs from version to version
-        raise ValueError(
-            f"{path} is damaged or no PyTorch checkpoint: {_last_line(error)}"
-        ) from error
-
-
-def _tensors_of(content, path):
-    import torch
-
-    for wrapper in _WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise ValueError(
-            f"{path} holds no mapping of names to tensors. Received: {type(content).__name__}"
-        )
-    state = {}
-    for name, tensor in content.items():
-        if isinstance(tensor, torch.Tensor):
-            tensor = tensor.detach()
-            state[name] = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
-    if not state:
-        raise ValueError(f"{path} holds no tensors, only {sorted(map(str, content))[:10]}.")
-    return state
-
-
-def _last_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

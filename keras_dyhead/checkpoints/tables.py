@@ -162,4 +162,4 @@ UNUSED = (
     r"(.*\.)?anchor_generator\.cell_anchors\.\d+",
 )
 # Of ImageNet weights: the classifier, and the normalisation before it.
-UNUSED_CLASSIFIER = (r"(fc|head|classifier)\..*", r"norm\.(weight|bias)")
+UNUSED_CLASSIFIER = (r"((stem\.)?fc|head|classifier)\..*", r"norm\.(weight|bias)")

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from keras_dyhead.checkpoints.state_dict import read_state_dict
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 
@@ -53,7 +54,7 @@ OPENMMLAB_BLOCK = {
 _TOWERS = {"dyhead_tower": MICROSOFT_BLOCK, "dyhead_blocks": OPENMMLAB_BLOCK}
 
 
-def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
+def load_tower(neck: DyHeadNeck, state) -> DyHeadNeck:
     """Copies the weights of a published DyHead tower into a built neck.
 
     The state may be that of a whole detector: keys outside the tower are left alone. Microsoft's
@@ -62,7 +63,8 @@ def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
 
     Args:
         neck: Built `DyHeadNeck` with as many blocks and channels as the tower.
-        state: Mapping of tensor name to array in PyTorch layout (convolutions OIHW, linear OI).
+        state: Path of a checkpoint, or mapping of tensor name to array in PyTorch layout
+            (convolutions OIHW, linear OI).
 
     Returns:
         The same neck.
@@ -75,12 +77,13 @@ def load_tower(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> DyHeadNeck:
 
     >>> neck = DyHeadNeck(num_blocks=6, alignment="published")
     >>> neck.build({f"P{i}": (None, None, None, 256) for i in range(3, 8)})
-    >>> load_tower(neck, state)  # doctest: +SKIP (needs a published state dict)
+    >>> load_tower(neck, "dyhead_r50_atss_fpn_1x.pth")  # doctest: +SKIP (needs the file)
 
     Source: names as built by microsoft/DynamicHead and mmdetection 3.3.
     """
     if not neck.built:
         raise ValueError(f"`neck` must be built before weights are loaded. Received: {neck}")
+    state = read_state_dict(state)
     part = tower_part(neck, state)
     tower = {name: state[name] for name in state if name.startswith(part.prefix)}
     copy_tensors([part], tower, what=f"tower under {part.prefix!r}")

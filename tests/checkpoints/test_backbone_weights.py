@@ -137,8 +137,8 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(resnet):
 def test_unknown_names_and_other_backbones_are_refused(resnet):
     with pytest.raises(ValueError, match="names must be those of one backbone.*none of these"):
         load_backbone_weights(resnet, {"stem.0.weight": np.zeros(3)})
-    twice = {f"{p}layer1.0.conv1.weight": np.zeros(3) for p in ("student.", "teacher.")}
-    with pytest.raises(ValueError, match="student.layer1.*teacher.layer1"):
+    twice = {f"{p}layer1.0.conv1.weight": np.zeros(3) for p in ("left.", "right.")}
+    with pytest.raises(ValueError, match="left.layer1.*right.layer1"):
         load_backbone_weights(resnet, twice)
     with pytest.raises(ValueError, match="none of these"):
         load_backbone_weights(resnet, {"features.0.0.weight": np.zeros(3)})

@@ -12,10 +12,12 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from published_weights import published_state
 
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, load_checkpoint
+from keras_dyhead.checkpoints.load_checkpoint import count_classes, fitting_names
 from keras_dyhead.coco import COCO_CLASSES
 
 DATA = Path(__file__).parent / "data"
@@ -150,7 +152,7 @@ def test_every_problem_of_a_checkpoint_is_named(zeros):
     state = dict(zeros)
     del state["head.scales.3.scale"], state["backbone.backbone.bottom_up.res3.0.conv2.weight"]
     state["head.mystery.weight"] = np.zeros(3)
-    state["head.cls_logits.bias"] = np.zeros(81)
+    state["head.cls_logits.bias"] = np.zeros(81)  # the scores say how many classes there are
     state["pixel_mean"] = np.zeros((3, 1, 1))
     state["anchor_generator.cell_anchors.0"] = np.zeros((1, 4))
     with pytest.raises(ValueError, match="nothing was loaded. Problems: 4") as error:
@@ -159,7 +161,7 @@ def test_every_problem_of_a_checkpoint_is_named(zeros):
         "box_scale_P6: no tensor head.scales.3.scale in the state",
         "layer2_0_conv2/kernel: no tensor backbone.backbone.bottom_up.res3.0.conv2.weight",
         "head.mystery.weight: the model has no such weight",
-        "class_logits/bias: expected shape (80,), received (81,) from head.cls_logits.bias",
+        "class_logits/kernel: expected shape (1, 1, 256, 81), received (1, 1, 256, 80) from head.",
     ):
         assert text in str(error.value)
 
@@ -167,7 +169,7 @@ def test_every_problem_of_a_checkpoint_is_named(zeros):
 def test_the_checkpoint_of_another_model_is_refused(zeros):
     with pytest.raises(ValueError, match=r"need a neck with `use_bias=True`"):
         load_checkpoint("atss_r50_fpn_dyhead_1x_coco", zeros)
-    with pytest.raises(ValueError, match=r"(?s)Problems: 29.*and 9 more"):
+    with pytest.raises(ValueError, match=r"(?s)Problems: \d\d.*and \d+ more"):
         load_checkpoint("dyhead_r50_retina_fpn_1x", zeros)
 
 
@@ -188,3 +190,67 @@ def test_the_model_carries_its_preprocessing_and_class_names(zeros):
     pixel = np.array([[[[200, 100, 50]]]], "uint8")
     expected = [50 - 103.53, 100 - 116.28, 200 - 123.675]
     np.testing.assert_allclose(model.preprocessor.normalize(pixel)[0, 0, 0], expected, rtol=1e-6)
+
+
+SCORES = {  # of each family: the layers with the scores and, where there is one, all classes' boxes
+    "dyhead_r50_retina_fpn_1x": ("head.cls_score", None),
+    "dyhead_r50_atss_fpn_1x": ("head.cls_logits", None),
+    "dyhead_r50_rcnn_fpn_1x": (
+        "roi_heads.box_predictor.cls_score",
+        "roi_heads.box_predictor.bbox_pred",
+    ),
+    "atss_r50_fpn_dyhead_1x_coco": ("bbox_head.atss_cls", None),
+    "retinanet_r50_fpn_1x_coco+dyhead": ("bbox_head.retina_cls", None),
+    "fcos_r50-caffe_fpn_gn-head_1x_coco+dyhead": ("bbox_head.conv_cls", None),
+    "reppoints-moment_r50_fpn_1x_coco+dyhead": ("bbox_head.reppoints_cls_out", None),
+}
+
+
+def with_classes(name, count):
+    """The tensors of an own training: all zero, with other numbers of scores."""
+    shapes = dict(NAMES[name])
+    scores, boxes = SCORES[name]
+    for layer, old, new in (
+        (scores, 80 + (boxes is not None), count + (boxes is not None)),
+        (boxes, 80, count),
+    ):
+        if layer is not None:
+            rows = shapes[f"{layer}.bias"][0] // old * new
+            shapes[f"{layer}.weight"] = [rows, *shapes[f"{layer}.weight"][1:]]
+            shapes[f"{layer}.bias"] = [rows]
+    return {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
+
+
+@pytest.mark.parametrize("count", [1, 3, 100])
+@pytest.mark.parametrize("name", SCORES)
+def test_the_tensors_say_how_many_classes_there_are(name, count):
+    assert count_classes((PUBLISHED | COMPOSED)[name], with_classes(name, count)) == count
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if "rcnn" in n else pytest.mark.slow) for n in SCORES],
+)
+def test_own_trainings_load_with_their_number_of_classes(name):
+    model = load_checkpoint(name, with_classes(name, 3))
+    assert model.num_classes == 3 and model.class_names is None
+
+
+def test_names_come_from_the_file_if_they_are_as_many(tmp_path):
+    state = {
+        "model." + key: torch.zeros(()).expand(array.shape)
+        for key, array in with_classes(NAME, 2).items()
+    }
+    torch.save({"state_dict": state, "meta": {"CLASSES": ("ant", "bee")}}, tmp_path / "mine.pth")
+    assert load_checkpoint(NAME, tmp_path / "mine.pth").class_names == ("ant", "bee")
+    assert fitting_names(["ant", "bee"], 2) == ["ant", "bee"]
+    assert fitting_names(None, 2) is None and fitting_names(None, 80) is COCO_CLASSES
+    with pytest.warns(UserWarning, match="names 2 classes, but its tensors are for 80"):
+        assert fitting_names(["ant", "bee"], 80) is None
+
+
+def test_boxes_that_all_classes_share_are_refused():
+    name = "dyhead_r50_rcnn_fpn_1x"
+    state = with_classes(name, 3) | {SCORES[name][1] + ".bias": np.zeros(4)}
+    with pytest.raises(ValueError, match="Received: 1 boxes, 4 scores"):
+        count_classes(PUBLISHED[name], state)

@@ -9,9 +9,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from keras_dyhead.checkpoints import read_state_dict
-from keras_dyhead.checkpoints.state_dict import INERT_GLOBALS, _Inert
+from keras_dyhead.checkpoints.plain_values import INERT, Inert
+from keras_dyhead.checkpoints.state_dict import read_checkpoint
 
 ARRAYS = {
     "a.weight": np.arange(24, dtype="float32").reshape(2, 3, 4),
@@ -124,12 +126,11 @@ def test_a_malicious_file_is_refused_and_its_code_not_run(tmp_path, payload, pla
 
 def test_nothing_that_may_be_named_in_a_file_is_what_it_names():
     """The allow-list holds no function that does anything: `getattr` in a file is not getattr."""
-    assert "builtins.getattr" in INERT_GLOBALS
     payload = pickle.PROTO + b"\x02" + b"cbuiltins\ngetattr\n(cbuiltins\ngetattr\nX\x04\x00\x00\x00"
     payload += b"nametR."
-    with torch.serialization.safe_globals([(_Inert, name) for name in INERT_GLOBALS]):
+    with torch.serialization.safe_globals([(value, name) for name, value in INERT.items()]):
         found = torch._weights_only_unpickler.load(io.BytesIO(payload))
-    assert type(found) is _Inert
+    assert type(found) is Inert
 
 
 @pytest.mark.parametrize(
@@ -181,3 +182,96 @@ def test_a_pytorch_whose_safe_loading_is_not_safe_is_refused(tmp_path, monkeypat
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1"))
     with pytest.raises(ImportError, match="needs PyTorch 2.6"):
         read_state_dict(tmp_path / "x.pth")
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: f"module.{name}",
+        lambda name: f"model.{name}",
+        lambda name: f"_orig_mod.{name}",
+        lambda name: f"module._orig_mod.{name}",
+        lambda name: f"model.module.{name}",
+        lambda name: f"teacher.{name}",
+        lambda name: f"modelTeacher.module.{name}",
+        lambda name: name.replace("a.", "a._orig_mod."),
+        lambda name: name.replace("a.", "a._checkpoint_wrapped_module."),
+    ],
+)
+def test_names_lose_what_training_tools_put_around_them(tmp_path, rename):
+    renamed = {rename(name): tensor for name, tensor in tensors().items()}
+    torch.save({"state_dict": renamed}, tmp_path / "x.pth")
+    assert_arrays(read_state_dict(tmp_path / "x.pth"))
+    arrays = {rename(name): np.asarray(array) for name, array in ARRAYS.items()}
+    assert_arrays(read_state_dict(arrays))
+    save_file(arrays, tmp_path / "X.SAFETENSORS")
+    found = read_state_dict(tmp_path / "X.SAFETENSORS")
+    assert sorted(found) == sorted(ARRAYS)
+    assert_arrays({name: found[name] for name in ARRAYS})
+
+
+def test_a_name_that_only_looks_like_a_wrapper_is_kept():
+    state = {"scale_attn_module.1.weight": 1, "modelling.a": 2, "neck.model.a": 3, "ema_a": 4}
+    assert read_state_dict(state) is state
+
+
+def test_of_a_student_and_its_teacher_the_teacher_is_read():
+    other = {name: 0 * np.asarray(array) for name, array in ARRAYS.items()}
+    state = {f"student.{name}": array for name, array in other.items()}
+    state |= {f"teacher.{name}": array for name, array in ARRAYS.items()}
+    assert_arrays(read_state_dict(state))
+
+
+def ema_names(state):
+    return {"ema_" + name.replace(".", "_"): 0 * tensor for name, tensor in state.items()}
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda state, zeros: {"state_dict": state | ema_names(state)},
+        lambda state, zeros: {"state_dict": state, "ema_state_dict": zeros},
+        lambda state, zeros: {"ema_state_dict": {"steps": torch.tensor(3)} | state, "meta": {}},
+        lambda state, zeros: {"state_dict": zeros, "state_dict_ema": state},
+        lambda state, zeros: {"model": zeros, "model_ema": state},
+        lambda state, zeros: {"model": zeros, "ema": {"module": state, "updates": 9}},
+        lambda state, zeros: (
+            {"module." + n: t for n, t in state.items()} | {"n_averaged": torch.tensor(3)}
+        ),
+        lambda state, zeros: {"module": state, "epoch": 3},
+    ],
+    ids=["mmdet2", "mmengine", "alone", "timm", "detr", "rt-detr", "swa", "deepspeed"],
+)
+def test_the_averages_are_read_where_there_are_some(tmp_path, wrap):
+    state = dict(tensors())
+    zeros = {name: 0 * tensor for name, tensor in state.items()}
+    torch.save(wrap(state, zeros), tmp_path / "X.PTH")
+    assert_arrays(read_state_dict(tmp_path / "X.PTH"))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"meta": {"CLASSES": ("ant", "bee")}}, ["ant", "bee"]),
+        ({"meta": {"CLASSES": "ant"}}, ["ant"]),
+        ({"meta": {"classes": ["ant"]}}, ["ant"]),
+        ({"meta": {"dataset_meta": {"classes": ("ant", "bee"), "palette": [1]}}}, ["ant", "bee"]),
+        ({"meta": {"dataset_meta": {"CLASSES": ("ant",)}, "CLASSES": None}}, ["ant"]),
+        ({"dataset_meta": {"classes": {1: "bee", 0: "ant"}}}, ["ant", "bee"]),
+        ({"classes": [1, 2]}, ["1", "2"]),
+        ({"meta": {"CLASSES": ()}}, None),
+        ({"meta": {"CLASSES": None}}, None),
+        ({"meta": {"CLASSES": [None]}}, None),
+        ({"meta": "none"}, None),
+        ({}, None),
+    ],
+)
+def test_names_of_classes_are_found(tmp_path, content, expected):
+    torch.save({"state_dict": tensors()} | content, tmp_path / "x.pth")
+    assert read_checkpoint(tmp_path / "x.pth")[1] == expected
+
+
+def test_safetensors_may_name_classes(tmp_path):
+    arrays = {name: np.asarray(array) for name, array in ARRAYS.items()}
+    save_file(arrays, tmp_path / "x.safetensors", {"classes": '["ant", "bee"]'})
+    assert read_checkpoint(tmp_path / "x.safetensors")[1] == ["ant", "bee"]

@@ -1,6 +1,7 @@
 """Checkpoints that need no PyTorch: safetensors, mappings, and files that are none."""
 
 import sys
+import zipfile
 
 import numpy as np
 import pytest
@@ -38,6 +39,12 @@ def test_a_mapping_is_returned_as_it_is():
         (b"<!DOCTYPE html>\n<html>404</html>", "x.pth is a web page.*the download went wrong"),
         (b"\n<html><body>", "x.pth is a web page"),
         (b"PK\x03\x04" + bytes(300), "x.pth is cut off"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "x.pth is a pointer of Git LFS"),
+        (b'{"state_dict": {}}', "x.pth is a JSON file"),
+        (b"\x89PNG\r\n" + bytes(30), "x.pth is an image"),
+        (b"\x1f\x8b\x08" + bytes(30), "x.pth is a compressed file: unpack it"),
+        (b"\x89HDF\r\n" + bytes(30), "x.pth is an HDF5 file"),
+        (b"no checkpoint at all", "x.pth is damaged or no PyTorch checkpoint"),
     ],
 )
 def test_a_failed_download_is_named(tmp_path, content, message):
@@ -53,16 +60,34 @@ def test_a_damaged_safetensors_file_is_named(tmp_path, content):
         read_state_dict(tmp_path / "x.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("members", "message"),
+    [
+        (("config.json", "model.weights.h5"), "is a Keras model.*load_model"),
+        (("code/a.py", "constants.pkl", "data.pkl"), "is a TorchScript program"),
+        (("a.npy",), "is a zip file without a checkpoint in it. It has .'a.npy'."),
+    ],
+)
+def test_zip_files_of_other_kinds_are_named(tmp_path, members, message):
+    with zipfile.ZipFile(tmp_path / "x.pth", "w") as file:
+        for name in members:
+            file.writestr(name, "content")
+    with pytest.raises(ValueError, match=f"(?s)x.pth {message}"):
+        read_state_dict(tmp_path / "x.pth")
+
+
 def test_a_missing_file_and_a_wrong_argument_are_refused(tmp_path):
     with pytest.raises(ValueError, match="no file .*x.pth"):
         read_state_dict(tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="is a folder"):
+        read_state_dict(tmp_path)
     with pytest.raises(TypeError, match="a path, or a mapping"):
         read_state_dict(3)
 
 
 @pytest.mark.parametrize(("suffix", "package"), [("pth", "torch"), ("safetensors", "safetensors")])
 def test_without_the_package_the_error_says_what_to_install(tmp_path, monkeypatch, suffix, package):
-    (tmp_path / f"x.{suffix}").write_bytes(bytes(64))
+    (tmp_path / f"x.{suffix}").write_bytes(b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19." + bytes(64))
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(ImportError, match=r"pip install '.\[convert\]'"):
         read_state_dict(tmp_path / f"x.{suffix}")

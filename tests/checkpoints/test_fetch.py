@@ -1,0 +1,145 @@
+"""Published files come from a server once, whole, and as they were published."""
+
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from keras_dyhead.checkpoints import COMPOSED, fetch_checkpoint, load_checkpoint
+
+CONTENT = bytes(range(256)) * 5000
+DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves one content, and breaks off the first answers after so many bytes each."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.breaks, self.ranges, self.lengths = CONTENT, [], True, True
+        self.asked = []
+
+    def address(self, name):
+        return f"http://127.0.0.1:{self.server_address[1]}/models/{name}"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        server, begin = self.server, 0
+        asked = self.headers.get("Range")
+        server.asked.append(asked)
+        if "missing" in self.path:
+            return self.send_error(404)
+        if asked and server.ranges:
+            begin = int(asked.removeprefix("bytes=").rstrip("-"))
+            if begin >= len(server.content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(server.content)}")
+                return self.end_headers()
+        self.send_response(206 if begin else 200)
+        if server.lengths:
+            self.send_header("Content-Length", str(len(server.content) - begin))
+        self.end_headers()
+        end = begin + server.breaks.pop(0) if server.breaks else None
+        self.wfile.write(server.content[begin:end])
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def server(tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "keras"))
+    with Server() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+@pytest.fixture
+def cache(tmp_path):
+    return tmp_path / "keras" / "models"
+
+
+GOOD = f"atss_20211219-{DIGITS}.pth"
+
+
+def test_a_file_is_fetched_once(server, cache, capsys):
+    path = fetch_checkpoint(server.address(GOOD))
+    assert path == cache / GOOD and path.read_bytes() == CONTENT
+    assert f"its SHA-256 begins with {DIGITS}, as it must" in capsys.readouterr().err
+    assert fetch_checkpoint(server.address(GOOD)) == path
+    assert server.asked == [None]
+    assert [file.name for file in cache.iterdir()] == [GOOD]
+
+
+def test_of_a_file_without_a_published_hash_the_size_is_checked(server, capsys):
+    assert fetch_checkpoint(server.address("a.pth")).read_bytes() == CONTENT
+    assert "no hash of it is published, but it has the size" in capsys.readouterr().err
+    server.lengths = False
+    fetch_checkpoint(server.address("b.pth"))
+    assert "neither a hash nor a size" in capsys.readouterr().err
+
+
+def test_a_connection_that_ends_early_is_taken_up_again(server):
+    server.breaks = [100_000, 50_000]
+    assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
+    assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+
+
+def test_a_server_that_cannot_go_on_is_asked_from_the_beginning(server):
+    server.breaks, server.ranges = [100_000], False
+    assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
+    assert len(server.asked) == 2
+
+
+def test_a_download_that_broke_off_goes_on_in_the_next_call(server, cache):
+    server.breaks = [400_000, *[0] * 9]
+    with pytest.raises(ConnectionError, match=f"0.4 MB of it are kept.*put the file at .*{GOOD}"):
+        fetch_checkpoint(server.address(GOOD))
+    assert not (cache / GOOD).exists()
+    server.breaks = []
+    assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
+    assert server.asked[-1] == "bytes=400000-"
+
+
+@pytest.mark.parametrize("part", [CONTENT[:70_000][::-1], CONTENT + b"more", CONTENT])
+def test_a_part_of_anything_is_mended(server, cache, part):
+    """Of another file, longer than the file, and whole but for its name."""
+    cache.mkdir(parents=True)
+    (cache / f"{GOOD}.part").write_bytes(part)
+    assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
+
+
+def test_a_file_of_another_content_is_refused_and_not_kept(server, cache):
+    server.content = CONTENT[:-1]
+    with pytest.raises(ValueError, match=f"must begin with {DIGITS}, but begins with .*put it at"):
+        fetch_checkpoint(server.address(GOOD))
+    assert not list(cache.iterdir())
+    (cache / GOOD).write_bytes(b"put there by hand")
+    with pytest.raises(ValueError, match="is not the published file.*Delete it"):
+        fetch_checkpoint(server.address(GOOD))
+
+
+def test_without_a_network_the_error_says_what_to_put_where(server, cache):
+    source = server.address(GOOD)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(ConnectionError) as error:
+        fetch_checkpoint(source)
+    for text in (source, f"put the file at {cache / GOOD}", "load_checkpoint(name, path)"):
+        assert text in str(error.value)
+    (cache / GOOD).write_bytes(CONTENT)
+    assert fetch_checkpoint(source).read_bytes() == CONTENT
+
+
+def test_a_file_that_the_server_does_not_have_is_named(server):
+    with pytest.raises(ConnectionError, match="missing.pth could not be fetched .HTTP Error 404"):
+        fetch_checkpoint(server.address("missing.pth"))
+
+
+def test_models_without_published_weights_say_so():
+    for name in COMPOSED:
+        with pytest.raises(ValueError, match="No weights of .* are published: give the path"):
+            load_checkpoint(name)
