@@ -50,6 +50,7 @@ def train(trial: Trial, images: Path, instances: Path) -> dict:
             val_images=images,
             val_annotations=Path(folder, "held_out.json"),
             num_blocks=trial.num_blocks,
+            keep="last",
             seed=trial.seed,
         )
         return {"figures": Training(settings, Path(folder, "run")).run(verbose=0)["figures"]}

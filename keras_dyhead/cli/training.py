@@ -4,7 +4,7 @@ import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -47,6 +47,9 @@ _SETTINGS = (
     *(
         "learning_rate",
         "eval_every",
+        "keep",
+        "patience",
+        "val_split",
         "jit_compile",
         "on_error",
         "strategy",
@@ -113,8 +116,15 @@ def train(
     ] = None,
     val_annotations: Annotated[
         Path | None,
-        existing_file("Their COCO JSON file. Without the two, the training images are evaluated."),
+        existing_file("Their COCO JSON file."),
     ] = None,
+    val_split: Annotated[
+        float,
+        typer.Option(
+            help="Part of the training images to hold out and evaluate on, where there are no "
+            "--val-images. With 0 the training images are evaluated."
+        ),
+    ] = 0.0,
     epochs: Annotated[
         int | None,
         typer.Option(min=1, help="Passes over the images; by default 12, or 600 steps if more."),
@@ -154,6 +164,14 @@ def train(
     eval_every: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs between evaluations; by default a fifth of all."),
+    ] = None,
+    keep: Annotated[
+        Literal["best", "last"],
+        typer.Option(help="The epoch that becomes the model: by AP on images not trained on."),
+    ] = "best",
+    patience: Annotated[
+        int | None,
+        typer.Option(min=1, help="End after so many evaluations without a better AP."),
     ] = None,
     jit_compile: Annotated[
         bool, typer.Option("--jit-compile", help="Compile with XLA; the first step takes minutes.")
@@ -275,8 +293,13 @@ def _describe(planned: "Training", terminal: Terminal) -> None:
         )
         for problem in annotations.problems:
             terminal.warn(f"{'':>12}  {problem}")
-    if settings.val_images is None:
-        terminal.print(f"{'':>12}  No --val-images: the figures are those of the training images.")
+    for note in planned.notes:
+        terminal.warn(f"{'note':>12}  {note}")
+    if not settings.held_out:
+        terminal.print(
+            f"{'':>12}  No --val-images, no --val-split: the figures are those of the training "
+            "images, and the last epoch becomes the model."
+        )
     backbone = settings.backbone
     if not isinstance(backbone, str):
         parts = {"class": "ResNetBackbone"} | backbone
@@ -307,6 +330,10 @@ def _describe(planned: "Training", terminal: Terminal) -> None:
 
 def _report(metrics: dict, out: Path, terminal: Terminal) -> None:
     print_figures(metrics["figures"], metrics["images_evaluated"], terminal)
+    terminal.print(
+        f"the model is that of epoch {metrics['epoch']} of {metrics['epochs']}; the figures are of "
+        f"{metrics['evaluated_on']} images"
+    )
     terminal.print(
         f"trained in {metrics['timings']['training'] / 60:.1f} minutes; written to {out}:"
     )

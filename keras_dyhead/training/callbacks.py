@@ -36,12 +36,24 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 class AveragedEvaluation(CocoEvaluation):
-    """`CocoEvaluation` of the averaged weights, if there are any, see `averaged_weights`."""
+    """`CocoEvaluation` of the averaged weights, if there are any, see `averaged_weights`.
+
+    Args:
+        prefix: What the names of the figures begin with in the logs.
+        **arguments: Of `CocoEvaluation`.
+    """
+
+    def __init__(self, prefix: str, **arguments):
+        super().__init__(**arguments)
+        self.prefix = prefix
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Evaluates, and writes the figures into `logs`."""
+        figures = {}
         with averaged_weights(self.model):
-            super().on_epoch_end(epoch, logs)
+            super().on_epoch_end(epoch, figures)
+        if logs is not None:
+            logs |= {name.replace("val_", self.prefix, 1): v for name, v in figures.items()}
 
 
 class DataPosition(keras.callbacks.Callback):

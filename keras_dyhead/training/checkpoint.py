@@ -6,12 +6,14 @@ import re
 import shutil
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.training.callbacks import averaged_weights
 from keras_dyhead.training.durable import check_folder_content, write_folder
 
 _FINISHED = re.compile(r"epoch-(\d{5,})(?:-step-(\d{7,}))?")
@@ -32,6 +34,11 @@ class EpochCheckpoint(keras.callbacks.Callback):
         directory: Folder of the checkpoints, created if absent.
         save_every: Save also every so many steps of an epoch. Defaults to `None`: only at its end.
         write: Whether to write anything; of several processes only one does. Defaults to `True`.
+        monitor: Name of a value in the logs, such as `"val_AP"`: the weights of the epoch in which
+            it is largest are kept, too, averaged ones where the optimizer averages. Defaults to
+            `None`: none are.
+        patience: Values of `monitor` that may come without a better one before the training is
+            stopped. Defaults to `None`, no end.
 
     Attributes:
         records: One dictionary for every finished epoch: `epoch`, the logs, and `seconds`.
@@ -45,8 +52,17 @@ class EpochCheckpoint(keras.callbacks.Callback):
     ```
     """
 
-    def __init__(self, directory: str | Path, save_every: int | None = None, write: bool = True):
+    def __init__(
+        self,
+        directory: str | Path,
+        save_every: int | None = None,
+        write: bool = True,
+        monitor: str | None = None,
+        patience: int | None = None,
+    ):
         super().__init__()
+        self.monitor = monitor
+        self.patience = patience
         self.directory = Path(directory)
         self.save_every = save_every
         self.write = write
@@ -95,6 +111,40 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 for variable, name in zip(_state(model), arrays, strict=True):
                     variable.assign(arrays[name])
 
+    @property
+    def best(self) -> int | None:
+        """The epoch of the best value of `monitor`, counted from 1; of equal ones the first."""
+        known = self._monitored()
+        return max(known, key=known.get) if known else None
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether the last `patience` values of `monitor` brought nothing better."""
+        epochs = list(self._monitored())
+        return self.patience is not None and self.best in epochs[: -self.patience]
+
+    def _monitored(self) -> dict[int, float]:
+        values = {record["epoch"]: record.get(self.monitor) for record in self.records}
+        return {epoch: value for epoch, value in values.items() if value is not None}
+
+    def restore_best(self, model: keras.Model) -> int | None:
+        """Loads the weights of the best epoch; returns its number, `None` where none are kept."""
+        if self.best is None:
+            return None
+        folder = self.directory / f"best-{self.best:05d}"
+        try:
+            check_folder_content(folder)
+        except (OSError, ValueError) as error:
+            warnings.warn(
+                f"the best weights, in {folder}, cannot be read ({error}): taking the last ones.",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+            return None
+        with np.load(folder / "weights.npz") as arrays:
+            model.set_weights([arrays[name] for name in arrays])
+        return self.best
+
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Starts the epoch's clock."""
         self._started = time.perf_counter() - self._seconds
@@ -116,11 +166,18 @@ class EpochCheckpoint(keras.callbacks.Callback):
         seconds = round(time.perf_counter() - self._started, 3)
         self.records.append({"epoch": epoch + 1, **values, "seconds": seconds})
         try:
+            if self.best == epoch + 1:
+                self._save_best(epoch + 1)
             self._save(f"epoch-{epoch + 1:05d}", steps=0)
         except BaseException:
             self.records.pop()
             raise
         self.steps, self._seconds = 0, 0.0
+        for folder in self.directory.glob("best-*"):
+            if self.write and folder.name != f"best-{self.best:05d}":
+                shutil.rmtree(folder)
+        if self.out_of_patience:
+            self.model.stop_training = True
 
     def kept(self) -> str:
         """What to tell somebody whose training ends here."""
@@ -133,8 +190,6 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 f"weights are no numbers any more at {name}: lower the learning rate; "
                 f"{self.kept()} is kept"
             )
-        if not self.write:
-            return
 
         def write(folder: Path) -> None:
             np.savez(folder / "state.npz", *map(ops.convert_to_numpy, _state(self.model)))
@@ -143,6 +198,25 @@ class EpochCheckpoint(keras.callbacks.Callback):
             position = {"steps": steps, "seconds": seconds}
             (folder / "position.json").write_text(json.dumps(position))
 
+        self._write(name, write)
+        for older in self._finished()[:-_KEPT] if self.write else ():
+            shutil.rmtree(older)
+
+    def _save_best(self, epoch: int) -> None:
+        with averaged_weights(self.model):  # in every process: assigning takes them all
+            weights = self.model.get_weights()
+
+        def write(folder: Path) -> None:
+            np.savez(folder / "weights.npz", *weights)
+
+        name = f"best-{epoch:05d}"
+        if self.write:  # a process that died right after this left it
+            shutil.rmtree(self.directory / name, ignore_errors=True)
+        self._write(name, write)
+
+    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+        if not self.write:
+            return
         try:
             write_folder(self.directory / name, write)
         except OSError as error:
@@ -151,8 +225,6 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 f"The checkpoint {self.directory / name} could not be written ({error}). Make room "
                 f"for {size:.0f} MB there, then go on with --resume: {self.kept()} is kept."
             ) from error
-        for older in self._finished()[:-_KEPT]:
-            shutil.rmtree(older)
 
     def _finished(self) -> list[Path]:
         """The checkpoints by age."""

@@ -1,10 +1,13 @@
 """The data of a training, as its settings ask for them."""
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import tensorflow as tf
 
-from keras_dyhead.coco import load_coco
+from keras_dyhead.coco import CocoAnnotations, load_coco
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.training.settings import TrainingSettings
@@ -30,18 +33,30 @@ def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
 
 
 def open_training_data(
-    settings: TrainingSettings, preprocessor: DetectionPreprocessor, **arguments
+    settings: TrainingSettings,
+    preprocessor: DetectionPreprocessor,
+    verify: bool = True,
+    **arguments,
 ) -> tf.data.Dataset:
-    """Opens the training images.
+    """Opens the training images, without those that `val_split` holds out.
 
     Args:
         settings: The settings.
         preprocessor: See `load_coco`.
+        verify: See `load_coco`. Defaults to `True`.
         **arguments: Further arguments of `load_coco`.
+
+    Returns:
+        A data set, see `load_coco`. Its attribute `held_out` has the annotations of the images
+        held out; where none are, those of all.
     """
-    return load_coco(
+    opened = CocoAnnotations(
+        settings.annotations, settings.images, on_error=settings.on_error, verify=verify
+    )
+    part, held_out = _split(opened, settings)
+    dataset = load_coco(
         settings.images,
-        settings.annotations,
+        part,
         settings.batch_size,
         settings.canvases or preprocessor.image_size,
         training=True,
@@ -50,6 +65,28 @@ def open_training_data(
         on_error=settings.on_error,
         **arguments,
     )
+    dataset.held_out = held_out
+    return dataset
+
+
+def _split(
+    opened: CocoAnnotations, settings: TrainingSettings
+) -> tuple[CocoAnnotations, CocoAnnotations]:
+    """The images to train on, and those to evaluate on."""
+    if not settings.val_split:
+        return opened, opened
+    count = len(opened.images)
+    number = round(settings.val_split * count)
+    if not 0 < number < count:
+        raise ValueError(
+            "`val_split` must leave images on both sides. "
+            f"Received: val_split={settings.val_split} of {count} images"
+        )
+    drawn = np.random.default_rng(settings.seed).permutation(count)
+    parts = copy.copy(opened), copy.copy(opened)
+    for part, rows in zip(parts, (drawn[number:], drawn[:number]), strict=True):
+        part.images = [opened.images[row] for row in np.sort(rows)]
+    return parts
 
 
 def open_data(
@@ -87,27 +124,33 @@ def open_data(
         )
     if not any(len(image.boxes) for image in train.annotations.images):
         raise ValueError(f"{settings.annotations} has no box to learn from.")
-    val_annotations = settings.val_annotations or settings.annotations
-    categories = read_coco_json(Path(val_annotations))["categories"]
-    names = {str(c["name"]) for c in categories if isinstance(c, dict) and "name" in c}
-    unknown = names.difference(train.class_names)
-    if unknown and settings.on_error == "raise":
+    annotations = train.held_out
+    if settings.val_images is not None:
+        annotations = _open_validation(settings, train.class_names)
+    if several_devices and len(annotations.images) < settings.batch_size:
         raise ValueError(
-            f"{val_annotations} has categories that the training data lack: {sorted(unknown)}; "
-            f"those have {list(train.class_names)} (`on_error='skip'` leaves the others out)"
+            f"Several devices need at least {settings.batch_size} images, a batch, to evaluate "
+            f"on. Received: {len(annotations.images)} in {annotations.path}"
         )
     val = load_coco(
         settings.val_images or settings.images,
-        val_annotations,
+        annotations,
         settings.batch_size,
         settings.canvases or preprocessor.image_size,
         preprocessor=preprocessor,
-        class_names=train.class_names,
         on_error=settings.on_error,
     )
-    if several_devices and len(val.annotations.images) < settings.batch_size:
-        raise ValueError(
-            f"Several devices need at least {settings.batch_size} images, a batch, to evaluate "
-            f"on. Received: {len(val.annotations.images)} in {val_annotations}"
-        )
     return train, val
+
+
+def _open_validation(settings: TrainingSettings, class_names: Sequence[str]) -> CocoAnnotations:
+    path, on_error = settings.val_annotations, settings.on_error
+    categories = read_coco_json(Path(path))["categories"]
+    names = {str(c["name"]) for c in categories if isinstance(c, dict) and "name" in c}
+    unknown = names.difference(class_names)
+    if unknown and on_error == "raise":
+        raise ValueError(
+            f"{path} has categories that the training data lack: {sorted(unknown)}; "
+            f"those have {list(class_names)} (`on_error='skip'` leaves the others out)"
+        )
+    return CocoAnnotations(path, settings.val_images, class_names=class_names, on_error=on_error)

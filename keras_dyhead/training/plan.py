@@ -1,9 +1,9 @@
 """What settings amount to on a data set, filled in and written down."""
 
 import dataclasses
+import hashlib
 import math
 import platform
-from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -39,7 +39,8 @@ def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -
     """
     steps_per_epoch = math.ceil(len(annotations.images) / settings.batch_size)
     epochs = settings.epochs or max(12, math.ceil(600 / steps_per_epoch))
-    defaults = {"epochs": epochs, "eval_every": max(1, epochs // 5)}
+    every = max(1, epochs // 5) if settings.patience is None else 1
+    defaults = {"epochs": epochs, "eval_every": every}
     if settings.published is None:
         defaults |= _own_model(settings, annotations)
     else:
@@ -107,25 +108,23 @@ def package_versions() -> dict[str, str]:
     }
 
 
-def training_config(
-    settings: TrainingSettings, class_names: Sequence[str], steps_per_epoch: int
-) -> dict:
+def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
     """Returns what a training is made of, and what its settings amount to.
 
     Args:
         settings: Resolved settings.
-        class_names: Name of each label.
-        steps_per_epoch: Batches of an epoch.
+        data: The training data, from `load_coco`.
 
     Returns:
         Dict that `json` can write: `settings`; `follows`, what follows from them, see
         `TrainingSettings.scaled`, with the number of steps, the preprocessing, and the remaining
-        arguments of a published model; `class_names`; `versions`.
+        arguments of a published model; `data`, how many images and boxes there are, and a checksum
+        of them; `class_names`; `versions`.
     """
-    steps = steps_per_epoch * settings.epochs
+    steps = len(data) * settings.epochs
     preprocessing = build_preprocessor(settings).get_config()
     follows = {
-        "steps_per_epoch": steps_per_epoch,
+        "steps_per_epoch": len(data),
         "steps": steps,
         **settings.scaled(steps),
         "preprocessing": {k: v for k, v in preprocessing.items() if k not in ("name", "trainable")},
@@ -135,8 +134,21 @@ def training_config(
     return {
         "settings": dataclasses.asdict(settings),
         "follows": follows,
-        "class_names": list(class_names),
+        "data": _describe_data(data.annotations),
+        "class_names": list(data.class_names),
         "versions": package_versions(),
+    }
+
+
+def _describe_data(annotations: CocoAnnotations) -> dict[str, int | str]:
+    digest = hashlib.sha256()
+    for image in annotations.images:
+        digest.update(f"{image.id} {image.path.name} {image.height} {image.width}".encode())
+        digest.update(image.boxes.tobytes() + image.labels.tobytes())
+    return {
+        "images": len(annotations.images),
+        "boxes": sum(len(image.boxes) for image in annotations.images),
+        "checksum": digest.hexdigest()[:16],
     }
 
 
@@ -160,4 +172,4 @@ def planned_config(settings: TrainingSettings) -> dict:
         drop_remainder=settings.strategy != "none",
     )
     resolved = resolve_settings(settings, data.annotations)
-    return training_config(resolved, data.class_names, len(data))
+    return training_config(resolved, data)

@@ -39,6 +39,7 @@ def write_results(
     settings: TrainingSettings,
     records: Sequence[dict[str, float]],
     out: Path,
+    epoch: int | None = None,
 ) -> dict:
     """Writes all files of a finished training, see `RESULTS`; the last one marks the end.
 
@@ -46,11 +47,14 @@ def write_results(
         model: The trained detector.
         annotations: The evaluation images; the first with boxes are drawn.
         settings: What the training was made of.
-        records: One dictionary per epoch, see `EpochCheckpoint`; the last has the COCO figures.
+        records: One dictionary per epoch, see `EpochCheckpoint`.
         out: The folder.
+        epoch: The epoch of the weights, whose record has the COCO figures. Defaults to `None`, the
+            last one.
 
     Returns:
-        What `metrics.json` holds: `figures` (the twelve COCO figures), `class_names`,
+        What `metrics.json` holds: `figures` (the twelve COCO figures), `epoch` (that of the
+        weights), `evaluated_on` (`"held-out"` or `"training"` images), `class_names`,
         `serving_check` (see `check_serving`), `timings` in seconds, `settings`, `versions` and
         more.
 
@@ -58,7 +62,7 @@ def write_results(
     ```python
     annotations = CocoAnnotations("val.json", "val")
     settings = TrainingSettings("train", "train.json")
-    records = [{"loss": 0.9, "val_AP": 0.31, "seconds": 60.0}]  # of one epoch
+    records = [{"epoch": 1, "loss": 0.9, "train_AP": 0.31, "seconds": 60.0}]
     out = Path("runs/mine")
     out.mkdir(parents=True, exist_ok=True)
     metrics = write_results(model, annotations, settings, records, out)
@@ -86,8 +90,11 @@ def write_results(
     figure.savefig(out / "detections.png", dpi=120)
 
     check = check_serving(out / "saved_model", [image.path for image in chosen], detections)
+    record = records[-1 if epoch is None else epoch - 1]
     metrics = {
-        "figures": {name: records[-1].get(f"val_{name}") for name in METRIC_NAMES},
+        "figures": {name: record.get(f"{settings.figure_prefix}{name}") for name in METRIC_NAMES},
+        "epoch": record["epoch"],
+        "evaluated_on": "held-out" if settings.held_out else "training",
         "class_names": list(annotations.class_names),
         "images_evaluated": len(annotations.images),
         "epochs": len(records),

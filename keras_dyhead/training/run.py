@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import keras
@@ -15,6 +16,7 @@ from keras_dyhead.training.data import build_preprocessor, open_data
 from keras_dyhead.training.durable import replace_file
 from keras_dyhead.training.model import build_detector, fastest_sampling
 from keras_dyhead.training.plan import resolve_settings, training_config
+from keras_dyhead.training.progress import TrainingProgress
 from keras_dyhead.training.results import RESULTS, write_results
 from keras_dyhead.training.settings import TrainingSettings
 from keras_dyhead.training.strategy import check_agreement, make_strategy, synchronize_batch_norm
@@ -27,7 +29,7 @@ STATE = "settings.json"
 # model stays.
 _FREE_ON_RESUME = (
     *("images", "annotations", "val_images", "val_annotations", "backbone_weights"),
-    *("epochs", "eval_every", "on_error", "jit_compile", "anchor_scale"),
+    *("epochs", "eval_every", "keep", "patience", "on_error", "jit_compile", "anchor_scale"),
     *("strategy", "deterministic"),
 )
 
@@ -56,6 +58,7 @@ class Training:
         model: The compiled detector, restored if `resume`.
         epochs_done: Number of finished epochs.
         steps_done: Number of steps done in the epoch after those.
+        notes: What is otherwise than one might think, a sentence each; these are warnings, too.
 
     Raises:
         ValueError: If the data cannot be used, `out` holds files, or the training to resume was
@@ -94,7 +97,14 @@ class Training:
                 f"Received: batch_size={settings.batch_size}"
             )
         keras.utils.set_random_seed(settings.seed)
-        self._checkpoint = EpochCheckpoint(self.out / "checkpoints", save_every, self.is_chief)
+        best = settings.held_out and settings.keep == "best"
+        self._checkpoint = EpochCheckpoint(
+            self.out / "checkpoints",
+            save_every,
+            self.is_chief,
+            monitor="val_AP" if best or settings.patience else None,
+            patience=settings.patience,
+        )
         if earlier is not None:
             self._checkpoint.find()
         preprocessor = build_preprocessor(settings)
@@ -102,6 +112,9 @@ class Training:
             settings, preprocessor, self.epochs_done, self.steps_done, replicas > 1
         )
         self.settings = resolve_settings(settings, self.train_data.annotations)
+        self.notes = self._remarks(earlier)
+        for note in self.notes:
+            warnings.warn(note, stacklevel=2)
         if earlier is not None:
             self._check_same(earlier)
             scale = earlier["settings"]["anchor_scale"]
@@ -125,7 +138,7 @@ class Training:
         if overwrite:
             _delete_results(self.out)
         self.out.mkdir(parents=True, exist_ok=True)
-        state = training_config(self.settings, self.class_names, len(self.train_data))
+        state = training_config(self.settings, self.train_data)
         replace_file(self.out / STATE, json.dumps(state, indent=1))
 
     @property
@@ -147,8 +160,8 @@ class Training:
         """Trains the epochs that are left and writes the results.
 
         Args:
-            verbose: `0` is silent, `1` shows progress bars, `2` one line per epoch. Defaults to
-                `1`.
+            verbose: `0` is silent, `1` renews one line that says how much time is left, `2` prints
+                a line per epoch. Defaults to `1`.
 
         Returns:
             The content of `metrics.json`, see `write_results`; `None` in a process that is not the
@@ -164,13 +177,18 @@ class Training:
             same = {name: settings[name] for name in settings if name not in _FREE_ON_RESUME}
             begun = [self.class_names, len(self.train_data), self.epochs_done, self.steps_done]
             check_agreement(self.strategy, [*begun, same])
-        if self.epochs_done < self.settings.epochs:
+        if self.epochs_done < self.settings.epochs and not self._checkpoint.out_of_patience:
             self._fit(verbose if self.is_chief else 0)
         else:  # as `fit` does at its end
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
+        if several:  # the chief has written its checkpoints
+            check_agreement(self.strategy, "trained")
+        epoch = None
+        if self.settings.keep == "best":
+            epoch = self._checkpoint.restore_best(self.model)
         metrics = None
         if self.is_chief:
-            metrics = self._write_results()
+            metrics = self._write_results(epoch)
         if several:
             check_agreement(self.strategy, "finished")
         return metrics
@@ -180,26 +198,29 @@ class Training:
         finite = FiniteLoss(self._images_of, self._checkpoint.kept, self.steps_done)
         log = TensorBoardLog(self.out / "tensorboard", self.val_data.annotations)
         evaluation = AveragedEvaluation(
-            self.val_data,
+            prefix=self.settings.figure_prefix,
+            dataset=self.val_data,
             eval_freq=self.settings.eval_every,
             on_result=log if self.is_chief else None,
         )
+        callbacks = [position, finite, evaluation, self._checkpoint]
+        if verbose:
+            steps, every = len(self.train_data), self.settings.eval_every
+            callbacks.append(TrainingProgress(steps, every, verbose == 1, self.steps_done))
         with fastest_sampling(self.settings):
             self.model.fit(
                 self.train_data,
                 epochs=self.settings.epochs,
                 initial_epoch=self.epochs_done,
-                callbacks=[position, finite, evaluation, self._checkpoint],
+                callbacks=callbacks,
                 shuffle=False,  # the data set shuffles itself
-                verbose=verbose,
+                verbose=0,
             )
 
-    def _write_results(self) -> dict:
+    def _write_results(self, epoch: int | None) -> dict:
         try:
-            records = self._checkpoint.records
-            return write_results(
-                self.model, self.val_data.annotations, self.settings, records, self.out
-            )
+            records, annotations = self._checkpoint.records, self.val_data.annotations
+            return write_results(self.model, annotations, self.settings, records, self.out, epoch)
         except (OSError, tf.errors.ResourceExhaustedError) as error:
             raise OSError(
                 f"The results could not be written to {self.out} ({error}). All epochs are done, "
@@ -212,6 +233,28 @@ class Training:
         names = {image.id: image.path.name for image in self.train_data.annotations.images}
         ids = self.train_data.image_ids(epoch, step)
         return "the images " + ", ".join(f"{number} ({names[number]})" for number in ids)
+
+    def _remarks(self, earlier: dict | None) -> list[str]:
+        """What is to be said before the first step."""
+        notes, replicas = [], self.strategy.num_replicas_in_sync
+        if self.settings.strategy == "mirrored" and not tf.config.list_logical_devices("GPU"):
+            notes.append(
+                "TensorFlow finds no GPU on this machine: with the strategy 'mirrored', "
+                f"the batch is shared by {_count(replicas, 'CPU device')}."
+            )
+        images = len(self.train_data.annotations.images)
+        left_out = images - len(self.train_data) * self.settings.batch_size
+        if replicas > 1 and left_out > 0:
+            notes.append(
+                f"Every epoch leaves out {left_out} of {_count(images, 'image')}, drawn anew: only "
+                f"whole batches give each of the {replicas} devices its share."
+            )
+        then = None if earlier is None else earlier.get("data")
+        now = training_config(self.settings, self.train_data)["data"]
+        if then is not None and now != then:
+            texts = [f"{d['images']} images with {d['boxes']} boxes" for d in (then, now)]
+            notes.append(f"The data are others than before: {texts[0]} then, {texts[1]} now.")
+        return notes
 
     def _check_same(self, earlier: dict) -> None:
         """Refuses to go on with another model than the one that was begun."""
@@ -230,6 +273,10 @@ class Training:
             raise ValueError(
                 f"{self.out} was begun with {', '.join(changed)}: resume it with that."
             )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def check_folder(

@@ -14,6 +14,7 @@ DEFAULT_NUM_BLOCKS = 1
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "step")
+KEEP = ("best", "last")
 STRATEGIES = ("none", "mirrored", "multiworker")
 """One device, all GPUs of this machine, or those of all machines named in `TF_CONFIG`."""
 
@@ -21,7 +22,7 @@ STRATEGIES = ("none", "mirrored", "multiworker")
 _PUBLISHED = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
 _POSITIVE = (
     *("batch_size", "image_size", "min_side", "max_side", "learning_rate", "base_batch_size"),
-    *("clip_norm", "accumulate_steps", "epochs", "eval_every"),
+    *("clip_norm", "accumulate_steps", "epochs", "eval_every", "patience"),
 )
 
 
@@ -32,8 +33,11 @@ class TrainingSettings:
     Args:
         images: Folder of the training images.
         annotations: COCO JSON file of the training images.
-        val_images: Folder of the images to evaluate on. Defaults to `None`: the training images.
-        val_annotations: COCO JSON file of those. Defaults to `None`: the training annotations.
+        val_images: Folder of the images to evaluate on. Defaults to `None`: see `val_split`.
+        val_annotations: COCO JSON file of those. Defaults to `None`.
+        val_split: Part of the training images to hold out and evaluate on, drawn by `seed`, where
+            there are no `val_images`. Defaults to `0.0`: the training images are evaluated, and
+            the figures are called `train_AP` and so on.
         batch_size: Images per step, on all devices together. Defaults to `4`.
         image_size: Side in pixels of the square that images are fitted into. Defaults to `None`:
             512, unless there are `canvases`.
@@ -100,7 +104,12 @@ class TrainingSettings:
         accumulate_steps: Steps whose gradients are averaged for one update. Defaults to `1`.
         epochs: Passes over the training images. Defaults to `None`: 12, or as many as make
             600 steps on a small data set.
-        eval_every: Epochs between two evaluations. Defaults to `None`: a fifth of `epochs`.
+        eval_every: Epochs between two evaluations. Defaults to `None`: a fifth of `epochs`, 1 with
+            `patience`.
+        keep: The weights that become the model: those of the `"best"` evaluation by AP on images
+            that were not trained on, or of the `"last"` epoch. Defaults to `"best"`.
+        patience: Evaluations without a better AP after which the training ends. Defaults to `None`:
+            it goes through all epochs.
         jit_compile: Whether to compile steps with XLA. Defaults to `False`.
         strategy: One of `STRATEGIES`: over which devices a step's images are spread. Defaults to
             `"none"`.
@@ -122,6 +131,7 @@ class TrainingSettings:
     annotations: str | os.PathLike
     val_images: str | os.PathLike | None = None
     val_annotations: str | os.PathLike | None = None
+    val_split: float = 0.0
     batch_size: int = 4
     image_size: int | None = None
     canvases: tuple[tuple[int, int], ...] | None = None
@@ -159,6 +169,8 @@ class TrainingSettings:
     accumulate_steps: int = 1
     epochs: int | None = None
     eval_every: int | None = None
+    keep: str = "best"
+    patience: int | None = None
     jit_compile: bool = False
     strategy: str = "none"
     deterministic: bool = False
@@ -175,6 +187,7 @@ class TrainingSettings:
         self._check_data()
         self._check_model()
         self._check_optimizer()
+        self._check("keep", self.keep in KEEP, f"one of {KEEP}")
         self._check("strategy", self.strategy in STRATEGIES, f"one of {STRATEGIES}")
         together = self.accumulate_steps == 1 or self.strategy == "none"
         self._check("accumulate_steps", together, f"1 with the strategy {self.strategy!r}")
@@ -184,6 +197,17 @@ class TrainingSettings:
             raise ValueError(
                 "`val_images` and `val_annotations` go together. Received: "
                 f"val_images={self.val_images}, val_annotations={self.val_annotations}"
+            )
+        self._check("val_split", 0 <= self.val_split < 1, "from 0 to below 1")
+        if self.val_split and self.val_images is not None:
+            raise ValueError(
+                "`val_split` is for trainings without `val_images`. Received: "
+                f"val_split={self.val_split}, val_images={self.val_images}"
+            )
+        if self.patience is not None and not self.held_out:
+            raise ValueError(
+                "`patience` needs images that are not trained on: `val_images` or `val_split`. "
+                f"Received: patience={self.patience}"
             )
         if self.canvases is not None and self.image_size is not None:
             raise ValueError(
@@ -235,6 +259,16 @@ class TrainingSettings:
             raise ValueError(
                 f"`{name}` must be {expected}. Received: {name}={getattr(self, name)!r}"
             )
+
+    @property
+    def held_out(self) -> bool:
+        """Whether the images to evaluate on are others than those to train on."""
+        return self.val_images is not None or self.val_split > 0
+
+    @property
+    def figure_prefix(self) -> str:
+        """What the names of the COCO figures begin with in the history."""
+        return "val_" if self.held_out else "train_"
 
     @property
     def published(self) -> PublishedModel | None:

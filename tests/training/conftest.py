@@ -20,6 +20,6 @@ def tiny(data):
     def tiny(**changes):
         small = {"batch_size": 2, "image_size": 64, "channels": 16, "max_level": 5}
         small |= {"detector": "retinanet", "num_blocks": 0}
-        return TrainingSettings(**data, **small | changes)
+        return TrainingSettings(**data | small | changes)
 
     return tiny

@@ -38,7 +38,7 @@ def train(data, out, epochs, pulse):
     )
     results = {}
 
-    def remember(model, annotations, settings, records, out):
+    def remember(model, annotations, settings, records, out, epoch):
         results["records"] = np.array([[record["epoch"], record["loss"]] for record in records])
         results.update((weight.path, weight.numpy()) for weight in model.weights)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from training.noisy import STEPS, noisy_model, state, train
+from training.noisy import STEPS, data, noisy_model, state, train
 
 from keras_dyhead.coco import draw_shapes
 from keras_dyhead.training import EpochCheckpoint
+from keras_dyhead.training.callbacks import averaged_weights
 
 
 class Kill(keras.callbacks.Callback):
@@ -72,6 +73,37 @@ def test_a_training_broken_off_anywhere_ends_with_the_same_bits(
         np.testing.assert_array_equal(a, b)
     assert [record["epoch"] for record in checkpoint.records] == [1, 2, 3]
     assert checkpoint.records[-1]["loss"] == records[-1]["loss"]
+
+
+def test_the_best_weights_are_the_averages_of_their_epoch(tmp_path):
+    scores, averages = [0.1, 0.5, 0.5, 0.2], []
+
+    def score(epoch, logs):
+        logs["val_AP"] = scores[epoch]
+        with averaged_weights(model):
+            averages.append(model.get_weights())
+
+    model = noisy_model()
+    callbacks = [keras.callbacks.LambdaCallback(on_epoch_end=score)]
+    callbacks.append(EpochCheckpoint(tmp_path, monitor="val_AP", patience=3))
+    model.fit(data(), epochs=4, callbacks=callbacks, verbose=0)
+    assert sorted(f.name for f in tmp_path.iterdir()) == [
+        "best-00002",
+        "epoch-00003",
+        "epoch-00004",
+    ]
+
+    found, model = EpochCheckpoint(tmp_path, monitor="val_AP"), noisy_model()
+    found.restore(model)
+    assert found.restore_best(model) == 2
+    for a, b in zip(model.get_weights(), averages[1], strict=True):
+        np.testing.assert_array_equal(a, b)
+    for patience, over in ((2, True), (3, False), (None, False)):
+        found.patience = patience
+        assert found.out_of_patience == over
+    (tmp_path / "best-00002" / "weights.npz").write_bytes(b"torn")
+    with pytest.warns(RuntimeWarning, match="best-00002, cannot be read.*taking the last"):
+        assert found.restore_best(model) is None
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])

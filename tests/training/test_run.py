@@ -1,6 +1,7 @@
 """A training writes all its results, survives SIGKILL, and refuses what it must not touch."""
 
 import csv
+import dataclasses
 import json
 import os
 import resource
@@ -8,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -15,6 +17,7 @@ import pytest
 
 from keras_dyhead.coco import METRIC_NAMES, evaluate_coco
 from keras_dyhead.training import Training, TrainingSettings, run
+from keras_dyhead.training.callbacks import AveragedEvaluation
 from keras_dyhead.training.results import RESULTS
 
 TINY = {"batch_size": 2, "image_size": 64, "channels": 16, "max_level": 5}
@@ -39,7 +42,8 @@ def test_all_results_are_written(finished):
     with open(training.out / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == history["loss"] and len(rows) == 2
-    assert {f"val_{name}" for name in METRIC_NAMES} <= history.keys()
+    assert {f"train_{name}" for name in METRIC_NAMES} <= history.keys()  # nothing is held out
+    assert (metrics["epoch"], metrics["evaluated_on"]) == (2, "training")
 
 
 def test_the_figures_are_those_of_the_saved_model(finished):
@@ -69,6 +73,54 @@ def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finishe
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert (training.out / "model.keras").read_bytes() == before
     assert not list(training.out.glob("unfinished*"))
+
+
+def test_the_best_epoch_of_held_out_images_becomes_the_model(tiny, tmp_path, capsys, monkeypatch):
+    """Also after the last epoch has been resumed; a training without patience left ends."""
+    scores = iter([0.3, 0.2, 0.1, 0.0])
+    measure, seen = AveragedEvaluation.on_epoch_end, []
+
+    def worse_and_worse(self, epoch, logs):
+        measure(self, epoch, logs)
+        seen.append(self.model.get_weights())
+        logs["val_AP"] = next(scores)
+
+    monkeypatch.setattr(AveragedEvaluation, "on_epoch_end", worse_and_worse)
+    settings = tiny(val_split=0.34, epochs=9, patience=2)
+    training = Training(settings, tmp_path / "run")
+    assert len(training.train_data.annotations.images) == 4
+    assert len(training.val_data.annotations.images) == 2
+    metrics = training.run(verbose=2)
+    assert (metrics["epoch"], metrics["epochs"], metrics["evaluated_on"]) == (1, 3, "held-out")
+    assert metrics["figures"]["AP"] == 0.3
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 3 and "epoch 3/9" in lines[2] and "val_AP 0.100" in lines[2]
+    again = Training(settings, tmp_path / "run", resume=True)
+    assert again.run(verbose=0)["epoch"] == 1 and len(seen) == 3
+    model = keras.models.load_model(tmp_path / "run" / "model.keras")
+    for a, b in zip(model.get_weights(), seen[0], strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_a_training_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    settings = tiny()
+    assert Training(settings, tmp_path / "run").notes == []
+    monkeypatch.setattr(run.EpochCheckpoint, "restore", lambda self, model: None)
+    assert Training(settings, tmp_path / "run", resume=True).notes == []
+    content = json.loads(Path(settings.annotations).read_text())
+    content["annotations"].pop()
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    settings = dataclasses.replace(settings, annotations=tmp_path / "other.json")
+    count = len(content["annotations"])
+    with pytest.warns(UserWarning, match=f"others.*{count + 1} boxes then, 6.*{count} boxes now"):
+        Training(settings, tmp_path / "run", resume=True)
+
+
+def test_mirrored_without_a_gpu_says_so(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    with pytest.warns(UserWarning, match="no GPU.*shared by 1 CPU device"):
+        Training(tiny(strategy="mirrored"), tmp_path / "run")
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,9 @@ SWIN = "dyhead_swint_atss_fpn_2x_ms"
         {"no_decay": ("(",)},
         {"accumulate_steps": 0},
         {"clip_norm": -1.0},
+        {"val_split": 1.0},
+        {"keep": "first"},
+        {"patience": 0},
     ],
 )
 def test_an_impossible_setting_is_named(wrong):
@@ -40,6 +43,11 @@ def test_an_impossible_setting_is_named(wrong):
         ({"image_size": 64, "canvases": [[64, 96]]}, "exclude each other.*image_size=64"),
         ({"strategy": "mirrored", "accumulate_steps": 2}, "1 with the strategy 'mirrored'.*=2"),
         ({"detector": SWIN, "anchor_scale": 4.0}, "'anchor_scale'.* cannot be changed.*4.0"),
+        ({"patience": 3}, "needs images that are not trained on.*patience=3"),
+        (
+            {"val_split": 0.1, "val_images": "v", "val_annotations": "v.json"},
+            "without `val_images`.*val_split=0.1",
+        ),
         ({"augmentation": {"flip": 0.5}}, r"horizontal_flip.*Received: \['flip'\]"),
     ],
 )
