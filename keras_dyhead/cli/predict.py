@@ -77,11 +77,12 @@ def predict(
             terminal.warn(f"skipped: {fault['error']}")
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
-        detect, records = image_detector(loaded, views), []
+        detect, records, best = image_detector(loaded, views), [], (0.0, -1)
         for path, stem in zip(paths, unique_stems(paths), strict=True):
             image = read_rgb(path)
             found = detect(image)
             records.append(_record(path, image, found, names, score_threshold))
+            best = max([best, *zip(found["confidence"].tolist(), found["labels"], strict=True)])
             if out is not None:
                 out.mkdir(parents=True, exist_ok=True)
                 picture = out / f"{stem}.png"
@@ -89,11 +90,21 @@ def predict(
                 terminal.print(
                     f"{path}: {len(records[-1]['detections'])} detections, {picture}",
                 )
+    if not any(record["detections"] for record in records):
+        _explain_nothing(*best, names, score_threshold, terminal)
     content = {"model": str(model), "images": records, "errors": faults}
     if out is None:
         print(json.dumps(content, indent=1))
     else:
         write_json(out / "detections.json", content, terminal)
+
+
+def _explain_nothing(score, label, names, score_threshold, terminal: Terminal) -> None:
+    """Says how far the model was from finding anything."""
+    seen = "not even a weak one"
+    if label >= 0:
+        seen = f"the best one is of {score:.3f}, {label if names is None else names[label]}"
+    terminal.warn(f"no detection of confidence {score_threshold:g} and more: {seen}")
 
 
 def _record(path, image, found, names, score_threshold) -> dict:

@@ -8,6 +8,7 @@ from cli.commands import complaint, output_of
 from PIL import Image
 from small_detector import by_hand
 
+from keras_dyhead import inference
 from keras_dyhead.cli import app
 from keras_dyhead.coco import SHAPES
 from keras_dyhead.inference import TestTimeAugmentation, read_rgb
@@ -73,3 +74,12 @@ def test_broken_images_are_named_and_refused_or_skipped(folder, views, tmp_path)
     assert [error["file"] for error in content["errors"]] == list(map(str, broken))
     told = complaint("predict", *broken, *model, "--on-error", "skip")
     assert "no readable image among" in told
+
+
+def test_where_nothing_is_found_the_best_score_is_told(folder, views, monkeypatch, tmp_path):
+    command = ("predict", folder / "photos", "--model", folder / "model.keras", "--out", tmp_path)
+    told = output_of(*command, "--score-threshold", 0.95)
+    assert "no detection of confidence 0.95 and more: the best one is of 0.900, circle" in told
+    nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "confidence": np.zeros(0)}
+    monkeypatch.setattr(inference, "image_detector", lambda *_: lambda image: nothing)
+    assert "0.3 and more: not even a weak one" in output_of(*command)
