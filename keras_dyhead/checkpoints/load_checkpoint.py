@@ -2,7 +2,9 @@
 
 import warnings
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_dyhead.checkpoints import tables
@@ -19,6 +21,7 @@ from keras_dyhead.checkpoints.published import (
 from keras_dyhead.checkpoints.state_dict import read_checkpoint
 from keras_dyhead.checkpoints.tower import tower_part
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
+from keras_dyhead.detectors import Detector
 
 # For each part of a detector: what its tensors' names begin with, and the table of the rest.
 _NAMES = {
@@ -98,6 +101,41 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     if left:
         raise ValueError(f"No checkpoint holds these weights of {name!r}: {left}")
     copy_tensors(parts, state, tables.UNUSED, f"checkpoint for {name!r}")
+    return model
+
+
+def load_detector(source) -> Detector:
+    """Returns the detector of a `.keras` file, or a published one by its name.
+
+    Args:
+        source: Path of a `.keras` file of a detector, or one of `PUBLISHED`, which
+            `load_checkpoint` then fetches.
+
+    Returns:
+        The detector, not compiled.
+
+    Raises:
+        ConnectionError: If the published file cannot be fetched.
+        ValueError: If there is neither such a file nor such a name, or the file holds no detector.
+
+    Example:
+    ```python
+    model = load_detector("atss_r50_fpn_dyhead_1x_coco").with_classes(("cat", "dog"))
+    ```
+    """
+    if source in PUBLISHED:
+        return load_checkpoint(source)
+    if not Path(source).is_file():
+        raise ValueError(
+            f"There is no file {source}, and no published model of that name. "
+            f"Published are {list(PUBLISHED)}"
+        )
+    try:
+        model = keras.saving.load_model(source, compile=False)
+    except Exception as error:  # what a damaged file raises differs from version to version
+        raise ValueError(f"{source} is no model that Keras can load: {error}") from None
+    if not isinstance(model, Detector):
+        raise ValueError(f"{source} holds no keras_dyhead detector, but a {type(model).__name__}.")
     return model
 
 

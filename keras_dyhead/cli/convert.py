@@ -15,14 +15,24 @@ def convert(
         str, typer.Argument(help="Config name of the published model; `list` shows them all.")
     ],
     file: Annotated[
-        Path | None, typer.Argument(help="The downloaded .pth file, or a .safetensors file.")
+        Path | None,
+        typer.Argument(
+            help="A checkpoint of it: your own training, or a copy of the published file. Without, "
+            "that is fetched.",
+            show_default=False,
+        ),
     ] = None,
-    out: Annotated[Path | None, typer.Argument(help="The .keras file to write.")] = None,
+    out: Annotated[
+        Path | None, typer.Argument(help="The .keras file to write.", show_default=False)
+    ] = None,
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the .keras file if there is one.")
     ] = False,
 ) -> None:
     """Turn a published PyTorch checkpoint into a Keras model.
+
+    The published file is fetched once, into Keras' cache, and checked. Your own training of a
+    published model may have any number of classes.
 
     Reading a .pth file needs PyTorch (`pip install '.[convert]'` in a clone); the .keras file does
     not. It holds the weights, the preprocessing and the decoding, and detects what the original
@@ -32,7 +42,9 @@ def convert(
 
     keras-dyhead convert list
 
-    keras-dyhead convert dyhead_r50_atss_fpn_1x dyhead_r50_atss_fpn_1x.pth atss.keras
+    keras-dyhead convert atss_r50_fpn_dyhead_1x_coco atss.keras
+
+    keras-dyhead convert atss_r50_fpn_dyhead_1x_coco work_dirs/mine/epoch_12.pth mine.keras
     """
     terminal = Terminal()
     with input_errors(), terminal.status("starting TensorFlow"), quiet_tensorflow():
@@ -42,17 +54,23 @@ def convert(
         for key, record in checkpoints.PUBLISHED.items():
             terminal.print(f"{key:<42}{record.ap:>5} AP\n  {record.source}")
         return
-    if file is None or out is None:
-        raise typer.BadParameter("NAME, FILE and OUT are needed, or `list` alone.")
-    with input_errors(), terminal.status(f"reading {file}"):
+    if file is not None and out is None and file.suffix == ".keras":
+        file, out = None, file
+    if out is None:
+        raise typer.BadParameter("NAME and OUT are needed, or NAME, FILE and OUT, or `list` alone.")
+    with input_errors():
         if out.suffix != ".keras":
             raise ValueError(f"OUT must end in .keras. Received: {out}")
         check_new(out, overwrite)
+        if file is None and name in checkpoints.PUBLISHED:  # shows its own progress
+            file = checkpoints.fetch_checkpoint(checkpoints.PUBLISHED[name].source)
+    with input_errors(), terminal.status(f"reading {file or name}"):
         model = checkpoints.load_checkpoint(name, file)
         out.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, out)
     record = (checkpoints.PUBLISHED | checkpoints.COMPOSED)[name]
     published = "" if record.ap is None else f", published with {record.ap} AP on COCO val2017"
     terminal.print(
-        f"{out}: {record.detector}, {model.count_params():,} parameters{published}", soft_wrap=True
+        f"{out}: {record.detector}, {model.num_classes} classes, {model.count_params():,} "
+        f"parameters{published}"
     )

@@ -12,8 +12,11 @@ from keras_dyhead.cli.options import input_errors, load_detector
 @app.command()
 def export(
     model: Annotated[
-        Path,
-        typer.Argument(exists=True, dir_okay=False, help="A .keras file, of `train` or `convert`."),
+        str,
+        typer.Argument(
+            metavar="FILE|NAME",
+            help="A .keras file, of `train` or `convert`; or the name of a published model.",
+        ),
     ],
     out: Annotated[
         Path, typer.Option(help="File to write; a folder for saved_model. Must not exist yet.")

@@ -24,7 +24,14 @@ def existing_folder(text: str):
     return typer.Option(exists=True, file_okay=False, help=text)
 
 
-Model = Annotated[Path, existing_file("A .keras file, of `train` or `convert`.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        metavar="FILE|NAME",
+        help="A .keras file, of `train` or `convert`; or a published model by the name that "
+        "`convert list` shows, which is fetched once.",
+    ),
+]
 ClassNames = Annotated[
     Path | None,
     existing_file("Text file with the name of each label, one a line, for models that know none."),
@@ -93,24 +100,20 @@ def input_errors() -> Iterator[None]:
     """Input errors are one message and exit code 2."""
     try:
         yield
-    except (ValueError, ImportError) as error:
+    except (ValueError, ImportError, ConnectionError) as error:
         print_error(error)
         raise typer.Exit(2) from None
 
 
-def load_detector(path: Path, class_names: Path | None, terminal: Terminal):
-    """Returns the detector in a file and the names of its classes, where anyone knows them."""
-    with terminal.status(f"loading {path}"), quiet_tensorflow():
-        import keras
+def load_detector(source: str | Path, class_names: Path | None, terminal: Terminal):
+    """Returns the detector of a file or a name, and its classes' names, where anyone knows them."""
+    with terminal.status("starting TensorFlow"), quiet_tensorflow():
+        from keras_dyhead import checkpoints
 
-        from keras_dyhead.detectors import Detector
-
-        try:
-            model = keras.saving.load_model(path, compile=False)
-        except Exception as error:  # what a damaged file raises differs from version to version
-            raise ValueError(f"{path} is no model that Keras can load: {error}") from None
-    if not isinstance(model, Detector):
-        raise ValueError(f"{path} holds no keras_dyhead detector, but a {type(model).__name__}.")
+    if source in checkpoints.PUBLISHED:  # shows its own progress
+        checkpoints.fetch_checkpoint(checkpoints.PUBLISHED[source].source)
+    with terminal.status(f"loading {source}"):
+        model = checkpoints.load_detector(source)
     names = model.class_names
     if class_names is not None:
         names = class_names.read_text(encoding="utf-8").splitlines()

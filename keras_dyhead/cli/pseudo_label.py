@@ -81,7 +81,10 @@ def pseudo_label(
         from keras_dyhead.inference import PseudoLabels, image_detector
 
         views = several_views(tta, tta_scales, tta_merge)
-        stored = model.stat()
+        stored = f"the published {model}"
+        if Path(model).is_file():
+            about = Path(model).stat()
+            stored = f"{Path(model).resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
         labels = PseudoLabels(
             images,
             out,
@@ -90,7 +93,7 @@ def pseudo_label(
             None if class_thresholds is None else _read_thresholds(class_thresholds),
             None if merge is None else (merge, merge_images),
             about={
-                "model": f"{model.resolve()}, {stored.st_size} bytes of {stored.st_mtime_ns}",
+                "model": stored,
                 "tta": json.loads(json.dumps(None if views is None else dataclasses.asdict(views))),
             },
             fresh=overwrite,

@@ -66,7 +66,7 @@ def visualize(
             names,
             score_threshold,
             sampled,
-            title=f"{model.name} on {', '.join(path.name for path in images)}",
+            title=f"{Path(model).name} on {', '.join(path.name for path in images)}",
             progress=progress_bar("drawing", terminal),
         )
     for fault in report.faults:

@@ -54,6 +54,7 @@ class Detector(keras.Model):
     """
 
     loss_names = ("class_loss", "box_loss")
+    class_layers = ("class_logits",)  # whose weights belong to the classes
     locations_per_cell = 1  # rows of raw output for every pixel of a pyramid level
 
     def __init__(
@@ -182,6 +183,42 @@ class Detector(keras.Model):
         """Creates the model from `get_config`."""
         config = keras.saving.deserialize_keras_object(config, custom_objects)
         return with_frozen_layers(cls, config)
+
+    def with_classes(self, class_names: Sequence[str]) -> "Detector":
+        """Returns this detector for other classes, to fine-tune.
+
+        It keeps all weights but those of the layers in `class_layers`, which belong to the classes
+        and start anew: the scores, and in Faster R-CNN also the boxes of every class. For its own
+        `class_names` it keeps these, too. What is frozen stays frozen.
+
+        Args:
+            class_names: Names of the new labels.
+
+        Returns:
+            A new detector, not compiled; this one is left as it is.
+
+        Raises:
+            ValueError: If there are no names, or one of them twice.
+
+        Example:
+
+        >>> backbone = ResNetBackbone(18, base_channels=8)
+        >>> model = ATSS(backbone, 80, DyHeadNeck(1, 16), FeaturePyramid(16))
+        >>> mine = model.with_classes(("cat", "dog"))
+        >>> mine.num_classes, mine.class_names
+        (2, ('cat', 'dog'))
+        """
+        names = tuple(class_names)
+        if not names or isinstance(class_names, str) or len(set(names)) < len(names):
+            raise ValueError(
+                f"`class_names` must be a sequence of different names. Received: {class_names!r}"
+            )
+        classes = {"num_classes": len(names), "class_names": names}
+        model = type(self).from_config(self.get_config() | classes)
+        for old, new in zip(self.weights, model.weights, strict=True):
+            if names == self.class_names or not set(self.class_layers) & set(old.path.split("/")):
+                new.assign(old)
+        return model
 
     def compile_from_config(self, config):
         """Restores optimizer and compile arguments of a saved model."""

@@ -98,6 +98,7 @@ class FasterRCNN(Detector):
     """
 
     loss_names = ("class_loss", "box_loss", "objectness_loss", "proposal_loss")
+    class_layers = ("class_logits", "box_deltas")
 
     def __init__(
         self,

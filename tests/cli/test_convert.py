@@ -1,16 +1,19 @@
 """`keras-dyhead convert` turns published checkpoints into model files, and names bad input."""
 
+import json
 import sys
 
 import keras
 import numpy as np
 import pytest
+import torch
 from cli.commands import complaint, output_of
 from published_weights import generated_weight, microsoft_tower
 from safetensors.numpy import save_file
 
 from keras_dyhead.checkpoints import PUBLISHED, PublishedModel, load_checkpoint
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
+from keras_dyhead.coco import draw_shapes
 
 
 @pytest.fixture
@@ -26,7 +29,7 @@ def tiny(monkeypatch):
         arguments={"head_kernel_size": 1},
         preprocessing={"min_side": 64, "max_side": 96, "channel_order": "BGR"},
         ap=1.5,
-        source="https://example.org/tiny.pth",
+        source="http://127.0.0.1:1/models/tiny.pth",
     )
     monkeypatch.setitem(PUBLISHED, "tiny", record)
     state = microsoft_tower(16, 1, prefix="backbone.dyhead_tower.")
@@ -64,9 +67,34 @@ def test_convert_refuses_to_overwrite_and_names_what_is_wrong(tiny, tmp_path):
     assert "must end in .keras" in complaint("convert", "tiny", source, tmp_path / "x.h5")
     assert "There is no file" in complaint("convert", "tiny", tmp_path / "none.pth", out)
     assert "are needed" in complaint("convert", "tiny")
+    assert "are needed" in complaint("convert", "tiny", source)
     out.write_text("mine")
     assert "exists: replace it with --overwrite" in complaint("convert", "tiny", source, out)
     assert out.read_text() == "mine"
+
+
+def test_a_published_file_comes_from_the_cache_or_is_asked_for(tiny, tmp_path, monkeypatch):
+    """Every command that takes a `.keras` file takes a published name, too."""
+    name, state = tiny
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    (tmp_path / "shapes").mkdir()
+    draw_shapes(tmp_path / "shapes", 1, image_size=64)
+    images = tmp_path / "shapes" / "images"
+    place = tmp_path / "models" / "tiny.pth"
+    for command in (
+        ("convert", name, tmp_path / "tiny.keras"),
+        ("predict", images, "--model", name),
+        ("export", name, "--out", tmp_path / "model"),
+        ("visualize", "--model", name, "--images", images, "--out", tmp_path / "report"),
+    ):
+        told = complaint(*command)
+        assert "could not be fetched" in told and str(place) in told
+    torch.save({key: torch.tensor(value) for key, value in state.items()}, place)
+    assert "80 classes" in output_of("convert", name, tmp_path / "tiny.keras")
+    found = json.loads(output_of("predict", images, "--model", name, "--score-threshold", 0))
+    assert len(found["images"]) == 1 and found["model"] == name
+    told = complaint("predict", images, "--model", "tiny.kears")
+    assert "no file tiny.kears, and no published model of that name" in told
 
 
 def test_convert_lists_the_published_models():
