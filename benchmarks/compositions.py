@@ -39,7 +39,6 @@ def train(trial: Trial) -> dict:
 
     from keras_dyhead.coco import evaluate_coco, load_coco
     from keras_dyhead.detectors import DetectionPreprocessor
-    from keras_dyhead.ops import sparse_sampling
 
     keras.utils.set_random_seed(trial.seed)
     build, peak, epochs, losses = {
@@ -74,9 +73,8 @@ def train(trial: Trial) -> dict:
     model = build(trial)
     optimizer = keras.optimizers.AdamW(rate, weight_decay=1e-4, global_clipnorm=10.0)
     model.compile(optimizer=optimizer, **losses)
-    with sparse_sampling():
-        history = model.fit(data, epochs=epochs, shuffle=False, verbose=0).history
-        figures = evaluate_coco(model, held_out, workers=1, verbose=0).figures
+    history = model.fit(data, epochs=epochs, shuffle=False, verbose=0).history
+    figures = evaluate_coco(model, held_out, workers=1, verbose=0).figures
     return {"figures": figures, "losses": history["loss"]}
 
 

@@ -33,7 +33,7 @@ class Measurement:
             the versions at work. The forward pass returns NumPy arrays.
         repeats: Counted calls of one measurement, of which the median is taken.
         backend: Keras backend. Defaults to `"tensorflow"`.
-        sparse: Whether to sample by sparse products. Defaults to `False`.
+        form: Of sampling, `"sparse"` or `"gather"`. Defaults to `None`: as the package chooses.
         options: Further arguments of the implementation.
     """
 
@@ -43,7 +43,7 @@ class Measurement:
         implementation: str,
         repeats: int,
         backend: str = "tensorflow",
-        sparse: bool = False,
+        form: str | None = None,
         options: dict | None = None,
     ):
         environment = {
@@ -54,7 +54,7 @@ class Measurement:
         spawn = multiprocessing.get_context("spawn")
         self._name = implementation
         self._connection, theirs = spawn.Pipe()
-        task = (workload, implementation, repeats, sparse, options or {})
+        task = (workload, implementation, repeats, form, options or {})
         self._process = spawn.Process(target=_serve, args=(theirs, environment, *task), daemon=True)
 
     def __enter__(self):
@@ -85,7 +85,7 @@ class Measurement:
         return answer
 
 
-def _serve(connection, environment, workload, implementation, repeats, sparse, options):
+def _serve(connection, environment, workload, implementation, repeats, form, options):
     """Answers every message with the figures of one measurement."""
     os.environ.update(environment)
     try:
@@ -93,10 +93,10 @@ def _serve(connection, environment, workload, implementation, repeats, sparse, o
         module, _, function = implementation.rpartition(".")
         module = importlib.import_module(f"benchmarks.{module}")
         with contextlib.ExitStack() as stack:
-            if sparse:
-                from keras_dyhead.ops import sparse_sampling
+            if form:
+                from keras_dyhead.ops.sampling_form import sampling_form
 
-                stack.enter_context(sparse_sampling())
+                stack.enter_context(sampling_form(form))
             calls = getattr(module, function)(workload, **options)
             measurements = _measurements(*calls, repeats)
             next(measurements)  # the memory of the built model

@@ -34,7 +34,6 @@ def train(trial: Trial) -> dict:
     import keras
 
     from keras_dyhead.coco import CocoEvaluation, load_coco
-    from keras_dyhead.ops import sparse_sampling
 
     keras.utils.set_random_seed(trial.seed)
     model = build(trial.num_blocks)
@@ -48,14 +47,13 @@ def train(trial: Trial) -> dict:
     )
     held_out = load_coco(DATA / "held_out/images", DATA / "held_out/instances.json", **options)
     model.compile(optimizer="adam")
-    with sparse_sampling():
-        history = model.fit(
-            data,
-            epochs=max(EPOCHS),
-            callbacks=[CocoEvaluation(held_out, eval_freq=EPOCHS[0], verbose=0)],
-            shuffle=False,  # the data set shuffles itself
-            verbose=0,
-        ).history
+    history = model.fit(
+        data,
+        epochs=max(EPOCHS),
+        callbacks=[CocoEvaluation(held_out, eval_freq=EPOCHS[0], verbose=0)],
+        shuffle=False,  # the data set shuffles itself
+        verbose=0,
+    ).history
     names = [name for name in history if name.startswith("val_AP") or name.startswith("val_AR")]
     after = {
         str(epochs): {name.removeprefix("val_"): history[name][number] for name in names}

@@ -3,8 +3,8 @@
 import keras
 import numpy as np
 
-# Only TensorFlow has sparse products: elsewhere the context changes nothing.
-SPARSE = (False, True) if keras.backend.backend() == "tensorflow" else (False,)
+# Only TensorFlow has sparse products.
+FORMS = ("gather", "sparse") if keras.backend.backend() == "tensorflow" else ("gather",)
 
 
 def to_numpy(structure):

@@ -62,3 +62,33 @@ def small_model():
     from small_detector import small_detector
 
     return small_detector()
+
+
+@pytest.fixture
+def forms(monkeypatch):
+    """A function that says by which operations was sampled since the last call: a set of forms."""
+    import tensorflow as tf
+
+    from keras_dyhead.ops import deform_conv
+
+    product, sample = tf.raw_ops.SparseMatrixMatMul, deform_conv.gather_matmul
+    products, found = [], set()
+
+    def spied_product(**arguments):
+        products.append(arguments)
+        return product(**arguments)
+
+    def spied_sample(*arguments):
+        products.clear()
+        outputs = sample(*arguments)
+        found.add("sparse" if products else "gather")
+        return outputs
+
+    def forms():
+        taken = set(found)
+        found.clear()
+        return taken
+
+    monkeypatch.setattr(tf.raw_ops, "SparseMatrixMatMul", spied_product)
+    monkeypatch.setattr(deform_conv, "gather_matmul", spied_sample)
+    return forms

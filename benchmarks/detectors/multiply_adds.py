@@ -5,8 +5,10 @@ import math
 
 import tensorflow as tf
 
+from keras_dyhead.ops.sampling_form import sampling_form
+
 _PRODUCTS = ("Conv2D", "DepthwiseConv2dNative", "Einsum")
-_PRODUCTS += ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3", "SparseMatrixMatMul")
+_PRODUCTS += ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
 
 
 def count_multiply_adds(function, image_size) -> tuple[int, tuple[str, ...]]:
@@ -30,7 +32,8 @@ def count_multiply_adds(function, image_size) -> tuple[int, tuple[str, ...]]:
     # Inner functions, such as the trace that DyHead's blocks share, then are part of the graph.
     tf.config.run_functions_eagerly(True)
     try:
-        graph = tf.function(function, autograph=False).get_concrete_function(signature).graph
+        with sampling_form("gather"):  # sparse products are made in a loop
+            graph = tf.function(function, autograph=False).get_concrete_function(signature).graph
     finally:
         tf.config.run_functions_eagerly(before)
     counts = {
@@ -51,7 +54,7 @@ def _multiply_adds(operation) -> int | None:
     """Multiply-adds of one of `_PRODUCTS`, `None` where it is unknown."""
     kind, shapes = operation.type, [tensor.shape for tensor in operation.inputs]
     outputs = operation.outputs[0].shape
-    if kind == "SparseMatrixMatMul" or not all(s.is_fully_defined() for s in (*shapes, outputs)):
+    if not all(s.is_fully_defined() for s in (*shapes, outputs)):
         return None
     if kind == "Einsum":
         terms = operation.get_attr("equation").decode().split("->")[0].split(",")

@@ -25,7 +25,7 @@ def tasks(backend: str, peer: bool, part: str) -> dict[str, dict]:
     found = {PEER: {"implementation": f"sampling.torch_peer.torchvision_{part}"}} if peer else {}
     found["keras_dyhead"] = ours
     if backend == "tensorflow":
-        found["keras_dyhead, sparse products"] = ours | {"sparse": True}
+        found["keras_dyhead, gathers"] = ours | {"form": "gather"}
         found["keras_dyhead, XLA"] = ours | {"options": {"xla": True}}
     if part == "op":
         products = {"implementation": "sampling.implementations.matrix_products"}
@@ -33,8 +33,8 @@ def tasks(backend: str, peer: bool, part: str) -> dict[str, dict]:
     else:
         found["keras_dyhead, paper alignment"] = ours | paper
         if backend == "tensorflow":
-            sparse = ours | paper | {"sparse": True}
-            found["keras_dyhead, sparse products, paper alignment"] = sparse
+            gathers = ours | paper | {"form": "gather"}
+            found["keras_dyhead, gathers, paper alignment"] = gathers
     return {f"{part}: {name}": task for name, task in found.items()}
 
 

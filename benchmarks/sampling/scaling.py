@@ -23,8 +23,8 @@ def measure_scaling(
 ) -> dict[str, list[dict]]:
     """Measures the tower with one thing changing, two blocks where it is pixels or images.
 
-    On TensorFlow by sparse products. The machine may be quicker at one time than at another: calls
-    that are to be compared are made in turn, each in the process of its own size.
+    The machine may be quicker at one time than at another: calls that are to be compared are made
+    in turn, each in the process of its own size.
 
     Args:
         workload: Starting point.
@@ -39,10 +39,11 @@ def measure_scaling(
     for name, sizes in SIZES.items():
         few = workload if name == "blocks" else replace(workload, blocks=2)
         workloads = [replace(few, **size) for size in sizes]
-        form = {"repeats": 1, "backend": backend, "sparse": backend == "tensorflow"}
         with contextlib.ExitStack() as stack:
             measurements = [
-                stack.enter_context(Measurement(w, "sampling.implementations.keras_tower", **form))
+                stack.enter_context(
+                    Measurement(w, "sampling.implementations.keras_tower", 1, backend)
+                )
                 for w in workloads
             ]
             rounds = []

@@ -22,7 +22,6 @@ def train(trial: Trial) -> dict:
     from keras_dyhead.coco import evaluate_coco, load_coco
     from keras_dyhead.detectors import DetectionPreprocessor
     from keras_dyhead.training import resolve_settings
-    from keras_dyhead.training.model import fastest_sampling
 
     keras.utils.set_random_seed(trial.seed)
     settings = training_settings(trial)
@@ -47,16 +46,15 @@ def train(trial: Trial) -> dict:
     model = build(trial, settings, data.class_names, preprocessor)
     times = []
     clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_: times.append(time.time()))
-    with fastest_sampling(settings):
-        losses = model.fit(
-            data.repeat(),
-            epochs=ROUNDS,
-            steps_per_epoch=trial.steps // ROUNDS,
-            callbacks=[clock],
-            shuffle=False,  # the data set shuffles itself
-            verbose=0,
-        ).history["loss"]
-        figures = evaluate_coco(model, held_out, workers=1, verbose=0).figures
+    losses = model.fit(
+        data.repeat(),
+        epochs=ROUNDS,
+        steps_per_epoch=trial.steps // ROUNDS,
+        callbacks=[clock],
+        shuffle=False,  # the data set shuffles itself
+        verbose=0,
+    ).history["loss"]
+    figures = evaluate_coco(model, held_out, workers=1, verbose=0).figures
     rounds = [end - start for start, end in itertools.pairwise(times)]
     return {
         "figures": figures,

@@ -145,14 +145,14 @@ def _measure(dataset, seconds: float, terminal: Terminal) -> dict[str, Any]:
 
 
 def _train(dataset, settings, preprocessor, steps: int, terminal: Terminal) -> dict[str, Any]:
-    from keras_dyhead.training.model import build_detector, fastest_sampling
+    from keras_dyhead.training.model import build_detector
     from keras_dyhead.training.plan import resolve_settings
     from keras_dyhead.training.waiting import measure_waiting
 
     resolved = resolve_settings(settings, dataset.annotations)
     whole = len(dataset) * resolved.epochs
     model = build_detector(resolved, dataset.class_names, whole, preprocessor)
-    with Progress(console=terminal, transient=True) as bar, fastest_sampling(resolved):
+    with Progress(console=terminal, transient=True) as bar:
         task = bar.add_task("training", total=1.0)
         return measure_waiting(model, dataset, steps, lambda x: bar.update(task, completed=x))
 

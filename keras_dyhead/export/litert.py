@@ -15,7 +15,7 @@ from keras_dyhead.export.serving import (
     serving_archive,
     serving_preprocessor,
 )
-from keras_dyhead.ops.sparse_sampling import sparse_sampling
+from keras_dyhead.ops.sampling_form import sampling_form
 
 
 class _IntegerPreprocessor(PortablePreprocessor):
@@ -77,7 +77,7 @@ def export_litert(
         return detect(model, batch | {"images": fixed})
 
     signature = [tf.TensorSpec((1, None, None, 3), tf.float32, name="images")]
-    with tempfile.TemporaryDirectory() as folder, sparse_sampling(False):
+    with tempfile.TemporaryDirectory() as folder, sampling_form("gather"):
         archive = serving_archive(model, serving_default=(serve, signature))
         archive.write_out(folder, verbose=False)
         Path(path).write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())

@@ -15,7 +15,7 @@ from keras_dyhead.export.serving import (
     detect,
     serving_preprocessor,
 )
-from keras_dyhead.ops.sparse_sampling import sparse_sampling
+from keras_dyhead.ops.sampling_form import sampling_form
 
 OPSET = 18
 
@@ -85,7 +85,7 @@ def convert(function: Callable, signature: tf.TensorSpec):
         raise ImportError(
             "`export_onnx` needs onnx and tf2onnx: `pip install '.[export]'` in a clone."
         ) from error
-    with sparse_sampling(False):
+    with sampling_form("gather"):
         proto, _ = tf2onnx.convert.from_function(
             tf.function(lambda inputs: function(inputs), input_signature=[signature]),
             [signature],

@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.export.serving import detect, serving_archive, serving_preprocessor
+from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import printable
 
 
@@ -85,12 +86,13 @@ def export_saved_model(
 
     images = tf.TensorSpec((None, None, None, 3), tf.float32, name="images")
     files = tf.TensorSpec((None,), tf.string, name="files")
-    archive = serving_archive(
-        model,
-        serving_default=(serving_default, [images]),
-        serving_bytes=(serving_bytes, [files]),
-    )
-    archive.write_out(os.fspath(path), verbose=False)
+    with sampling_form(chosen_form()):  # TensorFlow alone will run it, as it does here
+        archive = serving_archive(
+            model,
+            serving_default=(serving_default, [images]),
+            serving_bytes=(serving_bytes, [files]),
+        )
+        archive.write_out(os.fspath(path), verbose=False)
     if class_names is not None:
         names = Path(path, "assets.extra", "class_names.txt")
         names.parent.mkdir(exist_ok=True)

@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_dyhead.ops.sparse_sampling import sampling_mode
+from keras_dyhead.ops.sampling_form import chosen_form
 
 
 class SharedTrace:
@@ -31,7 +31,8 @@ class SharedTrace:
 
         if tf.executing_eagerly():
             return layer(inputs)
-        mode = (sampling_mode(), training)  # all that the trace depends on beside the arguments
+        form = chosen_form(self._layer.compute_dtype)
+        mode = (form, training)  # all that the trace depends on beside the arguments
         if mode not in self._functions:
             attributes = {"_noinline": True} if training else None
             self._functions[mode] = tf.function(

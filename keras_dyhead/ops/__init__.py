@@ -2,6 +2,5 @@
 
 from keras_dyhead.ops.deform_conv import deform_conv2d
 from keras_dyhead.ops.resize import resize_align_corners
-from keras_dyhead.ops.sparse_sampling import sparse_sampling
 
-__all__ = ["deform_conv2d", "resize_align_corners", "sparse_sampling"]
+__all__ = ["deform_conv2d", "resize_align_corners"]

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
 from keras_dyhead.ops.rows import scatter_add_rows, take_rows, transposed_matmul
-from keras_dyhead.ops.sparse_sampling import samples_sparsely, sparse_matmul, sparse_weights
+from keras_dyhead.ops.sampling_form import chosen_form, sparse_matmul, sparse_weights
 
 
 def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
@@ -34,18 +34,19 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
     filters = kernel.shape[-1]
     accumulator = keras.backend.result_type(rows.dtype, "float32")
     chunks = num_chunks(positions, column_shape, rows.dtype)
+    sparse = chosen_form(rows.dtype) == "sparse"  # the gradient may be traced elsewhere
 
     @ops.custom_gradient
     def forward(rows, kernel, indices, weights):
         def outputs_of_chunk(_, corners):
-            return (), (_multiply(weighted_gather(rows, *corners), kernel, groups),)
+            return (), (_multiply(weighted_gather(rows, *corners, sparse), kernel, groups),)
 
         # The converters to ONNX and LiteRT cannot follow a loop; they never see sparse products.
         _, (outputs,) = scan_chunks(
             outputs_of_chunk,
             carry=(),
             arrays=(indices, weights),
-            chunks=chunks if samples_sparsely(rows) else 1,
+            chunks=chunks if sparse else 1,
             like=[((filters,), rows.dtype)],
         )
 
@@ -58,7 +59,7 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
                 grad, indices, weights = arrays
                 grad_columns = _multiply_back(grad, kernel, groups, column_shape)
                 columns, grad_rows, grad_weights = weighted_gather_gradient(
-                    grad_columns, rows_again, indices, weights
+                    grad_columns, rows_again, indices, weights, sparse
                 )
                 grad_kernel = _multiply_columns(columns, grad, kernel.shape, groups)
                 sums = (sums[0] + grad_rows, sums[1] + ops.cast(grad_kernel, accumulator))
@@ -83,16 +84,16 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
     return forward(rows, kernel, indices, weights)
 
 
-def weighted_gather(rows, indices, weights):
+def weighted_gather(rows, indices, weights, sparse):
     """Adds up gathered rows times their weights: `(P, S, D)`, dtype of `rows`."""
-    if samples_sparsely(rows):
+    if sparse:
         columns = sparse_matmul(sparse_weights(indices, weights, rows), rows)
         return ops.reshape(columns, (*ops.shape(indices)[:2], rows.shape[-1]))
     corners = take_rows(rows, indices)
     return ops.sum(corners * ops.cast(weights, rows.dtype)[..., None], axis=-2)
 
 
-def weighted_gather_gradient(grad_columns, rows, indices, weights):
+def weighted_gather_gradient(grad_columns, rows, indices, weights, sparse):
     """Gathers again and goes back: columns, gradient to `rows`, gradient to `weights`.
 
     Gradients are accumulated in at least float32; that of `rows` is returned in this dtype.
@@ -104,7 +105,7 @@ def weighted_gather_gradient(grad_columns, rows, indices, weights):
         products = ops.cast(grad_columns * corners, accumulator)
         return ops.cast(ops.sum(products, axis=-1), weights.dtype)
 
-    if samples_sparsely(rows):
+    if sparse:
         # One corner at a time leaves the columns' gradient in the cache.
         grad_weights = [
             dots(take_rows(rows, indices[..., j]), grad_columns) for j in range(indices.shape[-1])

@@ -1,9 +1,6 @@
 """The detector of a training, as its settings ask for it."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
-
-import tensorflow as tf
 
 from keras_dyhead.detectors import (
     DETECTORS,
@@ -15,7 +12,6 @@ from keras_dyhead.detectors import (
     RegionPooler,
 )
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
-from keras_dyhead.ops import sparse_sampling
 from keras_dyhead.training.backbone import build_backbone
 from keras_dyhead.training.optimizer import build_optimizer
 from keras_dyhead.training.settings import TrainingSettings
@@ -140,18 +136,3 @@ def _own_arguments(settings):
         "region_sampler": RandomSampler(96, 0.25),
         "pooler": RegionPooler(canonical_size=112.0),
     }
-
-
-def fastest_sampling(settings: TrainingSettings) -> AbstractContextManager:
-    """Returns the context to train in: sparse products on CPUs, but where XLA compiles the step.
-
-    Args:
-        settings: The settings.
-
-    Example:
-
-    >>> with fastest_sampling(settings):
-    ...     model.fit(dataset)  # doctest: +SKIP (needs a model)
-    """
-    on_cpu = not tf.config.list_physical_devices("GPU")
-    return sparse_sampling(on_cpu and not settings.jit_compile)

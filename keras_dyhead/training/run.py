@@ -14,7 +14,7 @@ from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, Fi
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.data import build_preprocessor, open_data
 from keras_dyhead.training.durable import replace_file
-from keras_dyhead.training.model import build_detector, fastest_sampling
+from keras_dyhead.training.model import build_detector
 from keras_dyhead.training.plan import resolve_settings, training_config
 from keras_dyhead.training.progress import TrainingProgress
 from keras_dyhead.training.results import RESULTS, write_results
@@ -207,15 +207,14 @@ class Training:
         if verbose:
             steps, every = len(self.train_data), self.settings.eval_every
             callbacks.append(TrainingProgress(steps, every, verbose == 1, self.steps_done))
-        with fastest_sampling(self.settings):
-            self.model.fit(
-                self.train_data,
-                epochs=self.settings.epochs,
-                initial_epoch=self.epochs_done,
-                callbacks=callbacks,
-                shuffle=False,  # the data set shuffles itself
-                verbose=0,
-            )
+        self.model.fit(
+            self.train_data,
+            epochs=self.settings.epochs,
+            initial_epoch=self.epochs_done,
+            callbacks=callbacks,
+            shuffle=False,  # the data set shuffles itself
+            verbose=0,
+        )
 
     def _write_results(self, epoch: int | None) -> dict:
         try:

@@ -26,9 +26,12 @@ QUICK = (("atss", 1),)
         for n in (0, 1)
     ],
 )
-def test_the_interpreter_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
+def test_the_interpreter_detects_the_same_in_images_of_any_size(
+    detector, num_blocks, forms, tmp_path
+):
     model = small_detector(detector, num_blocks)
     export_litert(model, tmp_path / "model.tflite", image_size=(64, 96))
+    assert forms() == ({"gather"} if num_blocks else set())
     detect = tf.lite.Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
     for image in pictures(tmp_path)[1]:
         out = detect(images=image[None].astype("float32"))

@@ -38,12 +38,13 @@ def run(path, images):
         for n in (0, 1)
     ],
 )
-def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_blocks, tmp_path):
+def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_blocks, forms, tmp_path):
     names = ["a", "b", "ü"]
     neck = DyHeadNeck(1, 16, alignment="published") if num_blocks else None
     model = small_detector(detector, neck=neck, class_names=names)
     path = tmp_path / "model.onnx"
     export_onnx(model, path)
+    assert forms() == ({"gather"} if num_blocks else set())
     metadata = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
     assert json.loads(metadata["class_names"]) == names
     for image in pictures(tmp_path)[1]:

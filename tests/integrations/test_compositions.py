@@ -125,6 +125,36 @@ def test_an_exported_model_computes_the_same(trained, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", [*tiny_detectors.COMPOSITIONS, "atss"])
+def test_keras_converts_a_model_for_other_runtimes(name, forms, tmp_path):
+    """To ONNX and LiteRT, which have no sparse products, also after it has used them."""
+    import onnxruntime
+    from export.small_detectors import small_detector
+
+    build = tiny_detectors.COMPOSITIONS.get(name, lambda: small_detector("atss", 1))
+    model, images = build(), tiny_detectors.images(1)
+    expected = {x.shape: x for x in map(np.asarray, tf.function(model)(images).values())}
+    assert forms() == {"sparse"}
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    outputs = session.run(None, {session.get_inputs()[0].name: images})
+    signature = keras.tree.map_structure(
+        lambda _: keras.InputSpec(shape=images.shape, dtype="float32"), model.input
+    )
+    path = tmp_path / "model.tflite"
+    model.export(path, format="litert", input_signature=[signature], verbose=False)
+    interpreter = tf.lite.Interpreter(str(path))
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(interpreter.get_input_details()[0]["index"], images)
+    interpreter.invoke()
+    outputs += [interpreter.get_tensor(x["index"]) for x in interpreter.get_output_details()]
+    assert forms() == {"gather"} and len(outputs) == 2 * len(expected)
+    for output in outputs:
+        wanted = expected[output.shape]
+        np.testing.assert_allclose(output, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+@pytest.mark.slow
 def test_mixed_bfloat16_keeps_boxes_in_float32(name, trained):
     """Under the global policy everything runs, with bfloat16 inside and float32 boxes.
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend import SPARSE, as_function, vjp
+from backend import FORMS, as_function, vjp
 
 from keras_dyhead.layers import DyHeadNeck
-from keras_dyhead.ops import deform_conv2d, sparse_sampling
+from keras_dyhead.ops import deform_conv2d
+from keras_dyhead.ops.sampling_form import sampling_form
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -64,17 +65,17 @@ def training():
 
 
 @functools.cache
-def first_run(results, sparse):
-    with sparse_sampling(sparse):
+def first_run(results, form):
+    with sampling_form(form):
         return results()
 
 
-@pytest.mark.parametrize("sparse", SPARSE)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("results", [operation, neck, training])
-def test_another_run_gives_the_same_bits(results, sparse):
-    with sparse_sampling(sparse):
+def test_another_run_gives_the_same_bits(results, form):
+    with sampling_form(form):
         again = results()
-    for a, b in zip(first_run(results, sparse), again, strict=True):
+    for a, b in zip(first_run(results, form), again, strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -82,8 +83,8 @@ def digest():
     """A fingerprint of all results."""
     bits = hashlib.sha256()
     for results in (operation, neck, training):
-        for sparse in SPARSE:
-            for array in first_run(results, sparse):
+        for form in FORMS:
+            for array in first_run(results, form):
                 bits.update(array.tobytes())
     return bits.hexdigest()
 

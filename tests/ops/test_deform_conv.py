@@ -6,12 +6,13 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend import SPARSE, relative_error, run, vjp
+from backend import FORMS, relative_error, run, vjp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy_reference import deform_conv2d as loop_reference
 
-from keras_dyhead.ops import chunks, deform_conv2d, sparse_sampling
+from keras_dyhead.ops import chunks, deform_conv2d
+from keras_dyhead.ops.sampling_form import sampling_form
 
 DATA = Path(__file__).parents[1] / "data" / "op_deform_conv"
 CASES = {case["id"]: case for case in json.loads((DATA / "cases.json").read_text())}
@@ -23,10 +24,10 @@ def channels_last(array):
 
 
 @pytest.mark.parametrize("chunk_bytes", [None, 10_000], ids=["whole", "chunks"])
-@pytest.mark.parametrize("sparse", SPARSE)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("case_id", CASES)
 def test_agrees_with_torchvision_forward_and_in_all_gradients(
-    case_id, sparse, chunk_bytes, monkeypatch
+    case_id, form, chunk_bytes, monkeypatch
 ):
     if chunk_bytes:
         monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", chunk_bytes)
@@ -56,7 +57,7 @@ def test_agrees_with_torchvision_forward_and_in_all_gradients(
             offset_groups=case["offset_groups"],
         )
 
-    with sparse_sampling(sparse):
+    with sampling_form(form):
         output, gradients = vjp(convolve, arrays, channels_last(data["grad_output"]))
     assert relative_error(output, channels_last(data["output"])) <= 1e-5
     for found, wanted in zip(gradients, expected, strict=True):
@@ -119,14 +120,14 @@ def problems(draw):
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
-@given(problems(), st.sampled_from(SPARSE))
-def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem, sparse):
+@given(problems(), st.sampled_from(FORMS))
+def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem, form):
     arrays, cotangent, (stride, padding, dilation) = problem
 
     def convolve(*tensors):
         return deform_conv2d(*tensors, strides=stride, padding=padding, dilation_rate=dilation)
 
-    with sparse_sampling(sparse):
+    with sampling_form(form):
         output, gradients = vjp(convolve, arrays, cotangent)
     expected = loop_reference(*arrays, stride, padding, dilation, grad=cotangent)
     assert relative_error(output, expected[0]) <= 1e-5
@@ -137,26 +138,8 @@ def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem, sparse):
 
 
 @pytest.mark.tensorflow
-def test_sparse_sampling_holds_inside_its_context_only():
-    """A compiled function of either kind contains the operations of that kind."""
-    import tensorflow as tf
-
-    arrays = [
-        tf.zeros(shape) for shape in ((1, 4, 4, 2), (1, 4, 4, 18), (1, 4, 4, 9), (3, 3, 2, 2))
-    ]
-
-    def operations():
-        graph = tf.function(lambda: deform_conv2d(*arrays)).get_concrete_function().graph
-        return {operation.type for operation in graph.get_operations()}
-
-    with sparse_sampling():
-        assert "SparseMatrixMatMul" in operations()
-    assert "SparseMatrixMatMul" not in operations()
-
-
-@pytest.mark.tensorflow
-@pytest.mark.parametrize("sparse", SPARSE)
-def test_unknown_sizes_give_the_same_in_several_chunks(sparse, monkeypatch):
+@pytest.mark.parametrize("form", FORMS)
+def test_unknown_sizes_give_the_same_in_several_chunks(form, monkeypatch):
     import tensorflow as tf
 
     rng = np.random.default_rng(0)
@@ -174,7 +157,7 @@ def test_unknown_sizes_give_the_same_in_several_chunks(sparse, monkeypatch):
             outputs = deform_conv2d(*tensors)
         return outputs, tape.gradient(outputs, tensors, cotangent)
 
-    with sparse_sampling(sparse):
+    with sampling_form(form):
         found = step(*map(tf.constant, arrays))
     for a, b in zip([found[0], *found[1]], [expected[0], *expected[1]], strict=True):
         assert relative_error(a, b) <= 1e-5

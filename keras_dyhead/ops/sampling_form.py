@@ -1,0 +1,109 @@
+"""The two forms of a weighted row gather, sparse matrix products or gathers, and their choice."""
+
+import contextlib
+import sys
+
+import keras
+
+_EXPORTERS = (
+    *("keras.src.export.", "tf2onnx."),
+    *("tensorflow.lite.", "tensorflow.python.saved_model."),
+)
+_forced = None
+
+
+def chosen_form(dtype="float32") -> str:
+    """Returns the form in which rows are gathered that are computed or traced now.
+
+    `"sparse"` wherever TensorFlow's own runtime on CPUs will run it: several times as fast there as
+    `"gather"` (see `benchmarks`), and equal to rounding. XLA, ONNX and LiteRT have no such
+    operation, and half precision has no kernel.
+
+    Args:
+        dtype: dtype of the rows. Defaults to `"float32"`.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return "gather"
+    if keras.backend.standardize_dtype(dtype) not in ("float32", "float64"):
+        return "gather"
+    if _forced is not None:
+        return _forced
+    import tensorflow as tf
+
+    if any(device.device_type != "CPU" for device in tf.config.get_visible_devices()):
+        return "gather"
+    if not tf.executing_eagerly() and (_is_compiled() or _is_exported()):
+        return "gather"
+    return "sparse"
+
+
+@contextlib.contextmanager
+def sampling_form(form: str):
+    """Forces one form in everything run or traced inside the context, for tests and benchmarks.
+
+    Where the backend or the dtype does not have it, gathers stay.
+
+    Args:
+        form: `"sparse"` or `"gather"`.
+
+    Raises:
+        ValueError: If it is neither.
+
+    Example:
+
+    >>> with sampling_form("gather"):
+    ...     chosen_form()
+    'gather'
+    """
+    global _forced
+    if form not in ("sparse", "gather"):
+        raise ValueError(f'`form` must be "sparse" or "gather". Received: form={form!r}')
+    before, _forced = _forced, form
+    try:
+        yield
+    finally:
+        _forced = before
+
+
+def sparse_weights(indices, weights, rows):
+    """The matrix that `weighted_gather` multiplies `rows` with: `(P * S, R)`, compressed rows."""
+    import tensorflow as tf
+
+    num_lines = tf.reduce_prod(tf.shape(indices)[:-1])
+    columns = tf.reshape(indices, (num_lines, indices.shape[-1]))
+    lines = tf.broadcast_to(tf.range(num_lines)[:, None], tf.shape(columns))
+    return tf.raw_ops.SparseTensorToCSRSparseMatrix(
+        indices=tf.cast(tf.reshape(tf.stack([lines, columns], axis=-1), (-1, 2)), "int64"),
+        values=tf.cast(tf.reshape(weights, (-1,)), rows.dtype),
+        dense_shape=tf.cast(tf.stack([num_lines, tf.shape(rows)[0]]), "int64"),
+    )
+
+
+def sparse_matmul(matrix, dense, transpose=False):
+    """`matrix @ dense`, or `matrix.T @ dense`."""
+    import tensorflow as tf
+
+    if transpose:  # `transpose_a` does not give the same bits every time, and takes twice as long
+        matrix = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=dense.dtype)
+    return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense)
+
+
+def _is_compiled() -> bool:
+    """Whether the graph that is being traced is for XLA."""
+    import tensorflow as tf
+    from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
+
+    return GraphOrParentsInXlaContext(tf.compat.v1.get_default_graph())
+
+
+def _is_exported() -> bool:
+    """Whether an exporter asked for the trace: then any runtime may get it, now or later.
+
+    None of them says so anywhere but in the calls that led here.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_globals.get("__name__", "").startswith(_EXPORTERS):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,153 @@
+"""By which operations a neck samples, on every road through Keras that leads to it."""
+
+import keras
+import numpy as np
+import pytest
+
+from keras_dyhead.layers import DyHeadNeck
+
+pytestmark = pytest.mark.tensorflow
+SIZES = (8, 4)
+
+
+def model_of(dtype="float32", **arguments):
+    inputs = [keras.Input((n, n, 16)) for n in SIZES]
+    outputs = DyHeadNeck(1, 16, alignment="published", dtype=dtype)(inputs)
+    model = keras.Model(inputs, outputs)
+    model.compile(keras.optimizers.SGD(0.01), loss=["mse", "mse"], **arguments)
+    return model
+
+
+def maps():
+    return [np.random.default_rng(n).normal(size=(2, n, n, 16)).astype("float32") for n in SIZES]
+
+
+def operations(path):
+    """The types of all operations of a SavedModel."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
+
+    graphs = SavedModel.FromString((path / "saved_model.pb").read_bytes()).meta_graphs
+    return {
+        node.op
+        for graph in graphs
+        for function in graph.graph_def.library.function
+        for node in function.node_def
+    }
+
+
+def walk(model, roads, forms):
+    """Goes some of Keras' roads with a model; returns the forms it met on each."""
+    x, met = maps(), {}
+    calls = {
+        "call": lambda: model(x),
+        "predict": lambda: model.predict(x, verbose=0),
+        "evaluate": lambda: model.evaluate(x, x, batch_size=1, verbose=0),
+        "fit": lambda: model.fit(x, x, batch_size=1, verbose=0),
+    }
+    for road in roads:
+        forms()
+        calls[road]()
+        met[road] = forms()
+    return met
+
+
+ROADS = ("call", "predict", "evaluate", "fit")
+
+
+@pytest.mark.parametrize("arguments", [{"steps_per_execution": 2}, {"run_eagerly": True}])
+def test_keras_on_cpus_multiplies_sparse_matrices(arguments, forms):
+    """Also where it is left to Keras whether XLA compiles the steps."""
+    model = model_of(**arguments)
+    assert model.jit_compile is False
+    met = walk(model, ROADS[:1] + ROADS[:0:-1], forms)
+    assert met["call"] == met["fit"] == {"sparse"}
+    # What they have in common with `call` and `predict` may have been traced already.
+    assert set().union(*met.values()) == {"sparse"}
+
+
+@pytest.mark.parametrize(
+    "roads", [ROADS[1:2], pytest.param(ROADS[2:], marks=pytest.mark.slow)], ids=" ".join
+)
+def test_keras_under_xla_gathers(roads, forms):
+    model = model_of(jit_compile=True)
+    assert model.jit_compile is True
+    assert walk(model, ["call"], forms) == {"call": {"sparse"}}  # no part of what is compiled
+    met = walk(model, roads, forms)
+    assert set().union(*met.values()) == {"gather"}
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
+def test_half_precision_gathers(policy, forms):
+    model = model_of(policy)
+    assert walk(model, ROADS[:2], forms) == {"call": {"gather"}, "predict": {"gather"}}
+
+
+@pytest.fixture(scope="module")
+def predicted():
+    """A model that has predicted, and so has traces of its own, with what it said."""
+    keras.utils.set_random_seed(0)
+    model = model_of()
+    for weight in model.weights:
+        weight.assign(np.random.default_rng(0).normal(0, 0.2, weight.shape))
+    return model, model.predict(maps(), verbose=0)
+
+
+def check(outputs, expected):
+    """Compares in the order of sizes: runtimes name and sort outputs by themselves."""
+    outputs = sorted((np.asarray(x) for x in outputs), key=lambda x: -x.size)
+    for found, wanted in zip(outputs, expected, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_a_saved_model_of_keras_gathers_and_leaves_the_model_alone(predicted, forms, tmp_path):
+    """It may become a LiteRT file."""
+    import tensorflow as tf
+
+    model, expected = predicted
+    model.export(tmp_path, verbose=False)
+    assert "SparseMatrixMatMul" not in operations(tmp_path)
+    loaded = tf.saved_model.load(tmp_path)
+    check(loaded.serve(maps()), expected)
+    assert tf.lite.TFLiteConverter.from_saved_model(str(tmp_path)).convert()
+    assert "sparse" not in forms()
+    tf.function(model)(maps())
+    assert "gather" not in forms()
+
+
+def test_a_saved_model_of_tensorflow_gathers(predicted, forms, tmp_path):
+    import tensorflow as tf
+
+    module = tf.Module()
+    module.variables_of_model = [variable.value for variable in predicted[0].variables]
+    signature = [[tf.TensorSpec((None, n, n, 16)) for n in SIZES]]
+    module.serve = tf.function(lambda x: predicted[0](x), input_signature=signature)
+    tf.saved_model.save(module, str(tmp_path))
+    assert "SparseMatrixMatMul" not in operations(tmp_path) and "sparse" not in forms()
+
+
+def test_keras_exports_to_onnx(predicted, forms, tmp_path):
+    import onnxruntime
+
+    model, expected = predicted
+    model.export(tmp_path / "model.onnx", format="onnx", verbose=False)
+    assert "sparse" not in forms()
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    inputs = {x.name: maps()[SIZES.index(x.shape[1])] for x in session.get_inputs()}
+    check(session.run(None, inputs), expected)
+
+
+def test_keras_exports_to_litert(predicted, forms, tmp_path):
+    import tensorflow as tf
+
+    model, expected = predicted
+    path = tmp_path / "model.tflite"
+    signature = [[keras.InputSpec(shape=(2, n, n, 16), dtype="float32") for n in SIZES]]
+    model.export(path, format="litert", input_signature=signature, verbose=False)
+    assert "sparse" not in forms()
+    interpreter = tf.lite.Interpreter(str(path))
+    interpreter.allocate_tensors()
+    for place in interpreter.get_input_details():
+        interpreter.set_tensor(place["index"], maps()[SIZES.index(place["shape"][1])])
+    interpreter.invoke()
+    places = interpreter.get_output_details()
+    check([interpreter.get_tensor(place["index"]) for place in places], expected)
