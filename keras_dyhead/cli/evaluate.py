@@ -36,6 +36,14 @@ def evaluate(
     results: Annotated[
         Path | None, typer.Option(help="JSON file for the detections, in COCO's results format.")
     ] = None,
+    plots: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False,
+            help="Folder for pictures: which classes are confused (confusion.png), and the "
+            "precision at each recall (precision_recall.png).",
+        ),
+    ] = None,
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Print the figures of every class, too.")
     ] = False,
@@ -75,6 +83,9 @@ def evaluate(
     print_figures(result.figures, len(opened.images), terminal)
     if per_class:
         _print_classes(result.per_class, terminal)
+    if plots is not None:
+        _draw(plots, opened, result)
+        terminal.print(f"written to {plots}: confusion.png and precision_recall.png")
     if out is not None:
         record = {
             "figures": result.figures,
@@ -90,6 +101,18 @@ def evaluate(
     if results is not None:
         write_detections(result.detections, results)
         terminal.print(f"written: {results}")
+
+
+def _draw(folder: Path, opened, result) -> None:
+    from keras_dyhead import visualization
+
+    folder.mkdir(parents=True, exist_ok=True)
+    names, matrix = opened.class_names, visualization.confusion_matrix(opened, result.detections)
+    confusion = visualization.plot_confusion(matrix, names)
+    confusion.savefig(folder / "confusion.png", dpi=120)
+    order = [opened.category_ids.index(row["category_id"]) for row in result.per_class]
+    curves = visualization.plot_precision_recall(result.precision, [names[i] for i in order])
+    curves.savefig(folder / "precision_recall.png", dpi=120)
 
 
 def _print_classes(classes: list[dict], terminal: Terminal) -> None:

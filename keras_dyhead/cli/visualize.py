@@ -66,7 +66,7 @@ def visualize(
             names,
             score_threshold,
             sampled,
-            title=f"{Path(model).name} on {', '.join(path.name for path in images)}",
+            title=Path(model).name,
             progress=progress_bar("drawing", terminal),
         )
     for fault in report.faults:

@@ -36,11 +36,14 @@ class CocoResult(NamedTuple):
             `name`, `boxes` (how many it has, crowds aside), `AP`, `AP50`, `AP75` and `AR100`.
         detections: An array with the fields `image_id`, `category_id`, `bbox` and `score`, see
             `detection_array`.
+        precision: `(101, K)` precision of every category at the recalls 0, 0.01, ..., 1 for IoU
+            0.5; -1 where it has no ground truth.
     """
 
     figures: dict[str, float]
     per_class: list[dict]
     detections: np.ndarray
+    precision: np.ndarray
 
 
 def coco_metrics(
@@ -93,7 +96,8 @@ def coco_metrics(
         record = {"category_id": category_id, "name": str(category_id if name is None else name)}
         record["boxes"] = int(np.sum(boxes == category_id))
         per_class.append(record | {name: figures[name] for name in CLASS_METRIC_NAMES})
-    return CocoResult(_summarize(precision, recall), per_class, detections)
+    figures = _summarize(precision, recall)
+    return CocoResult(figures, per_class, detections, precision[0, :, :, 0, -1])
 
 
 def _truth_array(records: Sequence[Mapping]) -> np.ndarray:

@@ -2,6 +2,11 @@
 
 from keras_dyhead.visualization.attention import plot_attention
 from keras_dyhead.visualization.detections import plot_detections, plot_examples
+from keras_dyhead.visualization.evaluation import (
+    confusion_matrix,
+    plot_confusion,
+    plot_precision_recall,
+)
 from keras_dyhead.visualization.history import plot_history
 from keras_dyhead.visualization.pictures import draw_detections, unique_stems
 from keras_dyhead.visualization.report import write_report
@@ -11,11 +16,14 @@ from keras_dyhead.visualization.tensorboard import TensorBoardLog
 
 __all__ = [
     "TensorBoardLog",
+    "confusion_matrix",
     "draw_detections",
     "plot_attention",
+    "plot_confusion",
     "plot_detections",
     "plot_examples",
     "plot_history",
+    "plot_precision_recall",
     "plot_sampling",
     "plot_scale_weights",
     "unique_stems",

@@ -24,12 +24,14 @@ def plot_attention(
     preprocessor: Preprocessor | None = None,
     blocks: Sequence[int] | None = None,
     overlay: float = 0.7,
+    highest: float | None = None,
 ) -> Figure:
     """Draws every level's map before DyHead and after each attention, block by block.
 
     A column is a level, a row is a step, in the order of computation: spatial-, scale-, then
-    task-aware attention. Drawn is the norm over the channels, over the grey image. Within a row
-    colours mean the same, so one sees on which level an object lights up. Padding is cut off.
+    task-aware attention. Drawn is the norm over the channels, over the grey image. Colours mean the
+    same in the whole figure, so one sees where, and on which level, an object lights up. Padding
+    is cut off.
 
     Args:
         model: A Keras model from images to anything with one `DyHeadNeck` in it: a detector of this
@@ -41,6 +43,8 @@ def plot_attention(
             the model's input size, if that is fixed, and keeps its values 0..255.
         blocks: Numbers of the blocks to draw, from 0. Defaults to `None`: all.
         overlay: How much the colours cover the image, 0 to 1. Defaults to `0.7`.
+        highest: The norm of the brightest colour, to compare figures; the darkest is 0. Defaults to
+            `None`: the largest norm in the figure.
 
     Returns:
         A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
@@ -58,10 +62,15 @@ def plot_attention(
     Source: paper, figure 1, where scale-aware attention comes first; the released code, followed
     here, has the order of the rows.
     """
-    return draw_attention(look_inside(model, image, preprocessor), blocks, overlay)
+    return draw_attention(look_inside(model, image, preprocessor), blocks, overlay, highest)
 
 
-def draw_attention(view: View, blocks: Sequence[int] | None = None, overlay: float = 0.7) -> Figure:
+def draw_attention(
+    view: View,
+    blocks: Sequence[int] | None = None,
+    overlay: float = 0.7,
+    highest: float | None = None,
+) -> Figure:
     """`plot_attention` of a `View`."""
     count = len(view.blocks)
     chosen = list(range(count)) if blocks is None else list(blocks)
@@ -79,12 +88,24 @@ def draw_attention(view: View, blocks: Sequence[int] | None = None, overlay: flo
         _draw_cells(axes[0, i], view, i)
     axes[0, 0].set_ylabel("image and cells", **_LABEL)
     axes[0, -1].set_axis_off()
+    if highest is None:
+        highest = max(largest_norm(view, norms) for _, norms in rows)
     for row, (title, norms) in zip(axes[1:], rows, strict=True):
-        drawn = _draw_row(row[:-1], view, norms, overlay)
+        drawn = _draw_row(row[:-1], view, norms, overlay, highest)
         row[0].set_ylabel(title, **_LABEL)
-        bar = axes[0, 0].figure.colorbar(drawn, cax=row[-1])
-        bar.ax.tick_params(labelsize=7)
-    return axes[0, 0].figure
+        row[-1].remove()
+    figure = axes[0, 0].figure
+    bar = figure.add_subplot(axes[0, 0].get_gridspec()[1:, -1])
+    figure.colorbar(drawn, cax=bar).ax.tick_params(labelsize=7)
+    return figure
+
+
+def largest_norm(view: View, norms: Sequence[np.ndarray] | None = None) -> float:
+    """Returns the largest norm in the cells on the image: of some maps, or of the whole view."""
+    if norms is None:
+        steps = [view.before, *(maps for block in view.blocks for maps in block.norms.values())]
+        return max(largest_norm(view, maps) for maps in steps)
+    return max(float(_visible(values, view, level).max()) for level, values in enumerate(norms))
 
 
 def _axes(view: View, rows: int) -> np.ndarray:
@@ -127,11 +148,9 @@ def _draw_cells(axis, view: View, level: int) -> None:
     axis.set_title(f"{view.levels[level]}: {cells[1]} x {cells[0]} cells", fontsize=8)
 
 
-def _draw_row(row, view: View, norms, overlay: float):
-    """One step on all levels, in the same colours; returns the last map drawn."""
+def _draw_row(row, view: View, norms, overlay: float, highest: float):
+    """One step on all levels; returns the last map drawn."""
     height, width = view.image.shape[:2]
-    seen = [_visible(values, view, i) for i, values in enumerate(norms)]
-    lowest, highest = min(x.min() for x in seen), max(x.max() for x in seen)
     for axis, values, (stride_y, stride_x) in zip(row, norms, view.strides, strict=True):
         axis.imshow(
             view.image.mean(axis=-1), "gray", vmin=0, vmax=255, extent=(0, width, height, 0)
@@ -139,7 +158,7 @@ def _draw_row(row, view: View, norms, overlay: float):
         drawn = axis.imshow(
             values,
             "inferno",
-            vmin=lowest,
+            vmin=0,
             vmax=highest,
             alpha=overlay,
             interpolation="nearest",

@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Patch, Rectangle
+from matplotlib.patches import Patch
+
+from keras_dyhead.visualization.colours import class_colour
+from keras_dyhead.visualization.pictures import class_name, draw_detections
 
 _MAX_LABELLED = 12  # with more boxes in a picture, their texts would cover it
 _INCHES = 3.2  # side of one picture
@@ -115,44 +117,19 @@ def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
     axes, shown = figure.subplots(rows, columns, squeeze=False), set()
     for axis in axes.flat:
         axis.set_axis_off()
-    for axis, picture in zip(axes.flat, pictures, strict=False):
-        shown |= _draw_boxes(axis, *picture, class_names)
-    handles = [Patch(color=_colour(c), label=_name(c, class_names)) for c in sorted(shown)]
-    if handles:
-        figure.legend(handles=handles[:20], loc="outside lower center", ncols=min(10, len(handles)))
+    for axis, (title, image, objects) in zip(axes.flat, pictures, strict=False):
+        labels = np.asarray(objects["labels"])
+        labels = labels[labels >= 0].astype(int).tolist()
+        drawn = draw_detections(image, objects, class_names, 0, len(labels) <= _MAX_LABELLED)
+        axis.imshow(drawn, extent=(0, image.shape[1], image.shape[0], 0))
+        axis.set_title(f"{title}: {len(labels)}", fontsize=9)
+        shown.update(labels)
+    patches = [Patch(color=np.array(class_colour(label)) / 255) for label in sorted(shown)[:20]]
+    names = [class_name(label, class_names) for label in sorted(shown)[:20]]
+    if patches:
+        legend = figure.legend(
+            patches, ["-"] * len(names), loc="outside lower center", ncols=min(10, len(names))
+        )
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set(text=name, parse_math=False)  # a name may begin with _, and have a $
     return figure
-
-
-def _draw_boxes(axis, title, image, objects, class_names) -> set[int]:
-    """Draws an image with its boxes and returns the labels it drew."""
-    axis.imshow(np.clip(np.asarray(image), 0, 255).astype("uint8"))
-    labels = np.asarray(objects["labels"]).astype(int)
-    count = int((labels >= 0).sum())
-    axis.set_title(f"{title}: {count}", fontsize=9)
-    scores = objects.get("confidence", [None] * len(labels))
-    for box, label, score in zip(np.asarray(objects["boxes"]), labels, scores, strict=True):
-        if label < 0:
-            continue
-        (x1, y1, x2, y2), colour = box, _colour(label)
-        axis.add_patch(Rectangle((x1, y1), x2 - x1, y2 - y1, fill=False, color=colour, lw=1.6))
-        if count <= _MAX_LABELLED:
-            text = _name(label, class_names) + ("" if score is None else f" {score:.2f}")
-            axis.text(
-                x1,
-                max(y1, 0.06 * image.shape[0]),  # inside the picture also at its upper edge
-                text,
-                fontsize=6.5,
-                color="white",
-                verticalalignment="bottom",
-                clip_on=True,
-                bbox={"facecolor": colour, "edgecolor": "none", "pad": 0.8},
-            )
-    return set(labels[labels >= 0].tolist())
-
-
-def _colour(label: int):
-    return matplotlib.colormaps["tab10"](label % 10)
-
-
-def _name(label: int, class_names) -> str:
-    return str(label) if class_names is None else class_names[label]

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
+from keras_dyhead.printable import printable
+
 # The policy has the browser refuse whatever is not inside the file.
 _HEAD = """<!doctype html>
 <html lang="en">
@@ -89,14 +91,14 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
     >>> render_page("A & B", [Section("Facts", table={"blocks": "6"})])[:15]
     '<!doctype html>'
     """
-    parts = [_HEAD.format(title=escape(title)), f"<h1>{escape(title)}</h1>\n<main>\n"]
+    parts = [_HEAD.format(title=_escape(title)), f"<h1>{_escape(title)}</h1>\n<main>\n"]
     for section in sections:
-        parts.append(f"<section>\n<h2>{escape(section.heading)}</h2>\n")
+        parts.append(f"<section>\n<h2>{_escape(section.heading)}</h2>\n")
         if section.text:
-            parts.append(f"<p>{escape(section.text)}</p>\n")
+            parts.append(f"<p>{_escape(section.text)}</p>\n")
         if section.table:
             rows = (
-                f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>\n'
+                f'<tr><th scope="row">{_escape(name)}</th><td>{_escape(value)}</td></tr>\n'
                 for name, value in section.table.items()
             )
             parts.append(f"<table>\n{''.join(rows)}</table>\n")
@@ -105,13 +107,17 @@ def render_page(title: str, sections: Sequence[Section]) -> str:
     return "".join([*parts, "</main>\n</body>\n</html>\n"])
 
 
+def _escape(text: str) -> str:
+    return escape(printable(text))
+
+
 def _render_picture(picture: Picture) -> str:
     data, (width, height) = base64.b64encode(picture.png).decode(), picture.size
     image = (
         f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
-        f'alt="{escape(picture.alt)}">'
+        f'alt="{_escape(picture.alt)}">'
     )
     if picture.wide:  # what scrolls must be in reach of the keyboard
-        label = escape(f"{picture.caption.split(':')[0]}, scrolls sideways")
+        label = _escape(f"{picture.caption.split(':')[0]}, scrolls sideways")
         image = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{image}</div>'
-    return f"<figure>{image}<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
+    return f"<figure>{image}<figcaption>{_escape(picture.caption)}</figcaption></figure>\n"

@@ -1,11 +1,19 @@
 """Detections drawn into the image itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
+
+from keras_dyhead.printable import printable
+from keras_dyhead.visualization.colours import class_colour, text_colour
+
+_SMALL = 640  # pixels of the longer side up to which images are enlarged
+_FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
+
+Box = tuple[float, float, float, float]
 
 
 def draw_detections(
@@ -13,20 +21,24 @@ def draw_detections(
     detections: Mapping[str, np.ndarray],
     class_names: Sequence[str] | None = None,
     score_threshold: float = 0.3,
+    labelled: bool = True,
 ) -> Image.Image:
-    """Draws boxes, classes and confidences at the image's own resolution.
+    """Draws boxes, classes and confidences.
 
     A class has the same colour everywhere; the most confident detection is drawn last, on top.
+    Texts lie inside the picture, and off the objects and each other where there is room.
 
     Args:
-        image: RGB image `(H, W, 3)`, values 0..255.
+        image: RGB image `(H, W, 3)`, values 0..255 of any dtype.
         detections: `"boxes"` `(N, 4)` xyxy pixels, `"labels"` `(N,)` (-1 where padded) and
-            `"confidence"` `(N,)`.
+            `"confidence"` `(N,)`. Without the latter, as in ground truth, all are drawn.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
+        labelled: Whether boxes have texts. Defaults to `True`.
 
     Returns:
-        A Pillow image of the same size.
+        A Pillow image of the same size, or, of a small image, a whole number of times as large:
+        about 640 pixels on the longer side.
 
     Example:
     ```python
@@ -34,26 +46,55 @@ def draw_detections(
     draw_detections(np.zeros((64, 64, 3), "uint8"), found, ["circle"]).save("found.png")
     ```
     """
-    picture = Image.fromarray(np.asarray(image, "uint8"))
-    draw = ImageDraw.Draw(picture)
-    side = max(picture.size)
-    width, font = max(1, side // 400), ImageFont.load_default(max(10, side // 60))
-    for i in np.argsort(detections["confidence"], kind="stable"):
-        label, score = int(detections["labels"][i]), float(detections["confidence"][i])
-        if label < 0 or score < score_threshold:
-            continue
-        box = [float(value) for value in detections["boxes"][i]]
-        colour = matplotlib.colormaps["tab10"](label % 10, bytes=True)
-        colour = tuple(int(value) for value in colour[:3])
-        draw.rectangle(box, outline=colour, width=width)
-        name = str(label) if class_names is None else class_names[label]
-        text = f"{name} {score:.2f}"
-        _, _, text_width, text_height = draw.textbbox((0, 0), text, font)
-        left = max(0.0, min(box[0], picture.width - text_width))  # readable at every edge
-        upper = max(0.0, box[1] - text_height)
-        draw.rectangle((left, upper, left + text_width, upper + text_height), fill=colour)
-        draw.text((left, upper), text, "white", font)
+    picture = Image.fromarray(np.clip(np.asarray(image), 0, 255).astype("uint8"))
+    zoom = max(1, round(_SMALL / max(picture.size)))
+    picture = picture.resize([side * zoom for side in picture.size], Image.Resampling.BICUBIC)
+    draw, side = ImageDraw.Draw(picture), max(picture.size)
+    font = ImageFont.truetype(_FONT, max(12, side // 40))
+    labels = np.asarray(detections["labels"]).astype(int)
+    scores = np.asarray(detections.get("confidence", np.ones(len(labels))))
+    order = np.argsort(scores, kind="stable")
+    shown = order[(labels[order] >= 0) & (scores[order] >= score_threshold)]
+    taken = [tuple(zoom * float(v) for v in detections["boxes"][i]) for i in shown]
+    for i, box in zip(shown, taken, strict=True):
+        draw.rectangle(box, outline=class_colour(labels[i]), width=max(2, side // 300))
+    texts = []
+    for i, box in reversed(list(zip(shown, taken, strict=True)) if labelled else []):
+        text = class_name(labels[i], class_names)
+        text += f" {scores[i]:.2f}" if "confidence" in detections else ""
+        left, upper, right, lower = draw.textbbox((0, 0), text, font)
+        place = _free_place((right + 4, lower + 2), box, picture.size, taken)
+        taken.append(place)
+        texts.append((place, text, class_colour(labels[i])))
+    for place, text, colour in reversed(texts):
+        draw.rectangle(place, fill=colour)
+        draw.text((place[0] + 2, place[1]), text, text_colour(colour), font)
     return picture
+
+
+def class_name(label: int, class_names: Sequence[str] | None) -> str:
+    """Returns the name of a label in one line; without names, the label."""
+    return str(label) if class_names is None else printable(class_names[label])
+
+
+def _free_place(size, box: Box, picture: tuple[int, int], taken: Sequence[Box]) -> Box:
+    """The rectangle for a text beside a box that covers least of what is taken."""
+
+    def places() -> Iterator[Box]:
+        (width, height), (x1, y1, x2, y2) = size, box
+        corners = [(x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2)]
+        corners += [(x1 - width, y1), (x2, y1), (x1, y1)]
+        for x, y in corners:
+            x = max(0.0, min(x, picture[0] - width))
+            y = max(0.0, min(y, picture[1] - height))
+            yield x, y, x + width, y + height
+
+    def covered(place: Box) -> float:
+        a, b = np.array(place), np.array(taken)
+        sides = np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2])
+        return float(np.prod(np.maximum(0, sides), axis=1).sum())
+
+    return min(places(), key=covered)
 
 
 def unique_stems(paths: Sequence[str | Path]) -> list[str]:

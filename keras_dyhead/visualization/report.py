@@ -13,10 +13,11 @@ from PIL import Image
 
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors import Detector
+from keras_dyhead.printable import printable
 from keras_dyhead.version import __version__
-from keras_dyhead.visualization.attention import draw_attention
+from keras_dyhead.visualization.attention import draw_attention, largest_norm
 from keras_dyhead.visualization.page import Picture, Section, render_page
-from keras_dyhead.visualization.pictures import draw_detections, unique_stems
+from keras_dyhead.visualization.pictures import class_name, draw_detections, unique_stems
 from keras_dyhead.visualization.sampling import draw_sampling
 from keras_dyhead.visualization.scale_weights import draw_scale_weights
 from keras_dyhead.visualization.view import View, find_neck, look_inside
@@ -66,7 +67,7 @@ def write_report(
         class_names: The name of each label. Defaults to `model.class_names`.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
         num_sampled: Detections per image whose sampling points are drawn. Defaults to `2`.
-        title: Of the page. Defaults to the name of the model.
+        title: What the page calls the model, before its classes. Defaults to its kind.
         progress: Wraps the list of images while it is gone through. Defaults to `iter`.
 
     Returns:
@@ -84,17 +85,23 @@ def write_report(
     out, faults, sections = Path(out), [], []
     find_neck(model)  # refuses a model without DyHead before the first image is read
     names = class_names or model.class_names
-    weights, files = [], {}
+    weights, files, seen = [], {}, []
     for path, stem in progress(list(zip(images, unique_stems(images), strict=True))):
         try:
             image = read_rgb(path)
         except ValueError as error:
             faults.append(str(error))
             continue
-        view, found = look_inside(model, image), detect(image)
+        view = look_inside(model, image)
         weights.append([block.weights for block in view.blocks])
+        seen.append((path, stem, image, view, detect(image)))
+    highest = max((largest_norm(view) for *_, view, _ in seen), default=0.0)
+    for path, stem, image, view, found in seen:
         name = Path(path).name
-        pictures = _pictures_of_image(name, view, found, names, score_threshold, num_sampled)
+        drawing = draw_attention(view, highest=highest)
+        pictures = _pictures_of_image(
+            name, view, found, names, score_threshold, num_sampled, drawing
+        )
         files |= {f"{stem}_{kind}.png": picture for kind, picture in pictures.items()}
         text = f"{image.shape[1]} x {image.shape[0]} pixels"
         sections.append(Section(name, text, pictures=list(pictures.values())))
@@ -107,10 +114,11 @@ def write_report(
         "and from the coarser one, and the ratio of the outer two. A dot is an image.",
     )
     files["scale_weights.png"] = scale_weights
-    facts = Section("The model", table=_facts(model, view))
+    facts = Section("The model", table=_facts(model, names, view))
     over_all = Section("Scale weights", pictures=[scale_weights])
     left_out = [Section("Left out", "; ".join(faults))] if faults else []
-    page = render_page(title or model.name, [facts, *left_out, over_all, *sections])
+    title = f"{title or type(model).__name__}: {_listed(names, model.num_classes)}"
+    page = render_page(title, [facts, *left_out, over_all, *sections])
     out.mkdir(parents=True, exist_ok=True)
     for name, picture in files.items():
         (out / name).write_bytes(picture.png)
@@ -126,7 +134,7 @@ def level_of_box(box: np.ndarray, view: View) -> str:
 
 
 def _pictures_of_image(
-    file, view, found, names, score_threshold, num_sampled
+    file, view, found, names, score_threshold, num_sampled, attention
 ) -> dict[str, Picture]:
     shown = np.flatnonzero(found["confidence"] >= score_threshold)
     counts = Counter(_name(found["labels"][i], names) for i in shown)
@@ -141,11 +149,11 @@ def _pictures_of_image(
             wide=False,
         ),
         "attention": Picture(
-            *_as_png(draw_attention(view)),
+            *_as_png(attention),
             alt=f"Heat maps of {file} on the levels {', '.join(view.levels)}, before DyHead and "
             f"after each attention of {_count(len(view.blocks), 'block')}.",
             caption="Attention: the norm over the channels of each level's map, before DyHead and "
-            "after each attention. Colours mean the same within a row.",
+            "after each attention. Colours mean the same in all figures of this page.",
         ),
     }
     for number, i in enumerate(shown[:num_sampled], start=1):
@@ -171,7 +179,15 @@ def _count(number: int, noun: str) -> str:
 
 
 def _name(label, names) -> str:
-    return f"class {label}" if names is None else names[label]
+    return f"class {label}" if names is None else class_name(label, names)
+
+
+def _listed(names, count: int, most: int = 8) -> str:
+    """The classes in a few words."""
+    if names is None:
+        return "1 class" if count == 1 else f"{count} classes"
+    more = f" and {count - most} more" if count > most else ""
+    return ", ".join(map(printable, names[:most])) + more
 
 
 def _as_png(picture: Figure | Image.Image) -> tuple[bytes, tuple[int, int]]:
@@ -201,7 +217,7 @@ def _describe_weights(levels, records) -> str:
     return f"Median weights in the last block. {'; '.join(parts)}."
 
 
-def _facts(model: Detector, view: View) -> dict[str, str]:
+def _facts(model: Detector, names, view: View) -> dict[str, str]:
     neck, preprocessor = find_neck(model), model.preprocessor
     switches = {"spatial": neck.use_spatial_attention, "scale": neck.use_scale_attention}
     switches["task"] = neck.use_task_attention
@@ -210,7 +226,6 @@ def _facts(model: Detector, view: View) -> dict[str, str]:
         if preprocessor.image_size
         else f"shorter side {preprocessor.min_side}, longer at most {preprocessor.max_side} pixels"
     )
-    names = model.class_names
     return {
         "Detector": type(model).__name__,
         "Parameters": f"{model.count_params():,}, {neck.count_params():,} of them in DyHead",
@@ -218,7 +233,7 @@ def _facts(model: Detector, view: View) -> dict[str, str]:
         "Attentions": ", ".join(f"{n}-aware {'on' if on else 'off'}" for n, on in switches.items()),
         "Alignment": neck.alignment,
         "Levels": ", ".join(view.levels),
-        "Classes": str(model.num_classes) + (f": {', '.join(names)}" if names else ""),
+        "Classes": f"{model.num_classes}: {_listed(names, model.num_classes, most=1000)}",
         "Images are fitted into": size,
         "Written by": f"keras_dyhead {__version__}, Keras {keras.__version__}",
     }

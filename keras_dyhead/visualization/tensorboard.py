@@ -11,6 +11,7 @@ from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
 from keras_dyhead.coco.detections import xyxy_boxes
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.coco.metrics import CocoResult
+from keras_dyhead.printable import printable
 from keras_dyhead.visualization.pictures import draw_detections
 
 _LONGEST_SIDE = 640  # of one image of a pair
@@ -61,7 +62,7 @@ class TensorBoardLog:
             for name, value in result.figures.items():
                 _write(f"coco/{name}", "scalars", np.float32(value))
             for record in result.per_class:
-                _write(f"class_AP/{record['name']}", "scalars", np.float32(record["AP"]))
+                _write(f"class_AP/{printable(record['name'])}", "scalars", np.float32(record["AP"]))
             for image, _ in zip(usable, range(self.num_pictures), strict=False):
                 picture, encoded = self._draw(image, result.detections), io.BytesIO()
                 picture.save(encoded, "PNG")
@@ -81,7 +82,7 @@ class TensorBoardLog:
             "confidence": found["score"],
         }
         pixels, pair = read_rgb(image.path), []
-        for objects in (truth | {"confidence": np.ones(len(image.labels))}, detected):
+        for objects in (truth, detected):
             drawn = draw_detections(
                 pixels, objects, self.annotations.class_names, self.score_threshold
             )

@@ -4,6 +4,7 @@ import json
 
 import pytest
 from cli.commands import complaint, output_of
+from PIL import Image
 from small_detector import by_hand
 
 from keras_dyhead.coco import SHAPES, CocoAnnotations, coco_metrics
@@ -69,9 +70,13 @@ def test_names_and_problems_with_brackets_are_printed(arguments, folder, views):
     (folder / "names [b].txt").write_text("\n".join(names))
     odd = ["--annotations", folder / "odd [1].json", "--class-names", folder / "names [b].txt"]
     out = ["--out", folder / "figures [b].json", "--per-class", "--on-error", "skip"]
+    out += ["--plots", folder / "plots"]
     told = output_of(*arguments, *odd, *out)
     assert all(name in told for name in names) and "figures [b].json" in told
     assert ".jpg [red]" in told
+    for name in ("confusion.png", "precision_recall.png"):
+        with Image.open(folder / "plots" / name) as picture:
+            assert min(picture.size) > 500
 
 
 @pytest.mark.parametrize(

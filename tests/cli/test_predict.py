@@ -41,7 +41,8 @@ def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
             },
         ]
         drawn = np.asarray(Image.open(out / picture))
-        assert drawn.shape == image.shape and (drawn != image).any()
+        zoom = round(640 / max(image.shape))
+        assert drawn.shape == (height * zoom, width * zoom, 3)
 
 
 def test_predict_prints_nothing_but_json_without_a_folder(small_model, eager, folder, capsys):

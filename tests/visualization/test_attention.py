@@ -1,9 +1,9 @@
-"""The attention picture: right maps, one colour scale per row, no padding, no distortion."""
+"""The attention picture: right maps, one colour scale, no padding, no distortion."""
 
 import numpy as np
 import pytest
 
-from keras_dyhead.visualization.attention import draw_attention
+from keras_dyhead.visualization.attention import draw_attention, largest_norm
 
 LEVELS = 3
 
@@ -30,12 +30,15 @@ def test_rows_are_the_steps_of_all_blocks(view, rows):
             np.testing.assert_allclose(axis.images[1].get_array(), expected, rtol=1e-5)
 
 
-def test_colours_mean_the_same_within_a_row_and_span_what_is_visible(view, rows):
+def test_colours_mean_the_same_in_the_whole_figure_and_span_what_is_visible(view, rows):
     """64 x 83 of 64 x 96 pixels are image: the last of P3's twelve columns is padding alone."""
-    for row, maps in ((rows[0], view.before), (rows[-1], view.blocks[1].norms["task"])):
-        visible = np.concatenate([maps[0][:, :11].ravel(), maps[1].ravel(), maps[2].ravel()])
-        for axis in row:
-            assert axis.images[1].get_clim() == (visible.min(), visible.max())
+    steps = [view.before, *(maps for block in view.blocks for maps in block.norms.values())]
+    visible = [[maps[0][:, :11], *maps[1:]] for maps in steps]
+    highest = max(float(values.max()) for maps in visible for values in maps)
+    assert {axis.images[1].get_clim() for row in rows for axis in row} == {(0, highest)}
+    assert largest_norm(view) == highest
+    compared = rows_of(draw_attention(view, highest=99.0))
+    assert {axis.images[1].get_clim() for row in compared for axis in row} == {(0, 99)}
 
 
 def test_a_loud_cell_on_padding_alone_changes_no_colour(view, rows):

@@ -3,9 +3,9 @@
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.patches import Rectangle
 
 from keras_dyhead.visualization import plot_detections, plot_examples
+from keras_dyhead.visualization.colours import class_colour
 
 IMAGE = np.full((60, 80, 3), 200, "uint8")
 TRUTH = {"boxes": np.array([[10.0, 10, 30, 40], [0, 0, 0, 0]]), "labels": np.array([1, -1])}
@@ -16,17 +16,22 @@ FOUND = {
 }
 
 
-def rectangles(axis):
-    patches = [patch for patch in axis.patches if isinstance(patch, Rectangle)]
-    return [(*p.get_xy(), p.get_x() + p.get_width(), p.get_y() + p.get_height()) for p in patches]
+def frame(axis, label):
+    """The outermost pixels, xyxy, of lines of a class's colour that are two pixels wide."""
+    drawn = np.asarray(axis.images[0].get_array())
+    zoom = drawn.shape[1] / axis.images[0].get_extent()[1]
+    same = (drawn == class_colour(label)).all(-1)
+    rows, columns = (np.flatnonzero(same.sum(a) > 0.8 * same.sum(a).max()) for a in (1, 0))
+    return [round(float(x) / zoom) for x in (columns[0], rows[0], columns[-1], rows[-1])]
 
 
 def test_truth_is_left_and_confident_detections_are_right():
     left, right = plot_detections([IMAGE], [TRUTH], [FOUND], ["cat", "dog"]).axes
-    assert rectangles(left) == [(10, 10, 30, 40)]
-    assert rectangles(right) == [(11, 12, 31, 39)]
-    assert [text.get_text() for text in left.texts + right.texts] == ["dog", "dog 0.90"]
-    np.testing.assert_array_equal(left.images[0].get_array(), IMAGE)
+    assert left.get_title() == "ground truth: 1" and right.get_title() == "detections ≥ 0.3: 1"
+    assert left.images[0].get_extent() == [0, 80, 60, 0]
+    for axis, box in ((left, [10, 10, 30, 40]), (right, [11, 12, 31, 39])):
+        assert frame(axis, 1) == box
+    assert not (np.asarray(right.images[0].get_array()) == class_colour(0)).all(-1).any()
 
 
 def test_images_of_different_sizes_and_none_with_boxes_are_drawn():
@@ -39,13 +44,20 @@ def test_images_of_different_sizes_and_none_with_boxes_are_drawn():
 
 def test_crowded_pictures_carry_no_texts():
     many = {"boxes": np.tile(TRUTH["boxes"][:1], (40, 1)), "labels": np.zeros(40)}
-    left, _ = plot_detections([IMAGE], [many], [FOUND]).axes
-    assert len(rectangles(left)) == 40 and not left.texts
+    left, right = plot_detections([IMAGE], [many], [FOUND]).axes
+    coloured = [(np.asarray(a.images[0].get_array()) != 200).any(-1) for a in (left, right)]
+    assert coloured[1].sum() - 400 > coloured[0].sum() > 0
 
 
-def test_a_class_has_one_colour():
-    left, right = plot_detections([IMAGE], [TRUTH], [FOUND]).axes
-    assert left.patches[0].get_edgecolor() == right.patches[0].get_edgecolor()
+def test_the_legend_shows_names_as_they_are(tmp_path):
+    names = ["_hidden", "$\\frac$ [/s]\n\x1b"]
+    figure = plot_detections([IMAGE], [TRUTH], [FOUND], names, score_threshold=0.1)
+    figure.savefig(tmp_path / "detections.png")
+    (legend,) = figure.legends
+    shown = [text.get_text() for text in legend.get_texts()]
+    assert shown == ["_hidden", "$\\frac$ [/s]\\n\\x1b"]
+    colours = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
+    np.testing.assert_allclose(colours, np.array([class_colour(0), class_colour(1)]) / 255)
 
 
 def test_unequal_lengths_are_refused():
@@ -60,7 +72,7 @@ def test_examples_stand_in_a_grid_with_their_boxes():
     drawn = [axis for axis in figure.axes if axis.images]
     assert len(drawn) == 3 and len(figure.axes) == 4
     assert drawn[1].get_title() == "80 x 30 px, boxes: 1"
-    assert all(rectangles(axis) == [(10, 10, 30, 40)] for axis in drawn)
+    assert all(frame(axis, 1) == [10, 10, 30, 40] for axis in (drawn[0], drawn[2]))
 
 
 def test_figures_stay_out_of_pyplot_and_save_without_a_display(tmp_path):

@@ -1,21 +1,55 @@
 """Detections drawn into images, and names for the files of these."""
 
 import numpy as np
+import pytest
 
 from keras_dyhead.visualization import draw_detections, unique_stems
 
 
-def test_drawn_boxes_lie_where_the_detections_are():
+def box_of(mask):
+    """The bounding box, xyxy, of the pixels that are true."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    return [int(x) for x in (columns[0], rows[0], columns[-1], rows[-1])]
+
+
+def test_drawn_boxes_lie_where_the_detections_are_in_an_enlarged_picture():
     image = np.zeros((60, 80, 3), "uint8")
     found = {
         "boxes": np.array([[20.0, 30, 50, 55], [0, 0, 10, 10], [60, 40, 70, 50]]),
         "labels": np.array([1, 0, -1]),
         "confidence": np.array([0.9, 0.2, 0.9]),
     }
-    picture = np.asarray(draw_detections(image, found, ["a", "b"], score_threshold=0.3))
-    assert picture[55, 20:51].any(-1).all() and picture[31:56, 50].any(-1).all()
-    assert not picture[32:54, 22:49].any()  # only the frame is drawn
-    assert not picture[:10, :10].any() and not picture[40:51, 60:71].any()
+    picture = np.asarray(draw_detections(image, found, ["a", "b"], labelled=False))
+    assert picture.shape == (480, 640, 3)
+    assert box_of(picture.any(-1)) == [160, 240, 400, 440]
+    assert not picture[243:437, 163:397].any()  # only the frame is drawn
+    large = np.zeros((700, 900, 3), "uint8")
+    assert np.asarray(draw_detections(large, found)).shape == large.shape
+
+
+@pytest.mark.parametrize("corner", [(0, 0), (70, 0), (0, 50), (70, 50), (30, 25)])
+def test_texts_lie_inside_the_picture_and_off_the_objects(corner):
+    """In every corner, with a neighbour at each side as close as may be."""
+    x, y = corner
+    boxes = np.array([[x, y, x + 10, y + 10], [40, 0, 45, 60]], "float32")
+    found = {"boxes": boxes, "labels": np.array([0, 1])}
+    image = np.zeros((60, 80, 3), "uint8")
+    plain = np.asarray(draw_detections(image, found, ["first", "second"], labelled=False))
+    picture = np.asarray(draw_detections(image, found, ["first", "second"]))
+    added = (picture != plain).any(-1)
+    assert added.sum() > 1500  # two texts, whole
+    for left, upper, right, lower in (8 * boxes).astype(int):
+        assert not added[upper + 3 : lower - 2, left + 3 : right - 2].any()
+    alone = {"boxes": boxes[:1], "labels": np.array([0])}
+    elsewhere = np.asarray(draw_detections(image, alone, ["first"]))
+    text = (elsewhere != np.asarray(draw_detections(image, alone, labelled=False))).any(-1)
+    assert 30 < box_of(text)[2] - box_of(text)[0] < 80 and 12 < text.any(1).sum() < 30
+
+
+def test_odd_names_and_an_object_as_large_as_the_picture_are_drawn():
+    found = {"boxes": np.array([[0.0, 0, 80, 60]]), "labels": np.array([0])}
+    for name in ("", "a\nb", "\udcff", "名前", "x" * 300):
+        assert np.asarray(draw_detections(np.zeros((60, 80, 3)), found, [name])).any()
 
 
 def test_files_called_alike_keep_names_of_their_own():

@@ -45,10 +45,10 @@ def test_figures_of_every_epoch_and_class_and_a_few_pictures_are_written(tmp_pat
     for step, plugin, (width, height, encoded) in found[pictures[0]][1:]:
         picture = Image.open(io.BytesIO(encoded))
         assert (step, plugin) == (4, "images")
-        assert picture.size == (int(width), int(height)) == (2 * 64, 64)
+        assert picture.size == (int(width), int(height)) == (2 * 640, 640)
         # The truth is on the left, the same boxes, found, on the right.
         left, right = np.hsplit(np.asarray(picture), 2)
-        pixels = np.asarray(Image.open(tmp_path / "images" / "000000.jpg"))
+        pixels = Image.open(tmp_path / "images" / "000000.jpg").resize((640, 640))
         assert (left != pixels).any() and (right != pixels).any()
 
 

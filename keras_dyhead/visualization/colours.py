@@ -1,0 +1,63 @@
+"""Colours of classes that can be told apart."""
+
+import functools
+
+import numpy as np
+
+# Linear sRGB -> cone responses -> OKLab, whose distances are those that people see.
+# Source: https://bottosson.github.io/posts/oklab/
+_CONES = np.array(
+    [
+        [0.4122214708, 0.5363325363, 0.0514459929],
+        [0.2119034982, 0.6806995451, 0.1073969566],
+        [0.0883024619, 0.2817188376, 0.6299787005],
+    ]
+)
+_LAB = np.array(
+    [
+        [0.2104542553, 0.7936177850, -0.0040720468],
+        [1.9779984951, -2.4285922050, 0.4505937099],
+        [0.0259040371, 0.7827717662, -0.8086757660],
+    ]
+)
+
+
+@functools.cache
+def class_colour(label: int) -> tuple[int, int, int]:
+    """Returns the colour of a class, the same in every picture.
+
+    Each label has the colour that is farthest from those of all lower ones, among colours that
+    are neither grey nor as dark or as light as to vanish in a photograph.
+
+    Args:
+        label: The label, from 0. From 96 on, colours come again.
+
+    Returns:
+        Red, green and blue, 0..255.
+    """
+    return tuple(int(value) for value in _palette()[label % 96])
+
+
+def text_colour(colour: tuple[int, int, int]) -> str:
+    """Returns black or white, whichever is easier to read on a colour."""
+    return "white" if _oklab(np.array(colour) / 255)[0] < 0.68 else "black"
+
+
+@functools.cache
+def _palette() -> np.ndarray:
+    levels = np.linspace(0, 1, 11)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    seen = _oklab(colours)
+    usable = (abs(seen[:, 0] - 0.65) < 0.22) & (np.hypot(seen[:, 1], seen[:, 2]) > 0.1)
+    colours, seen = colours[usable], seen[usable]
+    chosen = [int(np.argmax(seen[:, 1]))]  # the reddest
+    nearest = np.full(len(seen), np.inf)
+    while len(chosen) < 96:
+        nearest = np.minimum(nearest, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
+        chosen.append(int(np.argmax(nearest)))
+    return np.round(255 * colours[chosen])
+
+
+def _oklab(colours: np.ndarray) -> np.ndarray:
+    linear = np.where(colours > 0.04045, ((colours + 0.055) / 1.055) ** 2.4, colours / 12.92)
+    return np.cbrt(linear @ _CONES.T) @ _LAB.T

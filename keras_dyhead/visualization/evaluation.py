@@ -1,0 +1,146 @@
+"""What a detector confuses, and what its confidences are worth."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from keras_dyhead.coco.annotations import CocoAnnotations
+from keras_dyhead.coco.detections import xyxy_boxes
+from keras_dyhead.visualization.colours import class_colour
+from keras_dyhead.visualization.pictures import class_name
+
+_NUMBERED = 20  # classes up to which every cell has its number
+_NAMED = 60  # and up to which rows and columns have their names
+
+
+def confusion_matrix(
+    annotations: CocoAnnotations,
+    detections: np.ndarray,
+    score_threshold: float = 0.3,
+    iou_threshold: float = 0.5,
+) -> np.ndarray:
+    """Counts which class was found where which one is.
+
+    In every image the pair of a box and a detection with the largest IoU goes together, whatever
+    their classes, then the next one of what is left, down to `iou_threshold`. Crowd regions are no
+    boxes: what is found in them counts as found where nothing is.
+
+    Args:
+        annotations: The ground truth.
+        detections: Array of detections, see `CocoResult`.
+        score_threshold: Less confident detections do not count. Defaults to `0.3`.
+        iou_threshold: Smallest IoU of a pair. Defaults to `0.5`.
+
+    Returns:
+        int64 array `(K + 1, K + 1)`. Rows are the classes that are there, columns those found; the
+        last row and column stand for nothing.
+
+    Example:
+    ```python
+    result = evaluate_coco(image_detector(model), annotations)
+    confusion_matrix(annotations, result.detections)[0, 1]  # of class 0, taken for class 1
+    ```
+    """
+    nothing = len(annotations.class_names)
+    counts = np.zeros((nothing + 1, nothing + 1), "int64")
+    found = detections[detections["score"] >= score_threshold]
+    found = found[np.argsort(found["image_id"], kind="stable")]
+    order = np.argsort(annotations.category_ids)
+    labels = order[np.searchsorted(annotations.category_ids, found["category_id"], sorter=order)]
+    boxes = xyxy_boxes(found["bbox"])
+    for image in annotations.images:
+        rows = slice(*np.searchsorted(found["image_id"], [image.id, image.id + 1]))
+        here, detected = image.labels.astype(int), labels[rows]
+        pairs = _pairs(image.boxes, boxes[rows], iou_threshold)
+        for i, j in pairs:
+            counts[here[i], detected[j]] += 1
+        for i in set(range(len(here))).difference(i for i, _ in pairs):
+            counts[here[i], nothing] += 1
+        for j in set(range(len(detected))).difference(j for _, j in pairs):
+            counts[nothing, detected[j]] += 1
+    return counts
+
+
+def _pairs(truth: np.ndarray, found: np.ndarray, threshold: float) -> list[tuple[int, int]]:
+    """The rows of boxes that go together, by descending IoU."""
+    corners = np.maximum(truth[:, None, :2], found[None, :, :2])
+    sides = np.minimum(truth[:, None, 2:], found[None, :, 2:]) - corners
+    shared = np.prod(np.maximum(0, sides), axis=-1)
+    first, second = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (truth, found))
+    ious = shared / np.maximum(first[:, None] + second[None] - shared, 1e-9)
+    pairs = []
+    while ious.size and ious.max() >= threshold:
+        i, j = np.unravel_index(np.argmax(ious), ious.shape)
+        pairs.append((int(i), int(j)))
+        ious[i], ious[:, j] = -1, -1
+    return pairs
+
+
+def plot_confusion(
+    matrix: np.ndarray, class_names: Sequence[str], score_threshold: float = 0.3
+) -> Figure:
+    """Draws a confusion matrix, each row in parts of its boxes.
+
+    Args:
+        matrix: See `confusion_matrix`.
+        class_names: The name of each label.
+        score_threshold: That of the matrix, for the title. Defaults to `0.3`.
+
+    Returns:
+        A matplotlib figure of its own, outside pyplot.
+    """
+    count = len(class_names)
+    side = min(12.0, 3 + 0.45 * count)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axis = figure.subplots()
+    parts = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
+    drawn = axis.imshow(parts, "Blues", vmin=0, vmax=1)
+    names = [class_name(label, class_names) for label in range(count)] + ["nothing"]
+    if count <= _NAMED:
+        axis.set_xticks(range(count + 1), names, rotation=90, parse_math=False)
+        axis.set_yticks(range(count + 1), names, parse_math=False)
+    for (i, j), number in np.ndenumerate(matrix) if count <= _NUMBERED else ():
+        if number:
+            colour = "white" if parts[i, j] > 0.5 else "black"
+            axis.text(j, i, str(number), ha="center", va="center", color=colour, fontsize=8)
+    axis.set(xlabel="found", ylabel="there")
+    axis.set_title(f"detections of confidence {score_threshold:g} and more, IoU 0.5", fontsize=9)
+    figure.colorbar(drawn, label="part of the row")
+    return figure
+
+
+def plot_precision_recall(
+    precision: np.ndarray, class_names: Sequence[str], most: int = 20
+) -> Figure:
+    """Draws precision over recall at IoU 0.5, one curve a class and one for the mean.
+
+    Args:
+        precision: `(101, K)` precision at the recalls 0, 0.01, ..., 1, see `CocoResult`; -1 for
+            classes without truth.
+        class_names: The name of each label.
+        most: Classes to draw at most: the worst. Defaults to `20`.
+
+    Returns:
+        A matplotlib figure of its own, outside pyplot.
+    """
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axis, recall = figure.subplots(), np.linspace(0, 1, len(precision))
+    known = np.flatnonzero((precision >= 0).all(axis=0))
+    means = precision.mean(axis=0)
+    lines, names = [], []
+    if len(known):
+        lines += axis.plot(recall, precision[:, known].mean(axis=1), color="black", lw=2.5)
+        names.append(f"mean of {len(known)}: {means[known].mean():.3f}")
+    for label in sorted(known, key=lambda label: means[label])[:most]:
+        colour = np.array(class_colour(int(label))) / 255
+        lines += axis.plot(recall, precision[:, label], color=colour, lw=1.2)
+        names.append(f"{class_name(label, class_names)}: {means[label]:.3f}")
+    axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
+    axis.set_title("IoU 0.5, all sizes; worst classes first", fontsize=9)
+    axis.grid(alpha=0.3)
+    if lines:
+        legend = figure.legend(lines, ["-"] * len(lines), loc="outside right upper", fontsize=8)
+        for text, name in zip(legend.get_texts(), names, strict=True):
+            text.set(text=name, parse_math=False)
+    return figure
