@@ -1,37 +1,20 @@
-"""Fine-tunes a trained detector on your own classes; all but the class scores is kept.
+"""Fine-tunes a trained detector on your own classes with plain Keras; all but these is kept.
 
-    python examples/finetune_own_data.py --model atss.keras --images photos \
+    python examples/finetune_own_data.py --model atss_r50_fpn_dyhead_1x_coco --images photos \
         --annotations photos.json --out mine.keras
 
-`atss.keras` comes from `keras-dyhead convert` or `keras-dyhead train`; the annotations are a COCO
-JSON file. Measure the result on images it has not seen:
+The model is a `.keras` file, or a published one by its name; the annotations are a COCO JSON file.
+`keras-dyhead train --weights` does the same, and keeps checkpoints and figures. Measure the result
+on images it has not seen:
 
     keras-dyhead evaluate --model mine.keras --images others --annotations others.json
 """
 
 import argparse
 
-import keras
-
-import keras_dyhead  # noqa: F401  (registers the detectors for load_model)
+from keras_dyhead.checkpoints import load_detector
 from keras_dyhead.coco import load_coco
 from keras_dyhead.detectors import DetectionPreprocessor
-
-
-def with_new_classes(detector, class_names):
-    """Returns the detector for other classes, with the weights that do not depend on these."""
-    classes = {"num_classes": len(class_names), "class_names": tuple(class_names)}
-    model = type(detector).from_config(detector.get_config() | classes)
-    trained = {weight.path: weight for weight in detector.weights}
-    for weight in model.weights:
-        source = trained.get(weight.path)
-        if (
-            source is not None
-            and source.shape == weight.shape
-            and "class_logits" not in source.path
-        ):
-            weight.assign(source)
-    return model
 
 
 def main():
@@ -39,7 +22,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="a trained detector, a .keras file")
+    parser.add_argument("--model", required=True, help="a .keras file or a published name")
     parser.add_argument("--images", required=True, help="folder of your images")
     parser.add_argument("--annotations", required=True, help="their COCO JSON file")
     parser.add_argument("--out", required=True, help=".keras file to write")
@@ -48,10 +31,9 @@ def main():
     )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--learning-rate", type=float, default=1e-4)
     args = parser.parse_args()
 
-    detector = keras.saving.load_model(args.model, compile=False)
+    detector = load_detector(args.model)
     size = detector.image_shape[:2]
     size = (args.image_size, args.image_size) if None in size else size  # some are of one size
     preprocessor = DetectionPreprocessor.from_config(
@@ -60,11 +42,9 @@ def main():
     dataset = load_coco(
         args.images, args.annotations, args.batch_size, size, True, preprocessor=preprocessor
     )
-    model = with_new_classes(detector, dataset.class_names)
+    model = detector.with_classes(dataset.class_names)
     model.preprocessor = preprocessor  # predict as trained
-    model.compile(
-        keras.optimizers.AdamW(args.learning_rate, weight_decay=1e-4, global_clipnorm=10.0)
-    )
+    model.compile()  # AdamW with a learning rate of 1e-4
     model.fit(dataset, epochs=args.epochs, verbose=2)
     model.save(args.out)
     print(f"written: {args.out}, for {', '.join(dataset.class_names)}")

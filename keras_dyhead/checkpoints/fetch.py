@@ -30,6 +30,11 @@ def fetch_checkpoint(source: str) -> Path:
     Raises:
         ConnectionError: If the file cannot be fetched; the message says what to put where.
         ValueError: If the file has another hash than its name says.
+
+    Example:
+    ```python
+    path = fetch_checkpoint(PUBLISHED["dyhead_r50_atss_fpn_1x"].source)
+    ```
     """
     path = _cache() / source.rsplit("/", 1)[-1]
     match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)

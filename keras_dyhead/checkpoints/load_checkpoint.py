@@ -120,7 +120,7 @@ def load_detector(source) -> Detector:
 
     Example:
     ```python
-    model = load_detector("atss_r50_fpn_dyhead_1x_coco").with_classes(("cat", "dog"))
+    model = load_detector("dyhead_r50_atss_fpn_1x").with_classes(("cat", "dog"))
     ```
     """
     if source in PUBLISHED:

@@ -44,6 +44,7 @@ NoDyHead = Annotated[
 _SETTINGS = (
     *("images", "annotations", "val_images", "val_annotations", "epochs", "batch_size"),
     *("image_size", "backbone", "backbone_weights", "detector", "num_blocks", "channels"),
+    *("weights", "freeze"),
     *(
         "learning_rate",
         "eval_every",
@@ -133,6 +134,22 @@ def train(
         int, typer.Option(min=1, help="Images per step, on all devices together.")
     ] = 4,
     image_size: ImageSize = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|NAME",
+            help="Fine-tune: go on from a .keras file, or from a published model by the name that "
+            "`convert list` shows, which is fetched once. All is kept but what belongs to the "
+            "classes.",
+        ),
+    ] = None,
+    freeze: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="backbone|pyramid|neck|head",
+            help="A part that does not train; may be given several times.",
+        ),
+    ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
@@ -160,7 +177,10 @@ def train(
         int | None,
         typer.Option(help="Channels of pyramid and DyHead, a multiple of 16; by default 64."),
     ] = None,
-    learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
+    learning_rate: Annotated[
+        float | None,
+        typer.Option(help="Peak learning rate; by default 0.001, with --weights 0.0001."),
+    ] = None,
     eval_every: Annotated[
         int | None,
         typer.Option(min=1, help="Epochs between evaluations; by default a fifth of all."),
@@ -207,6 +227,9 @@ def train(
     **Examples**
 
     keras-dyhead train --images photos --annotations photos.json --out runs/photos
+
+    keras-dyhead train --weights atss_r50_fpn_dyhead_1x_coco --freeze backbone
+    --images photos --annotations photos.json --val-split 0.1 --out runs/mine
 
     keras-dyhead train --images train --annotations train.json --val-images val
     --val-annotations val.json --out runs/big --backbone resnet_50_imagenet --num-blocks 6
@@ -262,10 +285,11 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # problems are listed below
                 planned = build(training)
-        except ValueError as error:
+        except (ValueError, ImportError, ConnectionError) as error:
             print_error(error)
             raise typer.Exit(2) from None
     _describe(planned, terminal)
+    _describe_plan(planned, terminal)
     try:
         metrics = planned.run(verbose=1 if terminal.is_terminal else 2)
     except KeyboardInterrupt:
@@ -300,6 +324,10 @@ def _describe(planned: "Training", terminal: Terminal) -> None:
             f"{'':>12}  No --val-images, no --val-split: the figures are those of the training "
             "images, and the last epoch becomes the model."
         )
+    frozen = f", frozen: {', '.join(settings.freeze)}" if settings.freeze else ""
+    if settings.weights is not None:
+        _describe_weights(planned, frozen, terminal)
+        return
     backbone = settings.backbone
     if not isinstance(backbone, str):
         parts = {"class": "ResNetBackbone"} | backbone
@@ -308,8 +336,27 @@ def _describe(planned: "Training", terminal: Terminal) -> None:
     terminal.print(
         f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
         f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
-        f"{planned.model.count_params():,} parameters"
+        f"{planned.model.count_params():,} parameters{frozen}"
     )
+
+
+def _describe_weights(planned: "Training", frozen: str, terminal: Terminal) -> None:
+    """Says what is kept of the trained model that a training goes on from, and what is not."""
+    from keras_dyhead.training.fine_tuning import layers_begun_anew
+
+    terminal.print(
+        f"{'model':>12}  {type(planned.model).__name__} of {planned.settings.weights}, "
+        f"{planned.model.count_params():,} parameters{frozen}"
+    )
+    anew = layers_begun_anew(planned.settings.weights, planned.class_names)
+    terminal.print(
+        f"{'kept':>12}  all weights"
+        + (f" but those of {', '.join(anew)}: other classes start anew" if anew else "")
+    )
+
+
+def _describe_plan(planned: "Training", terminal: Terminal) -> None:
+    settings = planned.settings
     steps = len(planned.train_data) * settings.epochs
     sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
     terminal.print(

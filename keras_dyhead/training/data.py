@@ -10,6 +10,7 @@ import tensorflow as tf
 from keras_dyhead.coco import CocoAnnotations, load_coco
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.training.fine_tuning import trained_preprocessor
 from keras_dyhead.training.settings import TrainingSettings
 
 
@@ -18,14 +19,26 @@ def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
 
     Args:
         settings: The settings.
+
+    Raises:
+        ValueError: If the trained detector of `settings.weights` cannot be read, or is for another
+            image size.
     """
-    arguments = {}
-    if settings.published is None:
+    arguments, size = {}, None
+    if settings.weights is not None:
+        trained, size = trained_preprocessor(settings.weights)
+        arguments |= trained.get_config() | {"image_size": None}
+    elif settings.published is None:
         arguments["pad_multiple"] = 2 ** (settings.max_level or 7)
     else:
         arguments |= settings.published.preprocessing
+    if size is not None and (settings.canvases or settings.image_size not in (None, *size)):
+        raise ValueError(
+            f"{settings.weights} is for images of {size[0]} x {size[1]} pixels: leave the size "
+            f"out. Received: image_size={settings.image_size}, canvases={settings.canvases}"
+        )
     if settings.canvases is None:
-        arguments["image_size"] = (settings.image_size or 512,) * 2
+        arguments["image_size"] = size or (settings.image_size or 512,) * 2
     for name in ("min_side", "max_side"):
         if getattr(settings, name) is not None:
             arguments[name] = getattr(settings, name)

@@ -13,6 +13,7 @@ from keras_dyhead.detectors import (
 )
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.training.backbone import build_backbone
+from keras_dyhead.training.fine_tuning import build_from_trained
 from keras_dyhead.training.optimizer import build_optimizer
 from keras_dyhead.training.settings import TrainingSettings
 
@@ -46,6 +47,10 @@ def build_detector(
     (5, 64)
     """
     model = build_model(settings, class_names, preprocessor)
+    for part in settings.freeze:
+        layer = getattr(model, part)
+        if layer is not None:  # a baseline has no neck
+            layer.trainable = False
     optimizer = build_optimizer(settings, model.trainable_variables, steps)
     model.compile(optimizer, jit_compile=settings.jit_compile)
     return model
@@ -64,6 +69,8 @@ def build_model(
     Raises:
         ValueError: If there is no such backbone.
     """
+    if settings.weights is not None:
+        return build_from_trained(settings.weights, class_names, preprocessor)
     shape = (*(preprocessor.image_size or (None, None)), 3)
     arguments = {
         "backbone": build_backbone(settings, shape),

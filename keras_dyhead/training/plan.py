@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.training.data import build_preprocessor, open_training_data
+from keras_dyhead.training.fine_tuning import layers_begun_anew
 from keras_dyhead.training.settings import DEFAULT_NUM_BLOCKS, TrainingSettings
 from keras_dyhead.version import __version__
 
@@ -41,7 +42,9 @@ def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -
     epochs = settings.epochs or max(12, math.ceil(600 / steps_per_epoch))
     every = max(1, epochs // 5) if settings.patience is None else 1
     defaults = {"epochs": epochs, "eval_every": every}
-    if settings.published is None:
+    if settings.weights is not None:
+        pass  # it is the model of the file
+    elif settings.published is None:
         defaults |= _own_model(settings, annotations)
     else:
         defaults |= _published_model(settings)
@@ -74,8 +77,8 @@ def _published_model(settings: TrainingSettings) -> dict[str, Any]:
     record = settings.published
     return {
         "backbone": {"class": record.backbone, **record.backbone_arguments},
-        "num_blocks": 6,
-        "channels": 256,
+        "num_blocks": record.neck.get("num_blocks", 6),
+        "channels": record.neck.get("channels", 256),
         "alignment": record.neck["alignment"],
         "start": record.neck["start"],
     }
@@ -129,6 +132,9 @@ def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
         **settings.scaled(steps),
         "preprocessing": {k: v for k, v in preprocessing.items() if k not in ("name", "trainable")},
     }
+    if settings.weights is not None:
+        anew = layers_begun_anew(settings.weights, data.class_names)
+        follows["weights"] = {"begun_anew": list(anew)}
     if settings.published is not None:
         follows["published"] = dataclasses.asdict(settings.published)["arguments"]
     return {

@@ -28,7 +28,7 @@ STATE = "settings.json"
 # A training that goes on may have its data moved, its end postponed and its devices changed; its
 # model stays.
 _FREE_ON_RESUME = (
-    *("images", "annotations", "val_images", "val_annotations", "backbone_weights"),
+    *("images", "annotations", "val_images", "val_annotations", "backbone_weights", "weights"),
     *("epochs", "eval_every", "keep", "patience", "on_error", "jit_compile", "anchor_scale"),
     *("strategy", "deterministic"),
 )

@@ -20,6 +20,14 @@ STRATEGIES = ("none", "mirrored", "multiworker")
 
 # What a published model has settled.
 _PUBLISHED = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
+# What a trained model has settled.
+_MODEL = (
+    *("detector", "backbone", "backbone_weights", "num_blocks", "channels", "alignment", "start"),
+    *("use_spatial_attention", "use_scale_attention", "use_task_attention", "dtype", *_PUBLISHED),
+)
+PARTS = ("backbone", "pyramid", "neck", "head")
+"""Parts of a detector that can be frozen."""
+
 _POSITIVE = (
     *("batch_size", "image_size", "min_side", "max_side", "learning_rate", "base_batch_size"),
     *("clip_norm", "accumulate_steps", "epochs", "eval_every", "patience"),
@@ -51,6 +59,12 @@ class TrainingSettings:
             defaults.
         on_error: `"raise"` or `"skip"`, what to do about broken images and unusable annotations.
             Defaults to `"raise"`.
+        weights: A trained detector to go on from: a `.keras` file, or the name of a published model
+            (`PUBLISHED` of `keras_dyhead.checkpoints`), which is fetched. All its weights are kept
+            but those that belong to the classes, see `Detector.with_classes`. The detector and its
+            dtype are then those of the file. Defaults to `None`.
+        freeze: Parts of the detector that do not train, of `"backbone"`, `"pyramid"`, `"neck"` and
+            `"head"`. Defaults to `()`.
         detector: One of `keras_dyhead.detectors.DETECTORS`, or the name of a published model
             (`PUBLISHED` and `COMPOSED` of `keras_dyhead.checkpoints`): that very model, for other
             classes. Defaults to `"atss"`.
@@ -85,7 +99,7 @@ class TrainingSettings:
             `"mixed_bfloat16"`. Defaults to `"float32"`.
         optimizer: `"adamw"`, or `"sgd"`, see `RegularizedSGD`. Defaults to `"adamw"`.
         momentum: Of SGD. Defaults to `0.9`.
-        learning_rate: Peak of the schedule. Defaults to `1e-3`.
+        learning_rate: Peak of the schedule. Defaults to `None`: `1e-3`, with `weights` `1e-4`.
         base_batch_size: Images per update that `learning_rate` is meant for: it is scaled in
             proportion to the images that there are. Defaults to `None`, not scaled.
         schedule: `"cosine"`: down to a fiftieth of the peak, or `"step"`: a tenth of what it was
@@ -139,6 +153,8 @@ class TrainingSettings:
     max_side: int | None = None
     augmentation: Mapping[str, Any] | None = None
     on_error: str = "raise"
+    weights: str | os.PathLike | None = None
+    freeze: tuple[str, ...] = ()
     detector: str = "atss"
     backbone: str | Mapping[str, Any] | None = None
     backbone_weights: str | os.PathLike | None = None
@@ -157,7 +173,7 @@ class TrainingSettings:
     dtype: str = "float32"
     optimizer: str = "adamw"
     momentum: float = 0.9
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     base_batch_size: int | None = None
     schedule: str = "cosine"
     milestones: tuple[float, ...] = (2 / 3, 8 / 9)
@@ -177,9 +193,12 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self):
-        paths = ("images", "annotations", "val_images", "val_annotations", "backbone_weights")
-        self._convert(os.fspath, *paths)
-        self._convert(tuple, "anchor_ratios", "milestones", "no_decay")
+        paths = ("images", "annotations", "val_images", "val_annotations")
+        self._convert(os.fspath, *paths, "backbone_weights", "weights")
+        self._convert(tuple, "anchor_ratios", "milestones", "no_decay", "freeze")
+        if self.learning_rate is None:
+            rate = 1e-3 if self.weights is None else 1e-4
+            object.__setattr__(self, "learning_rate", rate)
         self._convert(lambda canvases: tuple(map(tuple, canvases)), "canvases")
         for name in _POSITIVE:
             value = getattr(self, name)
@@ -222,6 +241,17 @@ class TrainingSettings:
         self._check("num_blocks", (self.num_blocks or 0) >= 0, "at least 0")
         channels = 16 if self.channels is None else self.channels
         self._check("channels", channels >= 16 and channels % 16 == 0, "a multiple of 16")
+        known = set(self.freeze) <= set(PARTS)
+        self._check("freeze", known, f"among {PARTS}")
+        if self.weights is not None:
+            defaults = {field.name: field.default for field in dataclasses.fields(self)}
+            given = {name: getattr(self, name) for name in _MODEL}
+            given = {name: value for name, value in given.items() if value != defaults[name]}
+            if given:
+                raise ValueError(
+                    f"The model of `weights` is as it was trained. Received: weights="
+                    f"{self.weights!r} and {given}"
+                )
         given = {name: getattr(self, name) for name in _PUBLISHED}
         given = {name: value for name, value in given.items() if value is not None}
         if self.published is not None and given:

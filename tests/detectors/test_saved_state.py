@@ -1,4 +1,4 @@
-"""What is set on a detector after it was built is there after `load_model`, as in plain Keras."""
+"""What is set on a detector is there after `load_model`, and for other classes, too."""
 
 import keras
 import numpy as np
@@ -97,3 +97,42 @@ def test_policy_and_arguments_of_compile_are_kept(tmp_path):
     assert again.backbone.get_layer("conv1").dtype_policy.name == "mixed_bfloat16"
     assert float(again.optimizer.learning_rate) == 0.25 and again.optimizer.momentum == 0.5
     assert again.steps_per_execution == 3 and again.run_eagerly and not again.jit_compile
+
+
+def weights_that_differ(model, other):
+    pairs = zip(model.weights, other.weights, strict=True)
+    return {
+        old.path.split("/", 1)[-1]
+        for old, new in pairs
+        if old.shape != new.shape or not np.array_equal(old, new)
+    }
+
+
+def test_for_other_classes_all_weights_but_the_scores_are_kept():
+    model = atss(class_names=("a", "b", "c"))
+    model.pyramid.trainable = False
+    for weight in model.head.weights:
+        weight.assign(keras.random.normal(weight.shape, seed=1))
+    scores = {"class_logits/kernel", "class_logits/bias"}
+    more = model.with_classes(["a", "b", "c", "d", "e"])
+    assert more.num_classes == 5 and more.class_names == ("a", "b", "c", "d", "e")
+    assert weights_that_differ(model, more) == scores
+    assert frozen_layers(more) == frozen_layers(model) != []
+    # The scores of other classes are no start, be they as many; those of the same are kept.
+    assert weights_that_differ(model, model.with_classes(["x", "b", "c"])) == scores
+    assert weights_that_differ(model, model.with_classes(model.class_names)) == set()
+
+
+def test_of_two_stages_the_boxes_of_every_class_start_anew():
+    model = FasterRCNN(
+        ResNetBackbone(18, base_channels=8), 3, DyHeadNeck(1, 16), head_units=8, head_layers=1
+    )
+    differ = weights_that_differ(model, model.with_classes(["a"]))
+    assert {name.split("/")[-2] for name in differ} == {"class_logits", "box_deltas"}
+    assert all("box_head" in name for name in differ) and len(differ) == 4
+
+
+@pytest.mark.parametrize("names", ["cat", [], ("a", "a")])
+def test_names_of_other_classes_are_checked(names):
+    with pytest.raises(ValueError, match="must be a sequence of different names"):
+        atss().with_classes(names)

@@ -44,7 +44,10 @@ def write_published_files(folder):
 
 
 def _save(state, path):
+    """Under its name, and where Keras keeps what it has fetched."""
     torch.save({name: torch.tensor(value) for name, value in state.items()}, path)
+    (path.parent / "models").mkdir(exist_ok=True)
+    shutil.copy(path, path.parent / "models")
 
 
 def small_backbone():

@@ -83,6 +83,7 @@ def test_python_blocks_of_a_page_run_one_after_the_other(page, files, tmp_path, 
     monkeypatch.chdir(tmp_path / "files")
     if any(".pth" in block.code for block in python_blocks(page)):
         write_published_files(tmp_path / "files")
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "files"))
     namespace = {"__name__": "__main__"}
     for block in python_blocks(page):
         if block.reason is None:

@@ -57,6 +57,7 @@ def test_examples_run(package, files, tmp_path, monkeypatch, request):
     monkeypatch.chdir(tmp_path / "files")
     if package == "checkpoints":
         write_published_files(tmp_path / "files")
+        monkeypatch.setenv("KERAS_HOME", str(tmp_path / "files"))
     examples = [
         (name, code)
         for name, value in objects(package).items()

@@ -1,0 +1,80 @@
+"""A trained detector as the start of a training on other classes."""
+
+import json
+import os
+import zipfile
+from collections.abc import Sequence
+
+import keras
+from keras.saving import deserialize_keras_object
+
+from keras_dyhead.checkpoints import PUBLISHED, load_detector
+from keras_dyhead.coco import COCO_CLASSES
+from keras_dyhead.detectors import DETECTORS, DetectionPreprocessor, Detector
+
+
+def trained_preprocessor(
+    weights: str | os.PathLike,
+) -> tuple[DetectionPreprocessor, tuple[int, int] | None]:
+    """Returns how the images of a trained detector are prepared, without building it.
+
+    Args:
+        weights: Path of a `.keras` file of a detector, or the name of a published model.
+
+    Returns:
+        Its preprocessor, and the one image size that it was built for or `None`.
+
+    Raises:
+        ValueError: If there is neither such a file nor such a name, or the file holds no detector.
+    """
+    if weights in PUBLISHED:
+        return DetectionPreprocessor(**PUBLISHED[weights].preprocessing), None
+    config = _config_of(weights)
+    height, width, _ = config["image_shape"]
+    size = None if None in (height, width) else (height, width)
+    return deserialize_keras_object(config["preprocessor"]), size
+
+
+def layers_begun_anew(weights: str | os.PathLike, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the layers of a trained detector whose weights other classes have no use for.
+
+    Args:
+        weights: Path of a `.keras` file of a detector, or the name of a published model.
+        class_names: Names of the classes to train.
+    """
+    if weights in PUBLISHED:
+        detector, trained = DETECTORS[PUBLISHED[weights].detector], COCO_CLASSES
+    else:
+        config = _config_of(weights)
+        detector, trained = config["class"], config["class_names"]
+    return () if list(trained or ()) == list(class_names) else detector.class_layers
+
+
+def build_from_trained(
+    weights: str | os.PathLike, class_names: Sequence[str], preprocessor: DetectionPreprocessor
+) -> Detector:
+    """Builds a trained detector for other classes, see `Detector.with_classes`.
+
+    Args:
+        weights: Path of a `.keras` file of a detector, or the name of a published model.
+        class_names: Names of the classes to train.
+        preprocessor: The preprocessor of the data, which becomes the model's.
+    """
+    model = load_detector(weights).with_classes(class_names)
+    model.preprocessor = preprocessor
+    return model
+
+
+def _config_of(path: str | os.PathLike) -> dict:
+    """The arguments of the detector in a `.keras` file, and its `class`."""
+    if not os.path.isfile(path):
+        load_detector(path)  # which says what there is
+    try:
+        with zipfile.ZipFile(path) as file:
+            content = json.loads(file.read("config.json"))
+    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is no model that Keras can load: {error}") from None
+    detector = keras.saving.get_registered_object(content.get("registered_name") or "")
+    if not (isinstance(detector, type) and issubclass(detector, Detector)):
+        raise ValueError(f"{path} holds no keras_dyhead detector, but a {content['class_name']}.")
+    return content["config"] | {"class": detector}

@@ -1,0 +1,199 @@
+"""A trained detector goes on with other classes, and keeps what does not belong to the classes."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+import torch
+from cli.commands import output_of
+
+from keras_dyhead.checkpoints import PUBLISHED, PublishedModel
+from keras_dyhead.checkpoints.load_checkpoint import detector_parts
+from keras_dyhead.coco import SHAPES, CocoAnnotations, draw_shapes, load_coco
+from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.training import (
+    Training,
+    TrainingSettings,
+    planned_config,
+    resolve_settings,
+)
+from keras_dyhead.training.data import build_preprocessor
+from keras_dyhead.training.fine_tuning import layers_begun_anew
+from keras_dyhead.training.model import build_detector
+
+
+@pytest.fixture(scope="module")
+def trained(small_model, tmp_path_factory):
+    """The file of a detector of five shapes, for other classes than these."""
+    path = tmp_path_factory.mktemp("trained") / "model.keras"
+    small_model.with_classes(("ant", "bee")).save(path)
+    return path
+
+
+@pytest.fixture
+def settings(data, trained):
+    def settings(**changes):
+        return TrainingSettings(**data, **{"weights": trained, "image_size": 64} | changes)
+
+    return settings
+
+
+def test_a_training_keeps_all_but_the_classes(settings, trained, tmp_path, eager):
+    training = Training(settings(epochs=1, batch_size=6, freeze=("backbone",)), tmp_path / "run")
+    model, old = training.model, keras.saving.load_model(trained)
+    assert model.class_names == SHAPES and layers_begun_anew(trained, SHAPES) == ("class_logits",)
+    for before, after in zip(old.weights, model.weights, strict=True):
+        if "class_logits" in before.path:
+            assert after.shape[-1] == 5
+        else:
+            np.testing.assert_array_equal(before, after)
+    assert training.settings.learning_rate == 1e-4
+    assert model.preprocessor.image_size == (64, 64)
+    assert not model.backbone.trainable_variables and model.neck.trainable_variables
+    backbone = [np.array(weight) for weight in model.backbone.weights]
+    training.model.fit(training.train_data, epochs=1, verbose=0)
+    for before, after in zip(backbone, model.backbone.weights, strict=True):
+        np.testing.assert_array_equal(before, after)
+    steps = [
+        np.abs(np.subtract(*w)).max()
+        for w in zip(old.neck.weights, model.neck.weights, strict=True)
+    ]
+    assert 0 < max(steps) < 1e-3
+
+
+def test_for_its_own_classes_nothing_starts_anew(small_model, trained):
+    assert layers_begun_anew(trained, ["ant", "bee"]) == ()
+    again = small_model.with_classes(SHAPES)
+    for before, after in zip(small_model.weights, again.weights, strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_of_faster_rcnn_the_boxes_of_every_class_start_anew():
+    assert layers_begun_anew("dyhead_r50_rcnn_fpn_1x", SHAPES) == ("class_logits", "box_deltas")
+    assert layers_begun_anew("dyhead_r50_atss_fpn_1x", SHAPES) == ("class_logits",)
+
+
+def test_images_are_prepared_as_for_the_trained_detector(data, small_model, tmp_path):
+    given = DetectionPreprocessor(
+        min_side=64, max_side=96, pad_multiple=32, channel_order="BGR", mean=(1, 2, 3)
+    )
+    other = type(small_model).from_config(small_model.get_config())
+    other.preprocessor = given
+    other.save(tmp_path / "bgr.keras")
+    made = build_preprocessor(TrainingSettings(**data, weights=tmp_path / "bgr.keras"))
+    assert (made.channel_order, made.mean, made.image_size) == ("BGR", (1, 2, 3), (512, 512))
+    canvases = ((64, 96), (96, 64))
+    made = build_preprocessor(
+        TrainingSettings(**data, weights=tmp_path / "bgr.keras", canvases=canvases)
+    )
+    assert (made.min_side, made.max_side, made.image_size) == (64, 96, None)
+
+
+def test_a_detector_for_one_image_size_keeps_it(data, tmp_path):
+    from small_detector import small_detector
+
+    small_detector(image_shape=(64, 64, 3)).save(tmp_path / "fixed.keras")
+    settings = TrainingSettings(**data, weights=tmp_path / "fixed.keras")
+    assert build_preprocessor(settings).image_size == (64, 64)
+    with pytest.raises(ValueError, match="is for images of 64 x 64 pixels.*image_size=96"):
+        build_preprocessor(TrainingSettings(**data, weights=settings.weights, image_size=96))
+
+
+def test_the_plan_says_what_starts_anew(settings):
+    config = planned_config(settings())
+    assert config["follows"]["weights"] == {"begun_anew": ["class_logits"]}
+    assert config["settings"]["backbone"] is None
+
+
+def test_what_the_model_has_settled_cannot_be_set(settings, data, tmp_path, small_model):
+    with pytest.raises(ValueError, match="model of `weights` is as it was trained.*channels.: 32"):
+        settings(channels=32)
+    with pytest.raises(ValueError, match="`freeze` must be among .*Received: freeze=.'neckk',"):
+        settings(freeze=["neckk"])
+    with pytest.raises(ValueError, match="no file none.keras, and no published model"):
+        planned_config(settings(weights="none.keras"))
+    (tmp_path / "text.keras").write_text("text")
+    with pytest.raises(ValueError, match="text.keras is no model that Keras can load"):
+        planned_config(settings(weights=tmp_path / "text.keras"))
+    small_model.backbone.save(tmp_path / "backbone.keras")
+    with pytest.raises(ValueError, match="holds no keras_dyhead detector, but a ResNetBackbone"):
+        planned_config(settings(weights=tmp_path / "backbone.keras"))
+
+
+def test_a_part_that_is_not_there_need_not_be_frozen(tiny, data):
+    settings = tiny(freeze=("neck", "pyramid"), detector="fcos")
+    settings = resolve_settings(settings, CocoAnnotations(data["annotations"], data["images"]))
+    model = build_detector(settings, ["a"], 1, build_preprocessor(settings))
+    assert model.neck is None and not model.pyramid.trainable_variables
+
+
+def published_layout(model, record):
+    """The tensors of a detector by their published names, in PyTorch's layout."""
+    tower = {"backbone.dyhead_tower.0.offset.weight": None}
+    state = {}
+    for part in detector_parts(model, record, tower):
+        for path, variable in part.weights.items():
+            array = np.array(variable)
+            if path.endswith("kernel"):
+                array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T
+            state[part.tensor_name(path)] = torch.tensor(np.ascontiguousarray(array))
+    return state
+
+
+def of_three_classes(path):
+    """Leaves out the annotations of all but the first three classes."""
+    content = json.loads(path.read_text())
+    content["categories"] = content["categories"][:3]
+    kept = {category["id"] for category in content["categories"]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in kept]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.slow
+def test_one_command_from_a_published_checkpoint_beats_random_weights(tmp_path, monkeypatch):
+    """Five drawn shapes are learned and published; three go on from there, or from nothing."""
+    record = PublishedModel(
+        origin="microsoft",
+        detector="atss",
+        backbone="ResNetBackbone",
+        backbone_arguments={"depth": 18, "base_channels": 16, "batch_norm": "train"},
+        neck={"num_blocks": 1, "channels": 32, "alignment": "published"},
+        pyramid={"max_level": 6},
+        arguments={"head_kernel_size": 1},
+        preprocessing={"pad_multiple": 64},
+        source="http://127.0.0.1:1/models/tiny.pth",
+    )
+    monkeypatch.setitem(PUBLISHED, "tiny", record)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path))
+    size = {"image_size": 128, "size_range": (16, 64), "max_shapes": 4}
+    for part, count, start in (("old", 320, 0), ("new", 96, 320), ("held_out", 96, 416)):
+        draw_shapes(tmp_path / part, count, start=start, **size)
+    dataset = load_coco(
+        tmp_path / "old" / "images", tmp_path / "old" / "instances.json", 8, (128, 128), True
+    )
+    model = record.build(class_names=SHAPES)
+    model.compile(keras.optimizers.AdamW(2e-3, global_clipnorm=10.0))
+    model.fit(dataset, epochs=12, verbose=0)
+    (tmp_path / "models").mkdir()
+    torch.save({"model": published_layout(model, record)}, tmp_path / "models" / "tiny.pth")
+
+    figures = {}
+    for part in ("new", "held_out"):
+        of_three_classes(tmp_path / part / "instances.json")
+    for start in ("--weights", "--detector"):
+        out = tmp_path / f"run{start}"
+        told = output_of(
+            *("train", start, "tiny", "--images", tmp_path / "new" / "images"),
+            *("--annotations", tmp_path / "new" / "instances.json", "--out", out),
+            *("--val-images", tmp_path / "held_out" / "images", "--image-size", 128),
+            *("--val-annotations", tmp_path / "held_out" / "instances.json"),
+            *("--epochs", 4, "--batch-size", 8),
+        )
+        if start == "--weights":
+            assert "ATSS of tiny" in told
+            assert "all weights but those of class_logits: other classes start anew" in told
+        figures[start] = json.loads((out / "metrics.json").read_text())["figures"]["AP50"]
+        mine = keras.saving.load_model(out / "model.keras")
+        assert mine.class_names == SHAPES[:3]
+    assert figures["--weights"] > 0.3 > 2 * figures["--detector"], figures
