@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
-from keras_dyhead.cli.options import check_new, input_errors
+from keras_dyhead.cli.options import check_new, fetch_published, input_errors
 
 
 @app.command()
@@ -62,8 +62,8 @@ def convert(
         if out.suffix != ".keras":
             raise ValueError(f"OUT must end in .keras. Received: {out}")
         check_new(out, overwrite)
-        if file is None and name in checkpoints.PUBLISHED:  # shows its own progress
-            file = checkpoints.fetch_checkpoint(checkpoints.PUBLISHED[name].source)
+        if file is None:
+            fetch_published(name, terminal)
     with input_errors(), terminal.status(f"reading {file or name}"):
         model = checkpoints.load_checkpoint(name, file)
         out.parent.mkdir(parents=True, exist_ok=True)

@@ -105,14 +105,20 @@ def input_errors() -> Iterator[None]:
         raise typer.Exit(2) from None
 
 
+def fetch_published(source: str | Path, terminal: Terminal) -> None:
+    """Fetches the file of a published model, where this is the name of one, and shows how far."""
+    with terminal.status("starting TensorFlow"), quiet_tensorflow():
+        from keras_dyhead.checkpoints import PUBLISHED, fetch_checkpoint
+    if source in PUBLISHED:
+        fetch_checkpoint(PUBLISHED[source].source)
+
+
 def load_detector(source: str | Path, class_names: Path | None, terminal: Terminal):
     """Returns the detector of a file or a name, and its classes' names, where anyone knows them."""
-    with terminal.status("starting TensorFlow"), quiet_tensorflow():
+    fetch_published(source, terminal)
+    with terminal.status(f"loading {source}"):
         from keras_dyhead import checkpoints
 
-    if source in checkpoints.PUBLISHED:  # shows its own progress
-        checkpoints.fetch_checkpoint(checkpoints.PUBLISHED[source].source)
-    with terminal.status(f"loading {source}"):
         model = checkpoints.load_detector(source)
     names = model.class_names
     if class_names is not None:

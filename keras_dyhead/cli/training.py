@@ -17,7 +17,9 @@ from keras_dyhead.cli.options import (
     Recipe,
     existing_file,
     existing_folder,
+    fetch_published,
     given_options,
+    input_errors,
 )
 from keras_dyhead.printable import printable
 from keras_dyhead.recipes import load_recipe
@@ -258,6 +260,9 @@ def train(
     if print_config:
         _print_config(settings)
     else:
+        if weights is not None:
+            with input_errors():
+                fetch_published(weights, Terminal())
         flags = {"resume": resume, "overwrite": overwrite, "save_every": save_every}
         _run(lambda training: training.Training(settings(training), out, **flags), out)
 

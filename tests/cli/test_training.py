@@ -208,3 +208,17 @@ def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, 
     assert "40 epochs of 1 steps, 4 images of 64 px each" in output
     assert "learning rate up to 0.005 for 4 images an update" in output
     assert result.exit_code == 130 and "with --resume goes on from here" in output
+
+
+def test_fine_tuning_is_planned_from_the_trained_model(dataset, folder):
+    options = ("--weights", folder / "model.keras", "--freeze", "backbone", "--image-size", 64)
+    result = train(dataset, *options, "--print-config")
+    assert result.exit_code == 0, result.output
+    printed = json.loads(result.stdout)
+    assert printed["settings"]["freeze"] == ["backbone"]
+    assert printed["follows"]["peak_learning_rate"] == 1e-4
+    assert printed["follows"]["weights"] == {"begun_anew": []}  # the shapes that it has learned
+    result = train(dataset, "--weights", "atss_r50", "--out", folder / "run")
+    assert result.exit_code == 2 and "no published model of that name" in result.output
+    result = train(dataset, *options, "--channels", 32, "--print-config")
+    assert result.exit_code == 2 and "is as it was trained" in result.output
