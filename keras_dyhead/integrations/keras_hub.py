@@ -160,7 +160,7 @@ def correct_retinanet(
         bias = head.prediction_layer.bias
         values = keras.ops.convert_to_numpy(bias)
         if values.min() == values.max():  # as initialised: no training leaves all entries equal
-            bias.assign(keras.ops.full_like(bias, start))
+            bias.assign(keras.ops.full(bias.shape, start, bias.dtype))
     encoder = detector.label_encoder
     for layer in (
         *map(detector.get_layer, ("bbox_regression", "cls_logits")),
