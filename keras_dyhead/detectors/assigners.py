@@ -157,7 +157,7 @@ class ATSSAssigner(Settings):
         for count in level_counts:
             level = anchor_centres[start : start + count]
             distances = ops.sum(ops.square(level - centres), axis=-1)
-            index = ops.top_k(-distances, smaller(self.top_k, count))[1]
+            index = _closest(distances, smaller(self.top_k, count))[1]
             nearest.append(ops.cast(index, "int32") + start)
             start = start + count
         return ops.concatenate(nearest, axis=-1)
@@ -290,9 +290,17 @@ class NearestPointAssigner(Settings):
         on_level = strides == ops.max(fitting, axis=-1, keepdims=True)
         offsets = (positions - _centres(boxes)[:, :, None]) / sizes[:, :, None]
         distances = ops.where(on_level, ops.norm(offsets, axis=-1), np.inf)
-        merits, candidates = ops.top_k(-distances, smaller(self.top_k, ops.shape(points)[0]))
+        merits, candidates = _closest(distances, smaller(self.top_k, ops.shape(points)[0]))
         claims = (merits > -np.inf) & (labels >= 0)[..., None]
         return _award(claims, merits, ops.cast(candidates, "int32"), ops.shape(points)[0])
+
+
+def _closest(distances, count):
+    """Returns the largest of `-distances` and their indices; of equals the first comes first."""
+    if keras.backend.backend() != "torch":
+        return ops.top_k(-distances, count)
+    index = ops.argsort(distances, axis=-1)[..., :count]  # PyTorch's `topk` has no order of equals
+    return -ops.take_along_axis(distances, index, axis=-1), index
 
 
 def _centres(boxes):
