@@ -126,12 +126,12 @@ def test_every_block_adds_the_same():
     """Blocks share one trace, but each is counted."""
     pyramid = {f"P{level}": tf.zeros((1, 64 >> level, 64 >> level, 16)) for level in (2, 3, 4)}
     products, parameters = [], []
-    for blocks in (1, 2, 3):
+    for blocks in (1, 2):
         neck = DyHeadNeck(blocks, 16)
         products.append(count_multiply_adds(lambda _, neck=neck: neck(pyramid), (32, 32))[0])
         parameters.append(neck.count_params())
-    for first, second, third in (parameters, products):
-        assert second - first == third - second == first > 0
+    for first, second in (parameters, products):
+        assert second == 2 * first > 0
 
 
 @pytest.fixture
