@@ -94,7 +94,7 @@ class Detector(keras.Model):
         self.class_names = None if class_names is None else tuple(class_names)
         self.dtype_policy = dtype
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
-        self.jit_compile = False  # until `compile` says otherwise; compiling predict takes minutes
+        self.jit_compile = keras.backend.backend() == "jax"  # until `compile` says otherwise
 
     @classmethod
     def default_pyramid(cls, channels: int = 256, dtype=None) -> FeaturePyramid:
@@ -132,14 +132,14 @@ class Detector(keras.Model):
         """
         raise NotImplementedError
 
-    def compile(self, optimizer=None, jit_compile=False, **kwargs):
+    def compile(self, optimizer=None, jit_compile: bool | None = None, **kwargs):
         """Configures the model for training.
 
         Args:
             optimizer: Defaults to AdamW with learning rate 1e-4, weight decay 1e-4 and gradients
                 clipped to a global norm of 10.
-            jit_compile: bool. Compile steps with XLA: a faster step for minutes of compilation,
-                once per image size. Defaults to `False`.
+            jit_compile: bool. Compile steps with XLA, once per image size. On TensorFlow that
+                takes minutes. Defaults to `True` on JAX, else `False`.
             **kwargs: Further arguments of `keras.Model.compile`; the losses are built in.
         """
         if optimizer is None:
@@ -148,6 +148,8 @@ class Detector(keras.Model):
             raise ValueError(
                 f"{type(self).__name__} brings its own losses. Received: loss={kwargs['loss']!r}"
             )
+        if jit_compile is None:
+            jit_compile = keras.backend.backend() == "jax"
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         if num_replicas() > 1:
             sum_gradients_first(self.optimizer)

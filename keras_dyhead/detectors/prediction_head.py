@@ -9,6 +9,7 @@ from keras_dyhead.detectors.conv_tower import (
     head_conv,
     prior_bias,
 )
+from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 
 MAX_EXPONENT = 16.0  # exp(16) is nine million pixels: no prediction overflows
@@ -135,8 +136,8 @@ class PredictionHead(CompositeLayer):
                 )
         if self.use_centerness:
             outputs["centerness_logits"] = ops.squeeze(outputs["centerness_logits"], axis=-1)
-        sizes = [ops.stack(ops.shape(x)[1:3]) for x in pyramid.values()]
-        return outputs | {"level_sizes": ops.cast(ops.stack(sizes), "int32")}
+        sizes = [ops.shape(x)[1:3] for x in pyramid.values()]
+        return outputs | {"level_sizes": stack_sizes(sizes)}
 
     def _box_outputs(self, maps, levels):
         if self.use_level_scales:

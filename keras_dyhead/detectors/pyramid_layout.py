@@ -1,6 +1,19 @@
 """Which pyramid level the flat outputs of a detector come from."""
 
 import keras
+import numpy as np
+from keras import ops
+
+
+def stack_sizes(sizes):
+    """Packs (height, width) pairs into `(L, 2)` int32, which `known_sizes` unpacks.
+
+    On JAX, where sizes are always known, it is a NumPy array: a compiled function cannot look into
+    its tensors.
+    """
+    if keras.backend.backend() == "jax":
+        return np.array(sizes, "int32")
+    return ops.cast(ops.stack([ops.stack(size) for size in sizes]), "int32")
 
 
 def known_sizes(level_sizes):
@@ -10,7 +23,7 @@ def known_sizes(level_sizes):
 
         static = tf.get_static_value(level_sizes)
     else:
-        static = keras.ops.convert_to_numpy(level_sizes)
+        static = ops.convert_to_numpy(level_sizes)
     if static is not None:
         return [(int(height), int(width)) for height, width in static]
     return [(level_sizes[i, 0], level_sizes[i, 1]) for i in range(level_sizes.shape[0])]
@@ -41,4 +54,4 @@ def sizes_that_fit(num_cells, canvases, levels):
 
 def smaller(a, b):
     """Returns the minimum as an int where both are ints: XLA needs that of `top_k`."""
-    return min(a, b) if isinstance(b, int) else keras.ops.minimum(a, b)
+    return min(a, b) if isinstance(b, int) else ops.minimum(a, b)

@@ -10,6 +10,7 @@ from keras_dyhead.detectors.conv_tower import (
     head_conv,
     prior_bias,
 )
+from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.ops.deform_conv import deform_conv_rows
@@ -135,7 +136,7 @@ class RepPointsHead(CompositeLayer):
         ]
         grid = concatenate_grids(grids)
         # A tap of the kernel looks at its point in place of its own position.
-        offsets = scale_gradient(initial_points, self.offset_gradient) - TAPS
+        offsets = ops.subtract(scale_gradient(initial_points, self.offset_gradient), TAPS)
 
         def look(maps, kernel):
             return ops.relu(deform_conv_rows(MapRows(maps).values, grid, offsets, None, kernel))
@@ -156,9 +157,7 @@ class RepPointsHead(CompositeLayer):
             "refined_points": refined_points,
             "initial_boxes": moment_boxes(initial_points, transfer),
             "refined_boxes": moment_boxes(refined_points, transfer),
-            "level_sizes": ops.cast(
-                ops.stack([ops.stack(size) for size in initial.sizes]), "int32"
-            ),
+            "level_sizes": stack_sizes(initial.sizes),
         }
 
     def get_config(self):

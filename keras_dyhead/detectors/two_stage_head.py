@@ -4,6 +4,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv
+from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 from keras_dyhead.ops.rows import MapRows
@@ -64,7 +65,7 @@ class RPNHead(CompositeLayer):
         return {
             "objectness_logits": ops.cast(ops.reshape(logits.values, (-1, num_anchors)), "float32"),
             "anchor_deltas": ops.cast(ops.reshape(deltas.values, (-1, num_anchors, 4)), "float32"),
-            "level_sizes": ops.cast(ops.stack([ops.stack(size) for size in logits.sizes]), "int32"),
+            "level_sizes": stack_sizes(logits.sizes),
         }
 
     def get_config(self):

@@ -1,0 +1,97 @@
+"""Losses and gradients are those of TensorFlow on JAX and PyTorch; every detector fits there.
+
+`python tests/detectors/test_every_backend.py` writes what TensorFlow computes.
+"""
+
+import json
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from backend import relative_error, vjp
+
+from keras_dyhead import detectors
+from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
+
+EXPECTED = Path(__file__).parent / "data" / "tensorflow.json"
+QUICK = ("atss",)
+NAMES = [
+    pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+    for name in detectors.DETECTORS
+]
+IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
+TARGETS = {
+    "boxes": np.array([[[8, 8, 40, 44], [30, 4, 62, 20]], [[20, 24, 44, 60], [0, 0, 0, 0]]], "f4"),
+    "labels": np.array([[1, 0], [2, -1]], "i4"),
+}
+
+
+def build(name):
+    """A detector whose weights come from NumPy."""
+    images = x = keras.Input((64, 64, 3))
+    maps = {}
+    for level, strides in (("P2", 4), ("P3", 2), ("P4", 2), ("P5", 2)):
+        maps[level] = x = keras.layers.Conv2D(16, 5, strides, "same", activation="relu")(x)
+    options = {}
+    if name == "faster-rcnn":  # samples of everything: nothing is drawn
+        everything = detectors.RandomSampler(100_000, 1.0)
+        options = {"sampler": everything, "region_sampler": everything, "head_units": 32}
+    pyramid = {} if name == "faster-rcnn" else {"pyramid": FeaturePyramid(16, max_level=5)}
+    model = detectors.DETECTORS[name](
+        keras.Model(images, maps),
+        num_classes=3,
+        neck=DyHeadNeck(1, 16),
+        image_shape=(64, 64, 3),
+        **pyramid,
+        **options,
+    )
+    rng = np.random.default_rng(1)
+    for weight in model.trainable_variables:
+        scale = 0.1 if len(weight.shape) < 2 else np.prod(weight.shape[:-1]) ** -0.5
+        noise = scale * rng.normal(size=weight.shape)
+        weight.assign(noise if len(weight.shape) > 1 else weight.numpy() + noise)
+    return model
+
+
+def losses_and_gradients(model):
+    """The losses of a training step, and the norm of the gradient to every weight."""
+    names = list(model.loss_names)
+    weights = model.trainable_variables
+
+    def function(*arrays):
+        with keras.StatelessScope(list(zip(weights, arrays, strict=True))):
+            raw = model(keras.ops.convert_to_tensor(IMAGES), training=True)
+            targets = map(keras.ops.convert_to_tensor, TARGETS.values())
+            losses = model.compute_losses(raw, *targets, training=True)
+            return keras.ops.stack([losses[name] for name in names])
+
+    arrays = [keras.ops.convert_to_numpy(weight) for weight in weights]
+    losses, gradients = vjp(function, arrays, np.ones(len(names), "float32"))
+    norms = [float(np.linalg.norm(gradient.astype("float64"))) for gradient in gradients]
+    return dict(zip(names, losses.tolist(), strict=True)), norms
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_losses_and_gradients_are_those_of_tensorflow(name):
+    expected = json.loads(EXPECTED.read_text())[name]
+    losses, norms = losses_and_gradients(build(name))
+    assert losses == pytest.approx(expected["losses"], rel=1e-5)
+    assert len(norms) == len(expected["norms"])
+    assert relative_error(np.array(norms), np.array(expected["norms"])) < 1e-5
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_detector_fits_and_detects(name):
+    model = build(name)
+    model.compile(keras.optimizers.SGD(1e-3))
+    losses = model.fit(IMAGES, TARGETS, epochs=3, batch_size=2, shuffle=False, verbose=0).history
+    assert losses["loss"][-1] < losses["loss"][0]
+    found = model.predict(IMAGES, verbose=0)
+    assert found["boxes"].shape[::2] == (2, 4) and found["labels"].max() < 3
+
+
+if __name__ == "__main__":
+    found = {name: losses_and_gradients(build(name)) for name in detectors.DETECTORS}
+    found = {name: {"losses": losses, "norms": norms} for name, (losses, norms) in found.items()}
+    EXPECTED.write_text(json.dumps(found) + "\n")
