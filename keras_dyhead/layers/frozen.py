@@ -7,6 +7,7 @@ which then has another length, is dropped.
 
 import collections
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
 import keras
@@ -57,15 +58,13 @@ def freeze_layers(layer: keras.Layer, paths: Iterable[str]) -> None:
 
     Args:
         layer: A built layer or model.
-        paths: As `frozen_layers` returns them.
-
-    Raises:
-        ValueError: If there is no such layer.
+        paths: As `frozen_layers` returns them. Those of layers that are not there, such as a
+            teacher that was only hung on a student, are warned of.
     """
     inside = dict(_walk(layer, "", set()))
     unknown = [path for path in paths if path not in inside]
     if unknown:
-        raise ValueError(f"{layer.name} has no such layers to freeze. Received: {unknown}")
+        warnings.warn(f"{layer.name} has no such layers to freeze: {unknown}", stacklevel=3)
     for path, sublayer in inside.items():
         # Keras' setter would pass it on to what is inside, where it may be another.
         sublayer._trainable = path not in paths
