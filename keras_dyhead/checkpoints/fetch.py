@@ -1,15 +1,22 @@
 """Published files, fetched once into Keras' cache."""
 
+import contextlib
 import hashlib
 import os
 import re
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TimeRemainingColumn
+
+try:
+    import fcntl
+except ImportError:  # Windows has none
+    fcntl = None
 
 _CHUNK = 1 << 20
 _ATTEMPTS = 20  # as long as each of them brings something
@@ -29,7 +36,7 @@ def fetch_checkpoint(source: str) -> Path:
 
     Raises:
         ConnectionError: If the file cannot be fetched; the message says what to put where.
-        ValueError: If the file has another hash than its name says.
+        ValueError: If the file has another hash than its name says, or the cache cannot be made.
 
     Example:
     ```python
@@ -47,7 +54,20 @@ def fetch_checkpoint(source: str) -> Path:
                 f"begins with {found[:8]}. Delete it, and it is fetched from {source}."
             )
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"There can be no folder {path.parent} for published files ({error}): set KERAS_HOME "
+            "to another folder than that above it."
+        ) from None
+    with _one_at_a_time(path):
+        if not path.is_file():  # unless another process has fetched it meanwhile
+            _fetch(source, path, digits)
+    return path
+
+
+def _fetch(source: str, path: Path, digits: str) -> None:
     part = path.with_name(f"{path.name}.part")
     resumed = part.exists()
     size = _download(source, part, path)
@@ -71,7 +91,6 @@ def fetch_checkpoint(source: str) -> Path:
     Console(stderr=True).print(
         f"fetched {path} ({path.stat().st_size:,} bytes): {checked}", markup=False, soft_wrap=True
     )
-    return path
 
 
 def _download(source: str, part: Path, path: Path) -> int | None:
@@ -123,12 +142,23 @@ def _fetch_rest(source: str, part: Path, begun: int) -> int | None:
     return size
 
 
+@contextlib.contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Has the processes that fetch a file wait for one another, where the system can."""
+    lock = path.with_name(f"{path.name}.lock")
+    with open(lock, "w") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+    lock.unlink(missing_ok=True)
+
+
 def _cache() -> Path:
     """Where Keras keeps models that it fetches."""
-    home = Path(os.environ.get("KERAS_HOME", "~/.keras")).expanduser()
-    if not os.access(home if home.exists() else home.parent, os.W_OK):
-        home = Path(tempfile.gettempdir(), ".keras")
-    return home / "models"
+    home = Path("~").expanduser()
+    if not os.access(home, os.W_OK):
+        home = Path(tempfile.gettempdir())
+    return Path(os.environ.get("KERAS_HOME", home / ".keras")).expanduser() / "models"
 
 
 def _sha256(path: Path) -> str:

@@ -1,5 +1,6 @@
 """Published files come from a server once, whole, and as they were published."""
 
+import concurrent.futures
 import hashlib
 import http.server
 import threading
@@ -74,6 +75,13 @@ def test_a_file_is_fetched_once(server, cache, capsys):
     assert [file.name for file in cache.iterdir()] == [GOOD]
 
 
+def test_of_several_that_ask_at_once_one_fetches(server, cache):
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(fetch_checkpoint, [server.address(GOOD)] * 4))
+    assert [path.read_bytes() == CONTENT for path in paths] == [True] * 4
+    assert server.asked == [None]
+
+
 def test_of_a_file_without_a_published_hash_the_size_is_checked(server, capsys):
     assert fetch_checkpoint(server.address("a.pth")).read_bytes() == CONTENT
     assert "no hash of it is published, but it has the size" in capsys.readouterr().err
@@ -116,7 +124,7 @@ def test_a_file_of_another_content_is_refused_and_not_kept(server, cache):
     server.content = CONTENT[:-1]
     with pytest.raises(ValueError, match=f"must begin with {DIGITS}, but begins with .*put it at"):
         fetch_checkpoint(server.address(GOOD))
-    assert not list(cache.iterdir())
+    assert not [file for file in cache.iterdir() if file.suffix != ".lock"]
     (cache / GOOD).write_bytes(b"put there by hand")
     with pytest.raises(ValueError, match="is not the published file.*Delete it"):
         fetch_checkpoint(server.address(GOOD))
@@ -137,6 +145,16 @@ def test_without_a_network_the_error_says_what_to_put_where(server, cache):
 def test_a_file_that_the_server_does_not_have_is_named(server):
     with pytest.raises(ConnectionError, match="missing.pth could not be fetched .HTTP Error 404"):
         fetch_checkpoint(server.address("missing.pth"))
+
+
+def test_a_cache_that_cannot_be_made_is_named(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
+    (tmp_path / "file").write_text("no folder")
+    with pytest.raises(ValueError, match="no folder .*models.*set KERAS_HOME"):
+        fetch_checkpoint(server.address(GOOD))
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "a" / "b"))
+    path = fetch_checkpoint(server.address(GOOD))
+    assert path == tmp_path / "a" / "b" / "models" / GOOD
 
 
 def test_models_without_published_weights_say_so():
