@@ -14,6 +14,7 @@ from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_g
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
+from keras_dyhead.ops.sampling_form import is_compiled
 
 
 class Detector(keras.Model):
@@ -236,9 +237,10 @@ class Detector(keras.Model):
             )
         if sample_weight is not None:
             raise ValueError("Detectors take no `sample_weight`.")
+        boxes, labels = _without_unused_places(y["boxes"], y["labels"])
         # One padded place more, so that there is one even where no image has objects.
-        boxes = ops.pad(ops.cast(y["boxes"], "float32"), ((0, 0), (0, 1), (0, 0)))
-        labels = ops.pad(ops.cast(y["labels"], "int32"), ((0, 0), (0, 1)), constant_values=-1)
+        boxes = ops.pad(ops.cast(boxes, "float32"), ((0, 0), (0, 1), (0, 0)))
+        labels = ops.pad(ops.cast(labels, "int32"), ((0, 0), (0, 1)), constant_values=-1)
         losses = self.compute_losses(y_pred, boxes, labels, training)
         for name, value in losses.items():
             # Replicas add up their shares, whereas the metric averages over replicas.
@@ -343,3 +345,17 @@ def backbone_pyramid(backbone, min_level: int, max_level: int):
     wanted = range(min_level, max_level + 1)
     maps = {level: x for level, x in backbone.pyramid_outputs.items() if int(level[1:]) in wanted}
     return keras.Model(backbone.inputs, maps, name=f"{backbone.name}_pyramid")
+
+
+def _without_unused_places(boxes, labels):
+    """Cuts off the places that no image of the batch uses, where sizes may be found at run time.
+
+    A data set pads every batch to its fullest image, and each place costs as many numbers as there
+    are anchors.
+    """
+    if keras.backend.backend() != "tensorflow" or is_compiled():
+        return boxes, labels
+    labels = ops.convert_to_tensor(labels)
+    places = ops.arange(1, ops.shape(labels)[1] + 1, dtype="int32")
+    used = ops.max(ops.where(labels >= 0, places, 0), initial=0)
+    return boxes[:, :used], labels[:, :used]

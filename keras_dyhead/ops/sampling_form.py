@@ -32,7 +32,7 @@ def chosen_form(dtype="float32") -> str:
 
     if any(device.device_type != "CPU" for device in tf.config.get_visible_devices()):
         return "gather"
-    if not tf.executing_eagerly() and (_is_compiled() or _is_exported()):
+    if not tf.executing_eagerly() and (is_compiled() or _is_exported()):
         return "gather"
     return "sparse"
 
@@ -88,8 +88,8 @@ def sparse_matmul(matrix, dense, transpose=False):
     return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense)
 
 
-def _is_compiled() -> bool:
-    """Whether the graph that is being traced is for XLA."""
+def is_compiled() -> bool:
+    """Whether what TensorFlow traces now is for XLA, which wants to know all shapes beforehand."""
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 

@@ -181,6 +181,26 @@ def test_one_trace_trains_with_few_objects_with_hundreds_and_with_none(
 
 
 @EVERY_DETECTOR
+def test_places_that_no_image_uses_cost_nothing(name, monkeypatch):
+    """A data set pads each batch to its fullest image; places between objects are kept."""
+    model, shapes = small_detector(name), []
+    compute_losses = type(model).compute_losses
+
+    def spied(self, raw, boxes, labels, *arguments):
+        shapes.append((boxes.shape, labels.shape))
+        return compute_losses(self, raw, boxes, labels, *arguments)
+
+    monkeypatch.setattr(type(model), "compute_losses", spied)
+    images, few = scene()
+    used = 1 + np.flatnonzero((few["labels"] >= 0).any(axis=0))[-1]
+    apart = {key: np.roll(value, 2, axis=1) for key, value in padded(few, 10).items()}
+    for targets in (few, padded(few, 300), padded(apart, 300)):
+        model.compute_loss(images, targets, model(images))
+    expected = [((2, n, 4), (2, n)) for n in (used + 1, used + 1, used + 3)]
+    assert shapes == expected
+
+
+@EVERY_DETECTOR
 def test_targets_without_a_place_for_boxes_train_the_background(name):
     model = small_detector(name)
     model.compile("adam", run_eagerly=True)
