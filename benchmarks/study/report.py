@@ -17,7 +17,7 @@ _EXPLANATION = (
 
 
 def rows_of(table: Sequence[Comparison], found: Found) -> list[Row]:
-    """Returns the rows of a table, as far as their trainings are finished.
+    """Returns the rows of a table that have finished trainings.
 
     Trainings are paired by seed and backbone.
     """
@@ -27,7 +27,9 @@ def rows_of(table: Sequence[Comparison], found: Found) -> list[Row]:
         lines.setdefault(anyone, {})[trial.seed, trial.backbone] = line
     rows = []
     for comparison in table:
-        finished = lines.get(comparison.trial, {})
+        finished = lines.get(comparison.trial)
+        if not finished:
+            continue
         diverged = sum(None in line.get("losses", ()) for line in finished.values())
         label = comparison.label + (f" ({diverged} diverged)" if diverged else "")
         baseline = comparison.baseline and _figures(lines.get(comparison.baseline, {}))
@@ -61,9 +63,13 @@ def write_report(tables: Tables, found: Found, plot: str | None = None) -> str:
         f"{len(lines)} trainings, {hours:.0f} hours of one core. TensorFlow {', '.join(versions)}; "
         f"backbone {', '.join(backbones)}. {_EXPLANATION}"
     )
+    rows = _with_rows(tables, found)
+    missing = sum(map(len, tables.values())) - sum(map(len, rows.values()))
+    if missing:
+        introduction += f" Without a training yet, and left out: {missing} planned rows."
     parts = [textwrap.fill(introduction, 99)]
-    for name, table in tables.items():
-        parts += [f"### {TABLES[name]}", markdown(rows_of(table, found))]
+    for name, found_rows in rows.items():
+        parts += [f"### {TABLES[name]}", markdown(found_rows)]
     if plot:
         parts.append(f"![AP of every configuration with its 95 % interval]({plot})")
     return "\n\n".join(parts) + "\n"
@@ -77,7 +83,7 @@ def plot_report(tables: Tables, found: Found):
     """
     from matplotlib.figure import Figure
 
-    panels = [(TABLES[name], rows_of(table, found)) for name, table in tables.items()]
+    panels = [(TABLES[name], rows) for name, rows in _with_rows(tables, found).items()]
     counts = [len(rows) for _, rows in panels]
     figure = Figure(figsize=(8, 1.2 + 0.3 * sum(counts) + 0.4 * len(counts)), layout="constrained")
     ratios = {"height_ratios": counts}
@@ -86,8 +92,6 @@ def plot_report(tables: Tables, found: Found):
         for place, row in enumerate(rows):
             colour = "tab:gray" if row.baseline is None else "tab:blue"
             estimate = row.estimate("AP")
-            if estimate is None:
-                continue
             style = {"fmt": "o", "color": colour, "capsize": 3}
             axis.errorbar(estimate.mean, place, xerr=estimate.half_width, **style)
             values = [100 * figures["AP"] for figures in row.figures.values()]
@@ -98,6 +102,12 @@ def plot_report(tables: Tables, found: Found):
         axis.grid(axis="x", alpha=0.3)
     axes[-1].set_xlabel("AP, percent: mean and 95 % interval; strokes are seeds; gray: baseline")
     return figure
+
+
+def _with_rows(tables, found):
+    """The rows of every table in which anything can be compared."""
+    rows = {name: rows_of(table, found) for name, table in tables.items()}
+    return {name: r for name, r in rows.items() if any(row.difference("AP") for row in r)}
 
 
 def _figures(lines):
