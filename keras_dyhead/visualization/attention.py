@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import keras
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
 from keras_dyhead.visualization.view import Preprocessor, View, look_inside
@@ -30,8 +31,8 @@ def plot_attention(
 
     A column is a level, a row is a step, in the order of computation: spatial-, scale-, then
     task-aware attention. Drawn is the norm over the channels, over the grey image. Colours mean the
-    same in the whole figure, so one sees where, and on which level, an object lights up. Padding
-    is cut off.
+    same in the whole figure, so one sees where, and on which level, an object lights up. They
+    follow the square root, for attention makes maps smaller. Padding is cut off.
 
     Args:
         model: A Keras model from images to anything with one `DyHeadNeck` in it: a detector of this
@@ -158,8 +159,7 @@ def _draw_row(row, view: View, norms, overlay: float, highest: float):
         drawn = axis.imshow(
             values,
             "inferno",
-            vmin=0,
-            vmax=highest,
+            norm=PowerNorm(0.5, vmin=0, vmax=highest),
             alpha=overlay,
             interpolation="nearest",
             extent=(0, values.shape[1] * stride_x, values.shape[0] * stride_y, 0),
