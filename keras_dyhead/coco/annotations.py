@@ -1,25 +1,35 @@
 """A checked COCO annotation file."""
 
 import dataclasses
-import math
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from keras_dyhead.coco.boxes import check_boxes
 from keras_dyhead.coco.checks import (
     Problem,
-    check_box,
     check_categories,
     check_images,
     check_on_error,
-    check_records,
     name_record,
     read_coco_json,
     report_problems,
 )
-from keras_dyhead.coco.image_files import find_broken_images
+from keras_dyhead.coco.fields import (
+    Id,
+    are_int64,
+    id_array,
+    read_area,
+    read_box,
+    read_flag,
+    read_id,
+    read_name,
+)
+from keras_dyhead.coco.image_files import find_file, inspect_images
 
 
 @dataclasses.dataclass(eq=False)
@@ -27,7 +37,9 @@ class CocoImage:
     """One image of a data set with the boxes to learn from (no crowd regions).
 
     Args:
-        id: The image id of the annotation file.
+        id: The image id of the annotation file, an integer or text.
+        number: The integer that stands for it in a data set: the id itself, or, in a file with
+            ids that are text or exceed int64, the place of the image in that file, from 1.
         path: The image file.
         height: Height in pixels.
         width: Width in pixels.
@@ -35,7 +47,8 @@ class CocoImage:
         labels: float32 array of shape `(num_boxes,)`, indices into the class names.
     """
 
-    id: int
+    id: Id
+    number: int
     path: Path
     height: int
     width: int
@@ -46,12 +59,15 @@ class CocoImage:
 class CocoAnnotations:
     """A COCO annotation file, read, checked and indexed; `load_coco` opens one by itself.
 
-    What is checked: the form of the JSON file; ids that are missing, duplicate or not integers;
-    image files that are missing, cannot be decoded or have another size than annotated; boxes that
-    are not four finite numbers, have no area, or lie outside their image; categories and images
-    that annotations refer to. A box that reaches over the edge of its image is clipped and
-    reported (from half a pixel on), never an error. EXIF orientations are not applied: boxes count
-    on the pixels as they are stored.
+    What has one meaning is read: numbers as text, `640.0`, flags as words, ids that are text,
+    UTF-8 or UTF-16 with or without a byte order mark, backslashes in file names. What has none is
+    reported: ids that are missing or used for two things; image files that are missing, cannot be
+    decoded or have another size than annotated; boxes that are not four finite numbers, have no
+    area, lie outside their image or seem to be of another form than `[x, y, width, height]` in
+    pixels; unknown categories and images. Ids of annotations may be missing or repeat. Heights and
+    widths that the file does not tell come from the image files, areas from the boxes. A box that
+    reaches over the edge of its image is clipped and reported (from half a pixel on), never an
+    error. EXIF orientations are not applied: boxes count on the pixels as they are stored.
 
     Args:
         annotations: Path of the JSON file.
@@ -59,8 +75,8 @@ class CocoAnnotations:
             unchecked. Defaults to `None`.
         class_names: The category names to use, in the order of the labels: to select some, or to
             give a validation file the labels of the training file. Annotations of other
-            categories are left out. `None` takes all, by ascending category id. Defaults to
-            `None`.
+            categories are left out. `None` takes all, by ascending category id, integers before
+            text. Defaults to `None`.
         on_error: `"raise"` raises an error that lists all problems; `"skip"` leaves the offending
             items out, warns once and keeps the list in `problems`. Defaults to `"raise"`.
         verify: Whether to decode every image file once, in threads, to find broken ones. With
@@ -70,12 +86,14 @@ class CocoAnnotations:
         path: The JSON file.
         class_names: The name of each label.
         category_ids: The category id of each label.
+        other_classes: The names of the categories that `class_names` leaves out.
         images: A list of `CocoImage`, in the order of the file.
         problems: A list of `Problem`: everything found.
 
     Raises:
-        ValueError: If the file cannot be read as COCO annotations at all, if no image is left, or
-            if `on_error="raise"` and anything in it cannot be used.
+        ValueError: If the file cannot be read as COCO annotations at all, if no image is left, if
+            none of `class_names` is a category, or if `on_error="raise"` and anything in it cannot
+            be used.
 
     Example:
     ```python
@@ -101,25 +119,30 @@ class CocoAnnotations:
             raise ValueError(f"`images` must be an existing folder. Received: images={images!r}")
         content = read_coco_json(self.path, without=("segmentation",))
         self.problems: list[Problem] = []
-        categories = check_categories(content["categories"], self.problems)
+        categories = check_categories(content["categories"], content["annotations"], self.problems)
         self._set_classes(categories, class_names)
-        self.images = self._open_images(content["images"], images, verify)
-        known_ids = {r["id"] for r in content["images"] if _has_integer_id(r)}
-        self._columns = self._open_annotations(
-            content["annotations"], known_ids, {category["id"] for category in categories}
+        records = check_images(content["images"], images is None, self.problems)
+        self.images = self._open_images(records, images, verify)
+        self._open_annotations(
+            content["annotations"],
+            *(
+                {read_id(r.get("id")) for r in content[key] if isinstance(r, dict)}
+                for key in ("images", "categories")
+            ),
         )
         report_problems(self.problems, str(self.path), on_error)
         if not self.images:
             raise ValueError(f"{self.path} names no usable image.")
 
-    def ground_truth(self, image_ids: Iterable[int] | None = None) -> dict[str, list[dict]]:
+    def ground_truth(self, image_ids: Iterable[Id] | None = None) -> dict[str, list[dict]]:
         """The annotations in COCO's own form, crowd regions and unclipped boxes included.
 
         Args:
             image_ids: The images to include. `None` takes all. Defaults to `None`.
 
         Returns:
-            A dictionary with `images`, `annotations` and `categories`, as in the JSON file.
+            A dictionary with `images`, `annotations` and `categories`, as in the JSON file, values
+            as they were read; annotations are numbered anew where their ids repeat or are missing.
         """
         wanted = {image.id for image in self.images}
         wanted = wanted if image_ids is None else wanted.intersection(image_ids)
@@ -136,7 +159,7 @@ class CocoAnnotations:
             ],
         }
 
-    def _records(self, image_ids: set[int]) -> list[dict]:
+    def _records(self, image_ids: set[Id]) -> list[dict]:
         columns = [column.tolist() for column in self._columns.values()]
         return [
             dict(zip(self._columns, values, strict=True))
@@ -144,93 +167,136 @@ class CocoAnnotations:
             if values[1] in image_ids
         ]
 
-    def _set_classes(self, categories: list[dict], class_names: Sequence[str] | None) -> None:
-        ids = {category["name"]: category["id"] for category in categories}
+    def _set_classes(self, categories: dict[str, Id], class_names: Sequence[str] | None) -> None:
         if class_names is None:
-            class_names = list(ids)
-        if isinstance(class_names, str) or len(set(class_names)) != len(class_names):
+            class_names = list(categories)
+        received, class_names = class_names, [read_name(name) for name in class_names]
+        different = len(set(class_names)) == len(class_names)
+        if isinstance(received, str) or not different or None in class_names:
             raise ValueError(
-                f"`class_names` must be different names. Received: class_names={class_names!r}"
+                f"`class_names` must be different names. Received: class_names={received!r}"
             )
-        unused_id = max(ids.values(), default=0)
+        if class_names and categories and categories.keys().isdisjoint(class_names):
+            raise ValueError(
+                f"{self.path} has no class in common with `class_names`: its categories are "
+                f"{list(categories)[:20]}. Received: class_names={class_names[:20]}"
+            )
+        ids, known = dict(categories), set(class_names)
+        unused_id = max((i for i in ids.values() if isinstance(i, int)), default=0)
         for name in class_names:
             if name not in ids:  # a validation file may lack a class of the training file
                 unused_id += 1
                 ids[name] = unused_id
-                message = (
-                    f"no category of that name; the file has {[c['name'] for c in categories]}"
-                )
+                message = f"no category of that name; the file has {list(categories)[:20]}"
                 self.problems.append(Problem(f"class {name!r}", message, kept=True))
-        self.class_names = list(class_names)
+        self.class_names = class_names
         self.category_ids = [ids[name] for name in class_names]
+        self.other_classes = [name for name in categories if name not in known]
 
-    def _open_images(self, records: list, folder, verify: bool) -> list[CocoImage]:
-        records = check_images(records, self.problems)
-        paths = [Path(folder or "") / record["file_name"] for record in records]
-        faults: list[str | None] = [None] * len(records)
-        if folder is not None:
-            sizes = [(record["height"], record["width"]) for record in records]
-            faults = find_broken_images(paths, sizes, decode=verify)
+    def _open_images(self, records: list[dict], folder, verify: bool) -> list[CocoImage]:
+        sizes = [record["size"] for record in records]
+        if folder is None:
+            paths = [Path(record["file_name"]) for record in records]
+            found = [(size, None) for size in sizes]
+        else:
+            paths = [find_file(Path(folder), record["file_name"]) for record in records]
+            found = inspect_images(paths, sizes, decode=verify)
+        has_numbers = are_int64([record["id"] for record in records])
         images = []
-        for record, path, fault in zip(records, paths, faults, strict=True):
+        for record, path, (size, fault) in zip(records, paths, found, strict=True):
             if fault:
                 self.problems.append(Problem(name_record(record, "image"), fault))
                 continue
+            number = record["id"] if has_numbers else record["position"] + 1
             empty = np.zeros((0, 4), "float32"), np.zeros((0,), "float32")
-            images.append(CocoImage(record["id"], path, record["height"], record["width"], *empty))
+            images.append(CocoImage(record["id"], number, path, *size, *empty))
         return images
 
-    def _open_annotations(
-        self, records: list, known_images: set, known_categories: set
-    ) -> dict[str, np.ndarray]:
-        """Fills the boxes of the images, and returns what pycocotools is to see, in columns."""
+    def _open_annotations(self, records: list, known_images: set, known_categories: set) -> None:
+        """Fills the boxes of the images, and keeps what pycocotools is to see, in columns."""
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
-        images = {image.id: image for image in self.images}
-        boxes: dict[int, list] = {image.id: [] for image in self.images}
+        rows = {image.id: row for row, image in enumerate(self.images)}
+        ids = [read_id(r.get("id")) if isinstance(r, dict) else None for r in records]
+        counts = Counter(ids)
+        numbered = None in counts or len(counts) < len(ids)
+
+        def report(position, message, kept=False):
+            found = ids[position]
+            name = "annotation" if found is None else f"annotation {found}"
+            place = f" at position {position}" if found is None or counts[found] > 1 else ""
+            self.problems.append(Problem(name + place, message, kept))
+
         # A million records take a tenth of the memory in columns.
-        columns = {key: [] for key in ("id", "image_id", "category_id", "bbox", "area", "iscrowd")}
-
-        def report(record, message, kept=False):
-            self.problems.append(Problem(f"annotation {record['id']}", message, kept))
-
-        keys = ("image_id", "category_id", "bbox")
-        for record in check_records(records, "annotation", keys, self.problems):
-            image_id, category_id = record["image_id"], record["category_id"]
-            if not _is_in(image_id, known_images):
-                report(record, f"there is no image with the id {image_id!r}")
-                continue
-            if not _is_in(category_id, known_categories):
-                report(record, f"there is no category with the id {category_id!r}")
-                continue
-            if image_id not in images or category_id not in labels:
-                continue  # of an image already reported, or of a class that is not wanted
-            box, fault = check_box(record["bbox"], images[image_id].height, images[image_id].width)
+        columns = {key: [] for key in ("position", "category_id", "bbox", "area", "iscrowd")}
+        row_of_box = []
+        for position, record in enumerate(records):
+            values, fault = _read_annotation(record, known_images, known_categories)
             if fault:
-                report(record, fault, kept=box is not None)
-            if box is None:
+                report(position, fault)
                 continue
-            crowd = 1 if record.get("iscrowd") else 0
-            if not crowd:
-                boxes[image_id] += [*box, labels[category_id]]
-            row = (record["id"], image_id, category_id, record["bbox"], _area(record), crowd)
-            for column, value in zip(columns.values(), row, strict=True):
+            image_id, category_id, box, area, crowd = values
+            if image_id not in rows or category_id not in labels:
+                continue  # of what is already reported, or of a class that is not wanted
+            if area is None:
+                area = max(0.0, box[2] * box[3])
+                if record.get("area") is not None:
+                    message = f"its area {record['area']!r:.80} is none; that of its box counts"
+                    report(position, message, kept=True)
+            row_of_box.append(rows[image_id])
+            for column, value in zip(
+                columns.values(), (position, category_id, box, area, crowd), strict=True
+            ):
                 column.append(value)
-        for image in self.images:
-            rows = np.array(boxes.pop(image.id), "float32").reshape(-1, 5)
-            image.boxes, image.labels = rows[:, :4], rows[:, 4]
-        return {key: np.array(values) for key, values in columns.items()}
+
+        row_of_box = np.array(row_of_box, "int64")
+        boxes = np.array(columns["bbox"], "float64").reshape(-1, 4)
+        sizes = np.array([(i.height, i.width) for i in self.images], "int64").reshape(-1, 2)
+        clipped, faults, problem = check_boxes(boxes, sizes[row_of_box])
+        if problem is not None:
+            self.problems.append(problem)
+            clipped[:] = np.nan
+            faults = []
+        usable = np.isfinite(clipped).all(axis=1)
+        for row, fault in faults:
+            report(columns["position"][row], fault, kept=bool(usable[row]))
+
+        crowd = np.array(columns["iscrowd"], "int64")
+        label = np.array([labels[i] for i in columns["category_id"]], "float32")
+        targets = np.flatnonzero(usable & (crowd == 0))
+        targets = targets[np.argsort(row_of_box[targets], kind="stable")]
+        ends = np.searchsorted(row_of_box[targets], np.arange(len(self.images)), side="right")
+        parts = np.split(targets, ends)[:-1]
+        for image, part in zip(self.images, parts, strict=True):
+            image.boxes, image.labels = clipped[part].astype("float32"), label[part]
+
+        kept = np.flatnonzero(usable).tolist()
+        places = [columns["position"][row] for row in kept]
+        self._columns = {
+            "id": id_array([p + 1 if numbered else ids[p] for p in places]),
+            "image_id": id_array([self.images[row].id for row in row_of_box[kept].tolist()]),
+            "category_id": id_array([columns["category_id"][row] for row in kept]),
+            "bbox": boxes[kept],
+            "area": np.array([columns["area"][row] for row in kept], "float64"),
+            "iscrowd": crowd[kept],
+        }
 
 
-def _has_integer_id(record) -> bool:
-    return isinstance(record, dict) and isinstance(record.get("id"), int)
-
-
-def _is_in(value, known: set) -> bool:
-    return isinstance(value, int) and value in known
-
-
-def _area(record: dict) -> float:
-    area = record.get("area")
-    if isinstance(area, (int, float)) and math.isfinite(area):
-        return area
-    return record["bbox"][2] * record["bbox"][3]
+def _read_annotation(record: Any, images: set, categories: set) -> tuple[tuple, str | None]:
+    """The image id, category id, box, area and crowd flag of a record, or what is wrong with it."""
+    if not isinstance(record, dict):
+        return (), f"is no record. Received: {record!r:.80}"
+    missing = [key for key in ("image_id", "category_id", "bbox") if key not in record]
+    if missing:
+        return (), f"lacks {', '.join(map(repr, missing))}"
+    image_id, category_id = read_id(record["image_id"]), read_id(record["category_id"])
+    if image_id is None or image_id not in images:
+        return (), f"there is no image with the id {record['image_id']!r:.80}"
+    if category_id is None or category_id not in categories:
+        return (), f"there is no category with the id {record['category_id']!r:.80}"
+    box = read_box(record["bbox"])
+    if box is None:
+        return (), f"its box is not [x, y, width, height]. Received: {record['bbox']!r:.80}"
+    crowd = read_flag(record.get("iscrowd"))
+    if crowd is None:
+        return (), f"its iscrowd {record['iscrowd']!r:.80} is neither 0 nor 1"
+    return (image_id, category_id, box, read_area(record.get("area")), crowd), None

@@ -2,15 +2,15 @@
 
 import dataclasses
 import json
-import math
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-_SHOWN = 20  # problems in one message
-# COCO rounds coordinates: a box may reach this far over the edge before it is worth a word.
-_ROUNDING = 0.5
+from keras_dyhead.coco.fields import Id, id_order, read_id, read_name, read_side
+
+_SHOWN = 10  # problems of a kind in one message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +31,11 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.item}: {self.message}"
 
+    @property
+    def kind(self) -> str:
+        """What problems of one kind share: the plain words of their messages."""
+        return " ".join(word for word in self.message.split() if word.isalpha())
+
 
 def check(name: str, value: Any, valid: bool, expected: str) -> None:
     """Raises a `ValueError` that names an argument which is not valid."""
@@ -46,30 +51,35 @@ def check_on_error(on_error: str) -> None:
 def report_problems(problems: Sequence[Problem], source: str, on_error: str) -> None:
     """Raises an error that lists the unusable items, or warns once of all problems.
 
-    Problems of items that stay in use never raise. At most 20 are written out, with the total.
+    Problems of items that stay in use never raise.
     """
     unusable = [problem for problem in problems if not problem.kept]
     if unusable and on_error == "raise":
         heading = f"{source} has {_count(unusable)} (`on_error='skip'` leaves the items out):"
-        raise ValueError(heading + _listing(unusable))
+        raise ValueError("\n  - ".join([heading, *list_problems(unusable)]))
     if problems:
-        warnings.warn(
+        heading = (
             f"{source} has {_count(problems)}: {len(unusable)} left out, "
             f"{len(problems) - len(unusable)} kept. The full list is in `problems`."
-            + _listing(problems),
-            stacklevel=3,
         )
+        warnings.warn("\n  - ".join([heading, *list_problems(problems)]), stacklevel=3)
 
 
 def _count(problems: Sequence[Problem]) -> str:
     return f"{len(problems)} problem{'s' * (len(problems) > 1)}"
 
 
-def _listing(problems: Sequence[Problem]) -> str:
-    lines = [f"\n  - {problem}" for problem in problems[:_SHOWN]]
-    if len(problems) > _SHOWN:
-        lines.append(f"\n  ... and {len(problems) - _SHOWN} more")
-    return "".join(lines)
+def list_problems(problems: Iterable[Problem]) -> list[str]:
+    """Returns a line for each problem; of more than ten of one kind, how many there are."""
+    kinds = defaultdict(list)
+    for problem in problems:
+        kinds[problem.kind].append(problem)
+    lines = []
+    for same in kinds.values():
+        lines += map(str, same[:_SHOWN])
+        if len(same) > _SHOWN:
+            lines.append(f"... and {len(same) - _SHOWN} more like the last, {len(same)} in all")
+    return lines
 
 
 def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
@@ -85,8 +95,7 @@ def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
         return record
 
     try:
-        text = path.read_text(encoding="utf-8")
-        content = json.loads(text, object_hook=drop if without else None)
+        content = json.loads(path.read_bytes(), object_hook=drop if without else None)
     except FileNotFoundError:
         raise ValueError(f"`annotations` must be an existing file. Received: {path}") from None
     except OSError as error:
@@ -110,91 +119,90 @@ def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
 def check_records(
     records: Iterable[Any], kind: str, keys: Sequence[str], problems: list[Problem]
 ) -> Iterator[dict]:
-    """Yields the records that have these keys, and an integer id seen for the first time.
+    """Yields the records that have these keys, and an id seen for the first time, as it is read.
 
     What is wrong with the others is appended to `problems`, by the `kind` of record.
     """
-    seen = set()
+    seen = {}
     for position, record in enumerate(records):
-        if not isinstance(record, dict) or "id" not in record:
-            problems.append(
-                Problem(f"{kind} at position {position}", f"has no id. Received: {record!r:.80}")
-            )
+        found = read_id(record.get("id")) if isinstance(record, dict) else None
+        if found is None:
+            name = f"{kind} at position {position}"
+            problems.append(Problem(name, f"has no usable id. Received: {record!r:.80}"))
             continue
+        first = seen.setdefault(found, record)
         missing = [key for key in keys if key not in record]
-        if missing:
-            fault = f"lacks {', '.join(map(repr, missing))}"
-        elif not _is_integer(record["id"]):
-            fault = f"its id {record['id']!r} is not an integer"
-        elif record["id"] in seen:
-            fault = "its id is used twice; the first one counts"
+        name = name_record(record, kind)
+        if first is not record and first == record:
+            problems.append(Problem(name, "is listed twice and counts once", kept=True))
+        elif first is not record:
+            problems.append(Problem(name, "its id is used twice; the first one counts"))
+        elif missing:
+            problems.append(Problem(name, f"lacks {', '.join(map(repr, missing))}"))
         else:
-            seen.add(record["id"])
-            yield record
-            continue
-        problems.append(Problem(name_record(record, kind), fault))
+            yield record | {"id": found, "position": position}
 
 
 def name_record(record: dict, kind: str) -> str:
     """Names a record in a report, with the file name of an image."""
-    file_name = f" ({record['file_name']})" if "file_name" in record else ""
-    return f"{kind} {record['id']}{file_name}"
+    file_name = shorten(record["file_name"]) if "file_name" in record else None
+    return f"{kind} {record['id']}" + ("" if file_name is None else f" ({file_name})")
 
 
-def check_categories(records: Iterable[Any], problems: list[Problem]) -> list[dict]:
-    """Returns the usable categories in the order of their ids; a name may be used once."""
-    names: dict[str, int] = {}
-    kept = []
+def shorten(text: Any, length: int = 100) -> str:
+    """Text that fits into a message."""
+    text = str(text)
+    return text if len(text) <= length else f"{text[:length]}..."
+
+
+def check_categories(
+    records: Iterable[Any], annotations: Sequence[Any], problems: list[Problem]
+) -> dict[str, Id]:
+    """Returns the id of every usable name in the order of the ids.
+
+    Of several categories of one name the one that annotations use counts: exporters add a root of
+    all categories, which no annotation uses. If several are used, they have no one meaning.
+    """
+    ids = defaultdict(list)
     for record in check_records(records, "category", ("name",), problems):
-        first = names.setdefault(str(record["name"]), record["id"])
-        if first != record["id"]:
-            message = f"its name {record['name']!r} is already that of category {first}"
+        name = read_name(record["name"])
+        if name is None:
+            message = f"its name {record['name']!r:.80} is no text"
             problems.append(Problem(f"category {record['id']}", message))
         else:
-            kept.append({"id": record["id"], "name": str(record["name"])})
-    return sorted(kept, key=lambda category: category["id"])
+            ids[name].append(record["id"])
+    chosen = {name: same[0] for name, same in ids.items()}
+    repeated = {name: same for name, same in ids.items() if len(same) > 1}
+    if repeated:
+        used = {read_id(a.get("category_id")) for a in annotations if isinstance(a, dict)}
+    for name, same in repeated.items():
+        chosen[name] = first = next((i for i in same if i in used), same[0])
+        for other in same:
+            if other != first:
+                message = f"its name {name!r} is already that of category {first}"
+                message += "" if other in used else ", and no annotation uses it"
+                problems.append(Problem(f"category {other}", message, other not in used))
+    return dict(sorted(chosen.items(), key=lambda pair: id_order(pair[1])))
 
 
-def check_images(records: Iterable[Any], problems: list[Problem]) -> list[dict]:
-    """Returns the image records with a file name and a positive integer size."""
-    kept = []
-    for record in check_records(records, "image", ("file_name", "height", "width"), problems):
-        size = record["height"], record["width"]
-        if not isinstance(record["file_name"], str):
-            message = f"its file name {record['file_name']!r} is not a string"
-            problems.append(Problem(name_record(record, "image"), message))
-        elif not all(_is_integer(side) and side > 0 for side in size):
-            message = f"its (height, width) {size} are not positive integers"
-            problems.append(Problem(name_record(record, "image"), message))
-        else:
-            kept.append(record)
-    return kept
+def check_images(
+    records: Iterable[Any], without_files: bool, problems: list[Problem]
+) -> list[dict]:
+    """Returns the image records with a file name, and their `size`, as far as they tell it.
 
-
-def check_box(bbox: Any, height: int, width: int) -> tuple[list[float] | None, str | None]:
-    """Checks a COCO box `[x, y, width, height]` and clips it to its image.
-
-    Returns the clipped box as `[left, top, right, bottom]`, or `None` where it cannot be used; and
-    what is wrong with it, or `None`.
+    A height or width that is no number of pixels is `None`, or, `without_files` to look it up in, a
+    problem.
     """
-    numbers = isinstance(bbox, list) and all(isinstance(v, (int, float)) for v in bbox)
-    if not numbers or len(bbox) != 4:
-        return None, f"its box is not [x, y, width, height]. Received: {bbox!r:.80}"
-    if not all(map(math.isfinite, bbox)):
-        return None, f"its box {bbox} has a NaN or infinite value"
-    left, top, box_width, box_height = bbox
-    right, bottom = left + box_width, top + box_height
-    if box_width <= 0 or box_height <= 0:
-        return None, f"its box {bbox} (x, y, width, height) has no area"
-    where = f"its image of {width}x{height} pixels (width x height)"
-    if left >= width or top >= height or right <= 0 or bottom <= 0:
-        return None, f"its box {bbox} (x, y, width, height) lies outside {where}"
-    clipped = [max(left, 0), max(top, 0), min(right, width), min(bottom, height)]
-    overhang = max(-left, -top, right - width, bottom - height)
-    if overhang > _ROUNDING:
-        return clipped, f"its box {bbox} (x, y, width, height) was clipped to {where}"
-    return clipped, None
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
+    kept = []
+    for record in check_records(records, "image", ("file_name",), problems):
+        size = tuple(read_side(record.get(key)) for key in ("height", "width"))
+        if not isinstance(record["file_name"], str) or not record["file_name"].strip():
+            message = f"its file name {record['file_name']!r} is not a string that names a file"
+        elif without_files and None in size:
+            stated = tuple(record.get(key) for key in ("height", "width"))
+            message = f"its (height, width) {stated!r:.80} are not positive integers"
+        else:
+            kept.append(record | {"size": size})
+            continue
+        problems.append(Problem(name_record(record, "image"), message))
+    return kept

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_dyhead.coco.fields import id_array, read_box, read_id, read_number
+
 DETECTION = np.dtype(
     [
         ("image_id", "int64"),
@@ -23,12 +25,16 @@ _ROWS = 10_000  # turned into Python objects at a time
 def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
     """Returns detections as an array of the dtype `DETECTION`.
 
+    Ids that are text or exceed int64 make the fields `image_id` and `category_id` fields of
+    objects.
+
     Args:
         results: Such an array, or a list of `{"image_id", "category_id", "bbox", "score"}` as in a
             COCO results file.
 
     Raises:
-        ValueError: If an entry is not of that form; the message shows it.
+        ValueError: If an entry is not of that form, or a box or a score is not finite; the message
+            shows it.
 
     Example:
     ```python
@@ -36,18 +42,38 @@ def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
     found["score"].mean(), found[found["image_id"] == 139]["bbox"]
     ```
     """
-    if isinstance(results, np.ndarray) and results.dtype == DETECTION:
-        return results
-    found = np.zeros(len(results), DETECTION)
-    for row, record in enumerate(results):
-        try:
-            found[row] = tuple(record[name] for name in DETECTION.names)
-        except (KeyError, TypeError, ValueError, OverflowError):
-            raise ValueError(
-                "Detections must have an integer image_id and category_id, a bbox [x, y, width, "
-                f"height] and a score. Received: {record!r:.200}"
-            ) from None
-    return found
+    if not isinstance(results, np.ndarray) or results.dtype.names != DETECTION.names:
+        rows = [_read_detection(record) for record in results]
+        image_ids, category_ids, boxes, scores = zip(*rows, strict=True) if rows else ([],) * 4
+        results = detection_table(id_array(image_ids), id_array(category_ids), boxes, scores)
+    finite = np.isfinite(results["bbox"]).all(axis=-1) & np.isfinite(results["score"])
+    if not finite.all():
+        (wrong,) = detection_records(results[~finite][:1])
+        raise ValueError(f"Detections must have finite boxes and scores. Received: {wrong}")
+    return results
+
+
+def _read_detection(record: Mapping) -> tuple:
+    if isinstance(record, Mapping):
+        ids = read_id(record.get("image_id")), read_id(record.get("category_id"))
+        row = *ids, read_box(record.get("bbox")), read_number(record.get("score"))
+        if None not in row:
+            return row
+    raise ValueError(
+        "Detections must have an image_id and a category_id, a bbox [x, y, width, height] and a "
+        f"score. Received: {record!r:.200}"
+    )
+
+
+def detection_table(image_ids: np.ndarray, category_ids: np.ndarray, boxes, scores) -> np.ndarray:
+    """Returns these columns as an array, see `detection_array`."""
+    dtype = [(name, DETECTION[name]) for name in DETECTION.names]
+    dtype[:2] = [("image_id", image_ids.dtype), ("category_id", category_ids.dtype)]
+    table = np.zeros(len(image_ids), dtype)
+    columns = image_ids, category_ids, np.reshape(boxes, (-1, 4)), scores
+    for name, column in zip(DETECTION.names, columns, strict=True):
+        table[name] = column
+    return table
 
 
 def xywh_boxes(boxes: np.ndarray) -> np.ndarray:

@@ -10,9 +10,16 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
-from keras_dyhead.coco.detections import DETECTION, detection_records, xywh_boxes
+from keras_dyhead.coco.detections import (
+    DETECTION,
+    detection_records,
+    detection_table,
+    xywh_boxes,
+)
+from keras_dyhead.coco.fields import id_array
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.coco.metrics import CocoResult, coco_metrics
+from keras_dyhead.detectors.targets import check_classes
 
 
 def evaluate_coco(
@@ -20,6 +27,8 @@ def evaluate_coco(
     data: tf.data.Dataset | CocoAnnotations,
     annotations: CocoAnnotations | str | os.PathLike | None = None,
     *,
+    max_detections: int = 100,
+    size_limits: tuple[float, float] = (32.0, 96.0),
     workers: int | None = None,
     verbose: int = 1,
 ) -> CocoResult:
@@ -45,6 +54,9 @@ def evaluate_coco(
             set lose. Where that is missing, the ground truth is rebuilt from the targets, which
             know no crowd regions and no segmentation areas: any data set with `boxes` and `labels`
             (or `classes`) will do. Defaults to `None`.
+        max_detections: How many count, see `coco_metrics`; the detector must find as many, see
+            `DetectionDecoder`. Defaults to `100`.
+        size_limits: What is small and what is large, see `coco_metrics`. Defaults to `(32, 96)`.
         workers: Processes to match in, see `coco_metrics`. Defaults to `None`.
         verbose: `1` shows a progress bar, `0` nothing. Defaults to `1`.
 
@@ -54,7 +66,7 @@ def evaluate_coco(
     Raises:
         TypeError: If the detector does not go with the data.
         ValueError: If the model's output or the data set's targets lack what is needed, images
-            come twice, or the numbers of classes differ.
+            come twice, or the classes differ, in number or, where both sides know them, by name.
 
     Example:
     ```python
@@ -77,7 +89,8 @@ def evaluate_coco(
     else:
         annotations = _find_annotations(data, annotations)
         ground_truth, detections = _detect_in_batches(detector, data, annotations, verbose)
-    return coco_metrics(ground_truth, detections, workers=workers)
+    rules = {"max_detections": max_detections, "size_limits": size_limits, "workers": workers}
+    return coco_metrics(ground_truth, detections, **rules)
 
 
 class CocoEvaluation(keras.callbacks.Callback):
@@ -180,25 +193,22 @@ def _find_annotations(
 
 def _detect_in_files(detect, annotations, verbose) -> tuple[dict, np.ndarray]:
     """The ground truth of image files and what a function of one image detects in them."""
-    count = getattr(detect, "num_classes", len(annotations.class_names))
-    if count != len(annotations.class_names):
-        raise ValueError(
-            f"The model has {count} classes, the annotations have "
-            f"{len(annotations.class_names)}: {annotations.class_names[:20]}"
-        )
+    check_classes(detect, annotations)
     progress = keras.utils.Progbar(len(annotations.images), verbose=verbose)
     tables = [np.zeros(0, DETECTION)]
     for image in annotations.images:
         found = detect(read_rgb(image.path))
         boxes = found["boxes"].astype("float64")
         columns = boxes, found["labels"], found["confidence"]
-        tables.append(_table(image.id, *columns, annotations))
+        tables.append(_table(id_array([image.id]), *columns, annotations))
         progress.add(1)
     return annotations.ground_truth(), np.concatenate(tables)
 
 
 def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.ndarray]:
     """The ground truth of a data set's images and what a model detects in them."""
+    check_classes(model, annotations or dataset)
+    names = {} if annotations is None else {i.number: i.id for i in annotations.images}
     cardinality = int(dataset.cardinality())
     progress = keras.utils.Progbar(cardinality if cardinality > 0 else None, verbose=verbose)
     detections, truths, image_ids, batch_size = [np.zeros(0, DETECTION)], [], [], 0
@@ -211,8 +221,9 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
         # Not `predict_on_batch`: it wraps the images in a tuple, which the hosts' `predict_step`
         # does not expect, and gives every replica of a distributed model the whole batch.
         found = model.predict(tf.data.Dataset.from_tensors(images), verbose=0)
-        targets = {key: np.asarray(value) for key, value in targets.items()}
+        targets = {key: _dense(value) for key, value in targets.items()}
         ids = targets.get("image_id", np.arange(len(image_ids), len(image_ids) + count))
+        ids = id_array([names.get(number, number) for number in ids.tolist()])
         image_ids += ids.tolist()
 
         labels = _get(found, "The model's output", "labels", "classes")[:count]
@@ -267,12 +278,14 @@ def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
                 f"The model found label {highest}, but the annotations have {known} classes: "
                 f"{annotations.class_names}"
             )
-        category_ids = np.take(annotations.category_ids, category_ids)
-    table = np.zeros(len(category_ids), DETECTION)
-    table["image_id"] = np.broadcast_to(image_ids, used.shape)[used]
-    table["category_id"] = category_ids
-    table["bbox"], table["score"] = boxes[used], scores[used]
-    return table
+        category_ids = id_array(annotations.category_ids)[category_ids]
+    image_ids = np.broadcast_to(image_ids, used.shape)[used]
+    return detection_table(image_ids, category_ids, boxes[used], scores[used])
+
+
+def _dense(values: Any) -> np.ndarray:
+    """Targets as an array; missing entries of ragged ones are -1, as padding is."""
+    return (values.to_tensor(-1) if isinstance(values, tf.RaggedTensor) else values).numpy()
 
 
 def _get(values: Any, owner: str, *names: str) -> np.ndarray:

@@ -162,7 +162,7 @@ def _tabulate(images: Sequence[CocoImage]) -> dict[str, tf.Tensor]:
     rows = [np.column_stack([image.boxes, image.labels]) for image in images]
     return {
         "paths": tf.constant([str(image.path) for image in images]),
-        "ids": tf.constant([image.id for image in images], "int64"),
+        "ids": tf.constant([image.number for image in images], "int64"),
         "sizes": tf.constant([(image.height, image.width) for image in images], "int32"),
         "boxes": tf.RaggedTensor.from_row_lengths(
             tf.constant(np.concatenate(rows), "float32"), [len(row) for row in rows]

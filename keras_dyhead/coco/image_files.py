@@ -1,17 +1,23 @@
 """Reading image files, and finding out beforehand which of them cannot be read."""
 
 import contextlib
+import functools
 import hashlib
 import json
 import os
+import unicodedata
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import url2pathname
 
 import keras
 import numpy as np
 import tensorflow as tf
 from PIL import Image
+
+from keras_dyhead.coco.checks import shorten
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _MANY = 1000  # files whose decoding is worth a progress bar and a record
@@ -23,8 +29,23 @@ def read_image(path: tf.Tensor) -> tf.Tensor:
 
     An EXIF orientation is not applied: COCO boxes are drawn on the pixels as they are stored.
     """
-    image = tf.io.decode_image(tf.io.read_file(path), channels=3, expand_animations=False)
-    return tf.ensure_shape(image, (None, None, 3))
+    content = tf.io.read_file(path)
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    image = tf.ensure_shape(image, (None, None, 3))
+    is_bmp = tf.strings.substr(content, 0, 2) == "BM"
+    return tf.cond(is_bmp, lambda: _apply_palette(content, image), lambda: image)
+
+
+def _apply_palette(content: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """The colours of a BMP file with a palette, of which TensorFlow decodes the indices."""
+    header = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 10, 20), tf.uint16), "int32")
+    begin, end = 14 + header[2], header[0] + header[1] * 65536
+    colours = tf.strings.substr(content, begin, (end - begin) // 4 * 4)
+    colours = tf.reshape(tf.io.decode_raw(colours, tf.uint8), (-1, 4))[:, 2::-1]  # from BGR0
+    is_indexed = header[9] == 8  # bits of a pixel
+    return tf.cond(
+        is_indexed, lambda: tf.gather(colours, tf.cast(image[..., 0], "int32")), lambda: image
+    )
 
 
 def read_or_empty(path: tf.Tensor) -> tf.Tensor:
@@ -48,40 +69,61 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path} is no readable JPEG or PNG image: {_reason(error)}") from None
 
 
-def find_broken_images(
-    paths: Sequence[Path], sizes: Sequence[tuple[int, int]], decode: bool = True
-) -> list[str | None]:
-    """Says what is wrong with each image file, or `None`, by decoding all on all processor cores.
+def find_file(folder: Path, name: str) -> Path:
+    """The file that a record names: as it is written, or as other systems and tools write it."""
+    slashed = name.replace("\\", "/")
+    spellings = [name, slashed, slashed.lstrip("/"), unquote(slashed)]
+    spellings += [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
+    if name.startswith("file:"):
+        spellings.append(url2pathname(urlsplit(name).path))
+    paths = (folder / spelling for spelling in spellings)
+    # Not `Path.is_file`, which raises where a name is too long for the system.
+    return next((path for path in paths if os.path.isfile(path)), folder / name)
 
-    Decoding a thousand files or more shows a progress bar, and what was found is kept in the
-    folder `keras_dyhead/verified` of Keras' own (`KERAS_HOME`, or `~/.keras`): as long as names,
-    sizes and times of the files are the same, they are not decoded again. Without `decode`, which
-    finds truncated files, they only have to exist.
+
+Size = tuple[int | None, int | None]
+
+
+def inspect_images(
+    paths: Sequence[Path], sizes: Sequence[Size], decode: bool = True
+) -> list[tuple[Size, str | None]]:
+    """Returns the (height, width) of each image file, and what is wrong with it or `None`.
+
+    All are decoded on all processor cores. Decoding a thousand files or more shows a progress bar,
+    and what was found is kept in the folder `keras_dyhead/verified` of Keras' own (`KERAS_HOME`, or
+    `~/.keras`): as long as names, sizes and times of the files are the same, they are not decoded
+    again. Without `decode`, which finds truncated files, they only have to exist, and those are
+    decoded whose size is not stated.
+
+    Args:
+        paths: The files.
+        sizes: The (height, width) that is stated for each, with `None` where it is not.
+        decode: Whether to decode all. Defaults to `True`.
     """
-    if not decode:
-        return [None if path.is_file() else _missing(path) for path in paths]
-    many = len(paths) >= _MANY
+    many = decode and len(paths) >= _MANY
     record = _record_of(paths, sizes) if many else None
     if record is not None and record.is_file():
         found = json.loads(record.read_text(encoding="utf-8"))
-        return [found.get(str(row)) for row in range(len(paths))]
+        found = {int(row): (tuple(size), fault) for row, (size, fault) in found.items()}
+        return [found.get(row, (size, None)) for row, size in enumerate(sizes)]
     progress = keras.utils.Progbar(len(paths), verbose=int(many), unit_name="image")
-    faults = []
+    inspected = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        for fault in pool.map(_find_fault, paths, sizes):
-            faults.append(fault)
+        for result in pool.map(functools.partial(_inspect, decode=decode), paths, sizes):
+            inspected.append(result)
             progress.add(1)
     if record is not None:
-        found = {row: fault for row, fault in enumerate(faults) if fault}
+        rows = enumerate(zip(inspected, sizes, strict=True))
+        found = {row: result for row, (result, size) in rows if result != (size, None)}
         with contextlib.suppress(OSError):  # a home that cannot be written to costs time only
             record.parent.mkdir(parents=True, exist_ok=True)
             unfinished = record.with_suffix(f".{os.getpid()}")
             unfinished.write_text(json.dumps(found), encoding="utf-8")
             unfinished.replace(record)
-    return faults
+    return inspected
 
 
-def _record_of(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Path:
+def _record_of(paths: Sequence[Path], sizes: Sequence[Size]) -> Path:
     """The file that keeps what was found in these files as they are now."""
     digest = hashlib.sha256()
     for path, size in zip(paths, sizes, strict=True):
@@ -95,31 +137,28 @@ def _record_of(paths: Sequence[Path], sizes: Sequence[tuple[int, int]]) -> Path:
     return home / "keras_dyhead" / "verified" / f"{digest.hexdigest()}.json"
 
 
-def _missing(path: Path) -> str:
-    return f"no such file: {path}"
-
-
-def _find_fault(path: Path, size: tuple[int, int]) -> str | None:
-    if not path.is_file():
-        return _missing(path)
+def _inspect(path: Path, size: Size, decode: bool) -> tuple[Size, str | None]:
+    if not os.path.isfile(path):
+        return size, f"no such file: {shorten(path, 200)}"
+    if not decode and None not in size:
+        return size, None
     try:
-        with Image.open(path) as header:
-            stored = header.size[::-1]
-            orientation = header.getexif().get(_EXIF_ORIENTATION, 1) if stored != size else 1
         with tf.device("CPU:0"):  # device scopes are per thread
-            read_image(tf.constant(str(path)))
+            stored = tuple(read_image(tf.constant(str(path))).shape[:2])
     except tf.errors.OpError as error:
-        return f"the file cannot be decoded: {_reason(error)}"
-    except Exception as error:  # Pillow's readers raise many kinds of error on a broken header
-        return f"not a readable image file: {error}"
-    if stored == size:
-        return None
-    hint = f"; its EXIF orientation {orientation} is not applied" if orientation != 1 else ""
-    return (
+        return size, f"the file cannot be decoded: {_reason(error)}"
+    if all(side in (None, actual) for side, actual in zip(size, stored, strict=True)):
+        return stored, None
+    hint = "; are height and width swapped?" if size == stored[::-1] else ""
+    with contextlib.suppress(Exception), Image.open(path) as header:
+        orientation = header.getexif().get(_EXIF_ORIENTATION, 1)
+        hint = f"; its EXIF orientation {orientation} is not applied" if orientation != 1 else hint
+    height, width = ("?" if side is None else side for side in size)
+    return size, (
         f"the file is {stored[1]}x{stored[0]} pixels (width x height), "
-        f"the annotations say {size[1]}x{size[0]}{hint}"
+        f"the annotations say {width}x{height}{hint}"
     )
 
 
 def _reason(error: tf.errors.OpError) -> str:
-    return error.message.split("}} ")[-1].splitlines()[0]
+    return error.message.split("}} ")[-1].split(" [Op:")[0].splitlines()[0]

@@ -34,7 +34,12 @@ TRUTH = np.dtype(
 
 
 def match(
-    truths: np.ndarray, detections: np.ndarray, category_ids: list[int], workers: int = 1
+    truths: np.ndarray,
+    detections: np.ndarray,
+    category_ids: list[int],
+    max_detections: int = 100,
+    size_limits: tuple[float, float] = (32.0, 96.0),
+    workers: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes precision and recall of every category, exactly as one `COCOeval` of all does.
 
@@ -42,19 +47,22 @@ def match(
         truths: Array of the dtype `TRUTH`.
         detections: Array of the dtype `keras_dyhead.coco.detections.DETECTION`.
         category_ids: The categories that count, in the order of the tables.
+        max_detections: See `coco_metrics`. Defaults to `100`.
+        size_limits: See `coco_metrics`. Defaults to `(32, 96)`.
         workers: Processes to share the categories among. Defaults to `1`: this one.
 
     Returns:
         `COCOeval`'s tables of precision and recall; -1 where there is no truth.
     """
+    rules = max_detections, size_limits
     if not category_ids:
-        precision, recall = _match_category(truths[:0], detections[:0])
+        precision, recall = _match_category(truths[:0], detections[:0], *rules)
         return precision[:, :, :0], recall[:, :0]
     parts = list(_split(truths, detections, category_ids))
     if min(workers, len(parts)) > 1:
-        tables = _match_in_processes(truths, detections, parts, workers)
+        tables = _match_in_processes(truths, detections, parts, rules, workers)
     else:
-        tables = [_match_category(truths[t], detections[d]) for t, d in parts]
+        tables = [_match_category(truths[t], detections[d], *rules) for t, d in parts]
     precision, recall = zip(*tables, strict=True)
     return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
 
@@ -72,7 +80,12 @@ def _split(truths, detections, category_ids) -> Iterator[tuple[np.ndarray, np.nd
         )
 
 
-def _match_category(truths: np.ndarray, detections: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _match_category(
+    truths: np.ndarray,
+    detections: np.ndarray,
+    max_detections: int,
+    size_limits: tuple[float, float],
+) -> tuple[np.ndarray, np.ndarray]:
     # Images without a box of the category do not count in it, as in any COCOeval.
     image_ids = np.union1d(truths["image_id"], detections["image_id"]).tolist()
     detected = detections["bbox"][:, 2] * detections["bbox"][:, 3]
@@ -83,6 +96,10 @@ def _match_category(truths: np.ndarray, detections: np.ndarray) -> tuple[np.ndar
             iouType="bbox",
         )
         evaluation.params.catIds = [0]
+        evaluation.params.maxDets[-1] = max_detections
+        small, large = (length**2 for length in size_limits)
+        whole = evaluation.params.areaRng[0]
+        evaluation.params.areaRng = [whole, [0, small], [small, large], [large, whole[1]]]
         evaluation.evaluate()
         evaluation.accumulate()
     return evaluation.eval["precision"], evaluation.eval["recall"]
@@ -105,13 +122,13 @@ def _index(boxes: np.ndarray, image_ids: list[int], **columns: np.ndarray) -> CO
     return coco
 
 
-def _match_in_processes(truths, detections, parts, workers: int) -> list:
+def _match_in_processes(truths, detections, parts, rules: tuple, workers: int) -> list:
     """Gives every process a share of the categories with about as many detections."""
     largest_first = sorted(range(len(parts)), key=lambda k: -len(parts[k][1]))
     shares = [largest_first[i::workers] for i in range(min(workers, len(parts)))]
 
     def run(share: list[int]) -> list:
-        task = [(truths[parts[k][0]], detections[parts[k][1]]) for k in share]
+        task = [(truths[parts[k][0]], detections[parts[k][1]], *rules) for k in share]
         # A script of its own, not a fork: TensorFlow's threads do not survive one, and a program
         # without `if __name__ == "__main__"` would start itself again.
         process = subprocess.run(
@@ -132,9 +149,9 @@ def _match_in_processes(truths, detections, parts, workers: int) -> list:
 
 
 def main() -> None:
-    """Reads pairs of truths and detections from the standard input, and writes their tables."""
+    """Reads truths, detections and rules from the standard input, and writes their tables."""
     task = pickle.load(sys.stdin.buffer)
-    pickle.dump([_match_category(*pair) for pair in task], sys.stdout.buffer)
+    pickle.dump([_match_category(*part) for part in task], sys.stdout.buffer)
 
 
 if __name__ == "__main__":

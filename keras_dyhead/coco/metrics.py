@@ -9,7 +9,17 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-from keras_dyhead.coco.detections import detection_array
+from keras_dyhead.coco.detections import DETECTION, detection_array, detection_table
+from keras_dyhead.coco.fields import (
+    Id,
+    id_array,
+    id_order,
+    read_area,
+    read_box,
+    read_flag,
+    read_id,
+    read_name,
+)
 from keras_dyhead.coco.matching import TRUTH, match
 
 METRIC_NAMES = (
@@ -18,8 +28,7 @@ METRIC_NAMES = (
 )
 """Names of the COCO figures in the order in which pycocotools prints them."""
 
-CLASS_METRIC_NAMES = ("AP", "AP50", "AP75", "AR100")
-"""Those of them that are also told for each class."""
+_CLASS_METRICS = ("AP", "AP50", "AP75", "AR100")  # those that are also told for each class
 
 # From this many detections on, processes of their own are worth their start. More than eight have
 # nothing to do: a third of COCO's boxes are of one class.
@@ -31,7 +40,8 @@ class CocoResult(NamedTuple):
 
     Attributes:
         figures: `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm` and
-            `ARl`; 0 to 1, or -1 where there is no ground truth of that size.
+            `ARl`; 0 to 1, or -1 where there is no ground truth of that size. With another
+            `max_detections` than 100, such as 300, `AR100` is called `AR300`.
         per_class: For each category, in the order of the ids, a dictionary with `category_id`,
             `name`, `boxes` (how many it has, crowds aside), `AP`, `AP50`, `AP75` and `AR100`.
         detections: An array with the fields `image_id`, `category_id`, `bbox` and `score`, see
@@ -50,6 +60,8 @@ def coco_metrics(
     ground_truth: Mapping[str, list[dict]],
     results: np.ndarray | Sequence[Mapping],
     *,
+    max_detections: int = 100,
+    size_limits: tuple[float, float] = (32.0, 96.0),
     workers: int | None = None,
 ) -> CocoResult:
     """Computes the COCO box figures with pycocotools, silently.
@@ -63,6 +75,11 @@ def coco_metrics(
         results: Detections in the COCO results format, a list of `{"image_id", "category_id",
             "bbox", "score"}`, with boxes as `[x, y, width, height]` in pixels; or an array of
             them, see `detection_array`, which takes a tenth of the memory. May be empty.
+        max_detections: How many detections of a class count in an image, the most confident;
+            more than 10. Defaults to `100`, as COCO has it.
+        size_limits: Objects are small (`APs`, `ARs`) up to the square of the first length, large
+            (`APl`, `ARl`) from that of the second on, in pixels. Defaults to `(32, 96)`, as COCO
+            has it.
         workers: Processes to match in. Defaults to `None`: one for each processor core, up to
             eight, from 50,000 detections on, else none besides this one.
 
@@ -70,7 +87,9 @@ def coco_metrics(
         The figures, those of every class, and the detections, see `CocoResult`.
 
     Raises:
-        ValueError: If an entry of `results` is no detection.
+        ValueError: If an entry of `results` is no detection, one of `ground_truth` cannot be used,
+            there are detections but none of the images or none of the categories, or an argument
+            is out of range.
 
     Example:
     ```python
@@ -79,41 +98,91 @@ def coco_metrics(
     print(result.figures["AP"], {row["name"]: row["AP50"] for row in result.per_class})
     ```
     """
-    categories = dict(sorted((r["id"], r.get("name")) for r in ground_truth["categories"]))
-    image_ids = [record["id"] for record in ground_truth["images"]]
-    truths = _truth_array(ground_truth["annotations"])
-    truths = truths[np.isin(truths["image_id"], image_ids)]
+    if max_detections <= 10 or not 0 < size_limits[0] <= size_limits[1]:
+        raise ValueError(
+            "`max_detections` must be more than 10, `size_limits` two ascending lengths. "
+            f"Received: max_detections={max_detections}, size_limits={size_limits}"
+        )
+    names = {_read_id(r, "id"): r.get("name") for r in ground_truth["categories"]}
+    names = {i: str(i) if names[i] is None else names[i] for i in sorted(names, key=id_order)}
+    # In the order of the ids, by which pycocotools breaks ties.
+    image_ids = sorted({_read_id(r, "id") for r in ground_truth["images"]}, key=id_order)
+    truths = _truth_array(ground_truth["annotations"], image_ids, list(names))
     detections = detection_array(results)
-    known = np.isin(detections["image_id"], image_ids)
-    detections = detections if known.all() else detections[known]
+    found = _number(detections, image_ids, list(names))
+    for key, ids in (("image_id", image_ids), ("category_id", list(names))):
+        if len(found) and len(ids) and (found[key] < 0).all():
+            raise ValueError(
+                f"No detection has an {key} of the ground truth, which are {ids[:5]} and so on. "
+                f"Received: {detections[key][:5].tolist()}"
+            )
+    known = found["image_id"] >= 0
     if workers is None:
-        workers = min(os.cpu_count() or 1, _MOST_WORKERS) if len(detections) >= _MANY else 1
-    precision, recall = match(truths, detections, list(categories), workers)
+        workers = min(os.cpu_count() or 1, _MOST_WORKERS) if known.sum() >= _MANY else 1
+    rules = max_detections, tuple(size_limits), workers
+    precision, recall = match(truths, found[known], list(range(len(names))), *rules)
     boxes = truths["category_id"][truths["iscrowd"] == 0]
     per_class = []
-    for k, (category_id, name) in enumerate(categories.items()):
+    for k, (category_id, name) in enumerate(names.items()):
         figures = _summarize(precision[:, :, k : k + 1], recall[:, k : k + 1])
-        record = {"category_id": category_id, "name": str(category_id if name is None else name)}
-        record["boxes"] = int(np.sum(boxes == category_id))
-        per_class.append(record | {name: figures[name] for name in CLASS_METRIC_NAMES})
-    figures = _summarize(precision, recall)
+        record = {"category_id": category_id, "name": read_name(name) or str(name)}
+        record["boxes"] = int(np.sum(boxes == k))
+        figures = {name: figures[name] for name in _CLASS_METRICS}
+        per_class.append(record | _rename(figures, max_detections))
+    figures = _rename(_summarize(precision, recall), max_detections)
+    detections = detections if known.all() else detections[known]
     return CocoResult(figures, per_class, detections, precision[0, :, :, 0, -1])
 
 
-def _truth_array(records: Sequence[Mapping]) -> np.ndarray:
-    truths = np.zeros(len(records), TRUTH)
-    for row, record in enumerate(records):
-        box, area = record["bbox"], record.get("area")
-        area = box[2] * box[3] if area is None else area
-        crowd = 1 if record.get("iscrowd") else 0
-        truths[row] = record["image_id"], record["category_id"], tuple(box), area, crowd
-    return truths
+def _read_id(record: Mapping, key: str) -> Id:
+    found = read_id(record.get(key))
+    if found is None:
+        raise ValueError(f"The ground truth must have a usable {key}. Received: {record!r:.200}")
+    return found
 
 
-def _summarize(precision: np.ndarray, recall: np.ndarray) -> dict:
-    """Has pycocotools average its own tables."""
+def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list) -> np.ndarray:
+    """The boxes of images and categories that count, in the numbers of `_number`."""
+    rows, more = [], []
+    for record in records:
+        box, crowd = read_box(record.get("bbox")), read_flag(record.get("iscrowd"))
+        if box is None or crowd is None or not np.isfinite(box).all():
+            raise ValueError(
+                "The ground truth must have a finite bbox [x, y, width, height], and 0 or 1 as "
+                f"iscrowd. Received: {record!r:.200}"
+            )
+        area = read_area(record.get("area"))
+        more.append((max(0.0, box[2] * box[3]) if area is None else area, crowd))
+        rows.append((_read_id(record, "image_id"), _read_id(record, "category_id"), box, 1.0))
+    images, categories, boxes, scores = zip(*rows, strict=True) if rows else ([],) * 4
+    table = detection_table(id_array(images), id_array(categories), boxes, scores)
+    table = _number(table, image_ids, category_ids)
+    truths = np.zeros(len(table), TRUTH)
+    for name in ("image_id", "category_id", "bbox"):
+        truths[name] = table[name]
+    truths["area"], truths["iscrowd"] = np.reshape(more, (-1, 2)).T
+    return truths[truths["image_id"] >= 0]
+
+
+def _number(table: np.ndarray, image_ids: list[Id], category_ids: list[Id]) -> np.ndarray:
+    """Detections with the places of their ids in these lists, -1 where they are in none."""
+    numbered = np.zeros(len(table), DETECTION)
+    numbered["bbox"], numbered["score"] = table["bbox"], table["score"]
+    for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
+        places = {i: place for place, i in enumerate(ids)}
+        numbered[key] = [places.get(i, -1) for i in table[key].tolist()]
+    return numbered
+
+
+def _summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+    """Has pycocotools average its own tables, whatever limits they were made with."""
     evaluation = COCOeval(iouType="bbox")
     evaluation.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.summarize()
     return dict(zip(METRIC_NAMES, map(float, evaluation.stats), strict=True))
+
+
+def _rename(figures: dict[str, float], max_detections: int) -> dict[str, float]:
+    names = {"AR100": f"AR{max_detections}"}
+    return {names.get(name, name): value for name, value in figures.items()}

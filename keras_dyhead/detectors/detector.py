@@ -1,5 +1,6 @@
 """What all detectors share: backbone, pyramid and DyHead, and the training and prediction loop."""
 
+import functools
 from collections.abc import Sequence
 
 import keras
@@ -11,6 +12,7 @@ from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.pyramid_layout import known_sizes, sizes_that_fit
 from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_gradients_first
+from keras_dyhead.detectors.targets import check_classes, check_targets, target_error
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
@@ -95,6 +97,7 @@ class Detector(keras.Model):
         self.class_names = None if class_names is None else tuple(class_names)
         self.dtype_policy = dtype
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+        self._checks_all_devices = False
         self.jit_compile = keras.backend.backend() == "jax"  # until `compile` says otherwise
 
     @classmethod
@@ -237,6 +240,8 @@ class Detector(keras.Model):
             )
         if sample_weight is not None:
             raise ValueError("Detectors take no `sample_weight`.")
+        if keras.backend.backend() == "torch":  # whose step is not compiled
+            check_targets((x, y), self.num_classes)
         boxes, labels = _without_unused_places(y["boxes"], y["labels"])
         # One padded place more, so that there is one even where no image has objects.
         boxes = ops.pad(ops.cast(boxes, "float32"), ((0, 0), (0, 1), (0, 0)))
@@ -249,6 +254,63 @@ class Detector(keras.Model):
             )
         regularization = [ops.cast(loss, "float32") / num_replicas() for loss in self.losses]
         return sum([*losses.values(), *regularization])
+
+    def fit(self, x=None, *args, validation_data=None, **kwargs):
+        """Trains as `keras.Model.fit` does, on data of the model's classes.
+
+        A model without `class_names` takes those of a data set that has them, such as
+        `load_coco`'s.
+
+        Raises:
+            ValueError: If data have other classes, in number or by name, or a label that the model
+                does not have, or a box that is not finite.
+        """
+        check_classes(self, x)
+        if self.class_names is None and getattr(x, "class_names", None) is not None:
+            self.class_names = tuple(x.class_names)
+        check_classes(self, validation_data)
+        return super().fit(x, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Computes the losses as `keras.Model.evaluate` does; see `fit`."""
+        check_classes(self, x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _make_function(self, step_function, **options):
+        """Makes Keras' function of an iterator; each batch is checked before the compiled step."""
+        if keras.backend.backend() == "jax":
+
+            def checked_step(state, data):
+                return step_function(state, check_targets(data, self.num_classes))
+
+            return super()._make_function(checked_step, **options)
+        import tensorflow as tf
+
+        self._checks_all_devices = True
+        function = super()._make_function(step_function, **options)
+        self._checks_all_devices = False
+
+        @functools.wraps(function)
+        def checked(iterator):
+            try:
+                return function(iterator)
+            except tf.errors.InvalidArgumentError as error:
+                raise target_error(error) or error from None
+
+        return checked
+
+    def _autoconvert_optionals(self, step_func):
+        """Is where Keras calls TensorFlow's compiled step on a batch, outside of what XLA sees."""
+        strategy = self.distribute_strategy
+        devices = strategy.num_replicas_in_sync
+        check = functools.partial(check_targets, num_classes=self.num_classes, num_devices=devices)
+        # Steps of training run on all devices from here, those of `predict` are on one already.
+        on_all = self._checks_all_devices and devices > 1
+
+        def checked_step(data):
+            return step_func(strategy.run(check, args=(data,)) if on_all else check(data))
+
+        return super()._autoconvert_optionals(checked_step)
 
     def make_train_function(self, force=False):
         """Creates the compiled training step, with the optimizer's variables created before.

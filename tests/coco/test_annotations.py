@@ -60,13 +60,13 @@ def no_file(c):
 def text_file(c):
     c.add_image((20, 30), "text.jpg")
     (c.folder / "text.jpg").write_text("hello")
-    return "image 3 (text.jpg)", "not a readable image"
+    return "image 3 (text.jpg)", "cannot be decoded"
 
 
 def empty_file(c):
     c.add_image((20, 30), "empty.png")
     (c.folder / "empty.png").touch()
-    return "image 3 (empty.png)", "not a readable image"
+    return "image 3 (empty.png)", "cannot be decoded"
 
 
 def truncated_jpeg(c):
@@ -96,17 +96,6 @@ def rotated_by_exif(c):
     return "image 3 (exif.jpg)", "EXIF orientation 6"
 
 
-def image_without_width(c):
-    c.add_image(np.zeros((20, 30, 3), "uint8"))
-    del c.images[-1]["width"]
-    return "image 3 (3.png)", "lacks 'width'"
-
-
-def image_of_negative_size(c):
-    c.add_image(np.zeros((20, 30, 3), "uint8"), width=-30)
-    return "image 3 (3.png)", "not positive"
-
-
 def image_id_twice(c):
     c.add_image(np.zeros((20, 30, 3), "uint8"), "again.png", id=1)
     return "image 1 (again.png)", "used twice"
@@ -114,12 +103,42 @@ def image_id_twice(c):
 
 def image_without_id(c):
     c.images.append({"file_name": "a.png"})
-    return "image at position 2", "has no id"
+    return "image at position 2", "no usable id"
 
 
-def image_id_as_text(c):
-    c.add_image(np.zeros((20, 30, 3), "uint8"), id="x")
-    return "image x (3.png)", "not an integer"
+def image_id_half(c):
+    c.add_image(np.zeros((20, 30, 3), "uint8"), id=2.5)
+    return "image at position 2", "no usable id"
+
+
+def image_id_true(c):
+    c.add_image(np.zeros((20, 30, 3), "uint8"), id=True)
+    return "image at position 2", "no usable id"
+
+
+def sizes_swapped(c):
+    c.add_image(np.zeros((20, 30, 3), "uint8"), height=30, width=20)
+    return "image 3 (3.png)", "are height and width swapped?"
+
+
+def one_side_wrong(c):
+    c.add_image(np.zeros((20, 30, 3), "uint8"), height=None, width=31)
+    return "image 3 (3.png)", "the annotations say 31x?"
+
+
+def data_uri(c):
+    c.add_image((20, 30), "data:image/jpeg;base64," + "A" * 5000)
+    return "image 3 (data:image/jpeg;base64,A", "no such file"
+
+
+def address(c):
+    c.add_image((20, 30), "http://example.org/1.png")
+    return "image 3 (http://example.org/1.png)", "no such file"
+
+
+def no_file_name(c):
+    c.add_image((20, 30), "x", file_name="")
+    return "image 3 ()", "not a string that names a file"
 
 
 def file_name_missing_as_number(c):
@@ -156,23 +175,33 @@ def box_of_three(c):
 
 
 def box_of_text(c):
-    return f"annotation {c.add_box(1, ['3', 2, 4, 4])}", "is not [x, y, width, height]"
+    return f"annotation {c.add_box(1, ['3 px', 2, 4, 4])}", "is not [x, y, width, height]"
+
+
+def box_with_none(c):
+    return f"annotation {c.add_box(1, [3, None, 4, 4])}", "is not [x, y, width, height]"
+
+
+def box_of_huge_integer(c):
+    return f"annotation {c.add_box(1, [3, 10**400, 4, 4])}", "infinite"
+
+
+def box_of_fractions(c):
+    return f"annotation {c.add_box(1, [0.1, 0.2, 0.5, 0.5])}", "fractions of the image's sides"
+
+
+def crowd_as_half(c):
+    return f"annotation {c.add_box(1, [3, 2, 4, 4], iscrowd=0.5)}", "its iscrowd 0.5 is neither"
+
+
+def crowd_as_word(c):
+    return f"annotation {c.add_box(1, [3, 2, 4, 4], iscrowd='maybe')}", "'maybe' is neither"
 
 
 def annotation_without_box(c):
     number = c.add_box(1, None)
     del c.annotations[-1]["bbox"]
     return f"annotation {number}", "lacks 'bbox'"
-
-
-def annotation_without_id(c):
-    c.add_box(1, [1, 1, 2, 2])
-    del c.annotations[-1]["id"]
-    return "annotation at position 2", "has no id"
-
-
-def annotation_id_twice(c):
-    return f"annotation {c.add_box(1, [1, 1, 2, 2], id=1)}", "used twice"
 
 
 def annotation_of_unknown_image(c):
@@ -194,7 +223,13 @@ def category_id_twice(c):
 
 def category_name_twice(c):
     c.categories.append({"id": 9, "name": "dog"})
+    c.add_box(1, [1, 1, 2, 2], 9)
     return "category 9", "already that of category 3"
+
+
+def category_name_none(c):
+    c.categories.append({"id": 9, "name": None})
+    return "category 9", "its name None is no text"
 
 
 def category_without_name(c):
@@ -210,11 +245,15 @@ CASES = [
     truncated_png,
     wrong_size,
     rotated_by_exif,
-    image_without_width,
-    image_of_negative_size,
     image_id_twice,
     image_without_id,
-    image_id_as_text,
+    image_id_half,
+    image_id_true,
+    sizes_swapped,
+    one_side_wrong,
+    data_uri,
+    address,
+    no_file_name,
     file_name_missing_as_number,
     box_outside,
     box_above,
@@ -224,14 +263,18 @@ CASES = [
     box_infinite,
     box_of_three,
     box_of_text,
+    box_with_none,
+    box_of_huge_integer,
+    box_of_fractions,
+    crowd_as_half,
+    crowd_as_word,
     annotation_without_box,
-    annotation_without_id,
-    annotation_id_twice,
     annotation_of_unknown_image,
     annotation_of_image_list,
     unknown_category,
     category_id_twice,
     category_name_twice,
+    category_name_none,
     category_without_name,
 ]
 
@@ -246,14 +289,14 @@ def test_unusable_items_raise_or_are_left_out_by_name(coco, noise, spoil):
 
     with pytest.raises(ValueError) as raised:
         CocoAnnotations(coco.json, coco.folder)
-    assert f"{item}: " in str(raised.value) and message in str(raised.value)
+    assert f"  - {item}" in str(raised.value) and message in str(raised.value)
     assert "1 problem " in str(raised.value)
 
     with pytest.warns(UserWarning) as warned:
         annotations = CocoAnnotations(coco.json, coco.folder, on_error="skip")
-    assert len(warned) == 1 and f"{item}: " in str(warned[0].message)
+    assert len(warned) == 1 and f"  - {item}" in str(warned[0].message)
     (problem,) = annotations.problems
-    assert problem.item == item and message in problem.message and not problem.kept
+    assert problem.item.startswith(item) and message in problem.message and not problem.kept
 
     # The two good images with their boxes are all that is left.
     assert [image.id for image in annotations.images] == [1, 2]
@@ -282,14 +325,18 @@ def test_a_box_over_the_edge_is_clipped_and_reported_but_never_raises(coco, nois
     assert annotations.ground_truth()["annotations"][0]["bbox"] == [-2, 15, 10, 9]
 
 
-def test_the_report_lists_all_problems_up_to_twenty_and_counts_the_rest(coco, noise):
+def test_the_report_lists_ten_problems_of_a_kind_and_counts_the_rest(coco, noise):
     image_id = coco.add_image(noise(20, 30))
     for _ in range(25):
         coco.add_box(image_id, [3, 2, 0, 4])
+    coco.add_box(7, [3, 2, 1, 4])
+    coco.add_box(8, [3, 2, 1, 4])
     with pytest.raises(ValueError) as raised:
         CocoAnnotations(coco.write())
-    assert "25 problems" in str(raised.value) and "and 5 more" in str(raised.value)
-    assert str(raised.value).count("has no area") == 20
+    assert "27 problems" in str(raised.value)
+    assert "and 15 more like the last, 25 in all" in str(raised.value)
+    assert str(raised.value).count("has no area") == 10
+    assert str(raised.value).count("no image with the id") == 2
 
 
 def test_without_verification_files_only_have_to_exist(coco):

@@ -7,7 +7,7 @@ import pytest
 from coco.scenes import generated_coco
 
 from keras_dyhead.coco import detection_array, write_detections
-from keras_dyhead.coco.detections import detection_records, xywh_boxes, xyxy_boxes
+from keras_dyhead.coco.detections import DETECTION, detection_records, xywh_boxes, xyxy_boxes
 
 
 def test_a_detection_takes_56_bytes_and_survives_the_way_through_a_file(tmp_path):
@@ -22,14 +22,32 @@ def test_a_detection_takes_56_bytes_and_survives_the_way_through_a_file(tmp_path
     assert json.loads(path.read_text()) == []
 
 
-def test_an_entry_that_is_no_detection_is_shown():
-    for record in (
-        {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4]},
-        {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3], "score": 0.5},
-        {"image_id": "one", "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5},
-    ):
-        with pytest.raises(ValueError, match=r"image_id and category_id.*Received: \{'image_id'"):
-            detection_array([record])
+GOOD = {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"score": None},
+        {"bbox": [1, 2, 3]},
+        {"bbox": ["a", 2, 3, 4]},
+        {"image_id": 1.5},
+        {"category_id": None},
+        {"bbox": [1, 2, float("nan"), 4]},
+        {"score": float("inf")},
+    ],
+)
+def test_an_entry_that_is_no_detection_is_shown(wrong):
+    with pytest.raises(ValueError, match=r"Detections must have.*Received: \{'image_id'"):
+        detection_array([GOOD, GOOD | wrong])
+
+
+def test_arrays_are_checked_and_text_is_read():
+    array = detection_array([GOOD, GOOD | {"image_id": "1", "score": "0.5"}])
+    assert array.dtype == DETECTION and (array == array[0]).all()
+    array["bbox"][1, 2] = np.nan
+    with pytest.raises(ValueError, match="finite boxes and scores.*nan"):
+        detection_array(array)
 
 
 def test_boxes_are_converted_there_and_back():

@@ -1,5 +1,6 @@
 """The figures of all classes and of each, whatever the annotation file leaves out."""
 
+import numpy as np
 import pytest
 from coco.scenes import NAMES, perfect_results, shifted_results
 from pycocotools.coco import COCO
@@ -44,3 +45,49 @@ def test_a_class_has_the_figures_of_pycocotools_on_that_class_alone(scenes):
             assert record[name] == pytest.approx(expected[name], abs=1e-9)
         boxes = [r for r in scenes.annotations if r["category_id"] == record["category_id"]]
         assert record["boxes"] == sum(not r["iscrowd"] for r in boxes)
+
+
+def test_truths_are_read_as_annotation_files_are(scenes):
+    truth = CocoAnnotations(scenes.json).ground_truth()
+    results = shifted_results(scenes)
+    expected = coco_metrics(truth, results).figures
+    for record in truth["annotations"]:
+        record |= {"iscrowd": str(record["iscrowd"]), "image_id": str(record["image_id"])}
+    assert coco_metrics(truth, results).figures == expected
+    truth["annotations"][0]["bbox"] = [0, 0, float("nan"), 4]
+    with pytest.raises(ValueError, match="must have a finite bbox.*Received: {'id': 1"):
+        coco_metrics(truth, results)
+
+
+@pytest.mark.parametrize("key", ["image_id", "category_id"])
+def test_detections_of_nothing_in_the_truth_are_refused(scenes, key):
+    truth = CocoAnnotations(scenes.json).ground_truth()
+    results = [result | {key: f"x{result[key]}"} for result in perfect_results(scenes)]
+    with pytest.raises(ValueError, match=f"No detection has an {key} of the ground truth"):
+        coco_metrics(truth, results)
+
+
+def test_more_detections_and_other_sizes_are_those_of_pycocotools(scenes):
+    # Hundreds of false alarms in an image push the true ones beyond the hundredth place.
+    results = shifted_results(scenes)
+    alarm = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 2, 2], "score": 1.0}
+    results += [alarm] * 150
+    truth = COCO(str(scenes.json))
+    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    evaluation.params.maxDets = [1, 10, 300]
+    evaluation.params.areaRng = [[0, 1e10], [0, 50**2], [50**2, 70**2], [70**2, 1e10]]
+    evaluation.evaluate()
+    evaluation.accumulate()
+    truth = CocoAnnotations(scenes.json).ground_truth()
+    result = coco_metrics(truth, results, max_detections=300, size_limits=(50, 70))
+    precision, recall = evaluation.eval["precision"], evaluation.eval["recall"]
+    for place, name in enumerate(("AP", "APs", "APm", "APl")):
+        assert result.figures[name] == np.mean(precision[..., place, 2])
+        name = "AR300" if place == 0 else name.replace("P", "R")
+        assert result.figures[name] == pytest.approx(np.mean(recall[..., place, 2]), abs=1e-12)
+    fewer = coco_metrics(truth, results, size_limits=(50, 70)).figures
+    assert fewer["AR100"] < result.figures["AR300"] and "AR100" in fewer
+    assert "AR300" in result.per_class[0]
+    for wrong in ({"max_detections": 10}, {"size_limits": (96, 32)}):
+        with pytest.raises(ValueError, match="must be more than 10, .* two ascending lengths"):
+            coco_metrics(truth, results, **wrong)

@@ -91,6 +91,19 @@ def test_a_detector_fits_and_detects(name):
     assert found["boxes"].shape[::2] == (2, 4) and found["labels"].max() < 3
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_label_that_the_model_lacks_stops_every_backend(name):
+    model = build(name)
+    model.compile(keras.optimizers.SGD(1e-3))
+    before = model.get_weights()
+    wrong = TARGETS | {"labels": np.array([[1, 3], [2, -1]], "i4")}
+    for road in (model.fit, model.train_on_batch, model.evaluate):
+        with pytest.raises(ValueError, match=r"labels from 0 to 2, .* Received: \[3"):
+            road(IMAGES, wrong)
+    for ours, theirs in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
 if __name__ == "__main__":
     found = {name: losses_and_gradients(build(name)) for name in detectors.DETECTORS}
     found = {name: {"losses": losses, "norms": norms} for name, (losses, norms) in found.items()}

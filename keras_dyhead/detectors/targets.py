@@ -1,0 +1,122 @@
+"""What a detector can learn from, checked outside its compiled step on whatever road data come."""
+
+import re
+
+import keras
+from keras import ops
+
+_MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
+
+
+def check_classes(detector, data) -> None:
+    """Refuses data of other classes than a detector's, as far as both sides tell theirs.
+
+    Args:
+        detector: Anything with `class_names` or `num_classes`, or with neither.
+        data: Anything with `class_names`, such as a data set of `load_coco`, or without.
+
+    Raises:
+        ValueError: If names, their order or their number differ.
+    """
+    names = getattr(data, "class_names", None)
+    if names is None:
+        return
+    known = getattr(detector, "class_names", None)
+    count = getattr(detector, "num_classes", None) if known is None else len(known)
+    if known is not None and list(known) != list(names) or count not in (None, len(names)):
+        has = f"{count} classes" if known is None else f"the classes {list(known)[:20]}"
+        raise ValueError(
+            f"The model has {has}, the data have {len(names)}: {list(names)[:20]}. Open the data "
+            "with `class_names=` the model's names in their order, or build the model for theirs."
+        )
+
+
+def check_targets(data, num_classes: int, num_devices: int = 1):
+    """Returns a batch `(images, targets)` that a step may learn from; ragged targets become dense.
+
+    This runs on the processor before the step, which waits for it, also where the step is compiled:
+    a label or a box that nothing can be learned from never reaches the weights.
+
+    Args:
+        data: The batch, of one device.
+        num_classes: int. Labels must be whole numbers below it, or -1 where padded.
+        num_devices: int. How many share what the data set delivers. Defaults to 1.
+
+    Raises:
+        ValueError: If a label or the box of an object is none, or there is no image. Inside a graph
+            of TensorFlow it is an `InvalidArgumentError` with the same message, see
+            `target_error`.
+    """
+    images, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
+    checks = []
+    with keras.device("cpu:0"):
+        if num_devices > 1:
+            count = ops.reshape(ops.shape(images)[0], (1,))
+            fewer = (
+                "Images must be at least as many in a batch as devices share it: leave smaller "
+                "last batches out, as `drop_remainder=True` of `load_coco` does"
+            )
+            checks.append(_check(count > 0, fewer, lambda: count))
+        if isinstance(targets, dict) and {"boxes", "labels"} <= set(targets):  # else the step says
+            targets = {
+                key: value.to_tensor(-1) if hasattr(value, "to_tensor") else value
+                for key, value in targets.items()
+            }
+            checks += _check_objects(targets["boxes"], targets["labels"], num_classes)
+    checks = [check for check in checks if check is not None]
+    if checks:
+        import tensorflow as tf
+
+        with tf.control_dependencies(checks):
+            images = tf.identity(images)
+            if targets is not None:
+                targets = tf.nest.map_structure(tf.identity, targets)
+    return keras.utils.pack_x_y_sample_weight(images, targets, weights)
+
+
+def _check_objects(boxes, labels, num_classes: int) -> list:
+    boxes, labels = (ops.cast(ops.convert_to_tensor(x), "float32") for x in (boxes, labels))
+    sides = zip(boxes.shape[:2], labels.shape, strict=False)
+    agree = all(None in pair or pair[0] == pair[1] for pair in sides)
+    if not agree or len(labels.shape) != 2 or len(boxes.shape) != 3 or boxes.shape[-1] != 4:
+        raise ValueError(
+            'Targets must be "boxes" (B, N, 4) and "labels" (B, N). '
+            f"Received shapes: {tuple(boxes.shape)} and {tuple(labels.shape)}"
+        )
+    whole = (labels == ops.floor(labels)) & (labels >= -1) & (labels < num_classes)
+    finite = ops.all(ops.isfinite(boxes), axis=-1) | (labels < 0)
+    expected = f"Targets must have labels from 0 to {num_classes - 1}, or -1 where padded"
+    return [
+        _check(whole, expected, lambda: labels[~whole]),
+        _check(finite, "Targets must have finite boxes", lambda: boxes[~finite]),
+    ]
+
+
+def _check(valid, expected: str, received):
+    """Asserts that all is valid: an error at once, or an operation of TensorFlow's graph."""
+    valid = ops.all(valid)
+    if _in_graph():
+        import tensorflow as tf
+
+        def message():
+            return tf.strings.format(f"{expected}. Received: {{}}.", received()[:5])
+
+        return tf.debugging.Assert(valid, [tf.cond(valid, lambda: "", message)])
+    if not valid:
+        found = ops.convert_to_numpy(received()[:5])
+        raise ValueError(f"{expected}. Received: {found}.")
+    return None
+
+
+def _in_graph() -> bool:
+    if keras.backend.backend() != "tensorflow":
+        return False
+    import tensorflow as tf
+
+    return not tf.executing_eagerly()
+
+
+def target_error(error: Exception) -> ValueError | None:
+    """What `check_targets` had to say inside a graph that failed, or `None` if it was not that."""
+    found = _MESSAGE.search(str(error))
+    return found and ValueError(found[0])
