@@ -29,12 +29,12 @@ FIGURES = {
     "AP": "mean over IoU 0.50 to 0.95",
     "AP50": "IoU 0.50",
     "AP75": "IoU 0.75",
-    "APs": "small objects, under 32² px",
+    "APs": "small objects, under {1:g}² px",
     "APm": "medium objects",
-    "APl": "large objects, over 96² px",
+    "APl": "large objects, over {2:g}² px",
     "AR1": "recall, 1 detection per image",
     "AR10": "recall, 10 detections",
-    "AR100": "recall, 100 detections",
+    "AR100": "recall, {0} detections",
     "ARs": "recall, small objects",
     "ARm": "recall, medium objects",
     "ARl": "recall, large objects",
@@ -88,14 +88,19 @@ class Terminal(Console):
         self.print(str(message), style="yellow")
 
 
-def print_figures(figures: Mapping[str, float | None], images: int, terminal: Terminal) -> None:
+def print_figures(
+    figures: Mapping[str, float | None],
+    images: int,
+    terminal: Terminal,
+    size_limits: tuple[float, float] = (32, 96),
+) -> None:
     """Prints the twelve COCO figures of a number of images as a table."""
     table = Table(title=f"COCO figures on {images} images")
     table.add_column("figure", style="bold")
     table.add_column("value", justify="right")
     table.add_column("counts")
-    for name, meaning in FIGURES.items():
-        value = figures[name]
+    for (name, value), meaning in zip(figures.items(), FIGURES.values(), strict=True):
+        meaning = meaning.format(name[2:], *size_limits)
         table.add_row(name, "-" if value is None or value < 0 else f"{value:.3f}", meaning)
     terminal.print(table, soft_wrap=False)
 

@@ -50,13 +50,21 @@ def evaluate(
     tta: Tta = False,
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
+    max_detections: Annotated[
+        int, typer.Option(min=11, help="Detections of a class that count in an image.")
+    ] = 100,
+    size_limits: Annotated[
+        tuple[float, float],
+        typer.Option(help="Sides in px up to which objects are small, from which they are large."),
+    ] = (32.0, 96.0),
     class_names: ClassNames = None,
     on_error: OnError = "raise",
 ) -> None:
     """Measure a model on COCO annotations, each image at the size that the model wants.
 
     Categories go with the model's classes by their names, or, where neither model nor
-    --class-names say these, by the order of their ids.
+    --class-names say these, by the order of their ids. Categories that the model lacks are an
+    error, or left out with --on-error skip.
 
     **Examples**
 
@@ -70,17 +78,26 @@ def evaluate(
     with input_errors():
         loaded, names = load_detector(model, class_names, terminal)
         from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
+        from keras_dyhead.coco.checks import list_problems
         from keras_dyhead.inference import image_detector
 
         views = several_views(tta, tta_scales, tta_merge)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
             opened = CocoAnnotations(annotations, images, class_names=names, on_error=on_error)
-        for problem in opened.problems:
-            terminal.warn(problem)
+        for line in list_problems(opened.problems):
+            terminal.warn(line)
+        if opened.other_classes and on_error == "raise":
+            raise ValueError(
+                f"{annotations} has categories that the model lacks: {opened.other_classes[:20]} "
+                "(`--on-error skip` leaves them out)"
+            )
+        if max_detections > max(100, loaded.decoder.max_detections):
+            loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
+        rules = {"max_detections": max_detections, "size_limits": size_limits}
         verbose = int(terminal.is_terminal)
-        result = evaluate_coco(image_detector(loaded, views), opened, verbose=verbose)
-    print_figures(result.figures, len(opened.images), terminal)
+        result = evaluate_coco(image_detector(loaded, views), opened, **rules, verbose=verbose)
+    print_figures(result.figures, len(opened.images), terminal, size_limits)
     if per_class:
         _print_classes(result.per_class, terminal)
     if plots is not None:
@@ -95,6 +112,7 @@ def evaluate(
             "model": str(model),
             "annotations": str(annotations),
             "tta": None if views is None else dataclasses.asdict(views),
+            **rules,
             "problems": [str(problem) for problem in opened.problems],
         }
         write_json(out, record, terminal)

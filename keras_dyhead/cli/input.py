@@ -24,8 +24,6 @@ from keras_dyhead.cli.options import (
 )
 from keras_dyhead.recipes import load_recipe
 
-_SHOWN = 20
-
 
 @app.command("input")
 def show_input(
@@ -89,6 +87,8 @@ def show_input(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             dataset, preprocessor = _open(settings, verify)
+        if steps:
+            training.resolve_settings(settings, dataset.annotations)  # raises without boxes
     report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, terminal)}
     if steps:
         report["training"] = _train(dataset, settings, preprocessor, steps, terminal)
@@ -186,6 +186,8 @@ def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
 
 
 def _print(report: dict[str, Any], terminal: Terminal) -> None:
+    from keras_dyhead.coco.checks import list_problems
+
     measured, boxes = report["measured"], report["boxes_per_image"]
     terminal.print(
         f"{report['images']} images, {report['boxes']} boxes: {boxes['mean']} per image, at most "
@@ -213,7 +215,5 @@ def _print(report: dict[str, Any], terminal: Terminal) -> None:
         )
     problems = report["problems"]
     terminal.print(f"problems: {len(problems) or 'none'}")
-    for problem in problems[:_SHOWN]:
-        terminal.warn(f"  {problem}")
-    if len(problems) > _SHOWN:
-        terminal.print(f"  ... and {len(problems) - _SHOWN} more")
+    for line in list_problems(problems):
+        terminal.warn(f"  {line}")

@@ -118,13 +118,16 @@ def load_detector(source: str | Path, class_names: Path | None, terminal: Termin
     fetch_published(source, terminal)
     with terminal.status(f"loading {source}"):
         from keras_dyhead import checkpoints
+        from keras_dyhead.coco.fields import read_lines
 
         model = checkpoints.load_detector(source)
     names = model.class_names
     if class_names is not None:
-        names = class_names.read_text(encoding="utf-8").splitlines()
+        names = read_lines(class_names)
     if names is not None and len(names) != model.num_classes:
         raise ValueError(f"The model has {model.num_classes} classes. Received: {len(names)} names")
+    if names is not None:
+        model.class_names = tuple(names)
     return model, None if names is None else list(names)
 
 

@@ -311,6 +311,8 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
 
 
 def _describe(planned: "Training", terminal: Terminal) -> None:
+    from keras_dyhead.coco.checks import list_problems
+
     settings = planned.settings
     for name, data in (("train on", planned.train_data), ("evaluate on", planned.val_data)):
         annotations = data.annotations
@@ -320,8 +322,8 @@ def _describe(planned: "Training", terminal: Terminal) -> None:
             f"{name:>12}  {len(annotations.images)} images, {boxes} boxes, "
             f"{len(planned.class_names)} classes: {names}"
         )
-        for problem in annotations.problems:
-            terminal.warn(f"{'':>12}  {problem}")
+        for line in list_problems(annotations.problems):
+            terminal.warn(f"{'':>12}  {line}")
     for note in planned.notes:
         terminal.warn(f"{'note':>12}  {note}")
     if not settings.held_out:

@@ -31,11 +31,6 @@ class Problem:
     def __str__(self) -> str:
         return f"{self.item}: {self.message}"
 
-    @property
-    def kind(self) -> str:
-        """What problems of one kind share: the plain words of their messages."""
-        return " ".join(word for word in self.message.split() if word.isalpha())
-
 
 def check(name: str, value: Any, valid: bool, expected: str) -> None:
     """Raises a `ValueError` that names an argument which is not valid."""
@@ -69,14 +64,17 @@ def _count(problems: Sequence[Problem]) -> str:
     return f"{len(problems)} problem{'s' * (len(problems) > 1)}"
 
 
-def list_problems(problems: Iterable[Problem]) -> list[str]:
-    """Returns a line for each problem; of more than ten of one kind, how many there are."""
+def list_problems(problems: Iterable[Problem | str]) -> list[str]:
+    """Returns a line for each problem; of more than ten of one kind, how many there are.
+
+    Problems of one kind have the same words, names and numbers aside.
+    """
     kinds = defaultdict(list)
-    for problem in problems:
-        kinds[problem.kind].append(problem)
+    for line in map(str, problems):
+        kinds[tuple(word for word in line.split() if word.isalpha())].append(line)
     lines = []
     for same in kinds.values():
-        lines += map(str, same[:_SHOWN])
+        lines += same[:_SHOWN]
         if len(same) > _SHOWN:
             lines.append(f"... and {len(same) - _SHOWN} more like the last, {len(same)} in all")
     return lines

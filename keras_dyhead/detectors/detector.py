@@ -54,6 +54,7 @@ class Detector(keras.Model):
 
     Raises:
         TypeError: If `neck` or `pyramid` is no such layer.
+        ValueError: If `image_shape` is another than the preprocessor's, of three channels.
     """
 
     loss_names = ("class_loss", "box_loss")
@@ -75,6 +76,11 @@ class Detector(keras.Model):
     ):
         dtype = keras.dtype_policies.get(dtype)
         image_shape = tuple(image_shape)
+        if len(image_shape) != 3 or (preprocessor is None and image_shape[-1] != 3):
+            raise ValueError(
+                "`image_shape` must be (height, width, 3), as the preprocessor makes RGB images. "
+                f"Received: image_shape={image_shape}"
+            )
         if not isinstance(pyramid, FeaturePyramid | None):
             raise TypeError(f"`pyramid` must be a FeaturePyramid or None. Received: {pyramid!r}")
         neck = as_neck(neck, pyramid, dtype=dtype)

@@ -30,10 +30,12 @@ def image_detector(
             for other scales. Defaults to `None`: the plain view alone.
 
     Returns:
-        A function from an RGB image `(H, W, 3)`, uint8, of any size, to the dict `{"boxes": (N, 4)
-        float32, "labels": (N,) int32, "confidence": (N,) float32}` of the N detections, by
-        descending confidence, boxes xyxy in pixels of the image and clipped to it. Its
-        `num_classes` is the model's.
+        A function from an image of any size to the dict `{"boxes": (N, 4) float32, "labels": (N,)
+        int32, "confidence": (N,) float32}` of the N detections, by descending confidence, boxes
+        xyxy in pixels of the image and clipped to it. The image is RGB `(H, W, 3)` with values from
+        0 to 255 of any dtype; `(H, W)`, `(H, W, 1)` and `(H, W, 4)` are read as grey and RGBA. The
+        function raises a `ValueError` for others, such as values from 0 to 1. Its `num_classes` and
+        `class_names` are the model's.
 
     Example:
     ```python
@@ -51,6 +53,7 @@ def image_detector(
     }
 
     def detect(image):
+        image = as_rgb(image)
         views = [
             tta.select(sizes[scale].detect(image, mirrored), scale, sizes[scale].zoom(image))
             for scale, mirrored in tta.views
@@ -58,7 +61,35 @@ def image_detector(
         return tta.combine(views, model.decoder.max_detections)
 
     detect.num_classes = model.num_classes
+    detect.class_names = model.class_names
     return detect
+
+
+def as_rgb(image) -> np.ndarray:
+    """Returns an image as RGB, `(H, W, 3)` uint8; see `image_detector` for what is one.
+
+    Raises:
+        ValueError: If it is none, or its values are not clearly from 0 to 255.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(
+            "An image must be RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W). "
+            f"Received an array of shape {image.shape}"
+        )
+    if image.dtype != np.uint8:
+        lowest, highest = np.min(image), np.max(image)
+        fractions = image.dtype.kind == "f" and 0 < highest <= 1
+        if image.dtype.kind not in "fiu" or fractions or not (lowest >= 0 and highest <= 255):
+            raise ValueError(
+                "An image must have values from 0 to 255"
+                + (": multiply those from 0 to 1 by 255" if fractions else "")
+                + f". Received: {image.dtype} from {lowest} to {highest}"
+            )
+        image = np.round(image).astype("uint8")
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
 
 
 def detect_images(
@@ -70,14 +101,14 @@ def detect_images(
 
     Args:
         model: A detector of this package.
-        images: RGB images `(H, W, 3)`, uint8, or JPEG or PNG files.
+        images: Images as `image_detector` takes them, or JPEG or PNG files.
         tta: Test-time augmentation, see `image_detector`. Defaults to `None`.
 
     Returns:
         For every image its detections, see `image_detector`.
 
     Raises:
-        ValueError: If a file cannot be read; the message names it.
+        ValueError: If a file cannot be read, which the message names, or an array is no image.
 
     Example:
     ```python
@@ -86,7 +117,7 @@ def detect_images(
     ```
     """
     detect = image_detector(model, tta)
-    return [detect(i if isinstance(i, np.ndarray) else read_rgb(i)) for i in images]
+    return [detect(read_rgb(i) if isinstance(i, (str, os.PathLike)) else i) for i in images]
 
 
 class _Size:

@@ -10,7 +10,10 @@ import numpy as np
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
+from keras_dyhead.coco.fields import read_id
 from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
+
+_NUMBERED = ("images", "annotations")
 
 
 class PseudoLabels:
@@ -71,6 +74,7 @@ class PseudoLabels:
         self.images, self.out = Path(images), Path(out)
         self.thresholds = np.array([class_thresholds.get(c, threshold) for c in class_names])
         self.categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
+        self._category_ids = {name: i for i, name in enumerate(class_names, start=1)}
         self.labelled: dict[str, list] = {"images": [], "annotations": []}
         self.folder = self.images
         if merge is not None:
@@ -81,7 +85,6 @@ class PseudoLabels:
         self.files = [file for file in files if self._name(self.images, file) not in labelled]
         if not self.files:
             raise ValueError(f"{images} has no JPEG or PNG file without labels.")
-        self._category_ids = {record["name"]: record["id"] for record in self.categories}
         self.class_names = list(class_names)
         self._journal = self.out.with_name(self.out.name + ".partial")
         self._header = {
@@ -152,17 +155,21 @@ class PseudoLabels:
         return [[label, *box, score] for label, box, score in zip(*columns, strict=True)]
 
     def _open_labelled(self, annotations: Path, folder: Path, class_names) -> None:
-        CocoAnnotations(annotations, folder, verify=False)  # raises an error that lists problems
+        opened = CocoAnnotations(annotations, folder, verify=False)  # raises an error for problems
         self.labelled = read_coco_json(annotations)
         self.categories = self.labelled["categories"]
-        known = {record["name"] for record in self.categories}
-        if missing := [name for name in class_names if name not in known]:
+        self._category_ids = dict(zip(opened.class_names, opened.category_ids, strict=True))
+        if missing := [name for name in class_names if name not in self._category_ids]:
             raise ValueError(
-                f"{annotations} lacks classes of the model: {missing}. It has: {sorted(known)}"
+                f"{annotations} lacks classes of the model: {missing}. "
+                f"It has: {sorted(self._category_ids)}"
             )
+        paths = {image.id: image.path for image in opened.images}
         self.folder = Path(os.path.commonpath([self.images.resolve(), folder.resolve()]))
         for record in self.labelled["images"]:
-            record["file_name"] = self._name(folder, record["file_name"])
+            path = paths[read_id(record["id"])]
+            path = path.relative_to(folder) if path.is_relative_to(folder) else path
+            record["file_name"] = self._name(folder, path)
 
     def _name(self, folder: Path, file: str) -> str:
         """The name of a file in one of the image folders, as the JSON file has it."""
@@ -201,8 +208,8 @@ class PseudoLabels:
         counts = dict.fromkeys(self.class_names, 0)
         images, annotations = [], []
         first_image, first_number = (
-            1 + max((record["id"] for record in self.labelled[key]), default=0)
-            for key in ("images", "annotations")
+            1 + max((i for i in ids if isinstance(i, int)), default=0)
+            for ids in ([read_id(r.get("id")) for r in self.labelled[k]] for k in _NUMBERED)
         )
         with open(self._journal, encoding="utf-8") as journal:
             next(journal)  # the header

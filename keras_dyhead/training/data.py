@@ -2,13 +2,11 @@
 
 import copy
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.coco import CocoAnnotations, load_coco
-from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.training.fine_tuning import trained_preprocessor
 from keras_dyhead.training.settings import TrainingSettings
@@ -158,12 +156,10 @@ def open_data(
 
 def _open_validation(settings: TrainingSettings, class_names: Sequence[str]) -> CocoAnnotations:
     path, on_error = settings.val_annotations, settings.on_error
-    categories = read_coco_json(Path(path))["categories"]
-    names = {str(c["name"]) for c in categories if isinstance(c, dict) and "name" in c}
-    unknown = names.difference(class_names)
-    if unknown and on_error == "raise":
+    opened = CocoAnnotations(path, settings.val_images, class_names=class_names, on_error=on_error)
+    if opened.other_classes and on_error == "raise":
         raise ValueError(
-            f"{path} has categories that the training data lack: {sorted(unknown)}; "
+            f"{path} has categories that the training data lack: {sorted(opened.other_classes)}; "
             f"those have {list(class_names)} (`on_error='skip'` leaves the others out)"
         )
-    return CocoAnnotations(path, settings.val_images, class_names=class_names, on_error=on_error)
+    return opened

@@ -88,8 +88,10 @@ def _fitting_anchor_scale(settings: TrainingSettings, annotations: CocoAnnotatio
     """The `anchor_scale` that fits the boxes, `None` without anchors."""
     if settings.detector not in _ANCHOR_SIZES:
         return None
+    if not any(len(image.boxes) for image in annotations.images):
+        raise ValueError(f"{annotations.path} has no box to learn from.")
     preprocessor = build_preprocessor(settings)
-    sides = [np.zeros(0)]
+    sides = []
     for image in annotations.images:
         resized = preprocessor.resized_size(image.height, image.width)
         factor = max(resized) / max(image.height, image.width)

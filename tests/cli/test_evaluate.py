@@ -79,6 +79,47 @@ def test_names_and_problems_with_brackets_are_printed(arguments, folder, views):
             assert min(picture.size) > 500
 
 
+def test_names_files_of_windows_go_with_the_categories(arguments, folder, views):
+    text = "\r\n".join([*SHAPES, "", ""])
+    (folder / "bom.txt").write_text(text, encoding="utf-8-sig", newline="")
+    arguments += ["--annotations", folder / "shapes.json", "--class-names", folder / "bom.txt"]
+    assert "no category of that name" not in output_of(*arguments, "--out", folder / "m3.json")
+    record = json.loads((folder / "m3.json").read_text())
+    assert record["class_names"] == list(SHAPES) and record["problems"] == []
+
+
+def test_more_detections_and_other_sizes_are_counted_on_request(
+    arguments, folder, views, small_model, monkeypatch
+):
+    monkeypatch.setattr(small_model, "_decoder", small_model.decoder)
+    arguments += ["--annotations", folder / "shapes.json", "--out", folder / "m4.json"]
+    told = output_of(*arguments, "--max-detections", 300, "--size-limits", 16, 24)
+    assert small_model.decoder.max_detections == 300
+    assert "AR300" in told and "recall, 300 detections" in told and "under 16² px" in told
+    record = json.loads((folder / "m4.json").read_text())
+    assert (record["max_detections"], record["size_limits"]) == (300, [16, 24])
+    assert record["figures"]["AR300"] >= 0 and "AR100" not in record["figures"]
+
+
+def renamed(folder, name, categories):
+    content = json.loads((folder / "shapes.json").read_text())
+    content["categories"] = [{"id": i, "name": n} for i, n in enumerate(categories, start=1)]
+    (folder / name).write_text(json.dumps(content))
+    return folder / name
+
+
+def test_categories_that_the_model_lacks_are_refused_or_left_out(arguments, folder, views):
+    arguments += ["--class-names", folder / "names5.txt"]
+    (folder / "names5.txt").write_text("\n".join(SHAPES))
+    none = renamed(folder, "none.json", ["a", "b", "c", "d", "e"])
+    for extra in ([], ["--on-error", "skip"]):
+        assert "has no class in common" in complaint(*arguments, "--annotations", none, *extra)
+    some = renamed(folder, "some.json", [*list(SHAPES)[:4], "whale"])
+    told = complaint(*arguments, "--annotations", some)
+    assert "has categories that the model lacks: ['whale']" in told
+    output_of(*arguments, "--annotations", some, "--on-error", "skip")
+
+
 @pytest.mark.parametrize(
     "options, message",
     [

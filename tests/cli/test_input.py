@@ -47,6 +47,19 @@ def test_the_report_counts_what_the_file_holds_and_draws_what_is_asked_for(data,
     assert "replace it with --overwrite" in complaint("input", *data, "--out", out)
 
 
+def test_data_without_boxes_are_shown_too(data, tmp_path):
+    content = json.loads(data[3].read_text())
+    data[3].write_text(json.dumps(content | {"annotations": []}))
+    out = tmp_path / "out"
+    told = output_of(
+        *("input", *data, "--batch-size", 2, "--image-size", 64, "--seconds", 0, "--pictures", 2),
+        *("--out", out),
+    )
+    assert "5 images, 0 boxes" in told and (out / "examples.png").exists()
+    complaints = complaint("input", *data, "--steps", 1, "--seconds", 0)
+    assert "has no box to learn from" in complaints
+
+
 @pytest.mark.slow
 def test_the_share_of_waiting_is_that_of_the_model_named(data, tmp_path):
     out = tmp_path / "out"

@@ -222,3 +222,13 @@ def test_fine_tuning_is_planned_from_the_trained_model(dataset, folder):
     assert result.exit_code == 2 and "no published model of that name" in result.output
     result = train(dataset, *options, "--channels", 32, "--print-config")
     assert result.exit_code == 2 and "is as it was trained" in result.output
+
+
+def test_data_without_boxes_are_refused_before_anything_is_printed(dataset, tmp_path):
+    content = json.loads(dataset["annotations"].read_text())
+    dataset["annotations"] = tmp_path / "empty.json"
+    dataset["annotations"].write_text(json.dumps(content | {"annotations": []}))
+    for options in (["--print-config"], ["--out", tmp_path / "run"]):
+        result = train(dataset, *options)
+        assert result.exit_code == 2 and "has no box to learn from" in result.output
+        assert result.stdout.strip() == ""

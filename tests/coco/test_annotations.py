@@ -47,8 +47,12 @@ def test_class_names_select_and_order_the_labels(coco, noise):
         three = CocoAnnotations(coco.json, class_names=["bird", "cat", "dog"])
     assert three.images[0].labels.tolist() == [1, 2]
     assert three.category_ids == [8, 7, 3]
-    with pytest.raises(ValueError, match="different names"):
-        CocoAnnotations(coco.json, class_names=["cat", "cat"])
+    assert one.other_classes == ["dog"] and three.other_classes == []
+    for wrong in (["cat", "cat"], ["cat", "cat "], ["cat", None], "cat"):
+        with pytest.raises(ValueError, match="different names"):
+            CocoAnnotations(coco.json, class_names=wrong)
+    with pytest.raises(ValueError, match="has no class in common.*'dog', 'cat'.*'bird'"):
+        CocoAnnotations(coco.json, class_names=["bird"], on_error="skip")
 
 
 # Each case spoils one item of a data set of two images and two boxes; what is reported names it.

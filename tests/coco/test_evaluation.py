@@ -204,9 +204,15 @@ def test_image_files_are_evaluated_with_a_function_of_one_image(scenes):
     assert_same_figures(found.figures, pycocotools_figures(scenes.json, results))
     assert len(found.detections) == len(results)
     detect.num_classes = 3
-    with pytest.raises(ValueError, match="model has 3 classes, the annotations have 2.*'dog'"):
+    with pytest.raises(ValueError, match="model has 3 classes, the data have 2.*'dog'"):
+        evaluate_coco(detect, annotations)
+    detect.class_names = ["cat", "dog"]
+    with pytest.raises(ValueError, match="model has the classes .'cat', 'dog'., the data have 2"):
         evaluate_coco(detect, annotations)
     model = KnownDetections(detections_on_canvas(results))
+    model.class_names = ["cat", "dog"]
+    with pytest.raises(ValueError, match="model has the classes .'cat', 'dog'., the data have 2"):
+        evaluate_coco(model, load(scenes))
     for detector, data in ((model, annotations), (detect, load(scenes))):
         with pytest.raises(TypeError, match="a function of one image, such as"):
             evaluate_coco(detector, data)

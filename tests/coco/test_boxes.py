@@ -1,0 +1,56 @@
+"""Boxes of another form than COCO's are recognised; good ones are taken for nothing else."""
+
+import numpy as np
+import pytest
+
+from keras_dyhead.coco import CocoAnnotations
+
+
+def box_file(coco, noise, boxes, size=(100, 200)):
+    image_id = coco.add_image(noise(*size))
+    for box in boxes:
+        coco.add_box(image_id, [float(v) for v in box])
+    return coco.write()
+
+
+def some_boxes(count=20):
+    rng = np.random.default_rng(0)
+    size = rng.uniform(10, 50, (count, 2))
+    corner = rng.uniform(0, 1, (count, 2)) * ((200, 100) - size)
+    return corner, size
+
+
+FORMS = {
+    "[left, top, right, bottom]": lambda c, s: np.hstack([c, c + s]),
+    "[centre x, centre y, width, height]": lambda c, s: np.hstack([c + s / 2, s]),
+    "[y, x, height, width]": lambda c, s: np.hstack([c[:, ::-1], s[:, ::-1]]),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_boxes_of_another_form_are_recognised_in_one_line(coco, noise, form):
+    path = box_file(coco, noise, FORMS[form](*some_boxes()))
+    with pytest.raises(ValueError, match="has 1 problem ") as raised:
+        CocoAnnotations(path)
+    assert f"all 20 boxes: look like {form}" in str(raised.value)
+    assert "was clipped" not in str(raised.value)
+
+
+def test_fractions_are_recognised_also_where_one_is_the_whole_image(coco, noise):
+    corner, size = some_boxes()
+    boxes = np.vstack([np.hstack([corner, size]) / [200, 100, 200, 100], [[0, 0, 1, 1]]])
+    with pytest.raises(ValueError, match="21 problems") as raised:
+        CocoAnnotations(box_file(coco, noise, boxes))
+    assert str(raised.value).count("looks like fractions of the image's sides") == 10
+    assert "21 in all" in str(raised.value)
+
+
+def test_good_boxes_are_taken_for_nothing_else(coco, noise):
+    corner, size = some_boxes()
+    boxes = np.vstack([np.hstack([corner, size]), [[0, 0, 1, 1], [0, 0, 200, 100]]])
+    annotations = CocoAnnotations(box_file(coco, noise, boxes))
+    assert annotations.problems == [] and len(annotations.images[0].boxes) == 22
+    # One sloppy box among them is clipped, no more.
+    coco.add_box(1, [150, 60, 80, 60])
+    with pytest.warns(UserWarning, match="1 problem: 0 left out, 1 kept"):
+        CocoAnnotations(coco.write())

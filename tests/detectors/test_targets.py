@@ -1,0 +1,149 @@
+"""What nothing can be learned from is refused on every road, before it reaches the weights."""
+
+import re
+import types
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from detectors.scenes import CLASSES, SMALL, scene, small_detector
+
+from keras_dyhead.detectors.targets import check_classes, check_targets, target_error
+
+IMAGES, TARGETS = scene()
+
+
+def changed(key, place, value):
+    values = TARGETS[key].astype("float32")
+    values[place] = value
+    return TARGETS | {key: values}
+
+
+WRONG = {
+    "the number of classes as a label": (changed("labels", (0, 1), CLASSES), "labels from 0 to 2"),
+    "a label of another data set": (changed("labels", (0, 0), 90), r"Received: \[90\]"),
+    "a label below -1": (changed("labels", (0, 0), -2), r"Received: \[-2\]"),
+    "half a label": (changed("labels", (0, 0), 0.5), r"Received: \[0.5\]"),
+    "a label that is NaN": (changed("labels", (0, 0), np.nan), r"Received: \[nan\]"),
+    "a box that is NaN": (changed("boxes", (0, 0, 2), np.nan), "finite boxes.*8 8 nan 44"),
+    "an infinite box": (changed("boxes", (0, 1, 3), np.inf), "finite boxes.*inf"),
+}
+
+
+@pytest.mark.parametrize("wrong", WRONG)
+def test_every_fault_is_named_eagerly_and_in_a_graph(wrong):
+    targets, message = WRONG[wrong]
+    with pytest.raises(ValueError, match=message):
+        check_targets((IMAGES, targets), CLASSES)
+    with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+        tf.function(check_targets)((IMAGES, targets), CLASSES)
+    assert re.search(message, str(target_error(raised.value)))
+    assert len(str(target_error(raised.value))) < 120  # without what TensorFlow adds
+
+
+def test_what_is_padding_may_be_anything():
+    padding = TARGETS["labels"] < 0
+    targets = TARGETS | {"boxes": np.where(padding[..., None], np.nan, TARGETS["boxes"])}
+    images, checked = check_targets((IMAGES, targets), CLASSES)
+    np.testing.assert_array_equal(checked["boxes"], targets["boxes"])
+    np.testing.assert_array_equal(images, IMAGES)
+
+
+@pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 2)), ((2, 3, 4), (2, 3, 3)), ((3, 4), (3,))])
+def test_shapes_that_do_not_belong_together_are_named(shapes):
+    boxes, labels = map(np.zeros, shapes)
+    with pytest.raises(ValueError, match="Received shapes"):
+        check_targets((IMAGES, {"boxes": boxes, "labels": labels}), CLASSES)
+
+
+def roads(model, images, targets):
+    dataset = tf.data.Dataset.from_tensors((images, targets))
+    yield lambda: model.fit(images, targets, verbose=0)
+    yield lambda: model.fit(dataset, verbose=0)
+    yield lambda: model.fit(((images, targets) for _ in range(1)), steps_per_epoch=1, verbose=0)
+    yield lambda: model.train_on_batch(images, targets)
+    yield lambda: model.test_on_batch(images, targets)
+    yield lambda: model.evaluate(dataset, verbose=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*`shuffle=True` was passed")
+@pytest.mark.parametrize("options", [{"run_eagerly": True}, {}, {"jit_compile": True}], ids=str)
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=() if n == "atss" else pytest.mark.slow) for n in SMALL]
+)
+def test_a_label_that_the_model_lacks_stops_every_road_and_changes_no_weight(name, options):
+    model = small_detector(name, image_shape=(64, 96, 3))
+    model.compile("sgd", **options)
+    targets, message = WRONG["the number of classes as a label"]
+    before = model.get_weights()
+    for road in roads(model, IMAGES, targets):
+        with pytest.raises(ValueError, match=message):
+            road()
+    for ours, theirs in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", [name for name in SMALL if name != "atss"])
+def test_every_detector_refuses_it(name):
+    model = small_detector(name)
+    model.compile("sgd", run_eagerly=True)
+    with pytest.raises(ValueError, match="labels from 0 to 2"):
+        model.train_on_batch(IMAGES, WRONG["the number of classes as a label"][0])
+
+
+def test_ragged_targets_train_as_dense_ones_do():
+    lengths = (TARGETS["labels"] >= 0).sum(axis=1)
+    ragged = {
+        key: tf.RaggedTensor.from_row_lengths(values[TARGETS["labels"] >= 0], lengths)
+        for key, values in TARGETS.items()
+    }
+    model = small_detector("fcos")
+    model.compile("sgd", run_eagerly=True)
+    dense, same = (
+        model.evaluate(tf.data.Dataset.from_tensors((IMAGES, t)), verbose=0)
+        for t in (TARGETS, ragged)
+    )
+    np.testing.assert_allclose(same, dense)
+
+
+class Named(keras.utils.PyDataset):
+    class_names = ["ant", "bee", "cat"]
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return IMAGES, TARGETS
+
+
+def test_a_model_takes_the_names_of_its_data_and_refuses_others(monkeypatch):
+    model = small_detector("fcos")
+    model.compile("sgd", run_eagerly=True)
+    monkeypatch.setattr(model, "train_step", lambda data: {"loss": tf.zeros(())})
+    model.fit(Named(), verbose=0)
+    assert model.class_names == ("ant", "bee", "cat")
+    other = Named()
+    other.class_names = ["ant", "cat", "bee"]
+    for road in (
+        lambda: model.fit(other, verbose=0),
+        lambda: model.evaluate(other, verbose=0),
+        lambda: model.fit(Named(), validation_data=other, verbose=0),
+    ):
+        with pytest.raises(ValueError, match="The model has the classes .*'ant', 'cat', 'bee'"):
+            road()
+
+
+@pytest.mark.parametrize(
+    ("known", "data"), [(["a"], ["a", "b"]), (["a", "b"], ["a"]), (3, ["a", "b"]), (1, ["a", "b"])]
+)
+def test_numbers_of_classes_that_differ_are_refused(known, data):
+    names = {"num_classes": known} if isinstance(known, int) else {"class_names": known}
+    with pytest.raises(ValueError, match=f"the data have {len(data)}: "):
+        check_classes(types.SimpleNamespace(**names), types.SimpleNamespace(class_names=data))
+
+
+def test_an_image_shape_of_another_preprocessor_is_refused():
+    for shape in ((None, None, 1), (64, 64, 4), (64, 64)):
+        with pytest.raises(ValueError, match=r"`image_shape` must be \(height, width, 3\)"):
+            small_detector("atss", image_shape=shape)
