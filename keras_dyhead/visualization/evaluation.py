@@ -1,5 +1,6 @@
 """What a detector confuses, and what its confidences are worth."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -45,12 +46,14 @@ def confusion_matrix(
     nothing = len(annotations.class_names)
     counts = np.zeros((nothing + 1, nothing + 1), "int64")
     found = detections[detections["score"] >= score_threshold]
-    found = found[np.argsort(found["image_id"], kind="stable")]
-    order = np.argsort(annotations.category_ids)
-    labels = order[np.searchsorted(annotations.category_ids, found["category_id"], sorter=order)]
+    label_of = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
+    labels = np.array([label_of[i] for i in found["category_id"].tolist()], "int64")
+    rows_of = defaultdict(list)
+    for row, image_id in enumerate(found["image_id"].tolist()):
+        rows_of[image_id].append(row)
     boxes = xyxy_boxes(found["bbox"])
     for image in annotations.images:
-        rows = slice(*np.searchsorted(found["image_id"], [image.id, image.id + 1]))
+        rows = rows_of[image.id]
         here, detected = image.labels.astype(int), labels[rows]
         pairs = _pairs(image.boxes, boxes[rows], iou_threshold)
         for i, j in pairs:
