@@ -287,7 +287,18 @@ class Detector(keras.Model):
         if keras.backend.backend() == "jax":
 
             def checked_step(state, data):
-                return step_function(state, check_targets(data, self.num_classes))
+                try:
+                    data = check_targets(data, self.num_classes)
+                except ValueError:  # Keras has taken the weights out while it steps
+                    names = ("trainable", "non_trainable", "optimizer", "metrics")
+                    names = names if len(state) == 4 else (*names[:2], "metrics")
+                    self._jax_state = {
+                        f"{n}_variables": s for n, s in zip(names, state, strict=True)
+                    }
+                    self._jax_state_synced = False
+                    self.jax_state_sync()
+                    raise
+                return step_function(state, data)
 
             return super()._make_function(checked_step, **options)
         import tensorflow as tf
