@@ -1,5 +1,6 @@
 """What a detector can learn from, checked outside its compiled step on whatever road data come."""
 
+import functools
 import re
 
 import keras
@@ -120,3 +121,78 @@ def target_error(error: Exception) -> ValueError | None:
     """What `check_targets` had to say inside a graph that failed, or `None` if it was not that."""
     found = _MESSAGE.search(str(error))
     return found and ValueError(found[0])
+
+
+class CheckedModel(keras.Model):
+    """A `keras.Model` that learns from data of its classes only; it has `num_classes`."""
+
+    _checks_all_devices = False
+    class_names = None
+
+    def fit(self, x=None, *args, validation_data=None, **kwargs):
+        """Trains as `keras.Model.fit` does, on data of the model's classes.
+
+        A model without `class_names` takes those of a data set that has them, such as
+        `load_coco`'s.
+
+        Raises:
+            ValueError: If data have other classes, in number or by name, or a label that the model
+                does not have, or a box that is not finite.
+        """
+        check_classes(self, x)
+        if self.class_names is None and getattr(x, "class_names", None) is not None:
+            self.class_names = tuple(x.class_names)
+        check_classes(self, validation_data)
+        return super().fit(x, *args, validation_data=validation_data, **kwargs)
+
+    def evaluate(self, x=None, *args, **kwargs):
+        """Computes the losses as `keras.Model.evaluate` does; see `fit`."""
+        check_classes(self, x)
+        return super().evaluate(x, *args, **kwargs)
+
+    def _make_function(self, step_function, **options):
+        """Makes Keras' function of an iterator; each batch is checked before the compiled step."""
+        if keras.backend.backend() == "jax":
+
+            def checked_step(state, data):
+                try:
+                    data = check_targets(data, self.num_classes)
+                except ValueError:  # Keras has taken the weights out while it steps
+                    names = ("trainable", "non_trainable", "optimizer", "metrics")
+                    names = names if len(state) == 4 else (*names[:2], "metrics")
+                    self._jax_state = {
+                        f"{n}_variables": s for n, s in zip(names, state, strict=True)
+                    }
+                    self._jax_state_synced = False
+                    self.jax_state_sync()
+                    raise
+                return step_function(state, data)
+
+            return super()._make_function(checked_step, **options)
+        import tensorflow as tf
+
+        self._checks_all_devices = True
+        function = super()._make_function(step_function, **options)
+        self._checks_all_devices = False
+
+        @functools.wraps(function)
+        def checked(iterator):
+            try:
+                return function(iterator)
+            except tf.errors.InvalidArgumentError as error:
+                raise target_error(error) or error from None
+
+        return checked
+
+    def _autoconvert_optionals(self, step_func):
+        """Is where Keras calls TensorFlow's compiled step on a batch, outside of what XLA sees."""
+        strategy = self.distribute_strategy
+        devices = strategy.num_replicas_in_sync
+        check = functools.partial(check_targets, num_classes=self.num_classes, num_devices=devices)
+        # Steps of training run on all devices from here, those of `predict` are on one already.
+        on_all = self._checks_all_devices and devices > 1
+
+        def checked_step(data):
+            return step_func(strategy.run(check, args=(data,)) if on_all else check(data))
+
+        return super()._autoconvert_optionals(checked_step)
