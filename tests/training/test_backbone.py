@@ -45,6 +45,19 @@ def test_a_backbone_given_by_its_arguments_takes_weights_from_a_file(weights, da
     assert {layer.compute_dtype for layer in model.backbone.layers[1:]} == {"float16"}
 
 
+def test_a_backbone_given_by_its_name_takes_weights_from_a_file(tiny, tmp_path):
+    """As torchvision saves it, classifier and all; its normalisations stay as they were trained."""
+    part = backbone_part(ResNetBackbone(18), tables.RESNET_TORCHVISION, "")
+    state = {"fc.weight": np.zeros((1000, 512), "float32"), "fc.bias": np.zeros(1000, "float32")}
+    for path, weight in part.weights.items():
+        state[part.tensor_name(path)] = np.ones(tuple(weight.shape)[::-1], "float32")
+    save_file(state, tmp_path / "resnet18.safetensors")
+    settings = tiny(backbone="resnet18", backbone_weights=tmp_path / "resnet18.safetensors")
+    backbone = build_backbone(settings, SHAPE)
+    assert all((weight.numpy() == 1).all() for weight in backbone.weights)
+    assert not isinstance(backbone.get_layer("bn1"), keras.layers.BatchNormalization)
+
+
 def test_a_backbone_from_scratch_learns_its_normalisations(tiny):
     given = tiny(backbone=TINY | {"batch_norm": "train"})
     for settings in (given, tiny(backbone="resnet18")):
