@@ -368,7 +368,8 @@ def _describe_plan(planned: "Training", terminal: Terminal) -> None:
     sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
     terminal.print(
         f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "
-        f"{settings.batch_size} images of {', '.join(sizes) or settings.image_size} px each"
+        f"{settings.batch_size} images of {', '.join(sizes) or settings.image_size} px each; "
+        f"a step takes roughly {planned.step_memory / 1e9:.1f} GB of memory"
     )
     scaled = settings.scaled(steps)
     terminal.print(

@@ -14,6 +14,7 @@ from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, Fi
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.data import build_preprocessor, open_data
 from keras_dyhead.training.durable import replace_file
+from keras_dyhead.training.memory import step_memory
 from keras_dyhead.training.model import build_detector
 from keras_dyhead.training.plan import resolve_settings, training_config
 from keras_dyhead.training.progress import TrainingProgress
@@ -145,6 +146,11 @@ class Training:
     def class_names(self) -> list[str]:
         """The name of each label."""
         return list(self.train_data.class_names)
+
+    @property
+    def step_memory(self) -> int:
+        """About how many bytes a step takes on all devices together, within a factor of two."""
+        return step_memory(self.model, self.settings)
 
     @property
     def epochs_done(self) -> int:

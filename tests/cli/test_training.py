@@ -198,6 +198,7 @@ def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, 
 
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
     monkeypatch.setattr(run, "build_detector", lambda *_, **__: model)
+    monkeypatch.setattr(run, "step_memory", lambda *_: 2.34e9)
     monkeypatch.setattr(run.Training, "run", interrupt)
     options = ["--image-size", 64, "--no-dyhead", "--learning-rate", 0.02, "base_batch_size=16"]
     result = train(dataset, "--out", tmp_path / "run", *options, "epochs=40")
@@ -206,6 +207,7 @@ def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, 
     assert "5 classes: nut [/s] :smile:, " in output and "was clipped" in output
     assert "0 DyHead blocks of 64 channels, 20 parameters" in output
     assert "40 epochs of 1 steps, 4 images of 64 px each" in output
+    assert "a step takes roughly 2.3 GB of memory" in output
     assert "learning rate up to 0.005 for 4 images an update" in output
     assert result.exit_code == 130 and "with --resume goes on from here" in output
 

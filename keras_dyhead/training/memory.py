@@ -1,0 +1,39 @@
+"""How much memory a step of a training takes, roughly, before there has been one."""
+
+import keras
+import numpy as np
+
+from keras_dyhead.detectors import Detector
+from keras_dyhead.training.settings import TrainingSettings
+
+_MAPS_OF_PYRAMID = 3  # lateral, merged, output
+_MAPS_OF_BLOCK = 14  # three convolutions, their normalisations, the attentions, and gradients
+_MAPS_OF_HEAD_LAYER = 6  # convolution, normalisation and activation, twice
+_WORKSPACE = 1.3  # what convolutions and the optimizer need beside
+
+
+def step_memory(model: Detector, settings: TrainingSettings) -> int:
+    """Returns about how many bytes a training step takes on the devices together.
+
+    Counts the weights with all that the optimizer keeps for each, and the maps that the backward
+    pass needs. It is right within a factor of two; the largest canvas counts.
+
+    Args:
+        model: The detector.
+        settings: Resolved settings.
+    """
+    copies = 2 + (2 if settings.optimizer == "adamw" else 1) + (settings.ema_momentum is not None)
+    sides = settings.canvases or [(settings.image_size,) * 2]
+    height, width = max(sides, key=np.prod)
+    shape = (settings.batch_size, height, width, 3)
+    backbone = model.backbone
+    outputs = keras.tree.flatten([layer.output for layer in backbone.layers])
+    maps = keras.Model(backbone.inputs, outputs).compute_output_shape(shape)
+    values = sum(np.prod(one, dtype="float64") for one in maps)
+    levels = range(3, (settings.max_level or 7) + 1)
+    cells = sum(-(-height // 2**level) * -(-width // 2**level) for level in levels)
+    per_cell = _MAPS_OF_PYRAMID + settings.num_blocks * _MAPS_OF_BLOCK
+    per_cell += _MAPS_OF_HEAD_LAYER * (settings.head_layers or 1)
+    values += settings.batch_size * cells * per_cell * settings.channels
+    size = 2 if settings.dtype.startswith("mixed") else 4
+    return int(_WORKSPACE * (copies * 4 * model.count_params() + size * values))
