@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from keras_dyhead.cli.console import Terminal, app, print_error, print_figures, quiet_tensorflow
+from keras_dyhead.cli.console import Terminal, app, print_error, quiet_tensorflow
 from keras_dyhead.cli.options import (
     Annotations,
     ImageSize,
@@ -21,7 +21,7 @@ from keras_dyhead.cli.options import (
     given_options,
     input_errors,
 )
-from keras_dyhead.printable import printable
+from keras_dyhead.cli.summary import describe, report
 from keras_dyhead.recipes import load_recipe
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
@@ -293,8 +293,7 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
         except (ValueError, ImportError, ConnectionError) as error:
             print_error(error)
             raise typer.Exit(2) from None
-    _describe(planned, terminal)
-    _describe_plan(planned, terminal)
+    describe(planned, terminal)
     try:
         metrics = planned.run(verbose=1 if terminal.is_terminal else 2)
     except KeyboardInterrupt:
@@ -305,104 +304,6 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
         raise typer.Exit(1) from None
     if metrics is None:  # of several processes, the chief reports
         return
-    _report(metrics, out, terminal)
+    report(metrics, out, terminal)
     if not metrics["serving_check"]["same"]:
         raise typer.Exit(1)
-
-
-def _describe(planned: "Training", terminal: Terminal) -> None:
-    from keras_dyhead.coco.checks import list_problems
-
-    settings = planned.settings
-    for name, data in (("train on", planned.train_data), ("evaluate on", planned.val_data)):
-        annotations = data.annotations
-        boxes = sum(len(image.boxes) for image in annotations.images)
-        names = ", ".join(map(printable, planned.class_names[:10]))
-        terminal.print(
-            f"{name:>12}  {len(annotations.images)} images, {boxes} boxes, "
-            f"{len(planned.class_names)} classes: {names}"
-        )
-        for line in list_problems(annotations.problems):
-            terminal.warn(f"{'':>12}  {line}")
-    for note in planned.notes:
-        terminal.warn(f"{'note':>12}  {note}")
-    if not settings.held_out:
-        terminal.print(
-            f"{'':>12}  No --val-images, no --val-split: the figures are those of the training "
-            "images, and the last epoch becomes the model."
-        )
-    frozen = f", frozen: {', '.join(settings.freeze)}" if settings.freeze else ""
-    if settings.weights is not None:
-        _describe_weights(planned, frozen, terminal)
-        return
-    backbone = settings.backbone
-    if not isinstance(backbone, str):
-        parts = {"class": "ResNetBackbone"} | backbone
-        name = parts.pop("class")
-        backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
-    terminal.print(
-        f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
-        f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
-        f"{planned.model.count_params():,} parameters{frozen}"
-    )
-
-
-def _describe_weights(planned: "Training", frozen: str, terminal: Terminal) -> None:
-    """Says what is kept of the trained model that a training goes on from, and what is not."""
-    from keras_dyhead.training.fine_tuning import layers_begun_anew
-
-    terminal.print(
-        f"{'model':>12}  {type(planned.model).__name__} of {planned.settings.weights}, "
-        f"{planned.model.count_params():,} parameters{frozen}"
-    )
-    anew = layers_begun_anew(planned.settings.weights, planned.class_names)
-    terminal.print(
-        f"{'kept':>12}  all weights"
-        + (f" but those of {', '.join(anew)}: other classes start anew" if anew else "")
-    )
-
-
-def _describe_plan(planned: "Training", terminal: Terminal) -> None:
-    settings = planned.settings
-    steps = len(planned.train_data) * settings.epochs
-    sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
-    terminal.print(
-        f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "
-        f"{settings.batch_size} images of {', '.join(sizes) or settings.image_size} px each; "
-        f"a step takes roughly {planned.step_memory / 1e9:.1f} GB of memory"
-    )
-    scaled = settings.scaled(steps)
-    terminal.print(
-        f"{'optimizer':>12}  {settings.optimizer}, learning rate up to "
-        f"{scaled['peak_learning_rate']:.3g} for {scaled['images_per_update']} images an update, "
-        f"{settings.schedule} schedule after {scaled['warmup_steps']} steps of warm-up"
-    )
-    if planned.epochs_done:
-        terminal.print(f"{'resumed':>12}  {planned.epochs_done} epochs are done already")
-    if planned.steps_done:
-        terminal.print(f"{'resumed':>12}  {planned.steps_done} steps of the next epoch, too")
-
-
-def _report(metrics: dict, out: Path, terminal: Terminal) -> None:
-    print_figures(metrics["figures"], metrics["images_evaluated"], terminal)
-    terminal.print(
-        f"the model is that of epoch {metrics['epoch']} of {metrics['epochs']}; the figures are of "
-        f"{metrics['evaluated_on']} images"
-    )
-    terminal.print(
-        f"trained in {metrics['timings']['training'] / 60:.1f} minutes; written to {out}:"
-    )
-    for path in sorted(out.iterdir()):
-        terminal.print(f"  {path.name}{'/' if path.is_dir() else ''}")
-    check = metrics["serving_check"]
-    if check["same"]:
-        terminal.print(
-            f"A fresh Python process without Keras loaded saved_model/ and found the same "
-            f"{check['detections']} detections in {check['images']} image files.",
-            style="green",
-        )
-    else:
-        print_error(
-            "The SavedModel, run in a fresh Python process, does not return the model's "
-            f"detections. {check.get('error', '')}"
-        )

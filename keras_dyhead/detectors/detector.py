@@ -10,12 +10,7 @@ from keras.saving import serialize_keras_object
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.pyramid_layout import known_sizes, sizes_that_fit
-from keras_dyhead.detectors.replicas import (
-    logs_to_average,
-    num_replicas,
-    sum_gradients_first,
-    with_images,
-)
+from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_gradients_first
 from keras_dyhead.detectors.targets import CheckedModel, check_targets
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
@@ -283,11 +278,11 @@ class Detector(CheckedModel):
 
     def train_step(self, *args):
         """Takes a step; its logs can be averaged over processes."""
-        return logs_to_average(super().train_step(*with_images(args)))
+        return logs_to_average(super().train_step(*args))
 
     def test_step(self, *args):
         """Evaluates a batch; its logs can be averaged over processes."""
-        return logs_to_average(super().test_step(*with_images(args)))
+        return logs_to_average(super().test_step(*args))
 
     def predict_step(self, *args):
         """Predicts the detections of a batch, clipped to the batch's height and width."""

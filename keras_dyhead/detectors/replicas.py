@@ -21,29 +21,6 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
-def with_images(args: tuple) -> tuple:
-    """Returns the arguments of a step, and stops it where this replica has no image.
-
-    TensorFlow gives replicas an empty share of a batch that has fewer images than there are
-    replicas, and ends the process or names an unrelated shape.
-
-    Args:
-        args: What Keras passes to a step; the last one is the batch.
-    """
-    if num_replicas() == 1:
-        return args
-    import tensorflow as tf
-
-    *state, data = args
-    check = tf.debugging.assert_positive(
-        tf.shape(tf.nest.flatten(data)[0])[0],
-        f"A batch has fewer images than the {num_replicas()} replicas that share it. Leave smaller "
-        "last batches out, as `load_coco(..., drop_remainder=True)` does.",
-    )
-    with tf.control_dependencies([check]):
-        return (*state, tf.nest.map_structure(tf.identity, data))
-
-
 def sum_gradients_first(optimizer) -> None:
     """Has an optimizer sum the gradients of all replicas before it does anything else with them.
 

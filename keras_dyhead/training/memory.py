@@ -23,17 +23,18 @@ def step_memory(model: Detector, settings: TrainingSettings) -> int:
         settings: Resolved settings.
     """
     copies = 2 + (2 if settings.optimizer == "adamw" else 1) + (settings.ema_momentum is not None)
-    sides = settings.canvases or [(settings.image_size,) * 2]
+    sides = settings.canvases or [model.preprocessor.image_size]
     height, width = max(sides, key=np.prod)
     shape = (settings.batch_size, height, width, 3)
     backbone = model.backbone
     outputs = keras.tree.flatten([layer.output for layer in backbone.layers])
     maps = keras.Model(backbone.inputs, outputs).compute_output_shape(shape)
     values = sum(np.prod(one, dtype="float64") for one in maps)
-    levels = range(3, (settings.max_level or 7) + 1)
+    pyramid, blocks = model.pyramid, model.neck.num_blocks if model.neck is not None else 0
+    levels = range(pyramid.min_level, pyramid.max_level + 1)
     cells = sum(-(-height // 2**level) * -(-width // 2**level) for level in levels)
-    per_cell = _MAPS_OF_PYRAMID + settings.num_blocks * _MAPS_OF_BLOCK
+    per_cell = _MAPS_OF_PYRAMID + blocks * _MAPS_OF_BLOCK
     per_cell += _MAPS_OF_HEAD_LAYER * (settings.head_layers or 1)
-    values += settings.batch_size * cells * per_cell * settings.channels
-    size = 2 if settings.dtype.startswith("mixed") else 4
+    values += settings.batch_size * cells * per_cell * pyramid.channels
+    size = 2 if model.compute_dtype in ("float16", "bfloat16") else 4
     return int(_WORKSPACE * (copies * 4 * model.count_params() + size * values))

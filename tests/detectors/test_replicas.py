@@ -63,34 +63,3 @@ def test_an_optimizer_is_changed_once_and_does_the_same_on_one_device():
         weights.append(variable.numpy())
     np.testing.assert_array_equal(*weights)
     np.testing.assert_allclose(weights[0], [1 - 0.06, 2 - 0.08], rtol=1e-6)
-
-
-SMALLER_BATCH = """
-import numpy as np
-import tensorflow as tf
-from keras_dyhead.detectors.replicas import with_images
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-images = np.arange(3, dtype="float32").reshape(3, 1, 1, 1)
-data = tf.data.Dataset.from_tensor_slices((images, {"labels": images[:, 0, 0]})).batch(2)
-
-@tf.function
-def step(batch):
-    (images, targets), = with_images((batch,))
-    return tf.reduce_sum(images) + tf.reduce_sum(targets["labels"])
-
-batches = iter(two.experimental_distribute_dataset(data))
-print([float(v) for v in two.experimental_local_results(two.run(step, (next(batches),)))])
-try:
-    two.run(step, (next(batches),))
-except tf.errors.InvalidArgumentError as error:
-    print(error)
-"""
-
-
-def test_a_batch_smaller_than_the_replicas_is_explained():
-    process = subprocess.run([sys.executable, "-c", SMALLER_BATCH], capture_output=True, text=True)
-    assert process.stdout.startswith("[0.0, 2.0]\n"), process.stderr[-3000:]
-    assert "fewer images than the 2 replicas that share it" in process.stdout
