@@ -35,17 +35,8 @@ def describe(planned: "Training", terminal: Terminal) -> None:
     frozen = f", frozen: {', '.join(settings.freeze)}" if settings.freeze else ""
     if settings.weights is not None:
         _describe_weights(planned, frozen, terminal)
-        return
-    backbone = settings.backbone
-    if not isinstance(backbone, str):
-        parts = {"class": "ResNetBackbone"} | backbone
-        name = parts.pop("class")
-        backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
-    terminal.print(
-        f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
-        f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
-        f"{planned.model.count_params():,} parameters{frozen}"
-    )
+    else:
+        _describe_model(planned, frozen, terminal)
     _describe_plan(planned, terminal)
 
 
@@ -61,6 +52,20 @@ def _describe_weights(planned: "Training", frozen: str, terminal: Terminal) -> N
     terminal.print(
         f"{'kept':>12}  all weights"
         + (f" but those of {', '.join(anew)}: other classes start anew" if anew else "")
+    )
+
+
+def _describe_model(planned: "Training", frozen: str, terminal: Terminal) -> None:
+    settings = planned.settings
+    backbone = settings.backbone
+    if not isinstance(backbone, str):
+        parts = {"class": "ResNetBackbone"} | backbone
+        name = parts.pop("class")
+        backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
+    terminal.print(
+        f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
+        f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
+        f"{planned.model.count_params():,} parameters{frozen}"
     )
 
 
