@@ -35,7 +35,7 @@ def test_values_are_json_or_text():
         ("epochs=many", "`epochs` must be a whole number or null. Received: epochs=many"),
         ("epochs=1.5", "`epochs` must be a whole number or null"),
         ("batch_size=true", "`batch_size` must be a whole number. Received"),
-        ("learning_rate=fast", "`learning_rate` must be a number. Received"),
+        ("learning_rate=fast", "`learning_rate` must be a number or null. Received"),
         ("jit_compile=1", "`jit_compile` must be true or false"),
         ("detector=3", "`detector` must be a text"),
         ("milestones=0.5", "`milestones` must be [a number, ...]"),
