@@ -16,7 +16,8 @@ def step_memory(model: Detector, settings: TrainingSettings) -> int:
     """Returns about how many bytes a training step takes on the devices together.
 
     Counts the weights with all that the optimizer keeps for each, and the maps that the backward
-    pass needs. It is right within a factor of two; the largest canvas counts.
+    pass needs. The largest canvas counts. It is a rough figure: the one step measured beside it, on
+    a CPU, took nearly twice as much.
 
     Args:
         model: The detector.
