@@ -107,6 +107,23 @@ def append(path: Path, trial: Trial, result: dict) -> None:
         file.write(line.encode())
 
 
+def remember(path: Path | None, trial: Trial, measure: Callable[[], dict]) -> dict:
+    """Returns the line of a trial; one that the file lacks is measured and appended.
+
+    Args:
+        path: The JSONL file, or `None`: nothing is remembered.
+        trial: What is measured.
+        measure: What measuring gives, as JSON can write it.
+    """
+    found = {} if path is None else read(path, type(trial))
+    if trial in found:
+        return found[trial]
+    result = measure()
+    if path is not None:
+        append(path, trial, result)
+    return dataclasses.asdict(trial) | result
+
+
 def describe(trial: Trial) -> str:
     """Returns the fields of a trial that are not as by default."""
     fields = [(field, getattr(trial, field.name)) for field in dataclasses.fields(trial)]

@@ -33,9 +33,7 @@ def main(
     rounds: Annotated[
         int, typer.Option(min=1, help="Times that each model is measured; the median counts.")
     ] = 5,
-    out: Annotated[
-        Path | None, typer.Option(help="JSON file for the figures; the table goes beside it (.md).")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
     page: Annotated[
         Path | None,
         typer.Option(
@@ -49,6 +47,9 @@ def main(
     Weights are random; nothing is downloaded. Every model runs in a process of its own. Let nothing
     else run. Where torchvision is installed (`make bench` does that), three of its detectors are
     measured beside ours of the same structure.
+
+    Each detector is written to a JSONL file beside OUT at once. The same command goes on where it
+    was interrupted; with the last detector, that file goes.
 
     **Examples**
 
@@ -74,13 +75,15 @@ def main(
             [int(number) for number in blocks.split(",")],
             rounds,
             peer,
+            out and out.with_suffix(".jsonl"),
             lambda what: print(what, file=sys.stderr),
         )
         print(markdown(report))
-        if out is not None:
-            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         if page is not None:
             fill(page, "costs", markdown(report))
+        if out is not None:
+            out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            out.with_suffix(".jsonl").unlink()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 

@@ -7,13 +7,36 @@ import platform
 import statistics
 import textwrap
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from benchmarks.detectors.workload import Workload
 from benchmarks.measurement import Measurement
+from benchmarks.runner import remember
 
 # Those that torchvision has, and the number of layers that stand before its predictions.
 PEERS = {"fcos": 4, "retinanet": 4, "faster-rcnn": 2}
 PEER, OURS = "torchvision", "without, as torchvision"
+
+
+@dataclasses.dataclass(frozen=True)
+class Task(Workload):
+    """A detector with all that is compared, for `benchmarks.runner.remember`.
+
+    Args:
+        detector: One of `keras_dyhead.detectors.DETECTORS`.
+        blocks: Numbers of DyHead blocks.
+        rounds: Times that each model is measured.
+        peer: Whether torchvision's is measured, too.
+    """
+
+    detector: str = "atss"
+    blocks: tuple[int, ...] = (0,)
+    rounds: int = 5
+    peer: bool = True
+
+    def __post_init__(self):
+        super().__post_init__()
+        object.__setattr__(self, "blocks", tuple(self.blocks))
 
 
 def compare(
@@ -22,6 +45,7 @@ def compare(
     blocks: Sequence[int],
     rounds: int = 5,
     peer: bool = True,
+    unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict:
     """Measures detectors without and with DyHead, and beside torchvision's.
@@ -35,46 +59,59 @@ def compare(
         blocks: Numbers of DyHead blocks; 0 is measured in any case.
         rounds: Times that each model is measured; the median counts.
         peer: Whether to measure torchvision, too.
+        unfinished: JSONL file that each detector is written to at once, and read from another time.
         progress: Called with a description before every measurement.
 
     Returns:
         Dict of the settings and, under `"costs"`, one dict for each row of the table.
     """
-    costs, versions = [], {}
-    for name in names:
-        tasks = {}
-        if peer and name in PEERS:
-            tasks[PEER] = "detectors.torch_peer.torchvision_detector", {"name": name}
-            options = {"name": name, "blocks": 0, "head_layers": PEERS[name]}
-            tasks[OURS] = "detectors.implementations.keras_detector", options
-        for number in sorted({0, *blocks}):
-            options = {"name": name, "blocks": number}
-            tasks[str(number)] = "detectors.implementations.keras_detector", options
-        found = _measure(workload, name, tasks, rounds, progress)
-        for row, (implementation, options) in tasks.items():
-            versions[found[row].pop("version")] = None
-            counted = {}
-            if "torch" not in implementation:
-                progress(f"counting {name}, {row}")
-                counted = _count(workload, options)
-            costs.append({"detector": name, "dyhead": row} | counted | found[row])
+    blocks, fields = tuple(sorted({0, *blocks})), dataclasses.asdict(workload)
+    tasks = [
+        Task(**fields, detector=name, blocks=blocks, rounds=rounds, peer=peer) for name in names
+    ]
+    lines = [
+        remember(unfinished, task, lambda task=task: _costs(task, workload, progress))
+        for task in tasks
+    ]
     return {
-        "workload": dataclasses.asdict(workload),
+        "workload": fields,
         "rounds": rounds,
         "cores": os.cpu_count(),
         "machine": platform.machine(),
-        "versions": list(versions),
-        "costs": costs,
+        "versions": list(dict.fromkeys(v for line in lines for v in line["versions"])),
+        "costs": [row for line in lines for row in line["costs"]],
     }
 
 
-def _measure(workload, name, tasks, rounds, progress) -> dict[str, dict]:
-    """Medians of the figures of every task, each in a process of its own."""
-    taken = {row: [] for row in tasks}
+def _costs(task, workload, progress) -> dict:
+    """The rows of a detector, and the versions at work."""
+    name, models = task.detector, {}
+    if task.peer and name in PEERS:
+        models[PEER] = "detectors.torch_peer.torchvision_detector", {"name": name}
+        options = {"name": name, "blocks": 0, "head_layers": PEERS[name]}
+        models[OURS] = "detectors.implementations.keras_detector", options
+    for number in task.blocks:
+        options = {"name": name, "blocks": number}
+        models[str(number)] = "detectors.implementations.keras_detector", options
+    found = _measure(workload, name, models, task.rounds, progress)
+    versions = list(dict.fromkeys(figures.pop("version") for figures in found.values()))
+    costs = []
+    for row, (implementation, options) in models.items():
+        counted = {}
+        if "torch" not in implementation:
+            progress(f"counting {name}, {row}")
+            counted = _count(workload, options)
+        costs.append({"detector": name, "dyhead": row} | counted | found[row])
+    return {"versions": versions, "costs": costs}
+
+
+def _measure(workload, name, models, rounds, progress) -> dict[str, dict]:
+    """Medians of the figures of every model, each in a process of its own."""
+    taken = {row: [] for row in models}
     with contextlib.ExitStack() as stack:
         measurements = {
             row: stack.enter_context(Measurement(workload, implementation, 1, options=options))
-            for row, (implementation, options) in tasks.items()
+            for row, (implementation, options) in models.items()
         }
         for number in range(rounds):
             for row, measurement in measurements.items():

@@ -211,8 +211,21 @@ def test_the_program_fills_its_place_on_a_page(measured, tmp_path):
     arguments = ["--detectors", "atss", "--blocks", "6", "--page", page, "--out", out]
     result = CliRunner().invoke(program.app, list(map(str, arguments)))
     assert result.exit_code == 0, result.output
+    assert sorted(tmp_path.iterdir()) == [out, page]  # no unfinished lines
     table = comparison.markdown(json.loads(out.read_text()))
     assert page.read_text() == f"before\n<!-- costs -->\n{table}<!-- end of costs -->\nafter\n"
+
+
+def test_an_interrupted_comparison_goes_on(measured, tmp_path, monkeypatch):
+    """Detectors that are measured are not measured again."""
+    lines, told = tmp_path / "costs.jsonl", []
+    comparison.compare(Workload(), ["atss"], [6], unfinished=lines)
+    report = comparison.compare(Workload(), ["atss", "fcos"], [6], 5, True, lines, told.append)
+    assert {row["detector"] for row in report["costs"]} == {"atss", "fcos"}
+    assert told and not any("atss" in text for text in told)
+    monkeypatch.setattr(comparison, "Measurement", None)
+    again = comparison.compare(Workload(), ["atss", "fcos"], [6], unfinished=lines)
+    assert again == json.loads(json.dumps(report))
 
 
 @pytest.mark.parametrize(
