@@ -4,14 +4,15 @@ import contextlib
 import importlib
 import multiprocessing
 import os
-import platform
-import resource
 import statistics
+import subprocess
 import time
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+
+from benchmarks.memory import PeakMemory
 
 FIGURES = {
     "forward_s": "forward",
@@ -30,11 +31,12 @@ class Measurement:
         workload: What to compute; passed on to the implementation.
         implementation: Path below `benchmarks` of a function, such as
             `"sampling.torch_peer.torchvision_op"`, that returns forward pass, training step and
-            the versions at work. The forward pass returns NumPy arrays.
+            the versions at work. Both return arrays, or `None`, when everything is computed.
         repeats: Counted calls of one measurement, of which the median is taken.
-        backend: Keras backend. Defaults to `"tensorflow"`.
+        backend: Keras backend; of a peer the framework. Defaults to `"tensorflow"`.
         form: Of sampling, `"sparse"` or `"gather"`. Defaults to `None`: as the package chooses.
         options: Further arguments of the implementation.
+        gpu: Whether to compute on the GPU, and to measure its memory.
     """
 
     def __init__(
@@ -45,16 +47,18 @@ class Measurement:
         backend: str = "tensorflow",
         form: str | None = None,
         options: dict | None = None,
+        gpu: bool = False,
     ):
-        environment = {
-            "KERAS_BACKEND": backend,
-            "CUDA_VISIBLE_DEVICES": "",
-            "TF_CPP_MIN_LOG_LEVEL": "3",
-        }
+        environment = {"KERAS_BACKEND": backend, "TF_CPP_MIN_LOG_LEVEL": "3"}
+        if gpu:
+            environment |= gpu_environment()
+        else:
+            environment |= {"CUDA_VISIBLE_DEVICES": "", "JAX_PLATFORMS": "cpu"}
         spawn = multiprocessing.get_context("spawn")
         self._name = implementation
         self._connection, theirs = spawn.Pipe()
-        task = (workload, implementation, repeats, form, options or {})
+        memory = backend if gpu else ""
+        task = (workload, implementation, repeats, form, options or {}, memory)
         self._process = spawn.Process(target=_serve, args=(theirs, environment, *task), daemon=True)
 
     def __enter__(self):
@@ -65,27 +69,64 @@ class Measurement:
         self._process.kill()
         self._process.join()
 
-    def take(self) -> dict:
+    def take(self, seconds: float = float("inf")) -> dict:
         """Measures once more.
 
+        Args:
+            seconds: How long that may take. Defaults to as long as it does.
+
         Returns:
-            `FIGURES`, of memory the peak so far; the first time also `"magnitude"`, the sum of the
-            outputs' mean magnitudes, and `"version"`.
+            `FIGURES`, of memory the peak so far; the first time also `"magnitude"` and
+            `"step_magnitude"`, the sums of the mean magnitudes of what the forward pass and the
+            training step return, and `"version"`.
 
         Raises:
             RuntimeError: If the process fails.
+            TimeoutError: If it takes longer.
         """
+        end = time.monotonic() + seconds
         self._connection.send("measure")
         while not self._connection.poll(0.1):
             if not self._process.is_alive():
                 raise RuntimeError(f"{self._name}: exit status {self._process.exitcode}")
+            if time.monotonic() > end:
+                raise TimeoutError(f"{self._name}: not measured in {seconds:.0f} seconds")
         answer = self._connection.recv()
         if "error" in answer:
             raise RuntimeError(f"{self._name} failed: {answer['error']}")
         return answer
 
 
-def _serve(connection, environment, workload, implementation, repeats, form, options):
+def gpu_environment() -> dict[str, str]:
+    """Returns the variables with which JAX and TensorFlow take no more GPU memory than needed."""
+    return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
+
+
+def gpu_name() -> str:
+    """Returns what NVIDIA's driver calls the first GPU.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, capture_output=True, text=True, check=True).stdout
+        return found.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError) as error:
+        raise ValueError(f"--gpu: nvidia-smi finds no GPU ({error}).") from None
+
+
+def magnitude(arrays: Iterable | None) -> float:
+    """Returns the sum of the mean magnitudes of arrays of any framework and dtype, NaN with NaN."""
+    total = 0.0
+    for array in () if arrays is None else arrays:
+        if hasattr(array, "detach"):  # NumPy reads no PyTorch tensor that is on a GPU or bfloat16
+            array = array.detach().cpu().float()
+        total += np.abs(np.asarray(array).astype("float64")).mean()
+    return float(total)
+
+
+def _serve(connection, environment, workload, implementation, repeats, form, options, gpu):
     """Answers every message with the figures of one measurement."""
     os.environ.update(environment)
     try:
@@ -98,7 +139,7 @@ def _serve(connection, environment, workload, implementation, repeats, form, opt
 
                 stack.enter_context(sampling_form(form))
             calls = getattr(module, function)(workload, **options)
-            measurements = _measurements(*calls, repeats)
+            measurements = _measurements(*calls, repeats, gpu)
             next(measurements)  # the memory of the built model
             while connection.recv():
                 connection.send(next(measurements))
@@ -106,19 +147,21 @@ def _serve(connection, environment, workload, implementation, repeats, form, opt
         connection.send({"error": f"{type(error).__name__}: {error}"})
 
 
-def _measurements(forward, step, version, repeats):
+def _measurements(forward, step, version, repeats, gpu):
     """What is measured when it is asked for: more the first time."""
-    before = _forget_peak_memory()
+    memory = PeakMemory(gpu)
     yield
     found = {"version": version}
     found["first_forward_s"], outputs = _timed(forward)
-    found["magnitude"] = float(sum(np.abs(o).mean(dtype="float64") for o in outputs))
+    found["magnitude"] = magnitude(outputs)
     del outputs
     found["forward_s"] = _median(forward, repeats)
-    found["first_step_s"], _ = _timed(step)
+    found["first_step_s"], gradients = _timed(step)
+    found["step_magnitude"] = magnitude(gradients)
+    del gradients
     while True:
         found["step_s"] = _median(step, repeats)
-        found["peak_mib"] = _peak_memory() - before
+        found["peak_mib"] = memory.mib()
         yield found
         found = {"forward_s": _median(forward, repeats)}
 
@@ -131,27 +174,3 @@ def _timed(function):
 
 def _median(function, repeats):
     return statistics.median(_timed(function)[0] for _ in range(repeats))
-
-
-def _forget_peak_memory():
-    """Returns the resident memory in MiB; `_peak_memory` counts from here on.
-
-    Elsewhere than on Linux it returns the largest so far, which cannot be forgotten.
-    """
-    if platform.system() != "Linux":
-        return _peak_memory()
-    Path("/proc/self/clear_refs").write_text("5")
-    return _status("VmRSS")
-
-
-def _peak_memory():
-    if platform.system() == "Linux":
-        return _status("VmHWM")
-    unit = 1 if platform.system() == "Darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _status(name):
-    """An entry of the kernel's record of this process, which is in KiB, in MiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024

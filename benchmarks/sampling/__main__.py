@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
+from benchmarks.measurement import gpu_name
 from benchmarks.runner import command, sides
 from benchmarks.sampling.comparison import compare, markdown
 from benchmarks.sampling.scaling import CURVES, fit_exponent, measure_scaling, plot_scaling
@@ -19,10 +21,13 @@ app = command()
 @app.command()
 def main(
     backend: Annotated[
-        Literal["tensorflow", "jax", "torch"], typer.Option(help="Keras backend.")
+        str, typer.Option(metavar="LIST", help="Keras backends: tensorflow, jax, torch.")
     ] = "tensorflow",
+    dtype: Annotated[
+        str, typer.Option(metavar="LIST", help="What ours compute in: float32, bfloat16.")
+    ] = "float32",
     size: Annotated[
-        str, typer.Option(metavar="SIDE|HEIGHTxWIDTH", help="Size of the image in pixels.")
+        str, typer.Option(metavar="LIST", help="Sizes of images in pixels, SIDE or HEIGHTxWIDTH.")
     ] = "512",
     blocks: Annotated[int, typer.Option(help="Blocks of the tower.")] = 6,
     batch: Annotated[int, typer.Option(help="Images.")] = 1,
@@ -33,6 +38,12 @@ def main(
     repeats: Annotated[
         int, typer.Option(min=1, help="Calls that count; their median is shown.")
     ] = 5,
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Compute on the GPU, and measure its memory.")
+    ] = False,
+    minutes: Annotated[
+        float, typer.Option(min=0, help="What is not measured by then is left out.  [no end]")
+    ] = math.inf,
     scaling: Annotated[
         bool,
         typer.Option(
@@ -44,11 +55,14 @@ def main(
         typer.Option(help="Write OUT.json, and OUT.md or, with --scaling, OUT.png."),
     ] = None,
 ) -> None:
-    """Time the deformable convolution and the DyHead tower beside torchvision's, on the CPU.
+    """Time the deformable convolution and the DyHead tower beside torchvision's.
 
     Every implementation runs in a process of its own, so that the time to its first result and
     its peak memory are its own; all compute the same from the same weights, which is checked. Let
     nothing else run. Without torchvision (`make bench` installs it) ours are measured alone.
+
+    Each row is written to OUT.jsonl at once. The same command goes on where it was interrupted,
+    or measures what failed; with the last row, OUT.jsonl goes.
 
     **Examples**
 
@@ -56,34 +70,58 @@ def main(
 
     python -m benchmarks.sampling --size 800x1333 --batch 2 --only tower --repeats 1
 
+    python -m benchmarks.sampling --gpu --backend jax,torch --dtype float32,bfloat16
+    --size 512,800x1333 --batch 2 --minutes 6 --out benchmarks/gpu
+
     python -m benchmarks.sampling --scaling --out docs/scaling
     """
+    backends = backend.split(",")
     try:
-        workload = Workload(*sides(size), blocks, batch, channels)
+        workloads = [
+            Workload(*sides(side), blocks, batch, channels, name)
+            for side in size.split(",")
+            for name in dtype.split(",")
+        ]
+        if unknown := set(backends) - {"tensorflow", "jax", "torch"}:
+            raise ValueError(f"There is no Keras backend {', '.join(unknown)}.")
+        if scaling and (gpu or len(workloads) * len(backends) > 1):
+            raise ValueError("--scaling is measured on CPUs, with one backend, size and dtype.")
+        if gpu:
+            gpu_name()
     except ValueError as error:
         raise typer.BadParameter(str(error)) from None
 
     def progress(what):
-        print(f"measuring {what}", file=sys.stderr)
+        print(what, file=sys.stderr)
 
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
     if scaling:
-        report = measure_scaling(workload, backend, repeats, progress)
+        report = measure_scaling(workloads[0], backend, repeats, progress)
         for name, rows in report.items():
             for figure, title in CURVES.items():
                 power = fit_exponent(rows, figure)
                 print(f"{title} grows with {name} to the power of {power:.2f}")
-    else:
-        peer = importlib.util.find_spec("torchvision") is not None
-        parts = (only,) if only else ("op", "tower")
-        report = compare(workload, backend, peer, repeats, parts, progress)
-        print(markdown(report))
-    if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.with_suffix(".json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        if scaling:
+        if out is not None:
+            _write(out.with_suffix(".json"), report)
             plot_scaling(report).savefig(out.with_suffix(".png"), dpi=100)
-        else:
-            out.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+        return
+    peer = importlib.util.find_spec("torchvision") is not None
+    parts = (only,) if only else ("op", "tower")
+    unfinished = out and out.with_suffix(".jsonl")
+    settings = {"repeats": repeats, "gpu": gpu, "seconds": 60 * minutes, "unfinished": unfinished}
+    report = compare(workloads, backends, peer, parts, **settings, progress=progress)
+    print(markdown(report))
+    if out is not None:
+        _write(out.with_suffix(".json"), report)
+        out.with_suffix(".md").write_text(markdown(report), encoding="utf-8")
+        if not report["missing"]:
+            unfinished.unlink(missing_ok=True)
+    raise typer.Exit(bool(report["missing"]))
+
+
+def _write(path, report):
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,111 +1,208 @@
 """Our sampler and tower beside torchvision's, in one run."""
 
 import dataclasses
+import math
 import os
 import platform
-from collections.abc import Callable
+import textwrap
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from benchmarks.measurement import FIGURES, Measurement
+from benchmarks.measurement import FIGURES, Measurement, gpu_name
+from benchmarks.runner import remember
 from benchmarks.sampling.workload import Workload
 
 PEER = "torchvision"
-_TOLERANCE = 1e-4  # relative, of the mean magnitudes of the outputs
+# Relative, of the mean magnitudes of the outputs and of the gradients to the inputs. GPUs round
+# the factors of float32 products, to TensorFloat-32.
+_TOLERANCES = {"float32": 1e-4, "bfloat16": 0.15}
+_GPU_TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15}
 
 
-def tasks(backend: str, peer: bool, part: str) -> dict[str, dict]:
-    """Returns what is measured: arguments of `Measurement` by the name of the table's row.
+@dataclasses.dataclass(frozen=True)
+class Task(Workload):
+    """A row of the table, for `benchmarks.runner.remember`.
 
     Args:
-        backend: Keras backend of ours.
-        peer: Whether torchvision is measured, too.
-        part: `"op"` or `"tower"`.
+        name: Of the implementation, see `tasks`.
+        backend: Keras backend; of the peer its framework.
+        device: `"CPU"`, or the GPU's name.
+        repeats: Counted calls, of which the median is taken.
     """
+
+    name: str = PEER
+    backend: str = "torch"
+    device: str = "CPU"
+    repeats: int = 5
+
+
+def tasks(part: str, backend: str, gpu: bool = False) -> dict[str, dict]:
+    """Returns our implementations: arguments of `Measurement` by name.
+
+    Args:
+        part: `"op"` or `"tower"`.
+        backend: Keras backend. `"torchvision"` stands for the peer.
+        gpu: Whether they run on a GPU, where TensorFlow has one form of sampling only.
+    """
+    if backend == PEER:
+        implementation = f"sampling.torch_peer.torchvision_{part}"
+        return {f"{part}: {PEER}": {"implementation": implementation, "backend": "torch"}}
     ours = {"implementation": f"sampling.implementations.keras_{part}", "backend": backend}
     paper = {"options": {"alignment": "paper"}}
-    found = {PEER: {"implementation": f"sampling.torch_peer.torchvision_{part}"}} if peer else {}
-    found["keras_dyhead"] = ours
+    found = {"keras_dyhead": ours}
     if backend == "tensorflow":
-        found["keras_dyhead, gathers"] = ours | {"form": "gather"}
+        if not gpu:
+            found["keras_dyhead, gathers"] = ours | {"form": "gather"}
         found["keras_dyhead, XLA"] = ours | {"options": {"xla": True}}
     if part == "op":
         products = {"implementation": "sampling.implementations.matrix_products"}
         found["matrix products alone"] = ours | products
     else:
         found["keras_dyhead, paper alignment"] = ours | paper
-        if backend == "tensorflow":
+        if backend == "tensorflow" and not gpu:
             gathers = ours | paper | {"form": "gather"}
             found["keras_dyhead, gathers, paper alignment"] = gathers
     return {f"{part}: {name}": task for name, task in found.items()}
 
 
 def compare(
-    workload: Workload,
-    backend: str = "tensorflow",
+    workloads: Sequence[Workload],
+    backends: Sequence[str] = ("tensorflow",),
     peer: bool = True,
+    parts: Sequence[str] = ("op", "tower"),
     repeats: int = 5,
-    parts: tuple[str, ...] = ("op", "tower"),
+    gpu: bool = False,
+    seconds: float = math.inf,
+    unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict:
     """Measures every implementation in a process of its own, one after another.
 
     Args:
-        workload: What to compute.
-        backend: Keras backend of ours.
+        workloads: What to compute; the peer is measured for those in float32.
+        backends: Keras backends of ours.
         peer: Whether to measure torchvision, too.
-        repeats: Counted calls, of which the median is taken.
         parts: `"op"`, `"tower"` or both.
-        progress: Called with the name of each implementation before it runs.
+        repeats: Counted calls, of which the median is taken.
+        gpu: Whether to compute on the GPU.
+        seconds: After that time nothing more is measured. Defaults to as long as it takes.
+        unfinished: JSONL file that each row is written to at once, and read from another time.
+        progress: Called with the name of each implementation before it runs, and with what fails.
 
     Returns:
-        Dict of the settings and, under `"results"`, the figures by implementation.
+        Dict of the settings, `"results"`, a list of `Task` with its figures as a dict, and
+        `"missing"`, what failed, was not measured in time, or does not compute the same.
 
     Raises:
-        RuntimeError: If an implementation fails, or two do not compute the same.
+        ValueError: If there is no GPU to compute on.
     """
-    results = {}
-    for part in parts:
-        first = None
-        for name, task in tasks(backend, peer, part).items():
-            progress(name)
-            with Measurement(workload, repeats=repeats, **task) as measurement:
-                results[name] = measurement.take()
-            found = results[name]["magnitude"]
-            first = first or found
-            another = "paper" in name or "alone" in name
-            if not (another or abs(found - first) <= _TOLERANCE * abs(first)):
-                raise RuntimeError(f"{name}: outputs differ, mean magnitudes {found} and {first}")
+    end = time.monotonic() + seconds
+    device = gpu_name() if gpu else "CPU"
+    results, missing, references = [], [], {}
+    backends = ((PEER,) if peer else ()) + tuple(backends)
+    for task, options in _plan(workloads, backends, parts, device, repeats):
+
+        def measure(task=task, options=options):
+            with Measurement(task, repeats=repeats, gpu=gpu, **options) as measurement:
+                return measurement.take(end - time.monotonic())
+
+        label = f"{task.name}, {task.backend}, {task.dtype}, {task.height}x{task.width}"
+        progress(f"measuring {label}")
+        try:
+            results.append(remember(unfinished, task, measure))
+            _check(results[-1], references, _GPU_TOLERANCES if gpu else _TOLERANCES)
+        except (RuntimeError, TimeoutError) as error:
+            missing.append(f"{label}: {error}")
+            progress(missing[-1])
     return {
-        "workload": dataclasses.asdict(workload),
-        "backend": backend,
-        "repeats": repeats,
         "cores": os.cpu_count(),
         "python": platform.python_version(),
+        "device": device,
+        "repeats": repeats,
         "results": results,
+        "missing": missing,
     }
 
 
+def _plan(workloads, backends, parts, device, repeats) -> list[tuple[Task, dict]]:
+    """Every row with the arguments of its `Measurement`; what time may not suffice for is last."""
+    found = []
+    for part in parts:
+        for workload in workloads:
+            for backend in backends:
+                if backend == PEER and workload.dtype != "float32":
+                    continue
+                for name, options in tasks(part, backend, device != "CPU").items():
+                    about = {"backend": options["backend"], "device": device, "repeats": repeats}
+                    task = Task(**dataclasses.asdict(workload), name=name, **about)
+                    found.append((task, options))
+    return sorted(found, key=lambda row: "paper" in row[0].name)
+
+
+def _check(row, references, tolerances):
+    """Compares a row with the first one that computes the same, and keeps the first."""
+    kind = next((word for word in ("paper", "alone") if word in row["name"]), "")
+    key = row["name"].split(":")[0], kind, row["height"], row["width"]
+    first = references.setdefault(key, row)
+    for what in ("magnitude", "step_magnitude"):
+        found, expected = row[what], first[what]
+        if not abs(found - expected) <= tolerances[row["dtype"]] * abs(expected):
+            name = {"magnitude": "outputs", "step_magnitude": "gradients"}[what]
+            raise RuntimeError(f"{name} differ, mean magnitudes {found} and {expected}")
+
+
 def markdown(report: dict) -> str:
-    """Writes a report of `compare` as a table, the peer's figures over each row's in brackets."""
-    workload, results = Workload(**report["workload"]), report["results"]
+    """Writes a report of `compare`: a table for every size, and what is missing."""
+    results = report["results"]
+    versions = dict.fromkeys(result["version"] for result in results)
+    on_cpu = report["device"] == "CPU"
+    device = f"{report['cores']} CPU cores" if on_cpu else report["device"]
+    text = f"{device}, Python {report['python']}, {', '.join(versions)}. "
+    text += f"Median of {report['repeats']}, one run."
+    if not on_cpu:
+        text += " Products of float32 in TensorFloat-32."
+    if any(result["name"].endswith(PEER) for result in results):
+        text += " In brackets: torchvision's figure over the row's."
+    lines = textwrap.wrap(text, 100)
+    sizes = dict.fromkeys(_size(result) for result in results)
+    for size in sizes:
+        lines += ["", *_table([result for result in results if _size(result) == size])]
+    lines += [f"\nMissing or wrong: {what}" for what in report["missing"]]
+    return "\n".join(lines) + "\n"
+
+
+def _size(result):
+    return tuple(result[name] for name in ("height", "width", "batch", "blocks", "channels"))
+
+
+def _table(rows):
+    """The table of a size, with a line about what is computed."""
+    fields = {field.name for field in dataclasses.fields(Workload)}
+    workload = Workload(**{name: rows[0][name] for name in fields})
     height, width = workload.map_size(3)
-    versions = dict.fromkeys(result["version"] for result in results.values())
-    lines = [
+    text = (
         f"Operation: {height}x{width}x{workload.channels}, 3x3. Tower: {workload.blocks} blocks, "
         f"{workload.channels} channels, five levels of a {workload.height}x{workload.width} image. "
-        f"Batch {workload.batch}, float32, {report['cores']} CPU cores, "
-        f"Python {report['python']}, {', '.join(versions)}.",
-        f"Median of {report['repeats']}, one run.",
-    ]
-    peers = {name.split(":")[0]: row for name, row in results.items() if name.endswith(PEER)}
-    if peers:
-        lines[-1] += " In brackets: torchvision's figure over the row's."
-    lines += ["", f"| | {' | '.join(FIGURES.values())} |", "|---" * (1 + len(FIGURES)) + "|"]
-    for name, row in results.items():
-        peer = peers.get(name.split(":")[0])
-        cells = []
-        for figure in FIGURES:
-            value = row[figure]
-            text = f"{value:.0f} MiB" if figure == "peak_mib" else f"{1e3 * value:.0f} ms"
-            cells.append(text + (f" ({peer[figure] / max(value, 1e-9):.1f}x)" if peer else ""))
+        f"Batch {workload.batch}."
+    )
+    lines = [*textwrap.wrap(text, 100), ""]
+    lines += [f"| | {' | '.join(FIGURES.values())} |", "|---" * (1 + len(FIGURES)) + "|"]
+    several = len({(row["backend"], row["dtype"]) for row in rows if PEER not in row["name"]}) > 1
+    peers = {row["name"].split(":")[0]: row for row in rows if row["name"].endswith(PEER)}
+    for row in rows:
+        peer = peers.get(row["name"].split(":")[0])
+        name = row["name"]
+        if several and PEER not in name:
+            name += f", {row['backend']}, {row['dtype']}"
+        cells = [_cell(figure, row[figure], peer and peer[figure]) for figure in FIGURES]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return lines
+
+
+def _cell(figure, value, peer):
+    if figure == "peak_mib":
+        text = f"{value:.0f} MiB"
+    else:
+        text = f"{1e3 * value:.{0 if value >= 0.01 else 2}f} ms"
+    return text + (f" ({peer / max(value, 1e-9):.1f}x)" if peer else "")

@@ -1,18 +1,23 @@
 """Our implementations, on three backends.
 
-Each is a function from a `Workload` to three things: the forward pass, which returns NumPy arrays;
-a training step, from inputs to all gradients of the sum of squares; and the versions at work.
+Each is a function from a `Workload` to three things: the forward pass, which returns its outputs; a
+training step, from inputs to all gradients of the sum of squares, which returns those to the
+inputs; and the versions at work. Both return when everything is computed.
 """
+
+import functools
 
 import keras
 import numpy as np
 
 
 def keras_op(workload, **options):
-    """Our operation."""
+    """Our operation; positions and weights are float32 under every dtype."""
     from keras_dyhead.ops import deform_conv2d
 
-    arrays = [keras.ops.convert_to_tensor(array) for array in workload.op_arrays()]
+    x, offsets, mask, kernel = workload.op_arrays()
+    arrays = [_tensor(x, workload.dtype), _tensor(offsets), _tensor(mask)]
+    arrays.append(_tensor(kernel, workload.dtype))
     return _compiled(lambda arrays, _: [deform_conv2d(*arrays)], arrays, None, **options)
 
 
@@ -21,8 +26,10 @@ def keras_tower(workload, alignment="published", **options):
     from keras_dyhead.checkpoints import load_tower
     from keras_dyhead.layers import DyHeadNeck
 
-    pyramid = [keras.ops.convert_to_tensor(array) for array in workload.pyramid()]
-    neck = DyHeadNeck(workload.blocks, workload.channels, alignment)
+    pyramid = [_tensor(array, workload.dtype) for array in workload.pyramid()]
+    half = workload.dtype != "float32"
+    policy = f"mixed_{workload.dtype}" if half else workload.dtype
+    neck = DyHeadNeck(workload.blocks, workload.channels, alignment, dtype=policy)
     neck.build([x.shape for x in pyramid])
     load_tower(neck, workload.tower_state())
     return _compiled(lambda maps, training: neck(maps, training=training), pyramid, neck, **options)
@@ -32,10 +39,12 @@ def matrix_products(workload, **options):
     """The matrix products of the operation alone: the limit that no sampling can beat."""
     x, _, _, kernel = workload.op_arrays()
     columns = np.tile(x.reshape(-1, workload.channels), 9)
-    arrays = [
-        keras.ops.convert_to_tensor(a) for a in (columns, kernel.reshape(-1, workload.channels))
-    ]
+    arrays = [_tensor(a, workload.dtype) for a in (columns, kernel.reshape(-1, workload.channels))]
     return _compiled(lambda arrays, _: [keras.ops.matmul(*arrays)], arrays, None, **options)
+
+
+def _tensor(array, dtype="float32"):
+    return keras.ops.convert_to_tensor(array, dtype)
 
 
 def _compiled(function, inputs, layer, xla=False):
@@ -46,7 +55,8 @@ def _compiled(function, inputs, layer, xla=False):
         from benchmarks.sampling.torch_peer import torch_calls
 
         sources = [*inputs, *(variable.value for variable in variables)]
-        *calls, version = torch_calls(lambda training: function(inputs, training), sources)
+        run = functools.partial(function, inputs)
+        *calls, version = torch_calls(run, sources, len(inputs))
         return *calls, f"Keras {keras.__version__}, {version}"
     if backend == "jax":
         return _jax(function, inputs, variables)
@@ -62,12 +72,16 @@ def _tensorflow(function, inputs, variables, xla):
     def step():
         with tf.GradientTape() as tape:
             tape.watch(inputs)
-            loss = tf.add_n([tf.reduce_sum(x * x) for x in function(inputs, True)])
+            loss = tf.add_n([_sum_of_squares(x) for x in function(inputs, True)])
         return tape.gradient(loss, [*inputs, *variables])
 
+    def finished(results):
+        tf.test.experimental.sync_devices()
+        return results
+
     return (
-        lambda: [x.numpy() for x in forward()],
-        lambda: [g.numpy().ravel()[0] for g in step() if g is not None],
+        lambda: finished(forward()),
+        lambda: finished(step())[: len(inputs)],
         f"Keras {keras.__version__}, TensorFlow {tf.__version__}",
     )
 
@@ -80,13 +94,17 @@ def _jax(function, inputs, variables):
             return function(inputs, training)
 
     def loss(inputs, values):
-        return sum((x * x).sum() for x in run(inputs, values, True))
+        return sum(_sum_of_squares(x) for x in run(inputs, values, True))
 
     forward = jax.jit(lambda inputs, values: run(inputs, values, False))
     step = jax.jit(jax.grad(loss, argnums=(0, 1)))
     arguments = inputs, [variable.value for variable in variables]
     return (
-        lambda: [np.asarray(x) for x in forward(*arguments)],
-        lambda: jax.block_until_ready(step(*arguments)),
+        lambda: jax.block_until_ready(forward(*arguments)),
+        lambda: jax.block_until_ready(step(*arguments))[0],
         f"Keras {keras.__version__}, JAX {jax.__version__}",
     )
+
+
+def _sum_of_squares(x):
+    return keras.ops.sum(keras.ops.square(keras.ops.cast(x, "float32")))

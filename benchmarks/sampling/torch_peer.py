@@ -6,23 +6,42 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
-def torch_calls(function, sources):
-    """Returns forward, step and version of `function(training)`, which computes from `sources`."""
+
+def torch_calls(function, sources, num_inputs):
+    """Returns forward, step and version of `function(training)`, which computes from `sources`.
+
+    The step returns the gradients to the first `num_inputs` of them.
+    """
     torch.set_num_threads(os.cpu_count())
+    if DEVICE == "cuda":
+        torch.set_float32_matmul_precision("high")  # TensorFloat-32, as JAX and TensorFlow
     for source in sources:
         source.requires_grad_(True)
 
     def forward():
         with torch.no_grad():
-            return [x.numpy() for x in function(False)]
+            return _finished(function(False))
 
     def step():
         for source in sources:
             source.grad = None
-        sum((x * x).sum() for x in function(True)).backward()
+        sum((x.float() ** 2).sum() for x in function(True)).backward()
+        return _finished([source.grad for source in sources[:num_inputs]])
 
     return forward, step, f"PyTorch {torch.__version__}"
+
+
+def _finished(tensors):
+    if DEVICE == "cuda":
+        torch.cuda.synchronize()
+    return tensors
+
+
+def _tensor(array, axes=(0, 3, 1, 2)):
+    """An array where PyTorch computes, channels first."""
+    return torch.tensor(array, device=DEVICE).permute(axes).contiguous()
 
 
 def deform_conv2d(*arguments, **options):
@@ -34,12 +53,13 @@ def deform_conv2d(*arguments, **options):
 
 def torchvision_op(workload):
     """The operation."""
-    x, offsets, mask, kernel = (torch.tensor(array) for array in workload.op_arrays())
-    x, offsets, mask = (t.permute(0, 3, 1, 2).contiguous() for t in (x, offsets, mask))
-    kernel = kernel.permute(3, 2, 0, 1).contiguous()
+    *maps, kernel = workload.op_arrays()
+    x, offsets, mask = map(_tensor, maps)
+    kernel = _tensor(kernel, (3, 2, 0, 1))
     return _named(
         lambda _: [deform_conv2d(x, offsets, kernel, padding=1, mask=mask)],
         [x, offsets, mask, kernel],
+        num_inputs=4,
     )
 
 
@@ -47,14 +67,15 @@ def torchvision_tower(workload):
     """The tower."""
     tower = Tower(workload.blocks, workload.channels)
     tower.load_state_dict({k: torch.tensor(v) for k, v in workload.tower_state().items()})
-    pyramid = [torch.tensor(x).permute(0, 3, 1, 2).contiguous() for x in workload.pyramid()]
-    return _named(lambda _: tower(pyramid), [*pyramid, *tower.parameters()])
+    tower.to(DEVICE)
+    pyramid = [_tensor(array) for array in workload.pyramid()]
+    return _named(lambda _: tower(pyramid), [*pyramid, *tower.parameters()], len(pyramid))
 
 
-def _named(function, sources):
+def _named(function, sources, num_inputs):
     import torchvision
 
-    *calls, version = torch_calls(function, sources)
+    *calls, version = torch_calls(function, sources, num_inputs)
     return *calls, f"{version}, torchvision {torchvision.__version__}"
 
 

@@ -21,6 +21,7 @@ class Workload:
         blocks: Blocks of the tower. Defaults to 6.
         batch: Images. Defaults to 1.
         channels: Channels of every map, a multiple of 16. Defaults to 256.
+        dtype: `"float32"` or `"bfloat16"`, in which only ours compute: of maps and products.
     """
 
     height: int = 512
@@ -28,13 +29,17 @@ class Workload:
     blocks: int = 6
     batch: int = 1
     channels: int = 256
+    dtype: str = "float32"
 
     def __post_init__(self):
-        for name, value in dataclasses.asdict(self).items():
+        for name in ("height", "width", "blocks", "batch", "channels"):
+            value = getattr(self, name)
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1. Received: {name}={value}")
         if self.channels % 16:
             raise ValueError(f"`channels` must be a multiple of 16. Received: {self.channels}")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"`dtype` must be float32 or bfloat16. Received: {self.dtype}")
 
     def map_size(self, level: int) -> tuple[int, int]:
         """Returns (height, width) of a level, rounded up."""
