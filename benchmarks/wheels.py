@@ -54,12 +54,12 @@ def main(
 
     Neither TensorFlow nor what JAX and PyTorch bring is among them. There, in a copy of this clone:
 
-    python3 -m pip install --no-index --no-deps --target site wheels/*.whl
+    python3 -m pip install --no-index --no-deps --target packages wheels/*.whl
 
-    PYTHONPATH=site python3 -m benchmarks.sampling --gpu --backend jax,torch
+    PYTHONPATH=packages python3 -m benchmarks.sampling --gpu --backend jax,torch
     --dtype float32,bfloat16 --size 512,800x1333 --batch 2 --minutes 6 --out benchmarks/gpu
 
-    PYTHONPATH=site python3 -m benchmarks.short_training --gpu --out benchmarks/short_training
+    PYTHONPATH=packages python3 -m benchmarks.short_training --gpu --out benchmarks/short_training
 
     **Examples**
 

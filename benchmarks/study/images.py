@@ -26,12 +26,26 @@ def weights_of(backbone: str) -> Path:
     return RUNS / "study" / f"{backbone}.weights.h5"
 
 
-def draw(trial: Trial) -> None:
-    """Draws the images of a trial, unless they are there.
+def hard_shapes(image_size: int) -> dict:
+    """Returns the arguments with which `draw_shapes` draws what is hard to tell apart.
 
-    The shapes are hard to tell apart: sizes over a range of one to eight, narrower than long in any
-    direction, hues that tell nothing of the class, overlaps, and outlines that are no objects.
+    Sizes over a range of one to eight, narrower than long in any direction, hues that tell nothing
+    of the class, overlaps, and outlines that are no objects.
     """
+    return {
+        "image_size": image_size,
+        "max_shapes": 6,
+        "size_range": (image_size / 12.8, image_size * 5 / 8),
+        "class_hues": False,
+        "min_contrast": 30.0,
+        "min_stretch": 0.4,
+        "max_overlap": 0.25,
+        "max_outlines": 6,
+    }
+
+
+def draw(trial: Trial) -> None:
+    """Draws the images of a trial, hard shapes, unless they are there."""
     from keras_dyhead.coco.shapes import draw_shapes
 
     folder = folder_of(trial)
@@ -39,16 +53,7 @@ def draw(trial: Trial) -> None:
         return
     unfinished = folder.with_suffix(".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
-    shapes = {
-        "image_size": trial.image_size,
-        "max_shapes": 6,
-        "size_range": (trial.image_size / 12.8, trial.image_size * 5 / 8),
-        "class_hues": False,
-        "min_contrast": 30.0,
-        "min_stretch": 0.4,
-        "max_overlap": 0.25,
-        "max_outlines": 6,
-    }
+    shapes = hard_shapes(trial.image_size)
     draw_shapes(unfinished / "train", trial.images, **shapes)
     draw_shapes(unfinished / "held_out", trial.held_out, start=trial.images, **shapes)
     unfinished.rename(folder)
