@@ -4,7 +4,8 @@ from typing import Annotated
 
 import typer
 
-from keras_dyhead.cli.console import app, print_error
+from keras_dyhead.cli.console import app
+from keras_dyhead.cli.options import input_errors
 from keras_dyhead.recipes import RECIPES, load_recipe
 
 _RECIPE = """\
@@ -46,11 +47,8 @@ def recipes(
             print(f"{known}\n    {recipe.__doc__}")
             print(f"    {recipe.AP} AP, {_cost(recipe)} multiply-adds")
         return
-    try:
+    with input_errors():
         recipe = load_recipe(name)
-    except ValueError as error:
-        print_error(error)
-        raise typer.Exit(2) from None
     differences = "\n".join(f"    - {text}" for text in recipe.DIFFERENCES)
     settings = "\n".join(f"    {key} = {value!r}" for key, value in recipe.SETTINGS.items())
     texts = {"cost": _cost(recipe), "differences": differences, "settings": settings}

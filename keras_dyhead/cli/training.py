@@ -1,5 +1,6 @@
 """`keras-dyhead demo` and `keras-dyhead train`."""
 
+import dataclasses
 import json
 import warnings
 from collections.abc import Callable
@@ -42,25 +43,6 @@ Detector = Annotated[
 NoDyHead = Annotated[
     bool, typer.Option("--no-dyhead", help="Leave DyHead out: the baseline to compare with.")
 ]
-
-_SETTINGS = (
-    *("images", "annotations", "val_images", "val_annotations", "epochs", "batch_size"),
-    *("image_size", "backbone", "backbone_weights", "detector", "num_blocks", "channels"),
-    *("weights", "freeze"),
-    *(
-        "learning_rate",
-        "eval_every",
-        "keep",
-        "patience",
-        "val_split",
-        "jit_compile",
-        "on_error",
-        "strategy",
-        "deterministic",
-        "seed",
-    ),
-)
-"""Options of `train` that are settings of the same name."""
 
 
 @app.command()
@@ -243,15 +225,16 @@ def train(
     --annotations instances_train2017.json --backbone-weights resnet50_msra-5891d200.pth
     --out runs/atss --batch-size 4 dtype=mixed_bfloat16 augmentation.horizontal_flip=0
     """
-    given = given_options(context, _SETTINGS)
-    if no_dyhead:
-        given["num_blocks"] = 0
     if out is None and not print_config:
         raise typer.BadParameter("A training needs a folder for its results.", param_hint="--out")
 
     def settings(training):
         published = {} if recipe is None else load_recipe(recipe).SETTINGS
         parsed = training.parse_overrides(overrides or [])
+        fields = {field.name for field in dataclasses.fields(training.TrainingSettings)}
+        given = given_options(context, fields & context.params.keys())
+        if no_dyhead:
+            given["num_blocks"] = 0
         twice = sorted(set(parsed) & set(given))
         if twice:
             raise ValueError(f"These settings are given twice, as option and by name: {twice}")
@@ -272,11 +255,8 @@ def _print_config(settings: Callable) -> None:
     with quiet_tensorflow():
         from keras_dyhead import training
 
-        try:
+        with input_errors():
             config = training.planned_config(settings(training))
-        except ValueError as error:
-            print_error(error)
-            raise typer.Exit(2) from None
     print(json.dumps(config, indent=1))
 
 
@@ -286,13 +266,9 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
     with terminal.status("starting TensorFlow and reading the data"), quiet_tensorflow():
         from keras_dyhead import training
 
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # problems are listed below
-                planned = build(training)
-        except (ValueError, ImportError, ConnectionError) as error:
-            print_error(error)
-            raise typer.Exit(2) from None
+        with input_errors(), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # problems are listed below
+            planned = build(training)
     describe(planned, terminal)
     try:
         metrics = planned.run(verbose=1 if terminal.is_terminal else 2)
