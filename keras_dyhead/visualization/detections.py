@@ -127,9 +127,12 @@ def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
     patches = [Patch(color=np.array(class_colour(label)) / 255) for label in sorted(shown)[:20]]
     names = [class_name(label, class_names) for label in sorted(shown)[:20]]
     if patches:
-        legend = figure.legend(
-            patches, ["-"] * len(names), loc="outside lower center", ncols=min(10, len(names))
-        )
-        for text, name in zip(legend.get_texts(), names, strict=True):
-            text.set(text=name, parse_math=False)  # a name may begin with _, and have a $
+        add_legend(figure, patches, names, loc="outside lower center", ncols=min(10, len(names)))
     return figure
+
+
+def add_legend(figure: Figure, handles: Sequence, names: Sequence[str], **options) -> None:
+    """Adds a legend of people's names, which may begin with _, and have a $."""
+    legend = figure.legend(handles, ["-"] * len(names), **options)
+    for text, name in zip(legend.get_texts(), names, strict=True):
+        text.set(text=name, parse_math=False)

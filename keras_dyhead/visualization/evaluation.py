@@ -5,10 +5,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from pycocotools.mask import iou
 
 from keras_dyhead.coco.annotations import CocoAnnotations
-from keras_dyhead.coco.detections import xyxy_boxes
+from keras_dyhead.coco.detections import xywh_boxes
 from keras_dyhead.visualization.colours import class_colour
+from keras_dyhead.visualization.detections import add_legend
 from keras_dyhead.visualization.pictures import class_name
 
 _NUMBERED = 20  # classes up to which every cell has its number
@@ -51,11 +53,12 @@ def confusion_matrix(
     rows_of = defaultdict(list)
     for row, image_id in enumerate(found["image_id"].tolist()):
         rows_of[image_id].append(row)
-    boxes = xyxy_boxes(found["bbox"])
     for image in annotations.images:
         rows = rows_of[image.id]
         here, detected = image.labels.astype(int), labels[rows]
-        pairs = _pairs(image.boxes, boxes[rows], iou_threshold)
+        truth, boxes = xywh_boxes(image.boxes.astype("float64")), found["bbox"][rows]
+        ious = np.asarray(iou(truth, boxes, [False] * len(boxes))).reshape(len(truth), len(boxes))
+        pairs = _pairs(ious, iou_threshold)
         for i, j in pairs:
             counts[here[i], detected[j]] += 1
         for i in set(range(len(here))).difference(i for i, _ in pairs):
@@ -65,13 +68,8 @@ def confusion_matrix(
     return counts
 
 
-def _pairs(truth: np.ndarray, found: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """The rows of boxes that go together, by descending IoU."""
-    corners = np.maximum(truth[:, None, :2], found[None, :, :2])
-    sides = np.minimum(truth[:, None, 2:], found[None, :, 2:]) - corners
-    shared = np.prod(np.maximum(0, sides), axis=-1)
-    first, second = (np.prod(boxes[:, 2:] - boxes[:, :2], axis=-1) for boxes in (truth, found))
-    ious = shared / np.maximum(first[:, None] + second[None] - shared, 1e-9)
+def _pairs(ious: np.ndarray, threshold: float) -> list[tuple[int, int]]:
+    """The rows and columns that go together, by descending IoU."""
     pairs = []
     while ious.size and ious.max() >= threshold:
         i, j = np.unravel_index(np.argmax(ious), ious.shape)
@@ -143,7 +141,5 @@ def plot_precision_recall(
     axis.set_title("IoU 0.5, all sizes; worst classes first", fontsize=9)
     axis.grid(alpha=0.3)
     if lines:
-        legend = figure.legend(lines, ["-"] * len(lines), loc="outside right upper", fontsize=8)
-        for text, name in zip(legend.get_texts(), names, strict=True):
-            text.set(text=name, parse_math=False)
+        add_legend(figure, lines, names, loc="outside right upper", fontsize=8)
     return figure

@@ -8,7 +8,7 @@ import numpy as np
 from keras_dyhead.layers.spatial_attention import read_flat
 from keras_dyhead.visualization.view import BlockView
 
-_GRID = np.stack(np.mgrid[-1:2, -1:2], axis=-1).reshape(9, 2)  # (y, x) of the nine taps
+GRID = np.stack(np.mgrid[-1:2, -1:2], axis=-1).reshape(9, 2)  # (y, x) of the nine taps
 
 
 class Points(NamedTuple):
@@ -51,7 +51,7 @@ def points_of_block(
     """
     sizes = [mask.shape[:2] for mask in block.masks]
     rows, columns = cells.T
-    moved = _GRID + block.offsets[level][rows, columns]  # (N, 9, 2)
+    moved = GRID + block.offsets[level][rows, columns]  # (N, 9, 2)
     masks = block.masks[level][rows, columns] * weights[:, None]
 
     def points(number, positions, masks):
@@ -72,7 +72,7 @@ def points_of_block(
             offsets, masks = _fields_read_flat(block, level)
             cells, weights = _spread(cells * factor, weights, coarser)
             rows, columns = cells.T
-            positions = cells[:, None] + _GRID + offsets[rows, columns]
+            positions = cells[:, None] + GRID + offsets[rows, columns]
             yield "high", points(level + 1, positions, masks[rows, columns] * weights[:, None])
 
 

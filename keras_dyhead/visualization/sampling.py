@@ -7,7 +7,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from keras_dyhead.visualization.receptive_field import Points, composed_points, points_of_block
+from keras_dyhead.visualization.receptive_field import (
+    GRID,
+    Points,
+    composed_points,
+    points_of_block,
+)
 from keras_dyhead.visualization.view import Preprocessor, View, look_inside
 
 _BRANCHES = {"low": "finer", "mid": "same", "high": "coarser"}
@@ -205,11 +210,9 @@ def _draw_points(axis, view, points, largest) -> None:
 
 def _draw_grid(axis, view, sampled_level, level, cell, branch) -> None:
     """Where the taps would be without offsets."""
-    grid = np.stack(np.mgrid[-1:2, -1:2], axis=-1).reshape(9, 2)
-    centre = np.array(cell)
     if branch == "low":
-        x, y = _pixels(view, sampled_level, 2 * centre + grid).T
+        x, y = _pixels(view, sampled_level, 2 * np.array(cell) + GRID).T
     else:
-        x, y = _pixels(view, level, centre + grid).T
+        x, y = _pixels(view, level, np.array(cell) + GRID).T
     for width, colour in ((2, "black"), (0.8, "white")):
         axis.scatter(x, y, s=18, marker="+", color=colour, linewidths=width, zorder=2)
