@@ -1,6 +1,7 @@
 """Detectors: one class per detector, and the small objects they are made of."""
 
 from keras_dyhead.detectors.assigners import (
+    Assigner,
     ATSSAssigner,
     FCOSAssigner,
     MaxIoUAssigner,
@@ -40,6 +41,7 @@ __all__ = [
     "ATSS",
     "ATSSAssigner",
     "AnchorGenerator",
+    "Assigner",
     "DETECTORS",
     "DenseDetector",
     "DetectionDecoder",

@@ -15,9 +15,29 @@ NEGATIVE = -1
 IGNORED = -2
 
 
+class Assigner(Settings):
+    """A rule that says of every anchor or point which object it learns."""
+
+    def __call__(self, locations, boxes, labels, level_counts=None):
+        """Assigns locations to objects, image by image.
+
+        Args:
+            locations: `(A, 4)` float32 xyxy anchors, or `(A, 3)` points: x, y and stride; level by
+                level.
+            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
+            labels: `(B, N)` int classes; -1 marks padding.
+            level_counts: Number of locations in each level, ints or scalar tensors; their sum is A.
+                Only `ATSSAssigner` needs it.
+
+        Returns:
+            `(B, A)` int32: index of the location's object, -1 for background, -2 for ignored.
+        """
+        raise NotImplementedError
+
+
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
-class MaxIoUAssigner(Settings):
+class MaxIoUAssigner(Assigner):
     """Gives each anchor the object it overlaps most, if it overlaps enough.
 
     An anchor is positive from `positive_iou` on, negative (background) below `negative_iou`, and
@@ -54,17 +74,7 @@ class MaxIoUAssigner(Settings):
             )
 
     def __call__(self, anchors, boxes, labels, level_counts=None):
-        """Assigns anchors to objects, image by image.
-
-        Args:
-            anchors: `(A, 4)` float32 xyxy anchors, or `(B, A, 4)` boxes of each image.
-            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
-            labels: `(B, N)` int classes; -1 marks padding.
-            level_counts: Number of anchors in each level; makes no difference here.
-
-        Returns:
-            `(B, A)` int32: index of the anchor's object, -1 for background, -2 for ignored.
-        """
+        """Assigns anchors, or `(B, A, 4)` boxes of each image; see `Assigner`."""
         real = labels >= 0
         iou = ops.where(real[..., None], box_iou(boxes, anchors), -1.0)  # (B, N, A)
         best_iou = ops.max(iou, axis=1)
@@ -91,7 +101,7 @@ class MaxIoUAssigner(Settings):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
-class ATSSAssigner(Settings):
+class ATSSAssigner(Assigner):
     """Gives each object the anchors that suit it better than most near its centre do.
 
     Candidates are the `top_k` anchors of every level whose centres are nearest to the object's.
@@ -124,17 +134,7 @@ class ATSSAssigner(Settings):
             raise ValueError(f"`top_k` must be at least 1. Received: {self}")
 
     def __call__(self, anchors, boxes, labels, level_counts):
-        """Assigns anchors to objects, image by image.
-
-        Args:
-            anchors: `(A, 4)` float32 xyxy anchors, level by level.
-            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
-            labels: `(B, N)` int classes; -1 marks padding.
-            level_counts: Number of anchors in each level, ints or scalar tensors; their sum is A.
-
-        Returns:
-            `(B, A)` int32: index of the anchor's object, -1 for background.
-        """
+        """Assigns anchors; see `Assigner`."""
         anchors = ops.convert_to_tensor(anchors, "float32")
         candidates = self._nearest(anchors, boxes, level_counts)  # (B, N, C)
         near = ops.take(anchors, candidates, axis=0)
@@ -165,7 +165,7 @@ class ATSSAssigner(Settings):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
-class FCOSAssigner(Settings):
+class FCOSAssigner(Assigner):
     """Gives each point the smallest of the objects around it that are of its level's size.
 
     An object is of a level's size where its farthest side is at least half `max_distance` and at
@@ -200,17 +200,7 @@ class FCOSAssigner(Settings):
             )
 
     def __call__(self, points, boxes, labels, level_counts=None):
-        """Assigns points to objects, image by image.
-
-        Args:
-            points: `(A, 3)` float32 x, y and stride.
-            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
-            labels: `(B, N)` int classes; -1 marks padding.
-            level_counts: Number of points in each level; makes no difference here.
-
-        Returns:
-            `(B, A)` int32: index of the point's object, -1 for background.
-        """
+        """Assigns points; see `Assigner`."""
         points = ops.convert_to_tensor(points, "float32")
         points, stride = points[:, :2], points[:, 2]
         boxes = ops.cast(boxes, "float32")[:, :, None]
@@ -239,7 +229,7 @@ class FCOSAssigner(Settings):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
-class NearestPointAssigner(Settings):
+class NearestPointAssigner(Assigner):
     """Gives each object the points nearest to its centre, on the one level that fits its size.
 
     That is the coarsest level whose stride, times `scale`, is no larger than the object (the root
@@ -272,17 +262,7 @@ class NearestPointAssigner(Settings):
             raise ValueError(f"`scale` must be positive, `top_k` at least 1. Received: {self}")
 
     def __call__(self, points, boxes, labels, level_counts=None):
-        """Assigns points to objects, image by image.
-
-        Args:
-            points: `(A, 3)` float32 x, y and stride, as `PointGenerator` places them.
-            boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
-            labels: `(B, N)` int classes; -1 marks padding.
-            level_counts: Number of points in each level; makes no difference here.
-
-        Returns:
-            `(B, A)` int32: index of the point's object, -1 for background.
-        """
+        """Assigns points of whole cells, as `PointGenerator` places them; see `Assigner`."""
         positions, strides = points[:, :2], points[:, 2]
         sizes = ops.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6)
         sides = ops.sqrt(ops.prod(sizes, axis=-1, keepdims=True))
@@ -310,14 +290,8 @@ def _centres(boxes):
 def _award(claims, merits, candidates, num_locations):
     """Gives every claimed anchor or point to the claimant of most merit, the first of equals.
 
-    Args:
-        claims: `(B, N, C)` bool, which objects claim which of their candidates.
-        merits: `(B, N, C)` float32.
-        candidates: `(B, N, C)` int32 indices of the anchors or points.
-        num_locations: Their number A.
-
-    Returns:
-        `(B, A)` int32 indices of the objects, -1 where nobody claims.
+    `claims`, `merits` and `candidates`, indices of anchors or points, are `(B, N, C)`; the result
+    is `(B, num_locations)`, indices of the objects, -1 where nobody claims.
     """
     batch, num_objects, _ = ops.shape(claims)
     first_rows = ops.arange(batch, dtype="int32")[:, None, None] * num_locations

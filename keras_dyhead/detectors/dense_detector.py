@@ -4,7 +4,7 @@ import keras
 from keras import ops
 from keras.saving import serialize_keras_object
 
-from keras_dyhead.detectors.assigners import IGNORED, ATSSAssigner, MaxIoUAssigner
+from keras_dyhead.detectors.assigners import IGNORED, Assigner
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.locations import AnchorGenerator
 from keras_dyhead.detectors.losses import sigmoid_focal_loss
@@ -25,7 +25,7 @@ class DenseDetector(Detector):
     Args:
         backbone: As in `Detector`.
         head: The layer from the pyramid to the raw outputs; it has `num_classes`.
-        assigner: Which location learns which object.
+        assigner: The `Assigner`: which location learns which object.
         loss_normalizer: The number of positive locations that losses are divided by: of the
             batch, where every `"image"` counts as at least one (OpenMMLab's detectors with
             anchors), of the `"batch"`, at least one (Microsoft's ATSS, FCOS), or its `"running"`
@@ -38,7 +38,7 @@ class DenseDetector(Detector):
         self,
         backbone,
         head: keras.layers.Layer,
-        assigner,
+        assigner: Assigner,
         loss_normalizer: str = "image",
         **kwargs,
     ):
@@ -62,7 +62,6 @@ class DenseDetector(Detector):
             )
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
         return super().get_config() | {
             "assigner": serialize_keras_object(self.assigner),
             "loss_normalizer": self.loss_normalizer,
@@ -103,12 +102,7 @@ class DenseDetector(Detector):
         return ops.sum(ops.where((assigned != IGNORED)[..., None], loss, 0.0))
 
     def num_positives(self, positive, training=False):
-        """Returns the number that losses are divided by, see `loss_normalizer`.
-
-        Args:
-            positive: `(B, A)` bool, which locations have an object.
-            training: bool. Whether to update the running mean.
-        """
+        """Returns what losses are divided by, of `positive` `(B, A)`; see `loss_normalizer`."""
         counts = ops.sum(ops.cast(positive, "float32"), axis=1)
         if self.loss_normalizer == "image":
             return sum_over_replicas(ops.sum(ops.maximum(counts, 1.0)))
@@ -185,7 +179,7 @@ class AnchorDetector(DenseDetector):
         backbone,
         head: PredictionHead,
         anchors: AnchorGenerator,
-        assigner: MaxIoUAssigner | ATSSAssigner,
+        assigner: Assigner,
         box_weights,
         loss_normalizer: str = "image",
         **kwargs,
@@ -196,7 +190,6 @@ class AnchorDetector(DenseDetector):
         self.locations_per_cell = anchors.per_cell
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
         return super().get_config() | {
             "anchors": serialize_keras_object(self.anchors),
             "box_weights": self.box_weights,
