@@ -41,7 +41,6 @@ class FrozenBatchNormalization(keras.layers.Layer):
         self.epsilon = epsilon
 
     def build(self, input_shape):
-        """Creates one number of each kind per channel."""
 
         def add(name, initializer, trainable=False):
             return self.add_weight(
@@ -60,7 +59,6 @@ class FrozenBatchNormalization(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        """Scales and shifts every channel."""
         scale = self.gamma * ops.rsqrt(self.moving_variance + self.epsilon)
         shift = self.beta - self.moving_mean * scale
         return ops.cast(ops.cast(inputs, scale.dtype) * scale + shift, self.compute_dtype)
@@ -70,7 +68,6 @@ class FrozenBatchNormalization(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "train_affine": self.train_affine,
             "epsilon": self.epsilon,

@@ -167,7 +167,6 @@ class ResNetBackbone(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        """Creates the backbone from `get_config`."""
         return with_frozen_layers(cls, config)
 
 

@@ -137,5 +137,4 @@ class SwinBackbone(keras.Model):
 
     @classmethod
     def from_config(cls, config):
-        """Creates the backbone from `get_config`."""
         return with_frozen_layers(cls, config)

@@ -35,17 +35,14 @@ class PatchEmbedding(keras.layers.Layer):
         self.norm = _layer_norm("norm", self.dtype_policy)
 
     def build(self, input_shape):
-        """Creates the projection and its normalisation."""
         self.proj.build((None, None, None, input_shape[-1]))
         self.norm.build((None, None, None, self.channels))
         self.built = True
 
     def call(self, images):
-        """Pads, projects and normalises."""
         return self.norm(self.proj(_pad_to_multiple(images, self.patch_size)))
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {"channels": self.channels, "patch_size": self.patch_size}
 
 
@@ -70,7 +67,6 @@ class PatchMerging(keras.layers.Layer):
     """
 
     def build(self, input_shape):
-        """Creates the normalisation of 4C features and their reduction to 2C."""
         channels = input_shape[-1]
         self.norm = _layer_norm("norm", self.dtype_policy)
         self.norm.build((None, None, None, 4 * channels))
@@ -79,7 +75,6 @@ class PatchMerging(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs):
-        """Gathers the patches, normalises and reduces them."""
         x = _pad_to_multiple(inputs, 2)
         pixels = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(ops.concatenate(pixels, axis=-1)))
@@ -136,7 +131,6 @@ class SwinBlock(keras.layers.Layer):
         )
 
     def build(self, input_shape):
-        """Creates the attention and the perceptron."""
         channels = input_shape[-1]
         hidden = int(channels * self.mlp_ratio)
         self.fc1 = _dense(hidden, "fc1", self.dtype_policy)
@@ -150,7 +144,6 @@ class SwinBlock(keras.layers.Layer):
         self.built = True
 
     def call(self, inputs, training=None):
-        """Adds what attention, then the perceptron make of the map."""
         x = inputs + self.skip(self._attend(self.norm1(inputs)), training=training)
         hidden = ops.gelu(self.fc1(self.norm2(x)), approximate=False)
         return x + self.skip(self.fc2(hidden), training=training)
@@ -180,7 +173,6 @@ class SwinBlock(keras.layers.Layer):
         return (3 * bands(height)[:, None] + bands(width))[None, ..., None]
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_heads": self.num_heads,
             "window_size": self.window_size,
@@ -214,7 +206,6 @@ class WindowAttention(keras.layers.Layer):
         self.window_size = window_size
 
     def build(self, input_shape):
-        """Creates the projections and the table of biases."""
         channels = input_shape[-1]
         if channels % self.num_heads:
             raise ValueError(
@@ -234,7 +225,6 @@ class WindowAttention(keras.layers.Layer):
         self.built = True
 
     def call(self, windows, regions=None):
-        """Attends within every window."""
         pixels, channels = self.window_size**2, windows.shape[-1]
         split = (-1, pixels, 3, self.num_heads, channels // self.num_heads)
         qkv = ops.transpose(ops.reshape(self.qkv(windows), split), (2, 0, 3, 1, 4))
@@ -263,7 +253,6 @@ class WindowAttention(keras.layers.Layer):
         return ops.reshape(ops.transpose(bias), (self.num_heads, size**2, size**2))
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_heads": self.num_heads,
             "window_size": self.window_size,

@@ -124,7 +124,6 @@ class ATSS(AnchorDetector):
         self.box_loss_weight = box_loss_weight
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "head_layers": self.head_layers,

@@ -106,12 +106,7 @@ class Detector(CheckedModel):
 
     @classmethod
     def default_pyramid(cls, channels: int = 256, dtype=None) -> FeaturePyramid:
-        """Returns the pyramid that this detector has where none is given.
-
-        Args:
-            channels: int. Defaults to 256.
-            dtype: Its policy. Defaults to the global policy.
-        """
+        """Returns the pyramid that this detector has where none is given."""
         return FeaturePyramid(channels, dtype=dtype, name="feature_pyramid")
 
     def compute_losses(self, raw, boxes, labels, training=False):
@@ -190,7 +185,6 @@ class Detector(CheckedModel):
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Creates the model from `get_config`."""
         config = keras.saving.deserialize_keras_object(config, custom_objects)
         return with_frozen_layers(cls, config)
 
@@ -320,13 +314,10 @@ class Detector(CheckedModel):
 def as_neck(neck, pyramid=None, **arguments):
     """Returns the layer that the argument `neck` of a detector stands for, or `None`.
 
-    Args:
-        neck: A layer, `None`, or `"dyhead"`.
-        pyramid: Layer before the neck; `"dyhead"` then has as many `channels`. Defaults to `None`.
-        **arguments: Further ones of the `DyHeadNeck` that `"dyhead"` stands for.
+    `"dyhead"` stands for a `DyHeadNeck` of these arguments, with as many channels as `pyramid`.
 
     Raises:
-        TypeError: If it is none of these.
+        TypeError: If it is no layer, and neither `None` nor `"dyhead"`.
     """
     if isinstance(neck, str) and neck == "dyhead":
         if hasattr(pyramid, "channels"):
@@ -343,11 +334,8 @@ def as_neck(neck, pyramid=None, **arguments):
 def backbone_pyramid(backbone, min_level: int, max_level: int):
     """Returns a callable from images to the backbone's maps as a dict `{"P3": C3, ...}`.
 
-    Args:
-        backbone: A model with `pyramid_outputs`, as KerasHub's backbones, or a model or layer
-            that returns such a dict.
-        min_level: int. Finest level wanted.
-        max_level: int. Coarsest level wanted.
+    A backbone is a model with `pyramid_outputs`, as KerasHub's, or a model or layer that returns
+    such a dict.
     """
     if not hasattr(backbone, "pyramid_outputs"):
         return backbone

@@ -39,16 +39,14 @@ class FasterRCNN(Detector):
     | `neck.use_bias` | `True` | `False` |
 
     Args:
-        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
-            model or layer that maps images to a dict `{"P2": C2, ...}` of maps.
+        backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: The layer from pyramid to pyramid before the heads, such as a `DyHeadNeck`; `None` is
             the detector without DyHead. Defaults to `"dyhead"`: `DyHeadNeck` with the pyramid's
             channels, in the paper's arrangement without task-aware attention.
         pyramid: The `FeaturePyramid`. Defaults to one of P2 to P6 with the neck's channels, whose
             P6 is every second pixel of P5.
-        image_shape: Shape of a preprocessed image. A known height and width give XLA static
-            shapes. Defaults to `(None, None, 3)`.
+        image_shape: As in `Detector`.
         arrangement: `"released"`: all of DyHead before the regions are read, two fully connected
             layers after. `"paper"` (figure 2(c)): scale- and spatial-aware attention before,
             task-aware attention in place of each fully connected layer after. Without DyHead the
@@ -84,11 +82,7 @@ class FasterRCNN(Detector):
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
     model = FasterRCNN(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
-    model.compile()
-    images = np.zeros((1, 128, 128, 3), "float32")
-    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
-    model.fit(images, targets)
-    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 
     Source: Ren et al., "Faster R-CNN", NeurIPS 2015; Lin et al., "Feature Pyramid Networks for
@@ -183,7 +177,6 @@ class FasterRCNN(Detector):
         return FeaturePyramid(channels, 2, 6, "pool", dtype=dtype, name="feature_pyramid")
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "arrangement": self.arrangement,
@@ -262,11 +255,7 @@ class FasterRCNN(Detector):
     def proposal_losses(self, raw, boxes, labels, noise):
         """Returns cross-entropy of the objectness and L1 loss of the deltas of drawn anchors.
 
-        Args:
-            raw: Dict of raw outputs.
-            boxes: `(B, N, 4)` float32, N >= 1.
-            labels: `(B, N)` int32, -1 where padded.
-            noise: `(B, A)` float32 random numbers in [0, 1); those with the largest are drawn.
+        Those with the largest `noise`, `(B, A)` in [0, 1), are drawn.
         """
         anchors = self.anchors(self.level_sizes(raw), self.pyramid.min_level)
         assigned = self.assigner(anchors, boxes, labels)
@@ -293,14 +282,7 @@ class FasterRCNN(Detector):
     def region_losses(self, raw, proposals, boxes, labels, noise):
         """Returns cross-entropy of the classes and L1 loss of the boxes of drawn regions.
 
-        The objects themselves are regions too.
-
-        Args:
-            raw: Dict of raw outputs.
-            proposals: `Proposals`, R of them.
-            boxes: `(B, N, 4)` float32, N >= 1.
-            labels: `(B, N)` int32, -1 where padded.
-            noise: `(B, N + R)` float32 random numbers in [0, 1), of the objects first.
+        The objects themselves are regions too, whose `noise`, `(B, N + R)` in [0, 1), comes first.
         """
         assigned = self.region_assigner(proposals.boxes, boxes, labels)
         assigned = ops.where(proposals.found, assigned, IGNORED)

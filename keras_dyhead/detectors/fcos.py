@@ -33,15 +33,11 @@ class FCOS(DenseDetector):
     | `pyramid.relu_before_extra_convs` | `False` | `True` |
 
     Args:
-        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
-            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
-            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
-            channels.
+        neck: As in `Detector`.
         pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
-        image_shape: Shape of a preprocessed image. A known height and width give XLA static
-            shapes. Defaults to `(None, None, 3)`.
+        image_shape: As in `Detector`.
         head_layers: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
             classes, one for boxes. Defaults to 0, straight from DyHead; FCOS without DyHead has 4.
         head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
@@ -68,11 +64,7 @@ class FCOS(DenseDetector):
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
     model = FCOS(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
-    model.compile()
-    images = np.zeros((1, 128, 128, 3), "float32")
-    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
-    model.fit(images, targets)
-    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 
     Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, and
@@ -141,7 +133,6 @@ class FCOS(DenseDetector):
         self.box_loss_weight = box_loss_weight
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "head_layers": self.head_layers,

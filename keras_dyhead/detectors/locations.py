@@ -128,14 +128,7 @@ class PointGenerator(Settings):
 
 
 def _cell_points(height, width, stride: int, offset: float):
-    """Returns the point of every cell of a level, `(height, width, 2)` float32 x and y in pixels.
-
-    Args:
-        height: Rows of the level: int or scalar int tensor.
-        width: Columns of the level: int or scalar int tensor.
-        stride: int. Pixels between two cells.
-        offset: float. Position within the cell, between 0.0 and 1.0.
-    """
+    """Returns x and y in pixels of every cell of a level, `(height, width, 2)` float32."""
     y = (ops.arange(height, dtype="float32") + offset) * stride
     x = (ops.arange(width, dtype="float32") + offset) * stride
     y, x = ops.meshgrid(y, x, indexing="ij")

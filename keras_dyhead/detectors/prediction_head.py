@@ -99,7 +99,6 @@ class PredictionHead(CompositeLayer):
         return head_conv(filters, self.kernel_size, name, self.dtype_policy)
 
     def build(self, input_shape):
-        """Creates the convolutions and the scale of each level."""
         channels = next(iter(input_shape.values()))[-1]
         self.class_tower, self.box_tower = (
             conv_tower(branch, self.head_layers, channels, self.use_group_norm, self.dtype_policy)
@@ -122,7 +121,6 @@ class PredictionHead(CompositeLayer):
         self.built = True
 
     def call(self, pyramid):
-        """Predicts on every level and joins the levels."""
         outputs = {}
         for tower, predictions in self._branches():
             levels = [apply_tower(tower, x) for x in pyramid.values()]
@@ -161,7 +159,6 @@ class PredictionHead(CompositeLayer):
         return [(self.class_tower, classes), (self.box_tower, boxes)]
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "anchors_per_cell": self.anchors_per_cell,

@@ -25,10 +25,8 @@ def sum_gradients_first(optimizer) -> None:
     """Has an optimizer sum the gradients of all replicas before it does anything else with them.
 
     Keras clips the gradient of each replica, and looks for infinities in that of the first one,
-    before it sums them, so that a step would depend on the number of replicas.
-
-    Args:
-        optimizer: A Keras optimizer, perhaps a `LossScaleOptimizer`. It is changed in place, once.
+    before it sums them, so that a step would depend on the number of replicas. The optimizer, which
+    may be a `LossScaleOptimizer`, is changed in place, once.
     """
     if "apply" in vars(optimizer):
         return
@@ -49,9 +47,6 @@ def logs_to_average(logs):
     """Returns what a step logs in the form that Keras can average over processes.
 
     It averages over the first axis, too, which scalars do not have.
-
-    Args:
-        logs: Dict of scalars. On other backends than TensorFlow, whatever a step returns.
     """
     if keras.backend.backend() != "tensorflow":
         return logs

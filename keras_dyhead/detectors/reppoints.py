@@ -23,15 +23,11 @@ class RepPoints(DenseDetector):
     initial box overlaps most.
 
     Args:
-        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
-            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
-            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
-            channels.
+        neck: As in `Detector`.
         pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
-        image_shape: Shape of a preprocessed image. A known height and width give XLA static
-            shapes. Defaults to `(None, None, 3)`.
+        image_shape: As in `Detector`.
         head_layers: int. 3x3 convolutions before the predictions, one branch for classes, one for
             points. Defaults to 0, straight from DyHead; RepPoints as published has 3.
         head_group_norm: bool. Normalise after each of those convolutions. Defaults to `True`.
@@ -58,11 +54,7 @@ class RepPoints(DenseDetector):
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
     model = RepPoints(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
-    model.compile()
-    images = np.zeros((1, 128, 128, 3), "float32")
-    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
-    model.fit(images, targets)
-    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 
     Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019, in
@@ -121,7 +113,6 @@ class RepPoints(DenseDetector):
         self.initial_loss_weight = initial_loss_weight
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "head_layers": self.head_layers,
@@ -147,17 +138,7 @@ class RepPoints(DenseDetector):
         return points, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
 
     def match(self, raw, boxes, labels):
-        """Says what class and refined points of every location have to learn.
-
-        Args:
-            raw: Dict of raw outputs.
-            boxes: `(B, N, 4)` float32, N >= 1.
-            labels: `(B, N)` int32, -1 where padded.
-
-        Returns:
-            Tuple of the points `(A, 3)`, the index of each one's object `(B, A)` (negative where
-            it has none), and that object's box `(B, A, 4)` (the image's first where it has none).
-        """
+        """Says what class and refined points of every location learn; see `DenseDetector.match`."""
         points = self.locations(self.level_sizes(raw))
         initial_boxes = ops.stop_gradient(_in_pixels(raw["initial_boxes"], points))
         assigned = self.assigner(initial_boxes, boxes, labels)

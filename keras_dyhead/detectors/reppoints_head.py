@@ -101,7 +101,6 @@ class RepPointsHead(CompositeLayer):
         )
 
     def build(self, input_shape):
-        """Creates the convolutions and the numbers that make boxes of points."""
         channels = next(iter(input_shape.values()))[-1]
         self.class_tower, self.point_tower = (
             conv_tower(branch, self.head_layers, channels, self.use_group_norm, self.dtype_policy)
@@ -123,7 +122,6 @@ class RepPointsHead(CompositeLayer):
         self.built = True
 
     def call(self, pyramid):
-        """Predicts on all levels at once, but for the ordinary convolutions."""
         maps = list(pyramid.values())
         class_maps = [apply_tower(self.class_tower, x) for x in maps]
         point_maps = [apply_tower(self.point_tower, x) for x in maps]
@@ -161,7 +159,6 @@ class RepPointsHead(CompositeLayer):
         }
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "head_layers": self.head_layers,
@@ -173,15 +170,10 @@ class RepPointsHead(CompositeLayer):
 
 
 def moment_boxes(points, transfer):
-    """Spans boxes around points: their mean, plus and minus so many standard deviations.
+    """Spans xyxy boxes around points: their mean, plus and minus so many standard deviations.
 
-    Args:
-        points: `(..., 18)` float32, nine times y and x.
-        transfer: `(2,)` float32, logarithms of the numbers of standard deviations (of a sample,
-            divided by n - 1) in x and y.
-
-    Returns:
-        `(..., 4)` float32 xyxy boxes.
+    The points are `(..., 18)`, nine times y and x; `transfer` holds the logarithms of the numbers
+    of standard deviations (of a sample, divided by n - 1) in x and y.
     """
     axes, ends = (points[..., 1::2], points[..., ::2]), []
     for coordinates, log_factor in zip(axes, ops.unstack(transfer), strict=True):

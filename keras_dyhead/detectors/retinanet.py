@@ -17,15 +17,11 @@ class RetinaNet(AnchorDetector):
     """Anchor-based dense detector: backbone, feature pyramid, DyHead, shared prediction head.
 
     Args:
-        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
-            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
-            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
-            channels.
+        neck: As in `Detector`.
         pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
-        image_shape: Shape of a preprocessed image. A known height and width give XLA static
-            shapes. Defaults to `(None, None, 3)`.
+        image_shape: As in `Detector`.
         head_layers: int. 3x3 convolutions before each prediction, after DyHead. Defaults to 4
             as published; 0 predicts straight from DyHead.
         anchors: `AnchorGenerator`. Defaults to `AnchorGenerator()`: 3 sizes x 3 ratios.
@@ -44,11 +40,7 @@ class RetinaNet(AnchorDetector):
         [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
     )
     model = RetinaNet(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
-    model.compile()
-    images = np.zeros((1, 128, 128, 3), "float32")
-    targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}
-    model.fit(images, targets)
-    detections = model.predict(images)  # {"boxes": (1, 100, 4), "labels": (1, 100), ...}
+    model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 
     Source: Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017; with DyHead, the
@@ -90,7 +82,6 @@ class RetinaNet(AnchorDetector):
         self.smooth_l1_beta = smooth_l1_beta
 
     def get_config(self):
-        """Returns the arguments of the constructor, serialized."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "head_layers": self.head_layers,

@@ -11,10 +11,8 @@ class Settings:
     """
 
     def get_config(self):
-        """Returns the fields."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_config(cls, config):
-        """Creates the object from its fields."""
         return cls(**config)

@@ -12,9 +12,7 @@ _MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
 def check_classes(detector, data) -> None:
     """Refuses data of other classes than a detector's, as far as both sides tell theirs.
 
-    Args:
-        detector: Anything with `class_names` or `num_classes`, or with neither.
-        data: Anything with `class_names`, such as a data set of `load_coco`, or without.
+    Either side may have `class_names`, a detector `num_classes`.
 
     Raises:
         ValueError: If names, their order or their number differ.
@@ -36,12 +34,9 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
     """Returns a batch `(images, targets)` that a step may learn from; ragged targets become dense.
 
     This runs on the processor before the step, which waits for it, also where the step is compiled:
-    a label or a box that nothing can be learned from never reaches the weights.
-
-    Args:
-        data: The batch, of one device.
-        num_classes: int. Labels must be whole numbers below it, or -1 where padded.
-        num_devices: int. How many share what the data set delivers. Defaults to 1.
+    a label or a box that nothing can be learned from never reaches the weights. Labels must be
+    whole numbers below `num_classes`, or -1 where padded; `num_devices` share what the data set
+    delivers.
 
     Raises:
         ValueError: If a label or the box of an object is none, or there is no image. Inside a graph

@@ -49,7 +49,6 @@ class RPNHead(CompositeLayer):
         )
 
     def build(self, input_shape):
-        """Creates the convolutions."""
         channels = next(iter(input_shape.values()))[-1]
         self.tower = conv_tower("shared", 1, channels, False, self.dtype_policy)
         for prediction in (self.objectness_logits, self.anchor_deltas):
@@ -57,7 +56,6 @@ class RPNHead(CompositeLayer):
         self.built = True
 
     def call(self, pyramid):
-        """Predicts on every level and joins the levels."""
         levels = [apply_tower(self.tower, x) for x in pyramid.values()]
         logits = MapRows([self.objectness_logits(x) for x in levels])
         deltas = MapRows([self.anchor_deltas(x) for x in levels])
@@ -69,7 +67,6 @@ class RPNHead(CompositeLayer):
         }
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {"anchors_per_cell": self.anchors_per_cell}
 
 
@@ -142,7 +139,6 @@ class BoxHead(CompositeLayer):
         )
 
     def build(self, input_shape):
-        """Creates the layers."""
         height, width, channels = input_shape[-3:]
         shape = (None, height, width, channels)
         features = height * width * channels
@@ -154,7 +150,6 @@ class BoxHead(CompositeLayer):
         self.built = True
 
     def call(self, regions):
-        """Predicts for all regions of the batch."""
         count = ops.shape(regions)[1]
         x = ops.reshape(regions, (-1, *regions.shape[2:]))
         if self.hidden == "dense":
@@ -170,7 +165,6 @@ class BoxHead(CompositeLayer):
         }
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "head_layers": self.head_layers,
@@ -241,14 +235,12 @@ class TwoStageHead(CompositeLayer):
         return self.box_head.class_logits
 
     def build(self, input_shape):
-        """Creates the layers of both stages."""
         self.rpn.build(input_shape)
         channels = next(iter(input_shape.values()))[-1]
         self.box_head.build((None, None, self.region_size, self.region_size, channels))
         self.built = True
 
     def call(self, pyramid):
-        """Runs the first stage."""
         return self.rpn(pyramid) | self.pooled_levels(pyramid)
 
     def pooled_levels(self, maps) -> dict:
@@ -257,7 +249,6 @@ class TwoStageHead(CompositeLayer):
         return {f"P{n}": maps[f"P{n}"] for n in levels if n <= self.max_pooled_level}
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "num_classes": self.num_classes,
             "anchors_per_cell": self.anchors_per_cell,

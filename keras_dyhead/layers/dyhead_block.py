@@ -112,9 +112,6 @@ class DyHeadBlock(CompositeLayer):
         """Computes what a call computes, one attention after the other, and returns every step.
 
         For pictures and tests: a call passes over the pixels once and is quicker.
-
-        Args:
-            inputs: Pyramid, as for a call.
         """
         levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
         offsets, masks = self.spatial_attention.offsets_and_masks(levels)

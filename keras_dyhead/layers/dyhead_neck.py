@@ -130,9 +130,6 @@ class DyHeadNeck(CompositeLayer):
 
         For pictures and tests. A trace is several times the size of the pyramid: keep what you
         need of one before you take the next.
-
-        Args:
-            inputs: Pyramid, as for a call.
         """
         levels = self._project(inputs)
         for block in self.blocks:

@@ -83,7 +83,6 @@ class FeaturePyramid(CompositeLayer):
         self.relu_before_extra_convs = relu_before_extra_convs
 
     def build(self, input_shape):
-        """Creates the convolutions for the levels present."""
         shapes = self._as_levels(input_shape)
         self.lateral_convs = {level: self._conv(1, f"lateral_{level}") for level in shapes}
         self.output_convs = {level: self._conv(3, f"output_{level}") for level in shapes}
@@ -101,7 +100,6 @@ class FeaturePyramid(CompositeLayer):
         self.built = True
 
     def call(self, inputs):
-        """Merges the maps from coarse to fine, then adds the extra levels."""
         maps = self._as_levels(inputs)
         merged, coarser = {}, None
         for level in reversed(maps):
@@ -126,7 +124,6 @@ class FeaturePyramid(CompositeLayer):
         return pyramid if isinstance(inputs, dict) else list(pyramid.values())
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         return super().get_config() | {
             "channels": self.channels,
             "min_level": self.min_level,

@@ -38,12 +38,7 @@ class CompositeLayer(keras.layers.Layer):
 
 
 def frozen_layers(layer: keras.Layer) -> list[str]:
-    """Returns the paths of all layers inside a layer or model that have `trainable=False`.
-
-    Args:
-        layer: A built layer or model.
-
-    Example:
+    """Returns the paths of all layers inside a built layer or model that have `trainable=False`.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="first")])
     >>> model.get_layer("first").trainable = False
@@ -56,10 +51,8 @@ def frozen_layers(layer: keras.Layer) -> list[str]:
 def freeze_layers(layer: keras.Layer, paths: Iterable[str]) -> None:
     """Has the layers of these paths not train, and all others inside train.
 
-    Args:
-        layer: A built layer or model.
-        paths: As `frozen_layers` returns them. Those of layers that are not there, such as a
-            teacher that was only hung on a student, are warned of.
+    Paths of layers that are not there, such as a teacher that was only hung on a student, are
+    warned of.
     """
     inside = dict(_walk(layer, "", set()))
     unknown = [path for path in paths if path not in inside]
@@ -73,12 +66,7 @@ def freeze_layers(layer: keras.Layer, paths: Iterable[str]) -> None:
 
 
 def with_frozen_layers(cls, config: Mapping):
-    """Builds a model from what its `get_config` returns, with `frozen_layers` as `"frozen"`.
-
-    Args:
-        cls: The model's class.
-        config: The arguments of its constructor, deserialized, and `"frozen"`.
-    """
+    """Builds a model from what its `get_config` returns, with `frozen_layers` as `"frozen"`."""
     model = cls(**{name: value for name, value in config.items() if name != "frozen"})
     freeze_layers(model, config.get("frozen", ()))
     return model

@@ -72,14 +72,7 @@ class ScaleAwareAttention(CompositeLayer):
         return sum(weighed) / len(inputs)
 
     def weigh(self, levels) -> list[WeighedSum]:
-        """Weighs maps of which the pixels are not computed yet.
-
-        Args:
-            levels: List with one dict of `AffineMap` per level.
-
-        Returns:
-            The mean of the weighted maps of every level.
-        """
+        """Returns the mean of the weighted maps of every level, given as dicts of `AffineMap`."""
         means = [x.mean for branches in levels for x in branches.values()]
         gates = iter(ops.unstack(self.gates(ops.stack(means, axis=1)), len(means), axis=1))
         return [

@@ -324,14 +324,8 @@ def read_flat(field, positions):
     """Reads a field as the released code does on the coarser level: as flat channel-first memory.
 
     Offsets (18 channels) and mask (9) are read apart, each from the start of its sample's memory:
-    `offset.reshape(-1)[:18 * positions].reshape(18, positions)`.
-
-    Args:
-        field: Tensor of shape `(B, P, 27)`.
-        positions: Number of pixels of the coarser level, at most `P`.
-
-    Returns:
-        Tensor of shape `(B, positions, 27)`.
+    `offset.reshape(-1)[:18 * positions].reshape(18, positions)`. A field `(B, P, 27)` becomes
+    `(B, positions, 27)`, with as many positions as the coarser level has pixels, at most `P`.
     """
     parts = []
     for part in (field[..., : 2 * _TAPS], field[..., 2 * _TAPS :]):

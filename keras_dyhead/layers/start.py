@@ -30,11 +30,7 @@ SECOND_SLOPE = 0.9
 
 
 def check_start(start: str) -> str:
-    """Returns `start` if it is one of `STARTS`.
-
-    Raises:
-        ValueError: If it is none.
-    """
+    """Returns `start` if it is one of `STARTS`, else raises a `ValueError`."""
     if start not in STARTS:
         raise ValueError(f"`start` must be one of {STARTS}. Received: start={start!r}")
     return start

@@ -9,19 +9,9 @@ EPSILON = 1e-6  # pixels², keeps areas that divide off zero
 
 
 def box_iou(boxes1, boxes2):
-    """Computes the intersection over union of every pair of boxes.
+    """Computes the IoU of every pair of `(..., N, 4)` and `(..., M, 4)` xyxy boxes: `(..., N, M)`.
 
-    Args:
-        boxes1: `(..., N, 4)` xyxy boxes.
-        boxes2: `(..., M, 4)` xyxy boxes, whose leading dimensions broadcast against those.
-
-    Returns:
-        `(..., N, M)` float32 tensor; 0 for boxes without area.
-
-    Example:
-    ```python
-    box_iou([[0.0, 0.0, 2.0, 2.0]], [[1.0, 0.0, 3.0, 2.0]])  # [[0.3333]]
-    ```
+    Leading dimensions broadcast. The result is float32, 0 for boxes without area.
     """
     boxes1 = ops.cast(boxes1, "float32")[..., :, None, :]
     boxes2 = ops.cast(boxes2, "float32")[..., None, :, :]
@@ -30,15 +20,7 @@ def box_iou(boxes1, boxes2):
 
 
 def paired_iou(boxes1, boxes2):
-    """Computes the intersection over union box by box.
-
-    Args:
-        boxes1: `(..., 4)` xyxy boxes.
-        boxes2: `(..., 4)` xyxy boxes, broadcastable against `boxes1`.
-
-    Returns:
-        `(...)` float32 tensor; 0 for boxes without area.
-    """
+    """Computes the IoU of `(..., 4)` xyxy boxes one by one: `(...)` float32, 0 without area."""
     intersection, union = _overlap(ops.cast(boxes1, "float32"), ops.cast(boxes2, "float32"))
     return intersection / union
 
@@ -46,17 +28,7 @@ def paired_iou(boxes1, boxes2):
 def generalized_iou(boxes1, boxes2):
     """Computes the generalized IoU box by box: the IoU minus the empty share of the hull.
 
-    Args:
-        boxes1: `(..., 4)` xyxy boxes.
-        boxes2: `(..., 4)` xyxy boxes, broadcastable against `boxes1`.
-
-    Returns:
-        `(...)` float32 tensor between -1 (far apart) and 1 (the same box).
-
-    Example:
-    ```python
-    generalized_iou([[0.0, 0.0, 2.0, 2.0]], [[2.0, 0.0, 4.0, 4.0]])  # [-0.25]
-    ```
+    It is `(...)` float32 between -1 (far apart) and 1 (the same box).
 
     Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019. The released
     codes keep the divisors off zero in different ways (union + 1e-7, max(union, 1e-6)), which
@@ -83,16 +55,10 @@ def is_empty(boxes):
 
 
 def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """Expresses boxes as offsets of centre and size (log) relative to anchors.
+    """Expresses `(..., 4)` xyxy boxes as offsets of centre and size (log) relative to anchors.
 
-    Args:
-        boxes: `(..., 4)` xyxy boxes with positive sides.
-        anchors: `(..., 4)` xyxy anchors, broadcastable against `boxes`.
-        weights: Four floats that multiply (dx, dy, dw, dh): `(10, 10, 5, 5)` equals standard
-            deviations of `(0.1, 0.1, 0.2, 0.2)`. Defaults to ones.
-
-    Returns:
-        `(..., 4)` float32 deltas (dx, dy, dw, dh).
+    The float32 deltas (dx, dy, dw, dh) are multiplied by `weights`: `(10, 10, 5, 5)` equals
+    standard deviations of `(0.1, 0.1, 0.2, 0.2)`.
     """
     centre, size = _centre_and_size(boxes)
     anchor_centre, anchor_size = _centre_and_size(anchors)
@@ -104,14 +70,6 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     """Applies deltas to anchors: the inverse of `encode_boxes`.
 
     The scaled dw and dh are clamped to ±log(1000 / 16), so that no prediction overflows.
-
-    Args:
-        deltas: `(..., 4)` deltas (dx, dy, dw, dh).
-        anchors: `(..., 4)` xyxy anchors, broadcastable against `deltas`.
-        weights: Four floats, as in `encode_boxes`. Defaults to ones.
-
-    Returns:
-        `(..., 4)` float32 xyxy boxes.
     """
     deltas = ops.cast(deltas, "float32") / ops.convert_to_tensor(weights, "float32")
     anchor_centre, anchor_size = _centre_and_size(anchors)
@@ -121,30 +79,16 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
 
 
 def encode_distances(boxes, points):
-    """Expresses boxes as distances of their four sides from points.
+    """Expresses `(..., 4)` xyxy boxes as distances of their four sides from points `(..., 2)`.
 
-    Args:
-        boxes: `(..., 4)` xyxy boxes.
-        points: `(..., 2)` x and y, broadcastable against `boxes`.
-
-    Returns:
-        `(..., 4)` float32 distances to the left, top, right and bottom side, positive for points
-        inside.
+    They are float32, to the left, top, right and bottom side, positive for points inside.
     """
     boxes, points = ops.cast(boxes, "float32"), ops.cast(points, "float32")
     return ops.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)
 
 
 def decode_distances(distances, points):
-    """Places boxes around points: the inverse of `encode_distances`.
-
-    Args:
-        distances: `(..., 4)` distances to the left, top, right and bottom side.
-        points: `(..., 2)` x and y, broadcastable against `distances`.
-
-    Returns:
-        `(..., 4)` float32 xyxy boxes.
-    """
+    """Places boxes around points: the inverse of `encode_distances`."""
     distances, points = ops.cast(distances, "float32"), ops.cast(points, "float32")
     return ops.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
 
@@ -157,15 +101,7 @@ def clip_boxes(boxes, image_sizes):
 
 
 def take_per_image(values, indices):
-    """Gathers rows of each image: `out[b, n] = values[b, indices[b, n]]`.
-
-    Args:
-        values: `(B, A, ...)` tensor.
-        indices: `(B, N)` int tensor with entries in `[0, A)`.
-
-    Returns:
-        `(B, N, ...)` tensor.
-    """
+    """Gathers rows of each image: `out[b, n] = values[b, indices[b, n]]`."""
     batch, rows = ops.shape(values)[:2]
     flat = ops.reshape(values, (-1, *values.shape[2:]))
     return ops.take(flat, indices + ops.arange(batch, dtype=indices.dtype)[:, None] * rows, axis=0)

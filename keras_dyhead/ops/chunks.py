@@ -15,15 +15,9 @@ gradient to those before it, and time would grow with the square of the number o
 
 
 def num_chunks(positions, column_shape, dtype):
-    """Into how many chunks to split positions that have a column each.
+    """Into how many chunks to split positions that have a column of `column_shape` each.
 
-    Args:
-        positions: int or scalar tensor.
-        column_shape: Shape of one column.
-        dtype: dtype of the columns.
-
-    Returns:
-        Number of chunks, 1 to `MAX_CHUNKS`; an int where `positions` is one.
+    From 1 to `MAX_CHUNKS`; an int where `positions` is one.
     """
     itemsize = 2 if "16" in keras.backend.standardize_dtype(dtype) else 4
     limit = max(1, CHUNK_BYTES[_device()] // (math.prod(column_shape) * itemsize))

@@ -108,8 +108,8 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
         offsets: Tensor of shape `(B, P, offset_groups * K * 2)`.
         mask: Tensor of shape `(B, P, offset_groups * K)` or `None`.
         kernel: Tensor of shape `(kh, kw, C // groups, F)` with `K == kh * kw`.
-        groups: As in `deform_conv2d`.
-        offset_groups: As in `deform_conv2d`.
+        groups: As in `deform_conv2d`, like the next.
+        offset_groups: Likewise.
 
     Returns:
         Tensor of shape `(B, P, F)`, dtype of `rows`.
@@ -243,19 +243,7 @@ def check_shapes(
     groups,
     offset_groups,
 ):
-    """Checks that shapes fit each other, as far as they are known.
-
-    Args:
-        inputs: Shape of the tensor of this name of `deform_conv2d`, with `None` where unknown.
-        offsets: Likewise.
-        mask: Likewise, or `None` without one.
-        kernel: Likewise.
-        bias: Likewise, or `None` without one.
-        strides: Pair of ints.
-        padding: As in `deform_conv2d`.
-        dilation_rate: Pair of ints.
-        groups: As in `deform_conv2d`.
-        offset_groups: As in `deform_conv2d`.
+    """Checks that the arguments of `deform_conv2d` fit each other, given as shapes as far as known.
 
     Raises:
         ValueError: If they do not; the message shows what was received.

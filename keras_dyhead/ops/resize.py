@@ -31,12 +31,7 @@ def resize_align_corners(inputs, size):
 
 
 def mean_after_resize(inputs, size):
-    """Means over the pixels that the maps have after `resize_align_corners`: `(B, C)`.
-
-    Args:
-        inputs: Tensor of shape `(B, H, W, C)`, float.
-        size: As in `resize_align_corners`.
-    """
+    """Means over the pixels that the maps have after `resize_align_corners`: `(B, C)`."""
     _, height, width, channels = ops.shape(inputs)
     rows = ops.mean(_interpolation_matrix(height, size[0]), axis=0)
     columns = ops.mean(_interpolation_matrix(width, size[1]), axis=0)

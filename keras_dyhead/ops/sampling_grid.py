@@ -41,17 +41,8 @@ def sampling_grid(
 ) -> SamplingGrid:
     """Lays the taps of a convolution with output `size` over a map of `input_size`.
 
-    Args:
-        size: Pair `(Ho, Wo)` of ints or scalar tensors.
-        input_size: Pair `(H, W)` of ints or scalar tensors.
-        kernel_size: Pair of ints, as the following three.
-        strides: Pair of ints.
-        padding: Pair of pixels on both sides.
-        dilation_rate: Pair of ints.
-        start: Row number of the map's first pixel where several maps are concatenated.
-
-    Returns:
-        `SamplingGrid` with `P = Ho * Wo` and `K = kh * kw`.
+    Sizes are pairs of ints or scalar tensors, `padding` is in pixels on both sides, and `start` is
+    the row number of the map's first pixel where several maps are concatenated.
     """
     # Sizes known beforehand become constants of the graph, unknown ones a few operations.
     static = all(isinstance(n, int) for n in (*size, *input_size, start))

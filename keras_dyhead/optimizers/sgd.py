@@ -49,7 +49,6 @@ class RegularizedSGD(keras.optimizers.SGD):
         self.no_l2 = tuple(no_l2)
 
     def build(self, variables):
-        """Creates the velocities."""
         if not self.built:
             super().build(variables)
             self.rates_of_decay = [0.0 if is_named(v, self.no_l2) else self.l2 for v in variables]
@@ -66,7 +65,6 @@ class RegularizedSGD(keras.optimizers.SGD):
         self.assign_sub(variable, rate * velocity)
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         config = super().get_config() | {"l2": self.l2, "no_l2": self.no_l2}
         return {k: v for k, v in config.items() if k not in ("nesterov", "weight_decay")}
 

@@ -44,11 +44,9 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         return self.schedule(step) * (self.start + (1.0 - self.start) * progress)
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
         schedule = keras.saving.serialize_keras_object(self.schedule)
         return {"schedule": schedule, "steps": self.steps, "start": self.start}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
-        """Creates the schedule from `get_config`."""
         return cls(**keras.saving.deserialize_keras_object(config, custom_objects))

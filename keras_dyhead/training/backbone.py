@@ -15,12 +15,7 @@ _CLASSES = {"ResNetBackbone": ResNetBackbone, "SwinBackbone": SwinBackbone}
 def small_backbone(
     image_shape: tuple[int | None, int | None, int], dtype: str | None = None
 ) -> keras.Model:
-    """Builds the smallest backbone, KerasHub's `ResNetBackbone` with a block for each stage.
-
-    Args:
-        image_shape: Shape of a preprocessed image.
-        dtype: Policy of all layers. Defaults to the global policy.
-    """
+    """Builds the smallest backbone, KerasHub's `ResNetBackbone` with a block for each stage."""
     return keras_hub.models.ResNetBackbone(
         input_conv_filters=[16],
         input_conv_kernel_sizes=[3],
@@ -36,11 +31,7 @@ def small_backbone(
 def build_backbone(
     settings: TrainingSettings, image_shape: tuple[int | None, int | None, int]
 ) -> keras.Model:
-    """Builds the backbone of a training.
-
-    Args:
-        settings: Resolved settings.
-        image_shape: Shape of a preprocessed image.
+    """Builds the backbone of resolved settings, for preprocessed images of a shape.
 
     Raises:
         ValueError: If there is no such backbone, or its weights are missing or have no place.

@@ -12,14 +12,11 @@ from keras_dyhead.coco import CocoEvaluation
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
-    """Gives a model the weights that it will have at the end of `fit`, for as long as this lasts.
+    """Gives a compiled model, meanwhile, the weights that it will have at the end of `fit`.
 
     An optimizer with `use_ema=True` keeps a moving average of the weights, which replaces them
     when `fit` ends. Afterwards every bit is as before. (Keras' `SwapEMAWeights` swaps by adding and
     subtracting, which rounds.)
-
-    Args:
-        model: A compiled model.
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if not optimizer.use_ema:

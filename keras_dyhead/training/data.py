@@ -15,9 +15,6 @@ from keras_dyhead.training.settings import TrainingSettings
 def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
     """Returns the preprocessor of the data, which becomes the model's.
 
-    Args:
-        settings: The settings.
-
     Raises:
         ValueError: If the trained detector of `settings.weights` cannot be read, or is for another
             image size.
@@ -51,15 +48,8 @@ def open_training_data(
 ) -> tf.data.Dataset:
     """Opens the training images, without those that `val_split` holds out.
 
-    Args:
-        settings: The settings.
-        preprocessor: See `load_coco`.
-        verify: See `load_coco`. Defaults to `True`.
-        **arguments: Further arguments of `load_coco`.
-
-    Returns:
-        A data set, see `load_coco`. Its attribute `held_out` has the annotations of the images
-        held out; where none are, those of all.
+    Further arguments are those of `load_coco`, and so is the data set. Its attribute `held_out` has
+    the annotations of the images held out; where none are, those of all.
     """
     opened = CocoAnnotations(
         settings.annotations, settings.images, on_error=settings.on_error, verify=verify
@@ -109,12 +99,7 @@ def open_data(
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
     """Opens the images to train and to evaluate on, and checks that a training can be made of them.
 
-    Args:
-        settings: The settings.
-        preprocessor: See `load_coco`, like the next two.
-        initial_epoch: First epoch of the training data.
-        initial_step: First step of that epoch.
-        several_devices: Whether each of several devices must have its share of every batch.
+    With several devices each must have its share of every batch.
 
     Raises:
         ValueError: If there is no whole batch, no box, or another category to evaluate on.

@@ -37,10 +37,7 @@ def save_model(model: keras.Model, path: Path) -> None:
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Creates a folder that appears under its name complete, with the checksums of its files.
 
-    Args:
-        path: The folder, which does not exist yet. Its parent is created if absent.
-        write: Function that writes the files, into the folder it receives. Where it fails, all it
-            wrote is deleted.
+    `write` writes the files, into the folder it receives; where it fails, all of them are deleted.
     """
     unfinished = path.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -18,11 +18,8 @@ def trained_preprocessor(
 ) -> tuple[DetectionPreprocessor, tuple[int, int] | None]:
     """Returns how the images of a trained detector are prepared, without building it.
 
-    Args:
-        weights: Path of a `.keras` file of a detector, or the name of a published model.
-
-    Returns:
-        Its preprocessor, and the one image size that it was built for or `None`.
+    Also returns the one image size that it was built for, or `None`. `weights` is the path of a
+    `.keras` file or the name of a published model.
 
     Raises:
         ValueError: If there is neither such a file nor such a name, or the file holds no detector.
@@ -36,12 +33,7 @@ def trained_preprocessor(
 
 
 def layers_begun_anew(weights: str | os.PathLike, class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the layers of a trained detector whose weights other classes have no use for.
-
-    Args:
-        weights: Path of a `.keras` file of a detector, or the name of a published model.
-        class_names: Names of the classes to train.
-    """
+    """Returns the layers of a trained detector whose weights other classes have no use for."""
     if weights in PUBLISHED:
         detector, trained = DETECTORS[PUBLISHED[weights].detector], COCO_CLASSES
     else:
@@ -53,13 +45,7 @@ def layers_begun_anew(weights: str | os.PathLike, class_names: Sequence[str]) ->
 def build_from_trained(
     weights: str | os.PathLike, class_names: Sequence[str], preprocessor: DetectionPreprocessor
 ) -> Detector:
-    """Builds a trained detector for other classes, see `Detector.with_classes`.
-
-    Args:
-        weights: Path of a `.keras` file of a detector, or the name of a published model.
-        class_names: Names of the classes to train.
-        preprocessor: The preprocessor of the data, which becomes the model's.
-    """
+    """Builds a trained detector for other classes, see `Detector.with_classes`."""
     model = load_detector(weights).with_classes(class_names)
     model.preprocessor = preprocessor
     return model

@@ -18,10 +18,6 @@ def step_memory(model: Detector, settings: TrainingSettings) -> int:
     Counts the weights with all that the optimizer keeps for each, and the maps that the backward
     pass needs. The largest canvas counts. It is a rough figure: the one step measured beside it, on
     a CPU, took nearly twice as much.
-
-    Args:
-        model: The detector.
-        settings: Resolved settings.
     """
     copies = 2 + (2 if settings.optimizer == "adamw" else 1) + (settings.ema_momentum is not None)
     sides = settings.canvases or [model.preprocessor.image_size]

@@ -59,16 +59,7 @@ def build_detector(
 def build_model(
     settings: TrainingSettings, class_names: Sequence[str], preprocessor: DetectionPreprocessor
 ) -> Detector:
-    """Builds the detector of a training, not compiled.
-
-    Args:
-        settings: Resolved settings.
-        class_names: Names of the classes, which the model keeps.
-        preprocessor: The preprocessor of the data, which becomes the model's.
-
-    Raises:
-        ValueError: If there is no such backbone.
-    """
+    """Builds the detector of resolved settings, not compiled; see `build_detector`."""
     if settings.weights is not None:
         return build_from_trained(settings.weights, class_names, preprocessor)
     shape = (*(preprocessor.image_size or (None, None)), 3)
@@ -92,11 +83,7 @@ def build_model(
 
 
 def build_neck(settings: TrainingSettings) -> DyHeadNeck | None:
-    """Returns the DyHead of a training, `None` without blocks.
-
-    Args:
-        settings: Resolved settings.
-    """
+    """Returns the DyHead of resolved settings, `None` without blocks."""
     if settings.num_blocks == 0:
         return None
     given = {} if settings.published is None else settings.published.neck

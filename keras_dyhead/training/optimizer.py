@@ -11,12 +11,7 @@ from keras_dyhead.training.settings import TrainingSettings
 def build_schedule(
     settings: TrainingSettings, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate as a function of the step.
-
-    Args:
-        settings: The settings.
-        steps: Steps of the whole training.
-    """
+    """Returns the learning rate over the steps of the whole training."""
     scaled = settings.scaled(steps)
     peak, warmup = scaled["peak_learning_rate"], scaled["warmup_steps"]
     if settings.schedule == "cosine":

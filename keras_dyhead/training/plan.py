@@ -114,17 +114,11 @@ def package_versions() -> dict[str, str]:
 
 
 def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
-    """Returns what a training is made of, and what its settings amount to.
+    """Returns what a training is made of, and what its resolved settings amount to, for JSON.
 
-    Args:
-        settings: Resolved settings.
-        data: The training data, from `load_coco`.
-
-    Returns:
-        Dict that `json` can write: `settings`; `follows`, what follows from them, see
-        `TrainingSettings.scaled`, with the number of steps, the preprocessing, and the remaining
-        arguments of a published model; `data`, how many images and boxes there are, and a checksum
-        of them; `class_names`; `versions`.
+    `settings`; `follows`, what follows from them, see `TrainingSettings.scaled`, with the number of
+    steps, the preprocessing, and the remaining arguments of a published model; `data`, how many
+    images and boxes there are, and a checksum of them; `class_names`; `versions`.
     """
     steps = len(data) * settings.epochs
     preprocessing = build_preprocessor(settings).get_config()

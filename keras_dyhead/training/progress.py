@@ -112,11 +112,6 @@ class TrainingProgress(keras.callbacks.Callback):
 def readable(seconds: float) -> str:
     """Returns a time in words.
 
-    Args:
-        seconds: Seconds.
-
-    Example:
-
     >>> readable(40), readable(100), readable(7500)
     ('40 s', '2 min', '2 h 5 min')
     """

@@ -289,18 +289,12 @@ def check_folder(
 ) -> dict | None:
     """Checks that a training may write to a folder. The data set may lie inside it.
 
-    Args:
-        out: The folder.
-        settings: The settings, which name the data.
-        resume: Whether a training in the folder is to go on. Defaults to `False`.
-        overwrite: Whether it is to be deleted. Defaults to `False`.
-
     Returns:
         The content of `settings.json` of the training to resume, or `None`.
 
     Raises:
-        ValueError: If the folder holds other files, or a training and neither flag is set; or if
-            no SavedModel could be loaded from it.
+        ValueError: If the folder holds other files, or a training that is neither to be resumed nor
+            overwritten; or if no SavedModel could be loaded from it.
     """
     if resume and overwrite:
         raise ValueError("`resume` and `overwrite` exclude each other.")

@@ -40,11 +40,7 @@ def synchronize_batch_norm(model: keras.Model) -> None:
 
 
 def check_agreement(strategy: tf.distribute.Strategy, state: object) -> None:
-    """Checks that all processes of a strategy begin with the same state; each waits for all.
-
-    Args:
-        strategy: The strategy.
-        state: Anything that JSON knows.
+    """Checks that all processes begin with the same state, which JSON knows; each waits for all.
 
     Raises:
         ValueError: If the processes differ.

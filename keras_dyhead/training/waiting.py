@@ -25,22 +25,13 @@ def measure_waiting(
     Args:
         model: A compiled model, whose weights the steps change.
         dataset: Batches of `(images, targets)`, from `load_coco`.
-        steps: Number of steps to measure, after three that are not. Defaults to `20`.
-        progress: Called after every step with the share of the steps done. Defaults to `None`.
+        steps: Number of steps to measure, after three that are not.
+        progress: Called after every step with the share of the steps done.
 
     Returns:
         A dictionary with `step_seconds`, the median time from having a batch to having its loss;
         `waiting_seconds`, the mean time from there to the next batch; `waiting_share`, what part of
         both together the latter is; and `steps`.
-
-    Raises:
-        ValueError: If `steps` is not positive.
-
-    Example:
-    ```python
-    train = load_coco("train", "train.json", batch_size=16, training=True)
-    print(f"{measure_waiting(model, train)['waiting_share']:.1%}")
-    ```
     """
     if steps < 1:
         raise ValueError(f"`steps` must be positive. Received: {steps}")

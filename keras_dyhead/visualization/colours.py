@@ -24,16 +24,10 @@ _LAB = np.array(
 
 @functools.cache
 def class_colour(label: int) -> tuple[int, int, int]:
-    """Returns the colour of a class, the same in every picture.
+    """Returns the colour of a class, red, green and blue, the same in every picture.
 
-    Each label has the colour that is farthest from those of all lower ones, among colours that
-    are neither grey nor as dark or as light as to vanish in a photograph.
-
-    Args:
-        label: The label, from 0. From 96 on, colours come again.
-
-    Returns:
-        Red, green and blue, 0..255.
+    Each label has the colour that is farthest from those of all lower ones, among colours that are
+    neither grey nor as dark or as light as to vanish in a photograph. From 96 on, they come again.
     """
     return tuple(int(value) for value in _palette()[label % 96])
 

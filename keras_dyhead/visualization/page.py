@@ -77,16 +77,7 @@ class Section(NamedTuple):
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
-    """Writes a page as HTML; all texts are escaped, pictures are inside as data URIs.
-
-    Args:
-        title: Title and first heading.
-        sections: In the order of the page.
-
-    Returns:
-        The content of an .html file in UTF-8.
-
-    Example:
+    """Writes a page as HTML in UTF-8; all texts are escaped, pictures are inside as data URIs.
 
     >>> render_page("A & B", [Section("Facts", table={"blocks": "6"})])[:15]
     '<!doctype html>'

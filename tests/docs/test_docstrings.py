@@ -65,7 +65,7 @@ def test_examples_run(package, files, tmp_path, monkeypatch, request):
         if name not in NOT_RUN
     ]
     assert examples
-    # Ten detectors that each fit one batch: tracing them takes gigabytes.
+    # Tracing whole detectors takes gigabytes.
     tf.config.run_functions_eagerly(package != "export")
     request.addfinalizer(lambda: tf.config.run_functions_eagerly(False))
     for name, code in examples:
