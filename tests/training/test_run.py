@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from keras_dyhead.coco import METRIC_NAMES, evaluate_coco
-from keras_dyhead.training import Training, TrainingSettings, run
+from keras_dyhead.training import Training, TrainingSettings, results, run
 from keras_dyhead.training.callbacks import AveragedEvaluation
 from keras_dyhead.training.results import RESULTS
 
@@ -86,6 +86,8 @@ def test_the_best_epoch_of_held_out_images_becomes_the_model(tiny, tmp_path, cap
         logs["val_AP"] = next(scores)
 
     monkeypatch.setattr(AveragedEvaluation, "on_epoch_end", worse_and_worse)
+    monkeypatch.setattr(results, "export_saved_model", lambda *_, **__: None)
+    monkeypatch.setattr(results, "check_serving", lambda *_: None)
     settings = tiny(val_split=0.34, epochs=9, patience=2)
     training = Training(settings, tmp_path / "run")
     assert len(training.train_data.annotations.images) == 4
