@@ -6,31 +6,31 @@ from keras import ops
 
 EPSILON = 1e-5
 MASKED = -100.0
+PATCH = 4  # pixels of a side
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class PatchEmbedding(keras.layers.Layer):
     """Turns every 4x4 patch of an image into a normalised vector.
 
+    Images are padded with zeros at the bottom and right to a multiple of 4.
+
     Args:
         channels: int. Length of the vectors.
-        patch_size: int. Side of a patch; images are padded with zeros at the bottom and right to
-            a multiple of it. Defaults to 4.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
         images: `(B, H, W, 3)`.
 
     Returns:
-        `(B, ceil(H / patch_size), ceil(W / patch_size), channels)`.
+        `(B, ceil(H / 4), ceil(W / 4), channels)`.
     """
 
-    def __init__(self, channels: int, patch_size: int = 4, **kwargs):
+    def __init__(self, channels: int, **kwargs):
         super().__init__(**kwargs)
         self.channels = channels
-        self.patch_size = patch_size
         self.proj = keras.layers.Conv2D(
-            channels, patch_size, patch_size, name="proj", dtype=self.dtype_policy
+            channels, PATCH, PATCH, name="proj", dtype=self.dtype_policy
         )
         self.norm = _layer_norm("norm", self.dtype_policy)
 
@@ -40,10 +40,10 @@ class PatchEmbedding(keras.layers.Layer):
         self.built = True
 
     def call(self, images):
-        return self.norm(self.proj(_pad_to_multiple(images, self.patch_size)))
+        return self.norm(self.proj(_pad_to_multiple(images, PATCH)))
 
     def get_config(self):
-        return super().get_config() | {"channels": self.channels, "patch_size": self.patch_size}
+        return super().get_config() | {"channels": self.channels}
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")

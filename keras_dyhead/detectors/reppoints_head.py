@@ -32,17 +32,14 @@ class RepPointsHead(CompositeLayer):
 
     Args:
         num_classes: int. Number of classes K.
-        head_layers: int. 3x3 convolutions with ReLU before all that, one branch for classes, one
-            for points, with as many channels as the maps. Defaults to 0.
-        use_group_norm: bool. Normalise after each of these, in groups of 8 channels, in place of a
-            bias. Defaults to `False`.
-        initial_spread: float. Strides between the points of the 3x3 grid that initial points start
-            as. Defaults to 0.0: all start in the location itself.
+        head_layers: As in `RepPoints`, like the next two. Defaults to 0.
+        use_group_norm: bool. Defaults to `False`.
+        initial_spread: float. Defaults to 0.0.
         offset_gradient: float. What part of the gradient of the places looked at reaches the
             initial points. Defaults to 0.1.
         moment_gradient: float. What part of their gradient reaches the two numbers. Defaults to
             0.01.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
         pyramid: Dict of `(B, H, W, C)` maps in ascending level order.
@@ -52,13 +49,6 @@ class RepPointsHead(CompositeLayer):
         `"initial_points"` and `"refined_points"` `(B, A, 18)`, nine times y and x;
         `"initial_boxes"` and `"refined_boxes"` `(B, A, 4)`, xyxy; all in strides, relative to the
         location; and `"level_sizes"` `(L, 2)` int32, height and width of each level.
-
-    Example:
-    ```python
-    head = RepPointsHead(num_classes=5)
-    raw = head({"P3": keras.ops.ones((1, 4, 4, 8)), "P4": keras.ops.ones((1, 2, 2, 8))})
-    raw["class_logits"].shape, raw["refined_points"].shape  # (1, 20, 5), (1, 20, 18)
-    ```
 
     Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
     figure 2; `RepPointsHead` of OpenMMLab's mmdetection.

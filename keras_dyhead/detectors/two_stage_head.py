@@ -18,10 +18,6 @@ class RPNHead(CompositeLayer):
 
     Before the predictions comes a 3x3 convolution with as many channels as the maps.
 
-    Args:
-        anchors_per_cell: int. Defaults to 3.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
-
     Call arguments:
         pyramid: Dict `{"P2": (B, H, W, C), ...}` of maps in ascending level order.
 
@@ -29,13 +25,6 @@ class RPNHead(CompositeLayer):
         Dict, flat over level, row, column and anchor: `"objectness_logits"` `(B, A)` and
         `"anchor_deltas"` `(B, A, 4)`, float32 under every policy; and `"level_sizes"` `(L, 2)`
         int32, height and width of each level.
-
-    Example:
-    ```python
-    head = RPNHead()
-    raw = head({"P2": keras.ops.ones((1, 4, 4, 8)), "P3": keras.ops.ones((1, 2, 2, 8))})
-    raw["objectness_logits"].shape, raw["anchor_deltas"].shape  # (1, 60), (1, 60, 4)
-    ```
 
     Source: Ren et al., "Faster R-CNN", NeurIPS 2015, section 3.1.
     """
@@ -81,7 +70,7 @@ class BoxHead(CompositeLayer):
         hidden: What these layers are: `"dense"`, fully connected with ReLU, or `"task_attention"`,
             task-aware attention over the channels of each region (`TaskAwareAttention`), whose
             values then go to the predictions as they are. Defaults to `"dense"`.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
         regions: `(B, R, height, width, C)`.
@@ -89,16 +78,6 @@ class BoxHead(CompositeLayer):
     Returns:
         Dict, float32 under every policy: `"class_logits"` `(B, R, K + 1)`, the background last, and
         `"box_deltas"` `(B, R, K, 4)`.
-
-    Raises:
-        ValueError: If `hidden` is neither of the two.
-
-    Example:
-    ```python
-    head = BoxHead(num_classes=5, units=32)
-    outputs = head(keras.random.normal((1, 10, 7, 7, 16)))
-    outputs["class_logits"].shape, outputs["box_deltas"].shape  # (1, 10, 6), (1, 10, 5, 4)
-    ```
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 4.2;
     with task-aware attention, Dynamic Head, figure 2(c).
@@ -179,30 +158,14 @@ class TwoStageHead(CompositeLayer):
 
     Which regions these are depends on more than the images: in training on the objects, in
     detection on the sizes of the images. So the second stage, `box_head`, is called by the detector
-    where that is known.
-
-    Args:
-        num_classes: int. Number of classes K.
-        anchors_per_cell: int. Defaults to 3.
-        max_pooled_level: int. Coarsest level that regions are read from. Defaults to 5.
-        region_size: int. Height and width of a region that was read. Defaults to 7.
-        head_layers: int. As in `BoxHead`, like the next two. Defaults to 2.
-        units: int. Defaults to 1024.
-        hidden: Defaults to `"dense"`.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+    where that is known. Arguments are those of `RPNHead` and `BoxHead`, `max_pooled_level`, the
+    coarsest level that regions are read from, and `region_size`, the side of one that was read.
 
     Call arguments:
         pyramid: Dict `{"P2": (B, H, W, C), ...}` of maps in ascending level order.
 
     Returns:
         What `RPNHead` returns, and the maps of `pyramid` up to `max_pooled_level`, by name.
-
-    Example:
-    ```python
-    head = TwoStageHead(num_classes=5, max_pooled_level=2)
-    raw = head({"P2": keras.ops.ones((1, 4, 4, 8)), "P3": keras.ops.ones((1, 2, 2, 8))})
-    sorted(raw)  # ['P2', 'anchor_deltas', 'level_sizes', 'objectness_logits']
-    ```
     """
 
     def __init__(

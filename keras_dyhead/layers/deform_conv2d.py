@@ -31,7 +31,6 @@ class DeformConv2D(keras.layers.Layer):
         use_bias: Whether to add a bias. Defaults to `True`.
         kernel_initializer: Defaults to uniform `+-1 / sqrt(fan_in)`, as in the published code.
         bias_initializer: Defaults to `"zeros"`.
-        kernel_regularizer: Optional regularizer of the kernel.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
@@ -62,7 +61,6 @@ class DeformConv2D(keras.layers.Layer):
         use_bias: bool = True,
         kernel_initializer=None,
         bias_initializer="zeros",
-        kernel_regularizer=None,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -86,7 +84,6 @@ class DeformConv2D(keras.layers.Layer):
             else keras.initializers.get(kernel_initializer)
         )
         self.bias_initializer = keras.initializers.get(bias_initializer)
-        self.kernel_regularizer = keras.regularizers.get(kernel_regularizer)
 
     def build(self, inputs_shape, offsets_shape=None, mask_shape=None):
         channels = inputs_shape[-1]
@@ -99,7 +96,6 @@ class DeformConv2D(keras.layers.Layer):
             name="kernel",
             shape=(*self.kernel_size, channels // self.groups, self.filters),
             initializer=self.kernel_initializer,
-            regularizer=self.kernel_regularizer,
         )
         self.bias = None
         if self.use_bias:
@@ -150,7 +146,6 @@ class DeformConv2D(keras.layers.Layer):
             "use_bias": self.use_bias,
             "kernel_initializer": keras.initializers.serialize(self.kernel_initializer),
             "bias_initializer": keras.initializers.serialize(self.bias_initializer),
-            "kernel_regularizer": keras.regularizers.serialize(self.kernel_regularizer),
         }
 
 

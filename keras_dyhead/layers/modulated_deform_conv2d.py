@@ -21,8 +21,8 @@ class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
         filters: Number of output channels.
         kernel_size: Int or pair. Defaults to 3.
         **kwargs: Of `DeformConv2D`: `strides`, `padding`, `dilation_rate`, `groups`,
-            `offset_groups`, `use_bias`, `kernel_initializer`, `bias_initializer`,
-            `kernel_regularizer`; of `keras.layers.Layer`.
+            `offset_groups`, `use_bias`, `kernel_initializer`, `bias_initializer`; of
+            `keras.layers.Layer`.
 
     Call arguments:
         inputs: Tensor of shape `(B, H, W, C)`.

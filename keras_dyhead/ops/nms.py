@@ -16,8 +16,8 @@ def non_max_suppression(
     small, static in shape, and exports to SavedModel, ONNX and LiteRT.
 
     Args:
-        boxes: `(B, N, 4)` float32 xyxy boxes.
-        scores: `(B, N)` float32 scores; candidates with score <= 0 are never picked.
+        boxes: `(B, N, 4)` xyxy boxes.
+        scores: `(B, N)` scores; candidates with score <= 0 are never picked.
         labels: `(B, N)` int class of each candidate.
         iou_threshold: float. A candidate is removed when its IoU with a picked box of its class
             is larger than this. Defaults to 0.5.
@@ -26,14 +26,6 @@ def non_max_suppression(
     Returns:
         `(B, max_detections)` int32 indices into N by descending score (of equal scores the lower
         index first), padded with -1.
-
-    Example:
-    ```python
-    boxes = keras.ops.array([[[0.0, 0, 10, 10], [0, 0, 10, 9], [0, 0, 10, 9]]])
-    scores = keras.ops.array([[0.9, 0.8, 0.7]])
-    labels = keras.ops.array([[0, 0, 1]])
-    non_max_suppression(boxes, scores, labels, max_detections=3)  # [[0, 2, -1]]
-    ```
     """
     boxes, scores = ops.cast(boxes, "float32"), ops.cast(scores, "float32")
     places = ops.arange(max_detections, dtype="int32")

@@ -49,13 +49,6 @@ def roi_align(
     Raises:
         ValueError: If the number of strides is not that of the maps.
 
-    Example:
-
-    >>> pyramid = [keras.ops.ones((1, 16, 16, 8)), keras.ops.ones((1, 8, 8, 8))]
-    >>> boxes, levels = keras.ops.array([[[4.0, 4.0, 30.0, 20.0]]]), keras.ops.array([[1]])
-    >>> roi_align(pyramid, boxes, levels, strides=[4, 8]).shape
-    (1, 1, 7, 7, 8)
-
     Source: He et al., "Mask R-CNN", ICCV 2017, section 3; sampling and borders as in detectron2
     and mmcv (`aligned=True`).
     """
