@@ -152,7 +152,7 @@ def padded(targets, places):
 
 
 @EVERY_DETECTOR
-@WITH_AND_WITHOUT_DYHEAD
+@pytest.mark.parametrize("num_blocks", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_one_trace_trains_with_few_objects_with_hundreds_and_with_none(
     name, num_blocks, monkeypatch
 ):
