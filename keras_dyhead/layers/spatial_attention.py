@@ -41,8 +41,9 @@ class SpatialAwareAttention(CompositeLayer):
             not; the normalisation does not absorb it). Defaults to `True`.
         groups: Groups of the normalisation. Defaults to 16.
         start: `"identity"` (default) or `"released"`, see `DyHeadNeck`. Near the identity, `mid`
-            starts as its level, normalised to a standard deviation of 8; `low` and `high` are a
-            tenth as large; offsets and mask logits are an eighth of what their convolution gives.
+            starts as its level, normalised to a standard deviation of 8; `low` and `high` are
+            0.3 times as large; offsets and mask logits are an eighth of what their convolution
+            gives.
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:

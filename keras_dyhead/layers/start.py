@@ -23,7 +23,7 @@ NOISE = 0.1
 """Part of the released random kernel that the identity is given."""
 SCALE = 8.0
 """Scale of the level's own map; a power of two, so that weights convert without rounding."""
-NEIGHBOURS = 0.1
+NEIGHBOURS = 0.3
 """Scale of the neighbouring levels' maps, relative to the level's own."""
 SECOND_SLOPE = 0.9
 """Slope of the dynamic ReLU on negative values; on positive values it is 1."""
