@@ -75,14 +75,7 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
 def backbone_part(
     backbone: keras.Model, table: Mapping[str, str], prefix: str, optional=()
 ) -> Part:
-    """Returns a backbone's weights with one of the backbone tables.
-
-    Args:
-        backbone: `ResNetBackbone` or `SwinBackbone`.
-        table: One of `tables.RESNET_...`, `tables.SWIN_...`.
-        prefix: What the names begin with.
-        optional: As in `Part`. Defaults to none.
-    """
+    """Returns a backbone's weights with one of the backbone tables; see `Part` for the rest."""
     reorder = {}
     if table is tables.SWIN_MMDET:
         reorder = {r"stage\d+_downsample/(norm|reduction)/.*": _unfold_to_blocks}

@@ -142,10 +142,7 @@ def load_detector(source) -> Detector:
 def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:
     """Returns all weights of a detector with the tables of a published record.
 
-    Args:
-        model: The detector, as `record.build` returns it.
-        record: The record.
-        state: Mapping of tensor name to array; it is searched for the DyHead tower.
+    The state is searched for the DyHead tower.
     """
     names = _NAMES[record.origin]
 

@@ -91,11 +91,7 @@ def load_tower(neck: DyHeadNeck, state) -> DyHeadNeck:
 
 
 def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
-    """Returns the neck's weights with the table of the tower that the state holds.
-
-    Args:
-        neck: Built `DyHeadNeck`.
-        state: Mapping of tensor name to array.
+    """Returns a built neck's weights with the table of the tower that the state holds.
 
     Raises:
         ValueError: If there is no tower or several, or `use_bias` must be another.

@@ -81,11 +81,8 @@ def copy_tensors(
 ) -> None:
     """Sets every weight of the parts from a state dict that holds nothing else.
 
-    Args:
-        parts: The weights to set, and where they are found.
-        state: Tensor name to array, in PyTorch's layout.
-        unused: Patterns of names that may be left over.
-        what: What the state is called in errors. Defaults to `"state dict"`.
+    Tensors are in PyTorch's layout; names that match a pattern of `unused` may be left over; `what`
+    is what the state is called in errors.
 
     Raises:
         ValueError: If a weight has no tensor, a tensor no weight, or shapes differ; the message

@@ -14,22 +14,14 @@ MSRA_WEIGHTS = (
 
 
 def command(name: str, weights: str) -> str:
-    """Returns the command that runs a recipe on COCO as it is unpacked.
-
-    Args:
-        name: The recipe's name.
-        weights: File with the weights of the backbone.
-    """
+    """Returns the command that runs a recipe from these weights on COCO as it is unpacked."""
     return _TRAIN.format(name=name, weights=weights)
 
 
 def cost(image: float, epochs: int) -> float:
     """Returns the multiply-adds of a training on COCO.
 
-    Args:
-        image: Multiply-adds of one image in inference; a training step takes about three times
-            as many.
-        epochs: Passes over the training images.
+    A training step takes about three times the multiply-adds of one image in inference.
     """
     return 3 * image * epochs * COCO_IMAGES
 
