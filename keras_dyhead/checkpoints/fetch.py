@@ -47,7 +47,7 @@ def fetch_checkpoint(source: str) -> Path:
     match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     digits = match[1] if match else ""
     if path.is_file():
-        found = _sha256(path)
+        found = sha256_of(path)
         if not found.startswith(digits):
             raise ValueError(
                 f"{path} is not the published file: its SHA-256 must begin with {digits}, but "
@@ -71,11 +71,11 @@ def _fetch(source: str, path: Path, digits: str) -> None:
     part = path.with_name(f"{path.name}.part")
     resumed = part.exists()
     size = _download(source, part, path)
-    found = _sha256(part)
+    found = sha256_of(part)
     if resumed and not found.startswith(digits):  # as halves of two files have
         part.unlink()
         size = _download(source, part, path)
-        found = _sha256(part)
+        found = sha256_of(part)
     if not found.startswith(digits):
         part.unlink()
         raise ValueError(
@@ -161,7 +161,8 @@ def _cache() -> Path:
     return Path(os.environ.get("KERAS_HOME", home / ".keras")).expanduser() / "models"
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,6 +1,5 @@
 """Files and folders that are on the disk whole or not at all, whatever ends the process."""
 
-import hashlib
 import json
 import os
 import shutil
@@ -8,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+
+from keras_dyhead.checkpoints.fetch import sha256_of
 
 SUMS = "sha256.json"
 """The file of a folder that says what the others must contain."""
@@ -44,7 +45,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     unfinished.mkdir(parents=True)
     try:
         write(unfinished)
-        sums = {file.name: _sha256(file) for file in sorted(unfinished.iterdir())}
+        sums = {file.name: sha256_of(file) for file in sorted(unfinished.iterdir())}
         (unfinished / SUMS).write_text(json.dumps(sums, indent=1))
         for file in unfinished.iterdir():
             _to_disk(file)
@@ -64,16 +65,8 @@ def check_folder_content(path: Path) -> None:
         ValueError: If a file has another content.
     """
     for name, expected in json.loads((path / SUMS).read_text()).items():
-        if _sha256(path / name) != expected:
+        if sha256_of(path / name) != expected:
             raise ValueError(f"{name} is not what was written: its checksum is another")
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _to_disk(path: Path) -> None:
