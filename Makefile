@@ -6,7 +6,7 @@ BENCH_VENV ?= .venv-bench
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 # What runs on JAX and PyTorch, too, each in its own process.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py \
-	tests/detectors/test_every_backend.py tests/integrations/test_every_backend.py
+	$(wildcard tests/*/test_every_backend.py)
 # What changes most often, and everything else is made of.
 CORE = tests/test_rooms.py tests/ops tests/layers tests/detectors
 # What JAX compiles for minutes, and what shows less of it than the others do.

@@ -2,7 +2,7 @@
 
 With the package imported, `keras.saving.load_model` knows its layers, backbones, detectors and
 optimizers. Each room is imported when it is first used: the command line's help needs no Keras.
-What reads data, trains or exports needs TensorFlow.
+`export`, `training` and what makes `tf.data` sets need TensorFlow.
 """
 
 import importlib

@@ -10,7 +10,7 @@ PACKAGE = ROOT / "keras_dyhead"
 ROOMS = (
     *("cli", "training", "recipes", "inference", "export", "visualization", "coco"),
     *("checkpoints", "integrations", "registration", "detectors", "backbones"),
-    *("layers", "optimizers", "ops", "printable", "version"),
+    *("layers", "optimizers", "ops", "needs", "printable", "version"),
 )
 """From the roof down. What a room needs of another lies below it."""
 

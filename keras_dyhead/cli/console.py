@@ -119,14 +119,15 @@ def print_error(error: object) -> None:
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Imports TensorFlow without the lines that it logs before its log level applies."""
+    """Imports TensorFlow, if it is there, without what it logs before its log level applies."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0":
         sys.stderr.flush()
         kept, silence = os.dup(2), os.open(os.devnull, os.O_WRONLY)
         os.dup2(silence, 2)
         try:
-            import tensorflow  # noqa: F401
+            with contextlib.suppress(ImportError):
+                import tensorflow  # noqa: F401
         finally:
             os.dup2(kept, 2)
             os.close(kept)

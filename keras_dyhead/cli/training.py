@@ -253,9 +253,9 @@ def train(
 def _print_config(settings: Callable) -> None:
     """Prints what a training would be made of, as JSON."""
     with quiet_tensorflow():
-        from keras_dyhead import training
-
         with input_errors():
+            from keras_dyhead import training
+
             config = training.planned_config(settings(training))
     print(json.dumps(config, indent=1))
 
@@ -264,9 +264,9 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
     """Builds a training, runs it and reports; input errors are one message and exit code 2."""
     terminal = Terminal()
     with terminal.status("starting TensorFlow and reading the data"), quiet_tensorflow():
-        from keras_dyhead import training
-
         with input_errors(), warnings.catch_warnings():
+            from keras_dyhead import training
+
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             planned = build(training)
     describe(planned, terminal)
@@ -281,5 +281,5 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
     if metrics is None:  # of several processes, the chief reports
         return
     report(metrics, out, terminal)
-    if not metrics["serving_check"]["same"]:
+    if metrics["serving_check"] is not None and not metrics["serving_check"]["same"]:
         raise typer.Exit(1)

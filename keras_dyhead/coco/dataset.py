@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.augmentation import Augmentation
+from keras_dyhead.coco.batches import size_limits
 from keras_dyhead.coco.checks import check
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
 from keras_dyhead.coco.examples import Examples
@@ -134,7 +135,7 @@ def load_coco(
         )
     augmentation = augmentation if training else None
     sizes = np.array([(image.height, image.width) for image in opened.images])
-    limits = largest = _size_limits(preprocessor)
+    limits = largest = size_limits(preprocessor)
     if augmentation is not None and augmentation.sizes is not None:
         largest = max(augmentation.sizes), augmentation.max_side
     canvas_of_row = assign_canvases(sizes, canvases, largest)
@@ -190,14 +191,6 @@ def load_coco(
     dataset.epochs = epochs
     dataset.image_ids = image_ids
     return dataset
-
-
-def _size_limits(preprocessor) -> tuple[int, int] | None:
-    """The sides that a preprocessor gives to images, where it is not one canvas for all."""
-    if getattr(preprocessor, "image_size", None) is not None:
-        return None
-    limits = getattr(preprocessor, "min_side", None), getattr(preprocessor, "max_side", None)
-    return None if None in limits else limits
 
 
 def _load_batches(

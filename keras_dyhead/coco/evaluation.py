@@ -3,11 +3,10 @@
 import os
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.detections import (
@@ -21,10 +20,13 @@ from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.coco.metrics import CocoResult, coco_metrics
 from keras_dyhead.detectors.targets import check_classes
 
+if TYPE_CHECKING:
+    import tensorflow as tf
+
 
 def evaluate_coco(
     detector: keras.Model | Callable[[np.ndarray], dict[str, np.ndarray]],
-    data: tf.data.Dataset | CocoAnnotations,
+    data: "tf.data.Dataset | keras.utils.PyDataset | CocoAnnotations",
     annotations: CocoAnnotations | str | os.PathLike | None = None,
     *,
     max_detections: int = 100,
@@ -46,12 +48,12 @@ def evaluate_coco(
             of Keras' format `model.bounding_box_format`; without such an attribute, `"xyxy"`. For
             a `CocoAnnotations`, a function of one image, see
             `keras_dyhead.inference.image_detector`.
-        data: Batches of `(images, targets)`, from `load_coco(..., training=False)`, of which only
-            the delivered images count; or the annotations of image files, with as many classes as
-            the detector has, in the order of its labels.
+        data: Batches of `(images, targets)`, from `load_coco(..., training=False)` or a
+            `CocoDataset`, of which only the delivered images count; or the annotations of image
+            files, with as many classes as the detector has, in the order of its labels.
         annotations: The ground truth of a data set, a `CocoAnnotations` or the path of a JSON file.
-            `None` takes `data.annotations`, which `load_coco` sets and transformations of the data
-            set lose. Where that is missing, the ground truth is rebuilt from the targets, which
+            `None` takes `data.annotations`, which both set and transformations of a `tf.data` set
+            lose. Where that is missing, the ground truth is rebuilt from the targets, which
             know no crowd regions and no segmentation areas: any data set with `boxes` and `labels`
             (or `classes`) will do. Defaults to `None`.
         max_detections: How many count, see `coco_metrics`; the detector must find as many, see
@@ -80,7 +82,7 @@ def evaluate_coco(
     """
     if isinstance(detector, keras.Model) == isinstance(data, CocoAnnotations):
         raise TypeError(
-            "A `tf.data.Dataset` is evaluated with a Keras model, a `CocoAnnotations` with a "
+            "A data set is evaluated with a Keras model, a `CocoAnnotations` with a "
             "function of one image, such as `image_detector(model)`. "
             f"Received: detector={detector!r}, data={data!r}"
         )
@@ -101,8 +103,8 @@ class CocoEvaluation(keras.callbacks.Callback):
     callbacks listed before it do not. A figure is -1 where there is no ground truth of that size.
 
     Args:
-        dataset: The images to evaluate on, from `load_coco(..., training=False)`, see
-            `evaluate_coco`.
+        dataset: The images to evaluate on, from `load_coco(..., training=False)` or a
+            `CocoDataset`, see `evaluate_coco`.
         annotations: The ground truth, where the data set has lost its own, see `evaluate_coco`.
             Defaults to `None`.
         eval_freq: Evaluate every so many epochs, and after the last one. The logs of other epochs
@@ -127,7 +129,7 @@ class CocoEvaluation(keras.callbacks.Callback):
 
     def __init__(
         self,
-        dataset: tf.data.Dataset,
+        dataset: "tf.data.Dataset | keras.utils.PyDataset",
         annotations: CocoAnnotations | str | os.PathLike | None = None,
         *,
         eval_freq: int = 1,
@@ -160,7 +162,8 @@ class CocoEvaluation(keras.callbacks.Callback):
 
 
 def _find_annotations(
-    dataset: tf.data.Dataset, annotations: CocoAnnotations | str | os.PathLike | None
+    dataset: "tf.data.Dataset | keras.utils.PyDataset",
+    annotations: CocoAnnotations | str | os.PathLike | None,
 ) -> CocoAnnotations | None:
     """The ground truth of a data set, see `evaluate_coco`; checks that its targets go with it."""
     annotations = getattr(dataset, "annotations", None) if annotations is None else annotations
@@ -171,15 +174,17 @@ def _find_annotations(
             "`annotations` must be a CocoAnnotations, a path or None. "
             f"Received: annotations={annotations!r}"
         )
-    spec = dataset.element_spec
-    if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], dict):
-        raise ValueError(f"The data set must deliver (images, targets). Received: {spec}")
-    if dataset.cardinality() == tf.data.INFINITE_CARDINALITY:
+    is_array = isinstance(dataset, keras.utils.PyDataset)
+    if _num_batches(dataset) is None:
         raise ValueError("The data set must end; the one received repeats forever.")
+    spec = dataset[0] if is_array else dataset.element_spec
+    if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], dict):
+        spec = type(spec) if is_array else spec
+        raise ValueError(f"The data set must deliver (images, targets). Received: {spec}")
     if annotations is not None and "image_id" not in spec[1]:
         raise ValueError(
             "The data set must deliver an `image_id` for its images to be found in the "
-            "annotations: use load_coco(..., training=False). "
+            "annotations: use load_coco or CocoDataset with training=False. "
             f"Received: targets with {sorted(spec[1])}"
         )
     if annotations is None and "image_id" in spec[1]:
@@ -209,18 +214,16 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
     """The ground truth of a data set's images and what a model detects in them."""
     check_classes(model, annotations or dataset)
     names = {} if annotations is None else {i.number: i.id for i in annotations.images}
-    cardinality = int(dataset.cardinality())
-    progress = keras.utils.Progbar(cardinality if cardinality > 0 else None, verbose=verbose)
+    progress = keras.utils.Progbar(_num_batches(dataset) or None, verbose=verbose)
     detections, truths, image_ids, batch_size = [np.zeros(0, DETECTION)], [], [], 0
     for images, targets, *_ in dataset:
+        images = np.asarray(images)
         count, *canvas = images.shape[:3]
         # A smaller last batch is filled up: one shape for all is one trace, and KerasHub's
         # non-maximum suppression knows no other.
         batch_size = max(batch_size, count)
-        images = tf.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
-        # Not `predict_on_batch`: it wraps the images in a tuple, which the hosts' `predict_step`
-        # does not expect, and gives every replica of a distributed model the whole batch.
-        found = model.predict(tf.data.Dataset.from_tensors(images), verbose=0)
+        images = np.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
+        found = _predict(model, images)
         targets = {key: _dense(value) for key, value in targets.items()}
         ids = targets.get("image_id", np.arange(len(image_ids), len(image_ids) + count))
         ids = id_array([names.get(number, number) for number in ids.tolist()])
@@ -251,6 +254,27 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
         "annotations": detection_records(truths),
         "categories": [{"id": label} for label in labels],
     }, detections
+
+
+def _num_batches(dataset) -> int | None:
+    """How many batches a data set has: `None` without end, 0 where it cannot tell."""
+    if isinstance(dataset, keras.utils.PyDataset):
+        return dataset.num_batches
+    cardinality = int(dataset.cardinality())
+    return None if cardinality == -1 else max(0, cardinality)
+
+
+def _predict(model, images: np.ndarray) -> dict:
+    """What a model detects in a batch.
+
+    Not by `predict_on_batch`: it wraps the images in a tuple, which the hosts' `predict_step` does
+    not expect, and gives every replica of a distributed model the whole batch.
+    """
+    if keras.backend.backend() != "tensorflow":
+        return model.predict(images, batch_size=len(images), verbose=0)
+    import tensorflow as tf
+
+    return model.predict(tf.data.Dataset.from_tensors(images), verbose=0)
 
 
 def _to_original(boxes, model, canvas, targets) -> np.ndarray:
@@ -285,7 +309,7 @@ def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
 
 def _dense(values: Any) -> np.ndarray:
     """Targets as an array; missing entries of ragged ones are -1, as padding is."""
-    return (values.to_tensor(-1) if isinstance(values, tf.RaggedTensor) else values).numpy()
+    return np.asarray(values.to_tensor(-1) if hasattr(values, "to_tensor") else values)
 
 
 def _get(values: Any, owner: str, *names: str) -> np.ndarray:

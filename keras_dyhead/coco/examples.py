@@ -8,8 +8,8 @@ import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoImage
 from keras_dyhead.coco.augmentation import Augmentation, augment
+from keras_dyhead.coco.decode_image import read_or_empty
 from keras_dyhead.coco.geometry import fitting_factor, resize_bilinear, resize_into
-from keras_dyhead.coco.image_files import read_or_empty
 from keras_dyhead.coco.mosaic import assemble_mosaic, draw_mosaic
 from keras_dyhead.ops.boxes import box_area
 

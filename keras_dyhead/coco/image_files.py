@@ -14,49 +14,21 @@ from urllib.request import url2pathname
 
 import keras
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from keras_dyhead.coco.checks import shorten
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG")  # those that TensorFlow decodes
 _MANY = 1000  # files whose decoding is worth a progress bar and a record
 _EXIF_ORIENTATION = 0x0112
 
 
-def read_image(path: tf.Tensor) -> tf.Tensor:
-    """Reads a JPEG or PNG file (grey, palette, RGBA: anything) as RGB, uint8 `(height, width, 3)`.
-
-    An EXIF orientation is not applied: COCO boxes are drawn on the pixels as they are stored.
-    """
-    content = tf.io.read_file(path)
-    image = tf.io.decode_image(content, channels=3, expand_animations=False)
-    image = tf.ensure_shape(image, (None, None, 3))
-    is_bmp = tf.strings.substr(content, 0, 2) == "BM"
-    return tf.cond(is_bmp, lambda: _apply_palette(content, image), lambda: image)
-
-
-def _apply_palette(content: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """The colours of a BMP file with a palette, of which TensorFlow decodes the indices."""
-    header = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 10, 20), tf.uint16), "int32")
-    begin, end = 14 + header[2], header[0] + header[1] * 65536
-    colours = tf.strings.substr(content, begin, (end - begin) // 4 * 4)
-    colours = tf.reshape(tf.io.decode_raw(colours, tf.uint8), (-1, 4))[:, 2::-1]  # from BGR0
-    is_indexed = header[9] == 8  # bits of a pixel
-    return tf.cond(
-        is_indexed, lambda: tf.gather(colours, tf.cast(image[..., 0], "int32")), lambda: image
-    )
-
-
-def read_or_empty(path: tf.Tensor) -> tf.Tensor:
-    """Reads a file as `read_image` does, or gives an image `(0, 0, 3)` if that fails."""
-    image = tf.data.Dataset.from_tensors(path).map(read_image).ignore_errors()
-    empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), "uint8"))
-    return image.concatenate(empty).take(1).get_single_element()
-
-
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
     """Reads a JPEG or PNG file as `(H, W, 3)` uint8; an EXIF orientation is not applied.
+
+    TensorFlow decodes where Keras runs on it, as it does in `load_coco`; elsewhere Pillow does. In
+    JPEG files the two differ by a few grey values.
 
     Raises:
         ValueError: If it cannot be read; the message names the file.
@@ -64,9 +36,34 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
     if not Path(path).is_file():
         raise ValueError(f"There is no file {path}.")
     try:
-        return read_image(tf.constant(os.fspath(path))).numpy()
-    except tf.errors.OpError as error:
-        raise ValueError(f"{path} is no readable JPEG or PNG image: {_reason(error)}") from None
+        return _decode(path)
+    except ValueError as error:
+        raise ValueError(f"{path} is no readable JPEG or PNG image: {error}") from None
+
+
+def _decode(path: str | os.PathLike) -> np.ndarray:
+    """The pixels of a file; a `ValueError` says why it has none."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        from keras_dyhead.coco.decode_image import read_image
+
+        try:
+            with tf.device("CPU:0"):  # device scopes are per thread
+                return read_image(tf.constant(os.fspath(path))).numpy()
+        except tf.errors.OpError as error:
+            message = error.message.split("}} ")[-1].split(" [Op:")[0]
+            raise ValueError(message.splitlines()[0]) from None
+    try:
+        with Image.open(path, formats=_FORMATS) as image:
+            # As TensorFlow reads them: of 16 bits the upper ones, of a transparency the colours.
+            if image.mode.startswith("I"):
+                image = Image.fromarray((np.array(image) >> 8).astype("uint8"))
+            elif "transparency" in image.info:
+                image = image.convert("RGBA")
+            return np.array(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise ValueError(str(error)) from None
 
 
 def find_file(folder: Path, name: str) -> Path:
@@ -143,10 +140,9 @@ def _inspect(path: Path, size: Size, decode: bool) -> tuple[Size, str | None]:
     if not decode and None not in size:
         return size, None
     try:
-        with tf.device("CPU:0"):  # device scopes are per thread
-            stored = tuple(read_image(tf.constant(str(path))).shape[:2])
-    except tf.errors.OpError as error:
-        return size, f"the file cannot be decoded: {_reason(error)}"
+        stored = tuple(_decode(path).shape[:2])
+    except ValueError as error:
+        return size, f"the file cannot be decoded: {error}"
     if all(side in (None, actual) for side, actual in zip(size, stored, strict=True)):
         return stored, None
     hint = "; are height and width swapped?" if size == stored[::-1] else ""
@@ -158,7 +154,3 @@ def _inspect(path: Path, size: Size, decode: bool) -> tuple[Size, str | None]:
         f"the file is {stored[1]}x{stored[0]} pixels (width x height), "
         f"the annotations say {width}x{height}{hint}"
     )
-
-
-def _reason(error: tf.errors.OpError) -> str:
-    return error.message.split("}} ")[-1].split(" [Op:")[0].splitlines()[0]

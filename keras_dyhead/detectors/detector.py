@@ -135,6 +135,19 @@ class Detector(CheckedModel):
         """
         raise NotImplementedError
 
+    def detect(self, batch) -> dict:
+        """Detects in a batch of the preprocessor; boxes are in pixels of the images as they were.
+
+        Args:
+            batch: What `model.preprocessor(images)` returns.
+
+        Returns:
+            See `decode`.
+        """
+        detections = self.decode(self(batch["images"], training=False), batch["image_sizes"])
+        scales = ops.tile(ops.flip(batch["scales"], axis=-1), (1, 2))  # x, y, x, y
+        return detections | {"boxes": detections["boxes"] / scales[:, None]}
+
     def compile(self, optimizer=None, jit_compile: bool | None = None, **kwargs):
         """Configures the model for training.
 

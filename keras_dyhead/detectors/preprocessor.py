@@ -1,10 +1,14 @@
 """Raw images to the batch a detector was trained on."""
 
 import functools
+import sys
 from collections.abc import Sequence
+from types import SimpleNamespace
 
 import keras
+import numpy as np
 from keras import ops
+from PIL import Image
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -147,31 +151,40 @@ class DetectionPreprocessor(keras.layers.Layer):
         return tuple(canvas)
 
     def resize(self, images, size):
-        """Resizes `(B, H, W, 3)` images bilinearly to whole values 0..255 in float32."""
-        images = self.interpolate(ops.cast(images, "float32"), size)
+        """Resizes `(B, H, W, 3)` images bilinearly to whole values 0..255 in float32.
+
+        Images are tensors of Keras' backend; NumPy arrays, which stay arrays; or, on any backend,
+        tensors of TensorFlow in a data set. So are those of the next two methods.
+        """
+        functions = _functions_for(images)
+        images = self.interpolate(functions.cast(images, "float32"), size)
         # Plain ratios give many values midway between two. They are rounded up by every runtime,
         # whatever its last bits say; the values next to them are multiples of 1/1024 or 1/4096.
-        return ops.floor(images + 0.5006)
+        return functions.floor(images + 0.5006)
 
     def interpolate(self, images, size):
         """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
-        if keras.backend.backend() == "tensorflow":  # Keras' own resize takes no dynamic size
+        if isinstance(images, np.ndarray):
+            return np.stack([_resize_array(image, size, self.antialias) for image in images])
+        # Keras' own resize takes no dynamic size of TensorFlow.
+        if keras.backend.backend() == "tensorflow" or _is_tensorflow(images):
             return resize_bilinear(images, size, self.antialias)
         return ops.image.resize(images, size, antialias=self.antialias, data_format="channels_last")
 
     def normalize(self, images):
         """Orders the channels of RGB images `(..., 3)` and normalises them, in float32."""
-        images = ops.cast(images, "float32")
+        functions = _functions_for(images)
+        images = functions.cast(images, "float32")
         if self.channel_order == "BGR":
-            images = ops.flip(images, axis=-1)
-        shape = ops.shape(images)
+            images = functions.flip(images, axis=-1)
+        shape = functions.shape(images)
         # By whole rows: an innermost dimension of 3 keeps a CPU from vectorising the arithmetic.
-        rows = ops.reshape(images, (*shape[:-2], shape[-2] * 3))
+        rows = functions.reshape(images, (*shape[:-2], shape[-2] * 3))
         mean, std = (
-            ops.tile(ops.convert_to_tensor(x, "float32"), (shape[-2],))
+            functions.tile(functions.cast(x, "float32"), (shape[-2],))
             for x in (self.mean, self.std)
         )
-        return ops.reshape((rows - mean) / std, shape)
+        return functions.reshape((rows - mean) / std, shape)
 
     def get_config(self):
         """Returns the arguments of the constructor."""
@@ -200,10 +213,57 @@ def resize_bilinear(images, size, antialias: bool = True):
     def resized(filtered):
         return tf.image.resize(images, size, antialias=filtered)
 
-    filtered = antialias and shrinks(ops.shape(images)[1:3], size)
+    known, found = images.shape[1:3], tf.shape(images)[1:3]
+    sides = [found[axis] if known[axis] is None else known[axis] for axis in (0, 1)]
+    filtered = antialias and shrinks(sides, size)
     if isinstance(filtered, bool):
         return resized(filtered)
     return tf.cond(filtered, lambda: resized(True), lambda: resized(False))
+
+
+def _resize_array(image, size, antialias: bool):
+    """Resizes an `(H, W, 3)` float32 array bilinearly by Pillow, filtered where it shrinks it."""
+    height, width = size
+    how = {"resample": Image.Resampling.BILINEAR}
+    if not antialias:
+        steps = image.shape[1] / width, image.shape[0] / height
+        how |= {"method": Image.Transform.AFFINE, "data": (steps[0], 0, 0, 0, steps[1], 0)}
+    resized = []
+    for channel in np.moveaxis(image, -1, 0):  # Pillow knows no three channels of float32
+        channel = Image.fromarray(np.ascontiguousarray(channel))
+        change = channel.resize if antialias else channel.transform
+        resized.append(np.asarray(change((width, height), **how)))
+    return np.stack(resized, axis=-1)
+
+
+def _is_tensorflow(images) -> bool:
+    tensorflow = sys.modules.get("tensorflow")
+    return tensorflow is not None and tensorflow.is_tensor(images)
+
+
+def _functions_for(images):
+    """Keras' functions; NumPy's for arrays; TensorFlow's for its tensors on another backend."""
+    if isinstance(images, np.ndarray):
+        return SimpleNamespace(
+            cast=np.asarray,
+            flip=np.flip,
+            floor=np.floor,
+            reshape=np.reshape,
+            shape=np.shape,
+            tile=np.tile,
+        )
+    if keras.backend.backend() != "tensorflow" and _is_tensorflow(images):
+        import tensorflow as tf
+
+        return SimpleNamespace(
+            cast=tf.cast,
+            flip=lambda x, axis: tf.reverse(x, [axis]),
+            floor=tf.floor,
+            reshape=tf.reshape,
+            shape=lambda x: tf.unstack(tf.shape(x)),
+            tile=tf.tile,
+        )
+    return ops
 
 
 def shrinks(size, new_size):

@@ -9,10 +9,12 @@ def stack_sizes(sizes):
     """Packs (height, width) pairs into `(L, 2)` int32, which `known_sizes` unpacks.
 
     On JAX, where sizes are always known, it is a NumPy array: a compiled function cannot look into
-    its tensors.
+    its tensors. While a model of open height and width is built, they are symbols, and nobody looks
+    at the values.
     """
     if keras.backend.backend() == "jax":
-        return np.array(sizes, "int32")
+        known = all(isinstance(side, int) for size in sizes for side in size)
+        return np.array(sizes if known else np.zeros((len(sizes), 2)), "int32")
     return ops.cast(ops.stack([ops.stack(size) for size in sizes]), "int32")
 
 

@@ -1,5 +1,11 @@
 """Detectors as files that run without this package: SavedModel, ONNX, LiteRT."""
 
+# ruff: noqa: E402 (without TensorFlow, one sentence comes before what it cannot import)
+
+from keras_dyhead.needs import need_tensorflow
+
+need_tensorflow("keras_dyhead.export")
+
 from keras_dyhead.export.litert import export_litert
 from keras_dyhead.export.onnx import export_onnx
 from keras_dyhead.export.saved_model import export_saved_model

@@ -11,7 +11,6 @@ from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
-    detect,
     serving_archive,
     serving_preprocessor,
 )
@@ -74,7 +73,7 @@ def export_litert(
         batch = preprocessor(images)
         # Telling that there is one image lets every size in the graph be a constant.
         fixed = tf.reshape(batch["images"], (1, *preprocessor.image_size, 3))
-        return detect(model, batch | {"images": fixed})
+        return model.detect(batch | {"images": fixed})
 
     signature = [tf.TensorSpec((1, None, None, 3), tf.float32, name="images")]
     with tempfile.TemporaryDirectory() as folder, sampling_form("gather"):

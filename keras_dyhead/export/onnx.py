@@ -12,7 +12,6 @@ from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
-    detect,
     serving_preprocessor,
 )
 from keras_dyhead.ops.sampling_form import sampling_form
@@ -56,7 +55,7 @@ def export_onnx(
     check_full_precision(model)
 
     def serve(images):
-        return detect(model, preprocessor(images))
+        return model.detect(preprocessor(images))
 
     proto = convert(serve, tf.TensorSpec((None, None, None, 3), tf.float32, name="images"))
     if model.class_names is not None:

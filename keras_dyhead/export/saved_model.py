@@ -8,7 +8,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from keras_dyhead.detectors.detector import Detector
-from keras_dyhead.export.serving import detect, serving_archive, serving_preprocessor
+from keras_dyhead.export.serving import serving_archive, serving_preprocessor
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import printable
 
@@ -65,7 +65,7 @@ def export_saved_model(
         return preprocessor(tf.ensure_shape(image, (None, None, 3))[None])
 
     def serving_default(images):
-        return detect(model, preprocessor(images))
+        return model.detect(preprocessor(images))
 
     def serving_bytes(files):
         if preprocessor.image_size is None:
@@ -76,13 +76,13 @@ def export_saved_model(
                 "confidence": tf.TensorSpec((places,)),
                 "num_detections": tf.TensorSpec((), tf.int32),
             }
-            return _map_files(lambda file: detect(model, preprocess_file(file)), files, one)
+            return _map_files(lambda file: model.detect(preprocess_file(file)), files, one)
         one = {
             "images": tf.TensorSpec((*preprocessor.image_size, 3)),
             "image_sizes": tf.TensorSpec((2,), tf.int32),
             "scales": tf.TensorSpec((2,)),
         }
-        return detect(model, _map_files(preprocess_file, files, one))
+        return model.detect(_map_files(preprocess_file, files, one))
 
     images = tf.TensorSpec((None, None, None, 3), tf.float32, name="images")
     files = tf.TensorSpec((None,), tf.string, name="files")

@@ -1,7 +1,6 @@
 """What every exported graph does: preprocess, detect, and return boxes in the image's pixels."""
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from keras_dyhead.detectors.detector import Detector
@@ -51,8 +50,15 @@ def serving_preprocessor(model: Detector, image_size=None, cls=None) -> Detectio
 
     Raises:
         TypeError: If `model` is no detector of this package.
-        ValueError: If `image_size` differs from a size the model is built for.
+        ValueError: If `image_size` differs from a size the model is built for, or Keras does not
+            run on TensorFlow.
     """
+    if keras.backend.backend() != "tensorflow":
+        raise ValueError(
+            "Models are exported where Keras runs on TensorFlow: save this one as a .keras file, "
+            "and export it with KERAS_BACKEND=tensorflow. "
+            f"Received: the backend {keras.backend.backend()!r}"
+        )
     if not isinstance(model, Detector):
         raise TypeError(f"`model` must be a keras_dyhead detector. Received: {type(model)}")
     config = model.preprocessor.get_config()
@@ -64,14 +70,6 @@ def serving_preprocessor(model: Detector, image_size=None, cls=None) -> Detectio
                 f"The model is built for images of {built_for}. Received: image_size={image_size}"
             )
     return (cls or type(model.preprocessor)).from_config(config)
-
-
-def detect(model: Detector, batch) -> dict:
-    """Detects in a preprocessed batch; the boxes are in pixels of the images as they were."""
-    raw = model(batch["images"], training=False)
-    detections = model.decode(raw, batch["image_sizes"])
-    scales = tf.tile(tf.reverse(batch["scales"], axis=[-1]), [1, 2])  # x, y, x, y
-    return detections | {"boxes": detections["boxes"] / scales[:, None]}
 
 
 def check_full_precision(model: Detector) -> None:

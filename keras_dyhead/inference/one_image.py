@@ -1,15 +1,13 @@
 """A detector on images as they are: preprocessed its own way, boxes in the image's own pixels."""
 
-import functools
 import os
 from collections.abc import Callable, Sequence
 
+import keras
 import numpy as np
-import tensorflow as tf
 
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.detector import Detector
-from keras_dyhead.export import serving
 from keras_dyhead.inference.several_views import TestTimeAugmentation
 
 _PLAIN = TestTimeAugmentation(scales=(1.0,), flip=False)
@@ -125,15 +123,17 @@ class _Size:
 
     def __init__(self, detect_in_batch, preprocessor):
         self.preprocessor = preprocessor
-        self.run = tf.function(
-            lambda image: detect_in_batch(preprocessor(image[None])),
-            input_signature=[tf.TensorSpec((None, None, 3), tf.uint8)],
-        )
+        self.run = lambda image: detect_in_batch(preprocessor(image[None]))
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf
+
+            signature = [tf.TensorSpec((None, None, 3), tf.uint8)]
+            self.run = tf.function(self.run, input_signature=signature)
 
     def detect(self, image: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
         """Detections in pixels of the image, whether the detector sees it mirrored or not."""
         found = self.run(image[:, ::-1] if mirrored else image)
-        found = {key: value[0].numpy() for key, value in found.items()}
+        found = {key: keras.ops.convert_to_numpy(value)[0] for key, value in found.items()}
         count, (height, width) = found.pop("num_detections"), image.shape[:2]
         found = {key: value[:count] for key, value in found.items()}
         boxes = np.clip(found["boxes"], 0, [width, height] * 2, dtype="float32")
@@ -149,8 +149,25 @@ class _Size:
 
 
 def _compile(model: Detector):
-    # One trace does for all sizes that leave height and width open.
-    return tf.function(functools.partial(serving.detect, model), autograph=False)
+    """`model.detect` as each backend runs it quickly, with the weights that the model then has."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        # One trace does for all sizes that leave height and width open.
+        return tf.function(model.detect, autograph=False)
+    if backend == "torch":
+        import torch
+
+        return torch.no_grad()(model.detect)
+    import jax
+
+    @jax.jit
+    def detect(values, batch):
+        with keras.StatelessScope(list(zip(model.variables, values, strict=True))):
+            return model.detect(batch)
+
+    return lambda batch: detect([variable.value for variable in model.variables], batch)
 
 
 def _rescaled(preprocessor, scale: float):

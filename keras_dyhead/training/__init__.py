@@ -1,5 +1,11 @@
 """The whole road from a COCO data set to a served detector: what the command line runs."""
 
+# ruff: noqa: E402 (without TensorFlow, one sentence comes before what it cannot import)
+
+from keras_dyhead.needs import need_tensorflow
+
+need_tensorflow("keras_dyhead.training")
+
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.demo import demo_training
 from keras_dyhead.training.model import build_detector

@@ -185,6 +185,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
         return f"the checkpoint {finished[-1]}" if finished else "no checkpoint"
 
     def _save(self, name: str, steps: int) -> None:
+        if keras.backend.backend() == "jax":  # within an epoch, Keras keeps the state by itself
+            self.model.jax_state_sync()
         if not all(bool(ops.all(ops.isfinite(weight))) for weight in self.model.weights):
             raise FloatingPointError(
                 f"weights are no numbers any more at {name}: lower the learning rate; "

@@ -52,7 +52,8 @@ def build_detector(
         if layer is not None:  # a baseline has no neck
             layer.trainable = False
     optimizer = build_optimizer(settings, model.trainable_variables, steps)
-    model.compile(optimizer, jit_compile=settings.jit_compile)
+    # Where nothing is asked for, JAX compiles all the same.
+    model.compile(optimizer, jit_compile=settings.jit_compile or None)
     return model
 
 

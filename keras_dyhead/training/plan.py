@@ -106,6 +106,7 @@ def package_versions() -> dict[str, str]:
     return {
         "keras_dyhead": __version__,
         "keras": keras.__version__,
+        "backend": keras.backend.backend(),
         "keras_hub": keras_hub.__version__,
         "tensorflow": tf.__version__,
         "numpy": np.__version__,

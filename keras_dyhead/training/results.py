@@ -12,6 +12,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import numpy as np
 
 from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations
@@ -55,7 +56,8 @@ def write_results(
     Returns:
         What `metrics.json` holds: `figures` (the twelve COCO figures), `epoch` (that of the
         weights), `evaluated_on` (`"held-out"` or `"training"` images), `class_names`,
-        `serving_check` (see `check_serving`), `timings` in seconds, `settings`, `versions` and
+        `serving_check` (see `check_serving`; `None` on other backends than TensorFlow, which write
+        no SavedModel), `timings` in seconds, `settings`, `versions` and
         more.
 
     Example:
@@ -71,7 +73,9 @@ def write_results(
     started = time.perf_counter()
     save_model(model, out / "model.keras")
     shutil.rmtree(out / "saved_model", ignore_errors=True)
-    export_saved_model(model, out / "saved_model", class_names=annotations.class_names)
+    exports = keras.backend.backend() == "tensorflow"
+    if exports:
+        export_saved_model(model, out / "saved_model", class_names=annotations.class_names)
 
     history = _columns(records)
     (out / "history.json").write_text(json.dumps(history, indent=1))
@@ -89,7 +93,9 @@ def write_results(
     figure = plot_detections(pictures, truths, detections, annotations.class_names)
     figure.savefig(out / "detections.png", dpi=120)
 
-    check = check_serving(out / "saved_model", [image.path for image in chosen], detections)
+    check = None
+    if exports:
+        check = check_serving(out / "saved_model", [image.path for image in chosen], detections)
     record = records[-1 if epoch is None else epoch - 1]
     metrics = {
         "figures": {name: record.get(f"{settings.figure_prefix}{name}") for name in METRIC_NAMES},

@@ -81,6 +81,7 @@ class Training:
         overwrite: bool = False,
         save_every: int | None = None,
     ):
+        settings, self.notes = _what_runs_here(settings)
         if settings.deterministic:
             tf.config.experimental.enable_op_determinism()
         self.strategy = make_strategy(settings.strategy)
@@ -113,7 +114,7 @@ class Training:
             settings, preprocessor, self.epochs_done, self.steps_done, replicas > 1
         )
         self.settings = resolve_settings(settings, self.train_data.annotations)
-        self.notes = self._remarks(earlier)
+        self.notes += self._remarks(earlier)
         for note in self.notes:
             warnings.warn(note, stacklevel=2)
         if earlier is not None:
@@ -278,6 +279,23 @@ class Training:
             raise ValueError(
                 f"{self.out} was begun with {', '.join(changed)}: resume it with that."
             )
+
+
+def _what_runs_here(settings: TrainingSettings) -> tuple[TrainingSettings, list[str]]:
+    """The settings without what is TensorFlow's where Keras runs on something else, and notes."""
+    backend, notes = keras.backend.backend(), []
+    if backend != "tensorflow":
+        notes.append(
+            f"Keras runs on {backend}, where no SavedModel can be written: "
+            "`KERAS_BACKEND=tensorflow keras-dyhead export` makes one of model.keras."
+        )
+        if settings.strategy != "none":
+            notes.append(
+                f"The strategy {settings.strategy!r} is TensorFlow's: on {backend} the training "
+                "runs on one device."
+            )
+            settings = dataclasses.replace(settings, strategy="none")
+    return settings, notes
 
 
 def _count(number: int, noun: str) -> str:

@@ -4,13 +4,13 @@ import io
 import os
 
 import numpy as np
-import tensorflow as tf
 from PIL import Image
 
 from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
 from keras_dyhead.coco.detections import xyxy_boxes
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.coco.metrics import CocoResult
+from keras_dyhead.needs import need_tensorflow
 from keras_dyhead.printable import printable
 from keras_dyhead.visualization.pictures import draw_detections
 
@@ -49,12 +49,15 @@ class TensorBoardLog:
         num_pictures: int = 8,
         score_threshold: float = 0.3,
     ):
+        need_tensorflow(type(self).__name__)
         self.log_dir = os.fspath(log_dir)
         self.annotations = annotations
         self.num_pictures = num_pictures
         self.score_threshold = score_threshold
 
     def __call__(self, step: int, result: CocoResult) -> None:
+        import tensorflow as tf
+
         images = [] if self.annotations is None else self.annotations.images
         usable = (image for image in images if len(image.boxes) and image.path.is_file())
         writer = tf.summary.create_file_writer(self.log_dir)
@@ -93,6 +96,8 @@ class TensorBoardLog:
 
 def _write(name: str, plugin: str, value: np.ndarray) -> None:
     """Writes what `tf.summary.scalar` and `image` do, which are errors without TensorBoard."""
+    import tensorflow as tf
+
     metadata = tf.compat.v1.SummaryMetadata(
         plugin_data={"plugin_name": plugin},
         # 1 and 3 are SCALAR and BLOB_SEQUENCE

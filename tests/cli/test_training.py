@@ -167,7 +167,7 @@ def test_the_printed_configuration_is_the_one_saved_beside_the_run(dataset, tmp_
     assert (follows["warmup_steps"], follows["milestone_steps"]) == (1, [3, 4])
     assert follows["preprocessing"]["image_size"] == [64, 64]
     assert set(printed["versions"]) == {
-        *("keras_dyhead", "keras", "keras_hub", "tensorflow", "numpy", "python"),
+        *("keras_dyhead", "keras", "backend", "keras_hub", "tensorflow", "numpy", "python"),
     }
 
     monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend import relative_error, vjp
+from backend import relative_error, run, vjp
 
 from keras_dyhead import detectors
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
@@ -20,6 +20,7 @@ NAMES = [
     pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
     for name in detectors.DETECTORS
 ]
+SHAPES = ((None, None, 3), (64, 64, 3))
 IMAGES = np.random.default_rng(0).normal(size=(2, 64, 64, 3)).astype("float32")
 TARGETS = {
     "boxes": np.array([[[8, 8, 40, 44], [30, 4, 62, 20]], [[20, 24, 44, 60], [0, 0, 0, 0]]], "f4"),
@@ -27,9 +28,9 @@ TARGETS = {
 }
 
 
-def build(name):
+def build(name, num_blocks=1, image_shape=(64, 64, 3), dtype=None):
     """A detector whose weights come from NumPy."""
-    images = x = keras.Input((64, 64, 3))
+    images = x = keras.Input(image_shape)
     maps = {}
     for level, strides in (("P2", 4), ("P3", 2), ("P4", 2), ("P5", 2)):
         maps[level] = x = keras.layers.Conv2D(16, 5, strides, "same", activation="relu")(x)
@@ -37,20 +38,22 @@ def build(name):
     if name == "faster-rcnn":  # samples of everything: nothing is drawn
         everything = detectors.RandomSampler(100_000, 1.0)
         options = {"sampler": everything, "region_sampler": everything, "head_units": 32}
-    pyramid = {} if name == "faster-rcnn" else {"pyramid": FeaturePyramid(16, max_level=5)}
+    else:
+        options = {"pyramid": FeaturePyramid(16, max_level=5, dtype=dtype)}
     model = detectors.DETECTORS[name](
         keras.Model(images, maps),
         num_classes=3,
-        neck=DyHeadNeck(1, 16),
-        image_shape=(64, 64, 3),
-        **pyramid,
+        neck=DyHeadNeck(num_blocks, 16, dtype=dtype),
+        image_shape=image_shape,
+        dtype=dtype,
         **options,
     )
     rng = np.random.default_rng(1)
     for weight in model.trainable_variables:
         scale = 0.1 if len(weight.shape) < 2 else np.prod(weight.shape[:-1]) ** -0.5
         noise = scale * rng.normal(size=weight.shape)
-        weight.assign(noise if len(weight.shape) > 1 else weight.numpy() + noise)
+        start = keras.ops.convert_to_numpy(weight) if len(weight.shape) == 1 else 0
+        weight.assign(start + noise)
     return model
 
 
@@ -89,6 +92,14 @@ def test_a_detector_fits_and_detects(name):
     assert losses["loss"][-1] < losses["loss"][0]
     found = model.predict(IMAGES, verbose=0)
     assert found["boxes"].shape[::2] == (2, 4) and found["labels"].max() < 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_model_of_open_height_and_width_computes_the_same(name):
+    raw, expected = (run(build(name, image_shape=shape), IMAGES) for shape in SHAPES)
+    assert raw.keys() == expected.keys()
+    for key, values in expected.items():
+        np.testing.assert_allclose(raw[key], values, rtol=1e-5, atol=1e-5, err_msg=key)
 
 
 @pytest.mark.parametrize("name", NAMES)

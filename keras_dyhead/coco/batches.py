@@ -1,0 +1,228 @@
+"""COCO annotations and an image folder as NumPy batches, without TensorFlow."""
+
+import os
+import random
+import warnings
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+
+from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
+from keras_dyhead.coco.checks import check
+from keras_dyhead.coco.image_files import read_rgb
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.ops.boxes import box_area
+
+
+class CocoDataset(keras.utils.PyDataset):
+    """Loads a COCO data set as NumPy batches, on every backend and without TensorFlow.
+
+    The batches are those of `load_coco` with one canvas: each image is read when it is wanted,
+    resized to fit the canvas, its aspect ratio kept, and padded at the bottom and the right with
+    zeros. With `training=True` the order changes every epoch and some images are mirrored; the
+    other variations of `Augmentation` are `load_coco`'s alone. All batches but the last have one
+    shape, so that JAX compiles a step once, with a smaller last batch twice.
+
+    An element is `(images, targets)`:
+
+    - `images`: float32 `(batch, height, width, 3)`, RGB 0..255, or normalised by `preprocessor`;
+    - `targets["boxes"]`: float32 `(batch, max_boxes, 4)`, xyxy pixels of the resized image, and
+      `targets["labels"]`: float32 `(batch, max_boxes)`, both padded with -1;
+    - with `training=False` also `targets["image_id"]`: int64 `(batch,)`,
+      `targets["original_size"]`: int32 `(batch, 2)`, height and width of the file, and
+      `targets["scale"]`: float32 `(batch, 2)`, resized over original size, `(y, x)`.
+
+    What an epoch delivers follows from the seed and the epoch alone. Pass `shuffle=False` to `fit`,
+    which else shuffles the batches once more, by a state of its own.
+
+    Args:
+        images: Folder of JPEG or PNG files, see `load_coco`.
+        annotations: Path of the COCO JSON file; or a `CocoAnnotations`, which has been opened with
+            `images` and `class_names` and is not checked again.
+        batch_size: Images per batch. The last batch may be smaller. Defaults to `8`.
+        image_size: The canvas: `(height, width)` in pixels. Defaults to `(512, 512)`.
+        training: Whether to shuffle and mirror. Defaults to `False`.
+        preprocessor: Usually `model.preprocessor`. Its sizes say how large images become at most,
+            see `load_coco`. Defaults to `None`: pixels stay as they are.
+        horizontal_flip: Probability that an image is mirrored in training. Defaults to `0.5`.
+        class_names: Category names in the order of the labels, see `CocoAnnotations`. Defaults to
+            `None`: all, by ascending category id.
+        on_error: `"raise"` or `"skip"`, what to do about broken files and unusable annotations. A
+            file that goes bad later is a `ValueError`, or with `"skip"` a black image without
+            boxes and a warning. Defaults to `"raise"`.
+        verify: Whether to decode every file once beforehand. Defaults to `True`.
+        shuffle: Whether to shuffle the images anew in each epoch. `None` means as `training` says.
+            Defaults to `None`.
+        seed: Seed of order and mirroring. `None` draws one from Python's `random`, which
+            `keras.utils.set_random_seed` governs. Defaults to `None`.
+        initial_epoch: The epoch that comes first. Defaults to `0`.
+        max_boxes: Boxes per image to make room for; of more, the largest are kept. Defaults to
+            `None`: room for all.
+        drop_remainder: Whether to drop a smaller last batch. Defaults to `False`.
+        **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
+
+    Attributes:
+        class_names: The name of each label.
+        annotations: The `CocoAnnotations`, with all problems that were found.
+        epoch: The epoch that comes next; `fit` counts it on, and it may be set.
+
+    Raises:
+        TypeError: If `preprocessor` is no `DetectionPreprocessor`.
+        ValueError: If an argument is out of range, no image is left, or, with `on_error="raise"`,
+            any image or annotation cannot be used; the message lists them.
+
+    Example:
+    ```python
+    train = CocoDataset("train", "train.json", training=True, seed=0, workers=4)
+    val = CocoDataset("val", "val.json", class_names=train.class_names)
+    model.fit(train, epochs=12, shuffle=False, callbacks=[CocoEvaluation(val)])
+    ```
+    """
+
+    def __init__(
+        self,
+        images: str | os.PathLike,
+        annotations: str | os.PathLike | CocoAnnotations,
+        batch_size: int = 8,
+        image_size: tuple[int, int] = (512, 512),
+        training: bool = False,
+        *,
+        preprocessor: DetectionPreprocessor | None = None,
+        horizontal_flip: float = 0.5,
+        class_names: Sequence[str] | None = None,
+        on_error: str = "raise",
+        verify: bool = True,
+        shuffle: bool | None = None,
+        seed: int | None = None,
+        initial_epoch: int = 0,
+        max_boxes: int | None = None,
+        drop_remainder: bool = False,
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        sides = np.shape(image_size) == (2,) and min(image_size) >= 1
+        check("image_size", image_size, sides, "a positive (height, width)")
+        check("batch_size", batch_size, batch_size >= 1, "at least 1")
+        check("horizontal_flip", horizontal_flip, 0 <= horizontal_flip <= 1, "a probability")
+        check("initial_epoch", initial_epoch, initial_epoch >= 0, "at least 0")
+        check("max_boxes", max_boxes, max_boxes is None or max_boxes >= 1, "at least 1 or None")
+        if not isinstance(preprocessor, DetectionPreprocessor | None):
+            raise TypeError(
+                "`preprocessor` must be a DetectionPreprocessor, such as `model.preprocessor`, or "
+                f"None. Received: preprocessor={preprocessor!r}"
+            )
+        if not isinstance(annotations, CocoAnnotations):
+            annotations = CocoAnnotations(
+                annotations, images, class_names=class_names, on_error=on_error, verify=verify
+            )
+        self.annotations = annotations
+        self.class_names = annotations.class_names
+        self.batch_size = batch_size
+        self.image_size = tuple(map(int, image_size))
+        self.training = training
+        self.preprocessor = preprocessor
+        self.horizontal_flip = horizontal_flip if training else 0.0
+        self.on_error = on_error
+        self.shuffle = training if shuffle is None else shuffle
+        self.seed = random.randrange(2**31) if seed is None else seed
+        self.max_boxes = max_boxes or max(1, max(len(i.boxes) for i in annotations.images))
+        self.drop_remainder = drop_remainder
+        self.epoch = initial_epoch
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that comes next."""
+        return self._epoch
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch = epoch
+        self._rows = np.arange(len(self.annotations.images))
+        if self.shuffle:
+            self._rows = np.random.default_rng((self.seed, epoch)).permutation(self._rows)
+
+    def on_epoch_end(self) -> None:
+        """Goes on to the next epoch; `fit` calls it."""
+        self.epoch += 1
+
+    def __len__(self) -> int:
+        """The number of batches of an epoch."""
+        batches, rest = divmod(len(self._rows), self.batch_size)
+        return batches + (rest > 0 and not self.drop_remainder)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A batch of the epoch, see the class."""
+        check("index", index, 0 <= index < len(self), f"less than {len(self)} batches")
+        rows = self._rows[index * self.batch_size :][: self.batch_size]
+        images, targets = zip(*map(self._load, rows.tolist()), strict=True)
+        return np.stack(images), {
+            key: np.stack([target[key] for target in targets]) for key in targets[0]
+        }
+
+    def _load(self, row: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """The image of a row, padded, and its targets."""
+        record = self.annotations.images[row]
+        pixels, boxes, labels = self._read(record)
+        original = np.array([record.height, record.width])
+        size = np.maximum(1, (original * self._factor(original) + 0.5).astype("int32"))
+        size = np.minimum(size, self.image_size)
+        scale = (size / original).astype("float32")
+        pixels, boxes = self._resize(pixels, size.tolist()), boxes * np.tile(scale[::-1], 2)
+        if self.horizontal_flip:
+            draw = np.random.default_rng((self.seed, self.epoch, row)).uniform()
+            if draw < self.horizontal_flip:
+                pixels = pixels[:, ::-1]
+                boxes = boxes * [-1, 1, -1, 1] + [size[1], 0, size[1], 0]
+                boxes = boxes[:, [2, 1, 0, 3]]
+        image = np.zeros((*self.image_size, 3), "float32")
+        image[: size[0], : size[1]] = pixels
+        targets = self._make_dense(boxes, labels)
+        if not self.training:
+            targets["image_id"] = np.array(record.number, "int64")
+            targets["original_size"] = original.astype("int32")
+            targets["scale"] = scale
+        return image, targets
+
+    def _read(self, record: CocoImage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Pixels, boxes and labels; a black image without boxes for a file to be skipped."""
+        try:
+            pixels = read_rgb(record.path)
+            if pixels.shape[:2] != (record.height, record.width):
+                raise ValueError(f"{record.path} has another size than annotated.")
+        except ValueError as error:
+            if self.on_error == "raise":
+                raise
+            warnings.warn(str(error), stacklevel=2)
+            black = np.zeros((record.height, record.width, 3), "uint8")
+            return black, record.boxes[:0], record.labels[:0]
+        return pixels, record.boxes, record.labels
+
+    def _factor(self, original: np.ndarray) -> float:
+        """By which the image is resized, see `keras_dyhead.coco.geometry.fitting_factor`."""
+        factors = np.divide(self.image_size, original).tolist()
+        limits = size_limits(self.preprocessor)
+        if limits is not None:
+            factors += [limits[0] / original.min(), limits[1] / original.max()]
+        return min(factors)
+
+    def _resize(self, pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
+        if self.preprocessor is None:
+            plain = DetectionPreprocessor(self.image_size)
+            return plain.interpolate(pixels[None].astype("float32"), size)[0]
+        return self.preprocessor.normalize(self.preprocessor.resize(pixels[None], size))[0]
+
+    def _make_dense(self, boxes: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
+        """Boxes and labels, padded with -1; of too many, the largest."""
+        largest = np.sort(np.argsort(-box_area(boxes), kind="stable")[: self.max_boxes])
+        dense = np.full((self.max_boxes, 5), -1, "float32")
+        dense[: len(largest)] = np.column_stack([boxes, labels])[largest]
+        return {"boxes": dense[:, :4], "labels": dense[:, 4]}
+
+
+def size_limits(preprocessor) -> tuple[int, int] | None:
+    """The sides that a preprocessor gives to images, where it is not one canvas for all."""
+    if getattr(preprocessor, "image_size", None) is not None:
+        return None
+    limits = getattr(preprocessor, "min_side", None), getattr(preprocessor, "max_side", None)
+    return None if None in limits else limits

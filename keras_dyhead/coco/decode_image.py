@@ -1,0 +1,34 @@
+"""Reading image files in a graph of TensorFlow, as `tf.data` does."""
+
+import tensorflow as tf
+
+
+def read_image(path: tf.Tensor) -> tf.Tensor:
+    """Reads a JPEG or PNG file (grey, palette, RGBA: anything) as RGB, uint8 `(height, width, 3)`.
+
+    An EXIF orientation is not applied: COCO boxes are drawn on the pixels as they are stored.
+    """
+    content = tf.io.read_file(path)
+    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    image = tf.ensure_shape(image, (None, None, 3))
+    is_bmp = tf.strings.substr(content, 0, 2) == "BM"
+    return tf.cond(is_bmp, lambda: _apply_palette(content, image), lambda: image)
+
+
+def _apply_palette(content: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
+    """The colours of a BMP file with a palette, of which TensorFlow decodes the indices."""
+    header = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 10, 20), tf.uint16), "int32")
+    begin, end = 14 + header[2], header[0] + header[1] * 65536
+    colours = tf.strings.substr(content, begin, (end - begin) // 4 * 4)
+    colours = tf.reshape(tf.io.decode_raw(colours, tf.uint8), (-1, 4))[:, 2::-1]  # from BGR0
+    is_indexed = header[9] == 8  # bits of a pixel
+    return tf.cond(
+        is_indexed, lambda: tf.gather(colours, tf.cast(image[..., 0], "int32")), lambda: image
+    )
+
+
+def read_or_empty(path: tf.Tensor) -> tf.Tensor:
+    """Reads a file as `read_image` does, or gives an image `(0, 0, 3)` if that fails."""
+    image = tf.data.Dataset.from_tensors(path).map(read_image).ignore_errors()
+    empty = tf.data.Dataset.from_tensors(tf.zeros((0, 0, 3), "uint8"))
+    return image.concatenate(empty).take(1).get_single_element()

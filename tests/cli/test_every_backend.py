@@ -1,0 +1,36 @@
+"""`keras-dyhead train` works from images to a model and figures on every backend."""
+
+import json
+
+import keras
+import pytest
+from cli.commands import invoke
+
+from keras_dyhead.coco import METRIC_NAMES, draw_shapes
+
+# On TensorFlow `tests/training/test_run.py` has the same and more.
+ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+
+
+@pytest.mark.skipif(ON_TENSORFLOW, reason="about other backends than TensorFlow")
+def test_a_training_leaves_all_but_what_is_tensorflows(tmp_path):
+    annotations = draw_shapes(tmp_path / "data", 4, image_size=64, empty_fraction=0)
+    data = ["--images", tmp_path / "data" / "images", "--annotations", annotations]
+    model = ["--num-blocks", 0, "--channels", 16, "--image-size", 64, "max_level=5"]
+    run = ["--batch-size", 2, "--epochs", 1, "--save-every", 1, "--out", tmp_path / "run"]
+    done = invoke("train", *data, *model, *run, "--strategy", "mirrored")
+    assert done.exit_code == 0, done.output
+    said = " ".join(done.output.split())
+    assert "no SavedModel can be written" in said and "strategy 'mirrored' is TensorFlow's" in said
+    out = tmp_path / "run"
+    written = {path.name for path in out.iterdir()}
+    assert {"model.keras", "metrics.json", "history.png", "detections.png"} <= written
+    assert "saved_model" not in written
+    assert (out / "checkpoints" / "epoch-00000-step-0000001").is_dir()
+    metrics = json.loads((out / "metrics.json").read_text())
+    assert set(metrics["figures"]) == set(METRIC_NAMES) and metrics["serving_check"] is None
+    assert None not in metrics["figures"].values()
+    assert metrics["versions"]["backend"] == keras.backend.backend()
+    assert keras.saving.load_model(out / "model.keras").num_classes == 5
+    done = invoke("export", out / "model.keras", "--out", tmp_path / "exported")
+    assert done.exit_code == 2 and "KERAS_BACKEND=tensorflow" in done.output

@@ -1,0 +1,125 @@
+"""CocoDataset: the batches of `load_coco`, as arrays that every backend takes."""
+
+import numpy as np
+import pytest
+from coco.scenes import SIZES
+from PIL import Image
+
+from keras_dyhead.coco import CocoAnnotations, CocoDataset, load_coco
+from keras_dyhead.detectors import DetectionPreprocessor
+
+PREPROCESSORS = {
+    "none": None,
+    "canvas": DetectionPreprocessor((64, 96)),
+    "sides": DetectionPreprocessor(min_side=40, max_side=70, channel_order="BGR"),
+    "unfiltered": DetectionPreprocessor((64, 96), antialias=False),
+}
+
+
+@pytest.mark.parametrize("preprocessor", PREPROCESSORS.values(), ids=PREPROCESSORS)
+def test_the_batches_are_those_of_load_coco(scenes, noise, preprocessor):
+    for number, (height, width) in enumerate(SIZES):
+        Image.fromarray(noise(height, width)).save(scenes.folder / f"{number + 1}.png")
+    options = {"preprocessor": preprocessor, "max_boxes": 4}
+    arrays = CocoDataset(scenes.folder, scenes.json, 2, (64, 96), **options)
+    tensors = load_coco(scenes.folder, arrays.annotations, 2, (64, 96), **options)
+    assert arrays.class_names == tensors.class_names and len(arrays) == len(tensors) == 3
+    for (images, targets), (expected, truths) in zip(arrays, tensors, strict=True):
+        assert images.dtype == expected.numpy().dtype == "float32"
+        # A value just between two whole ones may be rounded to either.
+        error = np.abs(images - expected)
+        assert images.shape == expected.shape and np.mean(error > 1e-3) < 1e-4
+        assert targets.keys() == truths.keys()
+        for key, values in targets.items():
+            assert values.dtype == truths[key].numpy().dtype
+            np.testing.assert_array_equal(values, truths[key], err_msg=key)
+
+
+def epochs_of(dataset, count=2):
+    found = []
+    for _ in range(count):
+        found.append(list(dataset))
+        dataset.on_epoch_end()
+    return found
+
+
+def same(first, second):
+    pairs = zip(first, second, strict=True)
+    return all(
+        np.array_equal(x, y) and all(np.array_equal(t[k], u[k]) for k in t)
+        for (x, t), (y, u) in pairs
+    )
+
+
+def test_every_epoch_has_an_order_and_mirrors_that_follow_from_the_seed(scenes):
+    def opened(**options):
+        images = CocoAnnotations(scenes.json, scenes.folder)
+        return CocoDataset(scenes.folder, images, 2, (64, 96), training=True, **options)
+
+    first, second = epochs_of(opened(seed=1))
+    assert not same(first, second) and "image_id" not in first[0][1]
+    for epoch in (first, second):  # each image has a grey of its own
+        greys = {int(image.max()) for images, _ in epoch for image in images}
+        assert greys == {10 * number for number in range(len(SIZES))}
+    assert all(map(same, (first, second), epochs_of(opened(seed=1, workers=2))))
+    assert same(second, list(opened(seed=1, initial_epoch=1)))
+    assert not same(first, list(opened(seed=2)))
+    assert len(opened(drop_remainder=True)) == 2
+
+
+def test_mirrored_boxes_stay_on_their_objects(coco):
+    picture = np.zeros((30, 40, 3), "uint8")
+    picture[5:15, 4:10] = 255
+    coco.add_box(coco.add_image(picture), [4, 5, 6, 10])
+    coco.write()
+    options = {"training": True, "seed": 0}
+    seen = set()
+    for epoch in range(8):
+        for flip in (0.0, 0.5, 1.0):
+            data = CocoDataset(coco.folder, coco.json, 1, (32, 48), horizontal_flip=flip, **options)
+            data.epoch = epoch
+            images, targets = data[0]
+            rows, columns = np.nonzero(images[0, ..., 0] > 128)
+            found = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+            np.testing.assert_allclose(targets["boxes"][0, 0], found, atol=1)
+            seen.add((flip, found[0] > 16))
+    assert seen == {(0.0, False), (0.5, False), (0.5, True), (1.0, True)}
+
+
+def test_a_file_that_goes_bad_is_named_or_becomes_black(coco, noise):
+    for _ in range(2):
+        coco.add_box(coco.add_image(noise(20, 30) + 10), [1, 2, 9, 8])
+    coco.write()
+    datasets = {
+        on_error: CocoDataset(coco.folder, coco.json, 2, (20, 30), on_error=on_error)
+        for on_error in ("raise", "skip")
+    }
+    (whole, _), path = datasets["raise"][0], coco.folder / "2.png"
+    for damage in (
+        lambda: path.write_bytes(path.read_bytes()[:-200]),
+        lambda: Image.new("RGB", (20, 30)).save(path),
+        path.unlink,
+    ):
+        damage()
+        with pytest.raises(ValueError, match=r"2\.png"):
+            datasets["raise"][0]
+        with pytest.warns(UserWarning, match=r"2\.png"):
+            images, targets = datasets["skip"][0]
+        np.testing.assert_array_equal(images[0], whole[0])
+        assert not images[1].any() and targets["labels"].ravel().tolist() == [0, -1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image_size": ((64, 64), (96, 64))}, "image_size=.*64"),
+        ({"image_size": (0, 64)}, "image_size="),
+        ({"batch_size": 0}, "batch_size=0"),
+        ({"horizontal_flip": 2}, "horizontal_flip=2"),
+        ({"max_boxes": 0}, "max_boxes=0"),
+        ({"preprocessor": "atss"}, "'atss'"),
+    ],
+)
+def test_wrong_arguments_are_shown(scenes, arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        CocoDataset(scenes.folder, scenes.json, **arguments)
