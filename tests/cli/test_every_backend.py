@@ -7,12 +7,26 @@ import pytest
 from cli.commands import invoke
 
 from keras_dyhead.coco import METRIC_NAMES, draw_shapes
+from keras_dyhead.training import Training, TrainingSettings, run
 
-# On TensorFlow `tests/training/test_run.py` has the same and more.
-ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
+BACKEND = keras.backend.backend()
 
 
-@pytest.mark.skipif(ON_TENSORFLOW, reason="about other backends than TensorFlow")
+def test_what_is_tensorflows_is_said_beforehand_and_left_out(tmp_path, monkeypatch):
+    annotations = draw_shapes(tmp_path / "data", 2, image_size=64, empty_fraction=0)
+    images = annotations.parent / "images"
+    settings = TrainingSettings(images, annotations, batch_size=2, strategy="mirrored")
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    with pytest.warns(UserWarning, match="no GPU" if BACKEND == "tensorflow" else "SavedModel"):
+        training = Training(settings, tmp_path / "run")
+    told = " ".join(training.notes)
+    for note in ("no SavedModel can be written", "'mirrored' is TensorFlow's"):
+        assert (note in told) == (BACKEND != "tensorflow")
+    assert training.settings.strategy == ("mirrored" if BACKEND == "tensorflow" else "none")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/training/test_run.py has more of it")
 def test_a_training_leaves_all_but_what_is_tensorflows(tmp_path):
     annotations = draw_shapes(tmp_path / "data", 4, image_size=64, empty_fraction=0)
     data = ["--images", tmp_path / "data" / "images", "--annotations", annotations]
@@ -30,7 +44,7 @@ def test_a_training_leaves_all_but_what_is_tensorflows(tmp_path):
     metrics = json.loads((out / "metrics.json").read_text())
     assert set(metrics["figures"]) == set(METRIC_NAMES) and metrics["serving_check"] is None
     assert None not in metrics["figures"].values()
-    assert metrics["versions"]["backend"] == keras.backend.backend()
+    assert metrics["versions"]["backend"] == BACKEND
     assert keras.saving.load_model(out / "model.keras").num_classes == 5
     done = invoke("export", out / "model.keras", "--out", tmp_path / "exported")
     assert done.exit_code == 2 and "KERAS_BACKEND=tensorflow" in done.output

@@ -3,6 +3,7 @@
 import json
 import os
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -30,19 +31,29 @@ def resize(path):
 DAMAGES = [truncate, overwrite, delete, resize]
 
 
+@pytest.mark.parametrize("backend", ["tensorflow", "jax"])
 @pytest.mark.parametrize(
     "suffix, mode",
     [
-        *(("png", mode) for mode in ("RGB", "L", "RGBA", "LA", "P", "1")),
+        *(("png", mode) for mode in ("RGB", "L", "RGBA", "LA", "P", "1", "I;16")),
         *(("jpg", mode) for mode in ("RGB", "L", "CMYK")),
         *(("bmp", mode) for mode in ("RGB", "L", "RGBA", "P")),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(tmp_path, noise, suffix, mode):
+def test_every_kind_of_picture_becomes_rgb(tmp_path, noise, suffix, mode, backend, monkeypatch):
+    """By TensorFlow, and by Pillow, which decodes on the other backends."""
+    monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     smooth = Image.fromarray(noise(4, 5)).resize((30, 24), Image.BICUBIC)
     path = tmp_path / f"a.{suffix}"
-    (smooth.quantize(32) if mode == "P" else smooth.convert(mode)).save(path)
-    expected = np.asarray(Image.open(path).convert("RGB"), "float32")
+    if mode == "I;16":
+        smooth = smooth.convert("L")
+        Image.fromarray(np.asarray(smooth).astype("uint16") * 256 + 200).save(path)
+    elif mode == "P":
+        smooth.quantize(32).save(path, **({"transparency": 3} if suffix == "png" else {}))
+    else:
+        smooth.convert(mode).save(path)
+    with Image.open(path) as image:
+        expected = np.asarray((smooth if mode == "I;16" else image).convert("RGB"), "float32")
     # Two JPEG decoders may differ by a few grey values; the others have one reading only.
     found = image_files.read_rgb(path)
     assert found.dtype == "uint8"
