@@ -252,23 +252,22 @@ def train(
 
 def _print_config(settings: Callable) -> None:
     """Prints what a training would be made of, as JSON."""
-    with quiet_tensorflow():
-        with input_errors():
-            from keras_dyhead import training
+    with quiet_tensorflow(), input_errors():
+        from keras_dyhead import training
 
-            config = training.planned_config(settings(training))
+        config = training.planned_config(settings(training))
     print(json.dumps(config, indent=1))
 
 
 def _run(build: Callable[..., "Training"], out: Path) -> None:
     """Builds a training, runs it and reports; input errors are one message and exit code 2."""
     terminal = Terminal()
-    with terminal.status("starting TensorFlow and reading the data"), quiet_tensorflow():
-        with input_errors(), warnings.catch_warnings():
-            from keras_dyhead import training
+    reading = terminal.status("starting TensorFlow and reading the data")
+    with reading, quiet_tensorflow(), input_errors(), warnings.catch_warnings():
+        from keras_dyhead import training
 
-            warnings.simplefilter("ignore", UserWarning)  # problems are listed below
-            planned = build(training)
+        warnings.simplefilter("ignore", UserWarning)  # problems are listed below
+        planned = build(training)
     describe(planned, terminal)
     try:
         metrics = planned.run(verbose=1 if terminal.is_terminal else 2)
