@@ -1,6 +1,6 @@
 """The published Faster R-CNN, and mmdetection's, compute what the originals computed.
 
-As in `test_load_checkpoint.py`; the data have two of 256 channels, and two of twelve box deltas.
+As in `test_every_backend.py`; the data have two of 256 channels, and two of twelve box deltas.
 """
 
 import dataclasses
