@@ -45,16 +45,11 @@ def fitting_factor(
     canvas: Sequence[int] | tf.Tensor,
     limits: tuple[int | tf.Tensor, int | tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """The factor by which an image is resized.
+    """The factor by which images of `(..., 2)` heights and widths are resized to fit a canvas.
 
-    Args:
-        size: `(..., 2)`, height and width of the image.
-        canvas: `(..., 2)`, height and width that it must fit in.
-        limits: Lengths in pixels: the shorter side becomes as long as the first, unless the longer
-            one would exceed the second. `None` fills the canvas. Defaults to `None`.
-
-    Returns:
-        A float64 tensor of shape `(...)`, in the arithmetic of the detectors' preprocessor.
+    It is float64 `(...)`, in the arithmetic of the detectors' preprocessor. `limits` are lengths in
+    pixels: the shorter side becomes as long as the first, unless the longer one would exceed the
+    second; `None` fills the canvas.
     """
     size = tf.cast(size, "float64")
     factor = tf.reduce_min(tf.cast(canvas, "float64") / size, axis=-1)

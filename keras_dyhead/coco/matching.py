@@ -43,16 +43,9 @@ def match(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes precision and recall of every category, exactly as one `COCOeval` of all does.
 
-    Args:
-        truths: Array of the dtype `TRUTH`.
-        detections: Array of the dtype `keras_dyhead.coco.detections.DETECTION`.
-        category_ids: The categories that count, in the order of the tables.
-        max_detections: See `coco_metrics`. Defaults to `100`.
-        size_limits: See `coco_metrics`. Defaults to `(32, 96)`.
-        workers: Processes to share the categories among. Defaults to `1`: this one.
-
-    Returns:
-        `COCOeval`'s tables of precision and recall; -1 where there is no truth.
+    Takes arrays of the dtypes `TRUTH` and `DETECTION`, and the categories that count, in the order
+    of the tables; `workers` processes share them. Returns `COCOeval`'s tables of precision and
+    recall, -1 where there is no truth.
     """
     rules = max_detections, size_limits
     if not category_ids:

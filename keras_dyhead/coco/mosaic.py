@@ -29,15 +29,9 @@ def assemble_mosaic(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Lays four images side by side: upper left, upper right, lower left, lower right.
 
-    Args:
-        canvas: `(height, width)` of the mosaic, int32.
-        meeting_point: `(y, x)` as shares of the canvas.
-        load: Function of the number of a part and the `(height, width)` that it must not exceed.
-            Returns its image, boxes and labels. A smaller image is padded at the bottom and the
-            right with zeros.
-
-    Returns:
-        Image, boxes and labels of the mosaic.
+    They meet at a point, `(y, x)` as shares of the canvas. `load` is a function of the number of a
+    part and the `(height, width)` that it must not exceed, and returns its image, boxes and labels;
+    a smaller image is padded at the bottom and the right with zeros. Returns those of the mosaic.
     """
     point = tf.cast(tf.round(meeting_point * tf.cast(canvas, "float32")), "int32")
     sizes = tf.unstack(tf.stack([point, canvas - point]))
