@@ -159,4 +159,12 @@ class FeaturePyramid(CompositeLayer):
 def _upsample_to(coarser, finer):
     """Doubles `coarser` (nearest neighbour) and cuts it to the size of `finer`."""
     height, width = ops.shape(finer)[1:3]
-    return ops.repeat(ops.repeat(coarser, 2, axis=1), 2, axis=2)[:, :height, :width]
+    return _repeat_twice(_repeat_twice(coarser, axis=1), axis=2)[:, :height, :width]
+
+
+def _repeat_twice(x, axis: int):
+    if keras.backend.backend() == "torch":
+        # Keras' `repeat` reads values, which there are none of while a model is built: Keras would
+        # then compute the maps of 89 images to learn their shapes.
+        return x.repeat_interleave(2, axis)
+    return ops.repeat(x, 2, axis=axis)

@@ -131,3 +131,13 @@ def test_a_hole_in_the_levels_is_named():
     del maps["P4"]
     with pytest.raises(ValueError, match="consecutive levels from P3"):
         FeaturePyramid(6)(maps)
+
+
+def test_building_a_model_of_open_sizes_computes_no_maps(monkeypatch):
+    """PyTorch's meta device knows all of it; else Keras would compute the maps of 89 images."""
+    calls, call = [], FeaturePyramid.call
+    monkeypatch.setattr(
+        FeaturePyramid, "call", lambda self, maps: calls.append(1) or call(self, maps)
+    )
+    FeaturePyramid(16)({f"P{level}": keras.Input((None, None, 16)) for level in (3, 4, 5)})
+    assert len(calls) <= 2  # PyTorch learns from two sizes which sides are open
