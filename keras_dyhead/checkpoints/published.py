@@ -88,10 +88,10 @@ _RGB = {
 }
 _BGR = {"channel_order": "BGR", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
 _BGR_FCOS = _BGR | {"mean": (102.9801, 115.9465, 122.7717)}
-# `antialias`: Pillow filters when shrinking (detectron2, mmdet's "pillow"), OpenCV does not.
-_SIZE_800 = {"min_side": 800, "max_side": 1333, "pad_multiple": 128, "antialias": True}
-_SIZE_1200 = {"min_side": 1200, "max_side": 2000, "pad_multiple": 128, "antialias": True}
-_SIZE_800_OPENCV = {"min_side": 800, "max_side": 1333, "pad_multiple": 32, "antialias": False}
+# detectron2 and mmdet's backend "pillow" resize by Pillow, mmdet by itself by OpenCV.
+_SIZE_800 = {"min_side": 800, "max_side": 1333, "pad_multiple": 128, "resizing": "pillow"}
+_SIZE_1200 = {"min_side": 1200, "max_side": 2000, "pad_multiple": 128, "resizing": "pillow"}
+_SIZE_800_OPENCV = {"min_side": 800, "max_side": 1333, "pad_multiple": 32, "resizing": "opencv"}
 
 _RESNET_50_CAFFE = {"depth": 50, "style": "caffe", "batch_norm": "frozen"}
 _SWIN_TINY = {

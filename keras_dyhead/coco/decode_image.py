@@ -8,8 +8,16 @@ def read_image(path: tf.Tensor) -> tf.Tensor:
 
     An EXIF orientation is not applied: COCO boxes are drawn on the pixels as they are stored.
     """
-    content = tf.io.read_file(path)
-    image = tf.io.decode_image(content, channels=3, expand_animations=False)
+    return decode_rgb(tf.io.read_file(path))
+
+
+def decode_rgb(content: tf.Tensor) -> tf.Tensor:
+    """Decodes the bytes of a file, see `read_image`; those of a JPEG file to Pillow's pixels."""
+    image = tf.cond(
+        tf.io.is_jpeg(content),
+        lambda: tf.io.decode_jpeg(content, channels=3, dct_method="INTEGER_ACCURATE"),
+        lambda: tf.io.decode_image(content, channels=3, expand_animations=False),
+    )
     image = tf.ensure_shape(image, (None, None, 3))
     is_bmp = tf.strings.substr(content, 0, 2) == "BM"
     return tf.cond(is_bmp, lambda: _apply_palette(content, image), lambda: image)

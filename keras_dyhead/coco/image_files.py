@@ -27,8 +27,8 @@ _EXIF_ORIENTATION = 0x0112
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
     """Reads a JPEG or PNG file as `(H, W, 3)` uint8; an EXIF orientation is not applied.
 
-    TensorFlow decodes where Keras runs on it, as it does in `load_coco`; elsewhere Pillow does. In
-    JPEG files the two differ by a few grey values.
+    TensorFlow decodes where Keras runs on it, as it does in `load_coco`; elsewhere Pillow does. The
+    pixels are the same, but for JPEG files in CMYK.
 
     Raises:
         ValueError: If it cannot be read; the message names the file.

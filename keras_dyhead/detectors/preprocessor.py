@@ -10,9 +10,12 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
+from keras_dyhead.ops.published_resize import resize_like_opencv, resize_like_pillow
+
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
 CHANNEL_ORDERS = ("RGB", "BGR")
+RESIZINGS = ("fast", "pillow", "opencv")
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -34,8 +37,10 @@ class DetectionPreprocessor(keras.layers.Layer):
         std: Three floats the channels are divided by. Defaults to ImageNet's.
         channel_order: `"RGB"` or `"BGR"`, what the backbone expects. Inputs are always RGB.
             Defaults to `"RGB"`.
-        antialias: bool. Filter when shrinking, as Pillow does and OpenCV does not. Defaults to
-            `True`.
+        resizing: How, always bilinearly. `"pillow"` and `"opencv"` give the values of these
+            libraries to the bit, as published detectors were trained. `"fast"` filters as Pillow
+            does where images shrink, and a sixth of its values differs from Pillow's by 1; it
+            takes a quarter of the time. Defaults to `"fast"`.
         **kwargs: `name` and other arguments of `keras.layers.Layer`. The layer computes in
             float32 under every policy.
 
@@ -65,7 +70,7 @@ class DetectionPreprocessor(keras.layers.Layer):
         mean: Sequence[float] = IMAGENET_MEAN,
         std: Sequence[float] = IMAGENET_STD,
         channel_order: str = "RGB",
-        antialias: bool = True,
+        resizing: str = "fast",
         **kwargs,
     ):
         super().__init__(**kwargs | {"dtype": "float32"})
@@ -73,6 +78,8 @@ class DetectionPreprocessor(keras.layers.Layer):
             raise ValueError(
                 f"`channel_order` must be one of {CHANNEL_ORDERS}. Received: {channel_order!r}"
             )
+        if resizing not in RESIZINGS:
+            raise ValueError(f"`resizing` must be one of {RESIZINGS}. Received: {resizing!r}")
         if min_side > max_side:
             raise ValueError(
                 "`min_side` must not exceed `max_side`. "
@@ -85,7 +92,7 @@ class DetectionPreprocessor(keras.layers.Layer):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.channel_order = channel_order
-        self.antialias = antialias
+        self.resizing = resizing
         self.built = True
 
     @classmethod
@@ -156,6 +163,8 @@ class DetectionPreprocessor(keras.layers.Layer):
         Images are tensors of Keras' backend; NumPy arrays, which stay arrays; or, on any backend,
         tensors of TensorFlow in a data set. So are those of the next two methods.
         """
+        if self.resizing != "fast":
+            return _resize_as_published(self.resizing, images, size)
         functions = _functions_for(images)
         images = self.interpolate(functions.cast(images, "float32"), size)
         # Plain ratios give many values midway between two. They are rounded up by every runtime,
@@ -165,11 +174,11 @@ class DetectionPreprocessor(keras.layers.Layer):
     def interpolate(self, images, size):
         """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
         if isinstance(images, np.ndarray):
-            return np.stack([_resize_array(image, size, self.antialias) for image in images])
+            return np.stack([_resize_array(image, size) for image in images])
         # Keras' own resize takes no dynamic size of TensorFlow.
         if keras.backend.backend() == "tensorflow" or _is_tensorflow(images):
-            return resize_bilinear(images, size, self.antialias)
-        return ops.image.resize(images, size, antialias=self.antialias, data_format="channels_last")
+            return resize_bilinear(images, size)
+        return ops.image.resize(images, size, antialias=True, data_format="channels_last")
 
     def normalize(self, images):
         """Orders the channels of RGB images `(..., 3)` and normalises them, in float32."""
@@ -198,11 +207,11 @@ class DetectionPreprocessor(keras.layers.Layer):
             "mean": self.mean,
             "std": self.std,
             "channel_order": self.channel_order,
-            "antialias": self.antialias,
+            "resizing": self.resizing,
         }
 
 
-def resize_bilinear(images, size, antialias: bool = True):
+def resize_bilinear(images, size):
     """Resizes `(B, H, W, 3)` images to float32 in TensorFlow, filtered where it shrinks them.
 
     TensorFlow's filtering kernel takes five times as long as its plain one, and gives the same
@@ -215,24 +224,37 @@ def resize_bilinear(images, size, antialias: bool = True):
 
     known, found = images.shape[1:3], tf.shape(images)[1:3]
     sides = [found[axis] if known[axis] is None else known[axis] for axis in (0, 1)]
-    filtered = antialias and shrinks(sides, size)
+    filtered = shrinks(sides, size)
     if isinstance(filtered, bool):
         return resized(filtered)
     return tf.cond(filtered, lambda: resized(True), lambda: resized(False))
 
 
-def _resize_array(image, size, antialias: bool):
+def _resize_as_published(resizing, images, size):
+    """Resizes images of any kind, see `DetectionPreprocessor.resize`, to the bit."""
+    function = resize_like_pillow if resizing == "pillow" else resize_like_opencv
+    if isinstance(images, np.ndarray):
+        images, size = ops.convert_to_tensor(images), tuple(map(int, size))
+        return ops.convert_to_numpy(function(images, size))
+    if keras.backend.backend() != "tensorflow" and _is_tensorflow(images):
+        import tensorflow as tf
+
+        resized = tf.numpy_function(
+            lambda *arguments: _resize_as_published(resizing, arguments[0], arguments[1:]),
+            [images, size[0], size[1]],
+            tf.float32,
+        )
+        return tf.ensure_shape(resized, (images.shape[0], None, None, images.shape[3]))
+    return function(images, size)
+
+
+def _resize_array(image, size):
     """Resizes an `(H, W, 3)` float32 array bilinearly by Pillow, filtered where it shrinks it."""
     height, width = size
-    how = {"resample": Image.Resampling.BILINEAR}
-    if not antialias:
-        steps = image.shape[1] / width, image.shape[0] / height
-        how |= {"method": Image.Transform.AFFINE, "data": (steps[0], 0, 0, 0, steps[1], 0)}
     resized = []
     for channel in np.moveaxis(image, -1, 0):  # Pillow knows no three channels of float32
         channel = Image.fromarray(np.ascontiguousarray(channel))
-        change = channel.resize if antialias else channel.transform
-        resized.append(np.asarray(change((width, height), **how)))
+        resized.append(np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR)))
     return np.stack(resized, axis=-1)
 
 

@@ -109,7 +109,9 @@ def test_batches_are_what_the_models_own_preprocessor_makes_of_the_images(coco, 
     sizes = [(20, 31), (64, 40), (33, 65)]
     for size in sizes:
         coco.add_image(noise(*size))
-    preprocessor = DetectionPreprocessor(image_size=(32, 48), channel_order="BGR", antialias=False)
+    preprocessor = DetectionPreprocessor(
+        image_size=(32, 48), channel_order="BGR", resizing="opencv"
+    )
     ((images, targets),) = load_coco(
         coco.folder, coco.write(), image_size=(32, 48), preprocessor=preprocessor
     )

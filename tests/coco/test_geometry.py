@@ -60,7 +60,9 @@ def mixed(coco, noise):
 
 
 def test_images_become_what_a_preprocessor_without_a_canvas_makes_of_them(mixed, noise):
-    preprocessor = DetectionPreprocessor(min_side=20, max_side=36, pad_multiple=8, antialias=False)
+    preprocessor = DetectionPreprocessor(
+        min_side=20, max_side=36, pad_multiple=8, resizing="opencv"
+    )
     dataset = load_coco(mixed.folder, mixed.json, 2, TWO, preprocessor=preprocessor)
     seen = []
     for images, targets in dataset:

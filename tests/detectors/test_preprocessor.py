@@ -55,6 +55,15 @@ def test_pixels_are_pillows_normalised_and_padded_with_zero(size):
     assert not pixels[height:].any() and not pixels[:, width:].any()
 
 
+def test_published_resizing_is_pillows_to_the_bit():
+    image = picture(200, 300)
+    pixels = DetectionPreprocessor(resizing="pillow").resize(image[None], (80, 120))
+    pillow = Image.fromarray(image).resize((120, 80), Image.BILINEAR)
+    np.testing.assert_array_equal(pixels[0], pillow)
+    with pytest.raises(ValueError, match="'bicubic'"):
+        DetectionPreprocessor(resizing="bicubic")
+
+
 @pytest.mark.parametrize("size", [(30, 20), (90, 60), (30, 60), (45, 30)])
 def test_what_is_not_filtered_needs_no_filter(size):
     """TensorFlow's filtering kernel gives the same pixels, in a graph that knows no size."""

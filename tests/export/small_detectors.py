@@ -2,10 +2,10 @@
 
 import keras
 import numpy as np
-import tensorflow as tf
 from detectors.scenes import CLASSES, SMALL
 from PIL import Image
 
+from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors import DetectionDecoder, DetectionPreprocessor
 
 
@@ -45,8 +45,7 @@ def pictures(folder):
         image = image.convert("L") if name == "grey.png" else image
         image.save(folder / name)
         paths.append(str(folder / name))
-    decoded = [tf.io.decode_image(tf.io.read_file(path), channels=3).numpy() for path in paths]
-    return paths, decoded
+    return paths, [read_rgb(path) for path in paths]
 
 
 def by_hand(model, image, preprocessor=None):

@@ -1,0 +1,142 @@
+"""Bilinear resizing of images, equal to the bit to that of Pillow and of OpenCV.
+
+Published detectors were trained on images that one of the two had resized. Both compute in whole
+numbers and round to whole values. Here weights are computed in int32 and pixels in float32, where
+all products and sums are whole and small enough to be exact, TensorFloat-32 included.
+"""
+
+from keras import ops
+
+_BLOCK = 32  # places whose pixels are gathered together
+
+
+def resize_like_pillow(images, size):
+    """Resizes images as `PIL.Image.resize(..., BILINEAR)` does: filtered where it shrinks them.
+
+    First columns, then rows are summed with weights in units of 2**-22, and rounded to whole
+    values. Pillow 10.4 does so; Pillow 13.0 begins with rows where that is less work, as in some
+    tall images that shrink, which changes a twentieth to a fifth of their values by 1.
+
+    Args:
+        images: Tensor of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
+        size: Pair `(height, width)` of ints or scalar int32 tensors.
+
+    Returns:
+        Tensor of shape `(B, height, width, C)`, whole values in float32.
+    """
+    images = ops.transpose(images, (0, 2, 1, 3))
+    images = ops.transpose(_sum_filtered(images, size[1]), (0, 2, 1, 3))
+    return _sum_filtered(images, size[0])
+
+
+def resize_like_opencv(images, size):
+    """Resizes images as `cv2.resize(..., interpolation=INTER_LINEAR)` does: without a filter.
+
+    Two neighbours each are summed with weights in units of 2**-11. Between columns and rows, and
+    in the rows' two products, bits are cut off.
+
+    Args:
+        images: Tensor of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
+        size: Pair `(height, width)` of ints or scalar int32 tensors.
+
+    Returns:
+        Tensor of shape `(B, height, width, C)`, whole values in float32.
+    """
+    height, width = ops.shape(images)[1:3]
+    left, weight = _neighbours(width, size[1])
+    weight = ops.where((left < 0) | (left >= width - 1), 0.0, weight)[:, None]
+    columns = (2048 - weight) * _take(images, left, 2) + weight * _take(images, left + 1, 2)
+    columns = ops.floor(columns / 16)
+    above, weight = _neighbours(height, size[0])
+    weight = weight[:, None, None]
+    rows = _product(2048 - weight, _take(columns, above, 1))
+    rows = rows + _product(weight, _take(columns, above + 1, 1))
+    return ops.floor((rows + 2) / 4)
+
+
+def _sum_filtered(images, new_size):
+    """Pillow's weighted sums along the first side of `(B, size, M, C)`: `(B, new_size, M, C)`."""
+    _, size, others, channels = ops.shape(images)
+    pixels, weights = _pillow_weights(size, new_size)
+    blocks, window = ops.shape(pixels)
+    images = ops.reshape(images, (-1, size, others * channels))
+    images = ops.take(images, ops.reshape(ops.clip(pixels, 0, size - 1), (-1,)), axis=1)
+    images = ops.reshape(images, (-1, blocks, window, others * channels))
+    # Digits of 11 bits: the sums of 32 pixels stay below 2**24. Of more, last bits may get lost.
+    weights = ops.concatenate([weights // 2048, weights % 2048], axis=1)
+    sums = ops.matmul(ops.cast(weights, "float32"), ops.cast(images, "float32"))
+    high, low = sums[:, :, :_BLOCK], ops.floor(sums[:, :, _BLOCK:] / 2048)
+    values = ops.floor((high + low) / 2048 + 0.5)
+    return ops.reshape(values, (-1, blocks * _BLOCK, others, channels))[:, :new_size]
+
+
+def _pillow_weights(size, new_size):
+    """Returns input pixels `(blocks, window)`, and their weights `(blocks, _BLOCK, window)`.
+
+    A triangle around the centre of a place, as wide as the longer of an input and an output pixel,
+    is sampled at input pixels and made to sum up to 2**22: all in fractions of whole numbers.
+    """
+    longer = _larger(size, new_size)
+    reach = (longer - 1) // new_size + 2
+    places = ops.arange(((new_size - 1) // _BLOCK + 1) * _BLOCK, dtype="int32")
+    places = ops.reshape(places, (-1, _BLOCK, 1))
+    first = (2 * places[:, 0] + 1) * size // (2 * new_size) - reach
+    window = (_BLOCK - 1) * size // new_size + 2 * reach + 2
+    pixels = first + ops.arange(window, dtype="int32")
+    distance = (2 * pixels[:, None] + 1) * new_size - (2 * places + 1) * size
+    height = ops.maximum(2 * longer - ops.maximum(distance, -distance), 0)
+    height = ops.where(((pixels >= 0) & (pixels < size))[:, None], height, 0)
+    total = ops.maximum(ops.sum(height, axis=-1, keepdims=True), 1)
+    weights, rest = _divide(height, total, (8, 7, 7))
+    return pixels, weights + ops.cast(2 * rest >= total, "int32")
+
+
+def _neighbours(size, new_size):
+    """Returns the first of two neighbours of every place, -1 to size - 1, and the other's weight.
+
+    OpenCV rounds positions to float32, and then the weight, in units of 2**-11, to the nearest
+    whole number, halves to even ones. Here a position is counted in units of 2**-24.
+    """
+    places = ops.arange(new_size, dtype="int32")
+    position = (2 * places + 1) * size + new_size  # from pixel -1, in units of 1 / (2 * new_size)
+    first = position // (2 * new_size) - 1
+    fraction, rest = _divide(position % (2 * new_size), 2 * new_size, (8, 8, 8))
+    powers = ops.convert_to_tensor([2**i for i in range(15)], "int32")
+    unit = 1 + ops.sum(ops.where(first[:, None] >= powers, powers, 0), axis=1)  # float32's last bit
+    fraction = ops.where(unit > 1, _round(fraction, unit, rest > 0) * unit, fraction)
+    weight = _round(fraction, 2**13, (unit == 1) & (rest > 0))
+    return first, ops.cast(weight, "float32")
+
+
+def _divide(numerator, denominator, bits):
+    """Long division: `numerator * 2**sum(bits) // denominator` below 2**31, and the remainder."""
+    quotient, rest = numerator * 0, numerator
+    for n in bits:
+        rest = rest * 2**n
+        quotient = quotient * 2**n + rest // denominator
+        rest = rest % denominator
+    return quotient, rest
+
+
+def _round(value, unit, is_more):
+    """`value / unit` to the nearest whole number; a half to the even one, unless it is more."""
+    quotient, rest = value // unit, value % unit
+    up = (2 * rest > unit) | ((2 * rest == unit) & (is_more | (quotient % 2 == 1)))
+    return quotient + ops.cast(up, "int32")
+
+
+def _product(weight, values):
+    """`weight * values // 2**16` for values below 2**16."""
+    high = ops.floor(values / 256)
+    low = values - high * 256
+    return ops.floor((weight * high + ops.floor(weight * low / 256)) / 256)
+
+
+def _take(images, index, axis):
+    """Pixels along an axis, those beyond the border from the border."""
+    last = ops.shape(images)[axis] - 1
+    return ops.cast(ops.take(images, ops.clip(index, 0, last), axis=axis), "float32")
+
+
+def _larger(a, b):
+    return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)
