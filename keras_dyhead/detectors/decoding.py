@@ -85,7 +85,7 @@ class DetectionDecoder(Settings):
             if centerness is not None:
                 scores = scores * take_per_image(centerness, pairs // num_classes)
         boxes = take_per_image(boxes, pairs // num_classes)
-        return self._suppress(boxes, scores, pairs % num_classes, image_sizes)
+        return self.suppress(boxes, scores, pairs % num_classes, image_sizes)
 
     def from_probabilities(self, probabilities, boxes, image_sizes=None):
         """Decodes a batch of a two-stage detector, which predicts a box for every class.
@@ -102,14 +102,19 @@ class DetectionDecoder(Settings):
         probabilities = ops.where(probabilities > self.score_threshold, probabilities, 0.0)
         scores, pairs = self._best_pairs(probabilities, [regions])
         boxes = take_per_image(ops.reshape(boxes, (-1, regions * num_classes, 4)), pairs)
-        return self._suppress(boxes, scores, pairs % num_classes, image_sizes)
+        return self.suppress(boxes, scores, pairs % num_classes, image_sizes)
 
-    def _suppress(self, boxes, scores, labels, image_sizes):
-        """Turns candidates `(B, C)`, those with score 0 aside, into detections."""
+    def suppress(self, boxes, scores, labels, image_sizes, groups=None):
+        """Turns candidates `(B, C)`, those with score 0 aside, into detections.
+
+        Only candidates of one of the `groups` `(B, C)` suppress each other, which defaults to the
+        labels.
+        """
+        groups = labels if groups is None else groups
         if image_sizes is not None and self.clip == "before_nms":
             boxes = clip_boxes(boxes, image_sizes)
             scores = ops.where(is_empty(boxes), 0.0, scores)
-        picked = non_max_suppression(boxes, scores, labels, self.iou_threshold, self.max_detections)
+        picked = non_max_suppression(boxes, scores, groups, self.iou_threshold, self.max_detections)
         found, picked = picked >= 0, ops.maximum(picked, 0)
         boxes, labels, scores = (take_per_image(x, picked) for x in (boxes, labels, scores))
         scores = ops.where(found, scores, 0.0)

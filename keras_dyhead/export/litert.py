@@ -4,15 +4,16 @@ import os
 import tempfile
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 from keras import ops
 
-from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
+    servable,
     serving_archive,
-    serving_preprocessor,
 )
 from keras_dyhead.ops.sampling_form import sampling_form
 
@@ -33,7 +34,10 @@ class _IntegerPreprocessor(PortablePreprocessor):
 
 
 def export_litert(
-    model: Detector, path: str | os.PathLike, image_size: tuple[int, int] | None = None
+    model: keras.Model,
+    path: str | os.PathLike,
+    image_size: tuple[int, int] | None = None,
+    preprocessor: DetectionPreprocessor | None = None,
 ) -> None:
     """Writes a detector as a LiteRT file that does preprocessing and decoding itself.
 
@@ -44,13 +48,14 @@ def export_litert(
     alone, none of TensorFlow's.
 
     Args:
-        model: A detector of this package, of the float32 policy.
+        model: A detector of the float32 policy, as `export_saved_model` takes it.
         path: File to write.
         image_size: `(height, width)` every image is fitted into. Needed unless the model or its
             preprocessor fixes it: LiteRT plans the model's memory for one size. Defaults to `None`.
+        preprocessor: As for `export_saved_model`. Defaults to `None`.
 
     Raises:
-        TypeError: If `model` is no detector of this package.
+        TypeError: If `model` is no such detector.
         ValueError: If the size is not fixed, or differs from a size the model is built for, or the
             model computes in half precision.
 
@@ -61,7 +66,7 @@ def export_litert(
     detect(images=image[None].astype("float32"))["boxes"]
     ```
     """
-    preprocessor = serving_preprocessor(model, image_size, _IntegerPreprocessor)
+    detector, preprocessor = servable(model, image_size, preprocessor, _IntegerPreprocessor)
     check_full_precision(model)
     if preprocessor.image_size is None:
         raise ValueError(
@@ -73,7 +78,7 @@ def export_litert(
         batch = preprocessor(images)
         # Telling that there is one image lets every size in the graph be a constant.
         fixed = tf.reshape(batch["images"], (1, *preprocessor.image_size, 3))
-        return model.detect(batch | {"images": fixed})
+        return detector.detect(batch | {"images": fixed})
 
     signature = [tf.TensorSpec((1, None, None, 3), tf.float32, name="images")]
     with tempfile.TemporaryDirectory() as folder, sampling_form("gather"):

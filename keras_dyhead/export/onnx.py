@@ -5,14 +5,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
-    serving_preprocessor,
+    servable,
 )
 from keras_dyhead.ops.sampling_form import sampling_form
 
@@ -20,7 +21,10 @@ OPSET = 18
 
 
 def export_onnx(
-    model: Detector, path: str | os.PathLike, image_size: tuple[int, int] | None = None
+    model: keras.Model,
+    path: str | os.PathLike,
+    image_size: tuple[int, int] | None = None,
+    preprocessor: DetectionPreprocessor | None = None,
 ) -> None:
     """Writes a detector as an ONNX file that does preprocessing and decoding itself.
 
@@ -31,16 +35,17 @@ def export_onnx(
     its metadata, as `class_names`.
 
     Args:
-        model: A detector of this package, of the float32 policy.
+        model: A detector of the float32 policy, as `export_saved_model` takes it.
         path: File to write.
         image_size: `(height, width)` every image is fitted into, or `None` to follow the model's
             preprocessor. A fixed size makes a smaller and quicker graph, converted in half the time
             (six DyHead blocks take minutes); images may be of any size in both cases. Defaults to
             `None`.
+        preprocessor: As for `export_saved_model`. Defaults to `None`.
 
     Raises:
         ImportError: If tf2onnx is missing: `pip install '.[export]'` in a clone.
-        TypeError: If `model` is no detector of this package.
+        TypeError: If `model` is no such detector.
         ValueError: If the model computes in half precision, or `image_size` differs from a size it
             is built for.
 
@@ -51,15 +56,15 @@ def export_onnx(
     outputs = session.run(["boxes", "labels"], {"images": images.astype("float32")})
     ```
     """
-    preprocessor = serving_preprocessor(model, image_size, PortablePreprocessor)
+    detector, preprocessor = servable(model, image_size, preprocessor, PortablePreprocessor)
     check_full_precision(model)
 
     def serve(images):
-        return model.detect(preprocessor(images))
+        return detector.detect(preprocessor(images))
 
     proto = convert(serve, tf.TensorSpec((None, None, None, 3), tf.float32, name="images"))
-    if model.class_names is not None:
-        names = json.dumps(list(model.class_names), ensure_ascii=False)
+    if detector.class_names is not None:
+        names = json.dumps(list(detector.class_names), ensure_ascii=False)
         proto.metadata_props.add(key="class_names", value=names)
     Path(path).write_bytes(proto.SerializeToString())
 

@@ -5,33 +5,38 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
-from keras_dyhead.detectors.detector import Detector
-from keras_dyhead.export.serving import serving_archive, serving_preprocessor
+from keras_dyhead.coco.decode_image import decode_rgb
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.export.serving import servable, serving_archive
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import printable
 
 
 def export_saved_model(
-    model: Detector,
+    model: keras.Model,
     path: str | os.PathLike,
     image_size: tuple[int, int] | None = None,
     class_names: Sequence[str] | None = None,
+    preprocessor: DetectionPreprocessor | None = None,
 ) -> None:
     """Writes a detector as a SavedModel that does preprocessing and decoding itself.
 
     `tf.saved_model.load(path)` runs it without Keras or this package. Its signatures:
 
     - `serving_default(images)`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size.
-    - `serving_bytes(files)`: `(B,)` strings, the bytes of JPEG or PNG files of any sizes.
+    - `serving_bytes(files)`: `(B,)` strings, the bytes of JPEG or PNG files of any sizes; JPEG is
+      decoded to the pixels that Pillow gives.
 
     Both return `"boxes"` `(B, N, 4)` float32 xyxy in pixels of the given images, `"labels"`
     `(B, N)` int32 padded with -1, `"confidence"` `(B, N)` float32 and `"num_detections"` `(B,)`
     int32.
 
     Args:
-        model: A detector of this package.
+        model: A detector of this package, or one of these, with DyHead or without it: KerasCV's
+            RetinaNet and YOLOV8Detector, KerasHub's RetinaNetObjectDetector.
         path: Directory to write, created as needed.
         image_size: `(height, width)` every image is fitted into, or `None` to follow the model's
             preprocessor. Only where one of the two fixes the size does `serving_bytes` run the
@@ -39,9 +44,12 @@ def export_saved_model(
             Defaults to `None`.
         class_names: Names of the classes, written one a line to `assets.extra/class_names.txt`.
             Defaults to those of the model, if it has any.
+        preprocessor: A `DetectionPreprocessor` in the place of the model's own. Detectors of
+            KerasCV have none: their images keep the values 0..255. Those of KerasHub follow scale
+            and offset of their preset, if they have one. Defaults to `None`.
 
     Raises:
-        TypeError: If `model` is no detector of this package.
+        TypeError: If `model` is no such detector.
         ValueError: If `image_size` differs from a size the model is built for, or the number of
             names from that of its classes; or if TensorFlow could not load from `path`.
 
@@ -53,36 +61,35 @@ def export_saved_model(
     ```
     """
     check_loadable(path)
-    preprocessor = serving_preprocessor(model, image_size)
-    class_names = model.class_names if class_names is None else class_names
-    if class_names is not None and len(class_names) != model.num_classes:
+    detector, preprocessor = servable(model, image_size, preprocessor)
+    class_names = detector.class_names if class_names is None else class_names
+    if class_names is not None and len(class_names) != detector.num_classes:
         raise ValueError(
-            f"Expected {model.num_classes} class names. Received: {len(class_names)} names"
+            f"Expected {detector.num_classes} class names. Received: {len(class_names)} names"
         )
 
     def preprocess_file(file):
-        image = tf.io.decode_image(file, channels=3, expand_animations=False)
-        return preprocessor(tf.ensure_shape(image, (None, None, 3))[None])
+        return preprocessor(decode_rgb(file)[None])
 
     def serving_default(images):
-        return model.detect(preprocessor(images))
+        return detector.detect(preprocessor(images))
 
     def serving_bytes(files):
         if preprocessor.image_size is None:
-            places = model.decoder.max_detections
+            places = detector.decoder.max_detections
             one = {
                 "boxes": tf.TensorSpec((places, 4)),
                 "labels": tf.TensorSpec((places,), tf.int32),
                 "confidence": tf.TensorSpec((places,)),
                 "num_detections": tf.TensorSpec((), tf.int32),
             }
-            return _map_files(lambda file: model.detect(preprocess_file(file)), files, one)
+            return _map_files(lambda file: detector.detect(preprocess_file(file)), files, one)
         one = {
             "images": tf.TensorSpec((*preprocessor.image_size, 3)),
             "image_sizes": tf.TensorSpec((2,), tf.int32),
             "scales": tf.TensorSpec((2,)),
         }
-        return model.detect(_map_files(preprocess_file, files, one))
+        return detector.detect(_map_files(preprocess_file, files, one))
 
     images = tf.TensorSpec((None, None, None, 3), tf.float32, name="images")
     files = tf.TensorSpec((None,), tf.string, name="files")

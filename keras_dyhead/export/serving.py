@@ -5,6 +5,7 @@ from keras import ops
 
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor, shrinks
+from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
 
 
 class PortablePreprocessor(DetectionPreprocessor):
@@ -16,7 +17,7 @@ class PortablePreprocessor(DetectionPreprocessor):
     def interpolate(self, images, size):
         """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
         height, width = ops.shape(images)[1:3]
-        filtered = self.antialias and shrinks((height, width), size)
+        filtered = shrinks((height, width), size)
         rows = _weights(height, size[0], filtered)
         columns = _weights(width, size[1], filtered)
         images = ops.matmul(rows, ops.reshape(images, (-1, height, width * 3)))
@@ -39,19 +40,25 @@ def _weights(size, new_size, filtered):
     return weights / ops.sum(weights, axis=1, keepdims=True)
 
 
-def serving_preprocessor(model: Detector, image_size=None, cls=None) -> DetectionPreprocessor:
-    """Returns the preprocessor an exported graph uses: the model's, or one for `image_size`.
+def servable(
+    model: keras.Model,
+    image_size: tuple[int, int] | None = None,
+    preprocessor: DetectionPreprocessor | None = None,
+    cls: type[DetectionPreprocessor] | None = None,
+) -> tuple[Detector | HostedDetector, DetectionPreprocessor]:
+    """Returns what an exported graph runs: a detector, and the preprocessor it follows.
 
     Args:
-        model: A detector of this package.
-        image_size: `(height, width)` every image is fitted into, or `None` to follow the model's
+        model: A detector of this package, or one of KerasCV or KerasHub, see `HostedDetector`.
+        image_size: `(height, width)` every image is fitted into, or `None` to follow the
             preprocessor. Defaults to `None`.
-        cls: Class of the preprocessor. Defaults to that of the model's.
+        preprocessor: Takes the place of the model's own. Defaults to `None`.
+        cls: Class of the preprocessor. Defaults to that of the one it takes after.
 
     Raises:
-        TypeError: If `model` is no detector of this package.
-        ValueError: If `image_size` differs from a size the model is built for, or Keras does not
-            run on TensorFlow.
+        TypeError: If `model` is no such detector.
+        ValueError: If `image_size` differs from a size the model is built for, or is needed, or if
+            Keras does not run on TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -59,20 +66,32 @@ def serving_preprocessor(model: Detector, image_size=None, cls=None) -> Detectio
             "and export it with KERAS_BACKEND=tensorflow. "
             f"Received: the backend {keras.backend.backend()!r}"
         )
-    if not isinstance(model, Detector):
-        raise TypeError(f"`model` must be a keras_dyhead detector. Received: {type(model)}")
-    config = model.preprocessor.get_config()
+    hosted = is_hosted(model)
+    if not hosted and not isinstance(model, Detector):
+        raise TypeError(
+            "`model` must be a detector of keras_dyhead, a RetinaNet or YOLOV8Detector of KerasCV "
+            f"or a RetinaNetObjectDetector of KerasHub. Received: {type(model)}"
+        )
+    detector = HostedDetector(model) if hosted else model
+    preprocessor = preprocessor or detector.preprocessor
+    config = preprocessor.get_config()
     if image_size is not None:
-        config["image_size"] = image_size = tuple(image_size)
-        built_for = model.image_shape[:2]
-        if any(b not in (None, s) for b, s in zip(built_for, image_size, strict=True)):
-            raise ValueError(
-                f"The model is built for images of {built_for}. Received: image_size={image_size}"
-            )
-    return (cls or type(model.preprocessor)).from_config(config)
+        config["image_size"] = tuple(image_size)
+    size = config["image_size"]
+    if hosted and size is None:
+        raise ValueError(
+            "The model computes anchors for one size: give it, such as image_size=(512, 512). "
+            f"Received: image_size={image_size}"
+        )
+    built_for = detector.image_shape[:2]
+    if size is not None and any(b not in (None, s) for b, s in zip(built_for, size, strict=True)):
+        raise ValueError(
+            f"The model is built for images of {built_for}. Received: image_size={size}"
+        )
+    return detector, (cls or type(preprocessor)).from_config(config)
 
 
-def check_full_precision(model: Detector) -> None:
+def check_full_precision(model: keras.Model) -> None:
     """Raises a `ValueError` if a layer computes in half precision, which converters cannot."""
     half = {
         layer.compute_dtype
@@ -86,7 +105,7 @@ def check_full_precision(model: Detector) -> None:
         )
 
 
-def serving_archive(model: Detector, **endpoints) -> keras.export.ExportArchive:
+def serving_archive(model: keras.Model, **endpoints) -> keras.export.ExportArchive:
     """Returns an archive of the model with endpoints `name=(function, signature)`."""
     archive = keras.export.ExportArchive()
     archive.track(model)

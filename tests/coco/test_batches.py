@@ -12,7 +12,7 @@ PREPROCESSORS = {
     "none": None,
     "canvas": DetectionPreprocessor((64, 96)),
     "sides": DetectionPreprocessor(min_side=40, max_side=70, channel_order="BGR"),
-    "unfiltered": DetectionPreprocessor((64, 96), antialias=False),
+    "opencv": DetectionPreprocessor((64, 96), resizing="opencv"),
 }
 
 

@@ -1,0 +1,124 @@
+"""Detectors of KerasCV and KerasHub, used as the detectors of this package are."""
+
+import contextlib
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_dyhead.detectors.decoding import DetectionDecoder
+from keras_dyhead.detectors.detector import Detector
+from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+
+_HOSTS = (
+    ("keras_cv", "RetinaNet"),
+    ("keras_cv", "YOLOV8Detector"),
+    ("keras_hub", "RetinaNetObjectDetector"),
+)
+
+
+def is_hosted(model) -> bool:
+    """Whether a model is a detector that `HostedDetector` takes; imports none of the packages."""
+    classes = {(cls.__module__.split(".")[0], cls.__name__) for cls in type(model).__mro__}
+    return not classes.isdisjoint(_HOSTS)
+
+
+class HostedDetector:
+    """A detector of another package with the preprocessing, outputs and detections of our own.
+
+    Detections are those of the detector's `predict`, as `Detector.decode` gives them: xyxy boxes
+    clipped to the image, without those that lie outside of it; unused places have box 0, label -1
+    and confidence 0. Non-maximum suppression is this package's, which all runtimes know.
+
+    Args:
+        model: RetinaNet or YOLOV8 of KerasCV, or RetinaNet of KerasHub, with DyHead or without.
+
+    Raises:
+        TypeError: If the detector's `prediction_decoder` is no `NonMaxSuppression`.
+    """
+
+    def __init__(self, model: keras.Model):
+        self.model = model
+        self.suppression = model.prediction_decoder
+        if type(self.suppression).__name__ != "NonMaxSuppression":
+            raise TypeError(
+                "The detector's `prediction_decoder` must be a `NonMaxSuppression`. "
+                f"Received: {self.suppression}"
+            )
+        self.decoder = DetectionDecoder(
+            iou_threshold=self.suppression.iou_threshold,
+            max_detections=self.suppression.max_detections,
+            clip="after_nms",
+        )
+        self.num_classes = model.num_classes
+        self.class_names = getattr(model, "class_names", None)
+        self.image_shape = tuple(model.inputs[0].shape[1:])
+        self.preprocessor = _preprocessor(model, self.image_shape)
+
+    def __call__(self, images, training=False):
+        """Returns the raw outputs, and the images, whose size decoding asks for."""
+        return self.model(images, training=training), images
+
+    detect = Detector.detect
+
+    def decode(self, raw, image_sizes) -> dict:
+        """Detections in preprocessed images, see `Detector.decode`."""
+        outputs, images = raw
+        height, width = images.shape[1:3]
+        with self._suppression_by(self._candidates):
+            found = self.model.decode_predictions(outputs, images)
+        boxes = keras.utils.bounding_boxes.convert_format(
+            ops.cast(found["boxes"], "float32"),
+            source=self.model.bounding_box_format,
+            target="xyxy",
+            height=height,
+            width=width,
+        )
+        labels, scores = found["labels"], found["confidence"]
+        everything = ops.zeros_like(labels)  # these detectors suppress across classes
+        return self.decoder.suppress(boxes, scores, labels, image_sizes, everything)
+
+    @contextlib.contextmanager
+    def _suppression_by(self, function):
+        """Has `decode_predictions` call a function in the place of the prediction decoder."""
+        function = _Suppression(function, self.suppression.bounding_box_format)
+        self.model._prediction_decoder = function  # its property would drop compiled functions
+        try:
+            yield
+        finally:
+            self.model._prediction_decoder = self.suppression
+
+    def _candidates(self, boxes, scores):
+        """All boxes with their best class, and confidence 0 where the threshold is not exceeded."""
+        if self.suppression.from_logits:
+            scores = ops.sigmoid(scores)
+        scores = ops.cast(scores, "float32")
+        confidence, labels = (x[..., 0] for x in ops.top_k(scores, 1))
+        confident = confidence > self.suppression.confidence_threshold
+        return {
+            "boxes": boxes,
+            "labels": ops.cast(labels, "int32"),
+            "confidence": ops.where(confident, confidence, 0.0),
+        }
+
+
+class _Suppression:
+    """A function of boxes and scores that looks like a prediction decoder."""
+
+    def __init__(self, function, bounding_box_format):
+        self.function = function
+        self.bounding_box_format = bounding_box_format
+
+    def __call__(self, boxes, scores, images=None, image_shape=None):
+        return self.function(boxes, scores)
+
+
+def _preprocessor(model, image_shape) -> DetectionPreprocessor:
+    """Fits images into the detector's size; values stay, or follow a KerasHub preset's."""
+    converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)
+    scale, offset = (getattr(converter, name, None) for name in ("scale", "offset"))
+    scale = np.broadcast_to(1.0 if scale is None else scale, 3).astype("float64")
+    offset = np.broadcast_to(0.0 if offset is None else offset, 3).astype("float64")
+    size = None if None in image_shape[:2] else image_shape[:2]
+    mean, std = (-offset / scale + 0.0).tolist(), (1 / scale).tolist()
+    return DetectionPreprocessor(image_size=size, mean=mean, std=std)
