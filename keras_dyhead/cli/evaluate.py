@@ -14,6 +14,8 @@ from keras_dyhead.cli.options import (
     ClassNames,
     Model,
     OnError,
+    Overlap,
+    Tile,
     Tta,
     TtaMerge,
     TtaScales,
@@ -21,6 +23,7 @@ from keras_dyhead.cli.options import (
     input_errors,
     load_detector,
     several_views,
+    tiles,
 )
 from keras_dyhead.printable import printable
 
@@ -50,6 +53,8 @@ def evaluate(
     tta: Tta = False,
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
+    tile: Tile = None,
+    overlap: Overlap = 0.2,
     max_detections: Annotated[
         int, typer.Option(min=11, help="Detections of a class that count in an image.")
     ] = 100,
@@ -96,7 +101,8 @@ def evaluate(
             loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
         rules = {"max_detections": max_detections, "size_limits": size_limits}
         verbose = int(terminal.is_terminal)
-        result = evaluate_coco(image_detector(loaded, views), opened, **rules, verbose=verbose)
+        detect = image_detector(loaded, views, tiles(tile, overlap))
+        result = evaluate_coco(detect, opened, **rules, verbose=verbose)
     print_figures(result.figures, len(opened.images), terminal, size_limits)
     if per_class:
         _print_classes(result.per_class, terminal)
@@ -112,6 +118,7 @@ def evaluate(
             "model": str(model),
             "annotations": str(annotations),
             "tta": None if views is None else dataclasses.asdict(views),
+            "tiles": None if tile is None else {"size": tile, "overlap": overlap},
             **rules,
             "problems": [str(problem) for problem in opened.problems],
         }

@@ -11,7 +11,7 @@ from rich.progress import track
 from keras_dyhead.cli.console import Terminal, print_error, quiet_tensorflow
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
-    from keras_dyhead.inference import TestTimeAugmentation
+    from keras_dyhead.inference import TestTimeAugmentation, Tiles
 
 
 def existing_file(text: str):
@@ -83,6 +83,18 @@ TtaMerge = Annotated[
     typer.Option(
         help="Make of overlapping boxes of a class their mean by confidence, or keep the best.",
     ),
+]
+
+Tile = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        metavar="PIXELS",
+        help="Cut larger images into tiles with sides of so many pixels, and detect in each.",
+    ),
+]
+Overlap = Annotated[
+    float, typer.Option(min=0, max=0.99, help="Part of its side that a tile shares with the next.")
 ]
 
 
@@ -157,6 +169,13 @@ def several_views(
             f"--tta-scales must be numbers with commas between. Received: {tta_scales}"
         ) from None
     return TestTimeAugmentation(scales, merge=tta_merge)
+
+
+def tiles(tile: int | None, overlap: float) -> "Tiles | None":
+    """What --tile and --overlap ask for."""
+    from keras_dyhead.inference import Tiles
+
+    return None if tile is None else Tiles(tile, overlap)
 
 
 def progress_bar(text: str, terminal: Terminal) -> Callable[[Sequence], Iterator]:

@@ -11,6 +11,8 @@ from keras_dyhead.cli.options import (
     ClassNames,
     Model,
     OnError,
+    Overlap,
+    Tile,
     Tta,
     TtaMerge,
     TtaScales,
@@ -18,6 +20,7 @@ from keras_dyhead.cli.options import (
     input_errors,
     load_detector,
     several_views,
+    tiles,
 )
 
 
@@ -37,6 +40,8 @@ def predict(
     tta: Tta = False,
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
+    tile: Tile = None,
+    overlap: Overlap = 0.2,
     class_names: ClassNames = None,
     on_error: OnError = "raise",
 ) -> None:
@@ -53,6 +58,8 @@ def predict(
     keras-dyhead predict --model atss.keras photos --score-threshold 0.5 --on-error skip
 
     keras-dyhead predict --model atss.keras street.jpg --out found --tta
+
+    keras-dyhead predict --model atss.keras aerial.png --out found --tile 800 --overlap 0.2
     """
     terminal = Terminal(stderr=out is None)  # where JSON is printed, nothing else is
     with input_errors():
@@ -77,7 +84,8 @@ def predict(
             terminal.warn(f"skipped: {fault['error']}")
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
-        detect, records, best = image_detector(loaded, views), [], (0.0, -1)
+        detect = image_detector(loaded, views, tiles(tile, overlap))
+        records, best = [], (0.0, -1)
         for path, stem in zip(paths, unique_stems(paths), strict=True):
             image = read_rgb(path)
             found = detect(image)

@@ -9,12 +9,13 @@ import numpy as np
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.inference.several_views import TestTimeAugmentation
+from keras_dyhead.inference.tiles import Tiles
 
 _PLAIN = TestTimeAugmentation(scales=(1.0,), flip=False)
 
 
 def image_detector(
-    model: Detector, tta: TestTimeAugmentation | None = None
+    model: Detector, tta: TestTimeAugmentation | None = None, tiles: Tiles | None = None
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Compiles a detector into a function of one image.
 
@@ -26,6 +27,8 @@ def image_detector(
         model: A detector of this package.
         tta: The views to detect in and how to merge them. A model for images of one size is copied
             for other scales. Defaults to `None`: the plain view alone.
+        tiles: How large images are cut, each part being detected in as an image of its own.
+            Defaults to `None`: they are not.
 
     Returns:
         A function from an image of any size to the dict `{"boxes": (N, 4) float32, "labels": (N,)
@@ -50,13 +53,18 @@ def image_detector(
         for scale in tta.scales
     }
 
-    def detect(image):
-        image = as_rgb(image)
+    def detect_views(image):
         views = [
             tta.select(sizes[scale].detect(image, mirrored), scale, sizes[scale].zoom(image))
             for scale, mirrored in tta.views
         ]
         return tta.combine(views, model.decoder.max_detections)
+
+    def detect(image):
+        image = as_rgb(image)
+        if tiles is None:
+            return detect_views(image)
+        return tiles.detect(detect_views, image, model.decoder.iou_threshold)
 
     detect.num_classes = model.num_classes
     detect.class_names = model.class_names
@@ -94,6 +102,7 @@ def detect_images(
     model: Detector,
     images: Sequence[np.ndarray | str | os.PathLike],
     tta: TestTimeAugmentation | None = None,
+    tiles: Tiles | None = None,
 ) -> list[dict[str, np.ndarray]]:
     """Detects in images of any size, each by itself.
 
@@ -101,6 +110,7 @@ def detect_images(
         model: A detector of this package.
         images: Images as `image_detector` takes them, or JPEG or PNG files.
         tta: Test-time augmentation, see `image_detector`. Defaults to `None`.
+        tiles: Tiles of large images, see `image_detector`. Defaults to `None`.
 
     Returns:
         For every image its detections, see `image_detector`.
@@ -114,7 +124,7 @@ def detect_images(
     found[0]["boxes"], found[0]["confidence"]
     ```
     """
-    detect = image_detector(model, tta)
+    detect = image_detector(model, tta, tiles)
     return [detect(read_rgb(i) if isinstance(i, (str, os.PathLike)) else i) for i in images]
 
 

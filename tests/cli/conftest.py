@@ -26,14 +26,15 @@ def folder(small_model, tmp_path_factory):
 
 @pytest.fixture
 def views(small_model, monkeypatch):
-    """Detections that follow from an image's size alone, and the augmentations asked for.
+    """Detections that follow from an image's size alone, and the augmentations and tiles asked for.
 
     The model is there without its file being read.
     """
     asked = []
 
-    def image_detector(model, tta=None):
+    def image_detector(model, tta=None, tiles=None):
         asked.append(tta)
+        asked.extend([] if tiles is None else [tiles])
         return lambda image: {
             "boxes": np.array([[2, 3, 30, 40], [0, 0, *image.shape[1::-1]], [9, 9, 20, 30]], "f4"),
             "labels": np.array([0, image.shape[0] % 5, 2], "int32"),

@@ -9,7 +9,7 @@ from small_detector import by_hand
 
 from keras_dyhead.coco import SHAPES, CocoAnnotations, coco_metrics
 from keras_dyhead.coco.detections import xywh_boxes
-from keras_dyhead.inference import TestTimeAugmentation, read_rgb
+from keras_dyhead.inference import TestTimeAugmentation, Tiles, read_rgb
 
 
 @pytest.fixture
@@ -47,13 +47,15 @@ def test_the_figures_are_those_of_the_models_detections(small_model, eager, argu
 def test_figures_by_class_and_several_views(arguments, folder, views):
     arguments += ["--annotations", folder / "shapes.json"]
     out = ["--out", folder / "m2.json", "--results", folder / "r2.json", "--per-class"]
-    told = output_of(*arguments, *out, "--tta-scales", "1,0.5", "--tta-merge", "nms")
-    assert views == [TestTimeAugmentation(scales=(1.0, 0.5), merge="nms")]
+    tiles = ["--tile", 64, "--overlap", 0.3]
+    told = output_of(*arguments, *out, "--tta-scales", "1,0.5", "--tta-merge", "nms", *tiles)
+    assert views == [TestTimeAugmentation(scales=(1.0, 0.5), merge="nms"), Tiles(64, 0.3)]
     record, found = (json.loads((folder / name).read_text()) for name in ("m2.json", "r2.json"))
     truth = CocoAnnotations(folder / "shapes.json", class_names=SHAPES).ground_truth()
     expected = coco_metrics(truth, found)
     assert record["per_class"] == expected.per_class and record["figures"] == expected.figures
     assert record["tta"]["scales"] == [1.0, 0.5] and record["tta"]["merge"] == "nms"
+    assert record["tiles"] == {"size": 64, "overlap": 0.3}
     for entry in record["per_class"]:  # a row of the table for each
         cells = told.split(f" {entry['name']} ")[1].replace("┃", "│").split("│")
         shown = "-" if entry["AP50"] < 0 else f"{entry['AP50']:.3f}"

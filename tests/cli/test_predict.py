@@ -11,7 +11,7 @@ from small_detector import by_hand
 from keras_dyhead import inference
 from keras_dyhead.cli import app
 from keras_dyhead.coco import SHAPES
-from keras_dyhead.inference import TestTimeAugmentation, read_rgb
+from keras_dyhead.inference import TestTimeAugmentation, Tiles, read_rgb
 
 
 def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
@@ -19,8 +19,8 @@ def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
     Image.open(folder / "photos" / "wide.png").save(other)
     out = tmp_path / "found"
     command = ("predict", folder / "photos", other, "--model", folder / "model.keras")
-    output_of(*command, "--out", out, "--score-threshold", 0.3, "--tta")
-    assert views == [TestTimeAugmentation()]
+    output_of(*command, "--out", out, "--score-threshold", 0.3, "--tta", "--tile", 50)
+    assert views == [TestTimeAugmentation(), Tiles(50, 0.2)]
     content = json.loads((out / "detections.json").read_text())
     names = [record["file"].split("/")[-1] for record in content["images"]]
     assert names == ["grey.png", "tall.jpg", "wide.png", "wide.png"] and content["errors"] == []
