@@ -78,6 +78,7 @@ def test_pyramid_dyhead_raw_outputs_and_detections_are_the_originals(name):
             checked += 1
     assert checked == 5 * (2 + len(raw) - 1)
 
+    raw = keras.tree.map_structure(keras.ops.convert_to_tensor, raw)
     for kind, threshold in EXPECTED["score_thresholds"][name].items():
         kind = kind.removeprefix("a/")
         model.decoder = dataclasses.replace(model.decoder, score_threshold=threshold)
@@ -107,7 +108,8 @@ def test_models_whose_maps_are_not_stored_have_the_originals_losses(name):
     expected = dict(EXPECTED["losses"][name])
     boxes = np.array([expected.pop("boxes")], "float32")
     labels = np.array([expected.pop("labels")], "int32")
-    losses = to_numpy(model.compute_losses(raw, boxes, labels))
+    given = keras.tree.map_structure(keras.ops.convert_to_tensor, (raw, boxes, labels))
+    losses = to_numpy(model.compute_losses(*given))
     assert set(losses) == set(expected)
     for key, value in losses.items():
         np.testing.assert_allclose(value, expected[key], rtol=2e-6, err_msg=key)
