@@ -15,7 +15,7 @@ def resize_like_pillow(images, size):
 
     First columns, then rows are summed with weights in units of 2**-22, and rounded to whole
     values. Pillow 10.4 does so; Pillow 13.0 begins with rows where that is less work, as in some
-    tall images that shrink, which changes a twentieth to a fifth of their values by 1.
+    tall images, which changes up to a quarter of their values by 1.
 
     Args:
         images: Tensor of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
