@@ -55,6 +55,19 @@ files = ["--images", "shapes/images", "--annotations", "shapes/instances.json"]
 done = CliRunner().invoke(app, ["train", *files, "--out", "run"])
 assert done.exit_code == 2 and "keras_dyhead.training needs TensorFlow" in done.output, done.output
 """
+COMPILED_ONCE = """
+import jax, numpy
+from keras_dyhead.detectors import DetectionPreprocessor
+events = []
+jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: events.append(name))
+for resizing in ("fast", "pillow", "opencv"):
+    sides = dict(min_side=40, max_side=60, pad_multiple=64)
+    preprocessor = DetectionPreprocessor(**sides, resizing=resizing)
+    for height in (30, 31, 32):
+        before = sum("backend_compile" in name for name in events)
+        preprocessor([numpy.zeros((height, 40, 3), "uint8")])
+    assert 0 < before == sum("backend_compile" in name for name in events), events
+"""
 
 
 def run_without_tensorflow(code, backend, folder):
@@ -79,7 +92,7 @@ def test_pytorch_imports_all_but_what_needs_tensorflow(tmp_path):
 def test_jax_runs_what_the_page_shows(tmp_path):
     blocks = blocks_of(ROOT / "docs" / "backends.md")
     (shown,) = [b.code for b in blocks if b.language == "python" and b.reason is None]
-    code = f"import keras_dyhead\n{IMPORTS}{shown}{COMMAND}"
+    code = f"import keras_dyhead\n{IMPORTS}{shown}{COMMAND}{COMPILED_ONCE}"
     figures, count = run_without_tensorflow(code, "jax", tmp_path).splitlines()[-2:]
     assert len(figures.split(",")) == 2 and count.endswith("found")
     assert (tmp_path / "atss.keras").is_file()

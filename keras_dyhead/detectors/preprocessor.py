@@ -101,6 +101,13 @@ class DetectionPreprocessor(keras.layers.Layer):
         fixed = None not in image_shape[:2]
         return cls(image_size=image_shape[:2] if fixed else None, pad_multiple=2**max_level)
 
+    def __call__(self, images, **kwargs):
+        """Calls the layer; arrays stay arrays where JAX would compile for each of their sizes."""
+        parts = images if isinstance(images, (list, tuple)) else [images]
+        if keras.backend.backend() == "jax" and all(isinstance(x, np.ndarray) for x in parts):
+            return self.call(images)
+        return super().__call__(images, **kwargs)
+
     def call(self, images):
         """Preprocesses a batch, or images of different sizes into one batch."""
         groups = (
@@ -233,14 +240,11 @@ def resize_bilinear(images, size):
 def _resize_as_published(resizing, images, size):
     """Resizes images of any kind, see `DetectionPreprocessor.resize`, to the bit."""
     function = resize_like_pillow if resizing == "pillow" else resize_like_opencv
-    if isinstance(images, np.ndarray):
-        images, size = ops.convert_to_tensor(images), tuple(map(int, size))
-        return ops.convert_to_numpy(function(images, size))
     if keras.backend.backend() != "tensorflow" and _is_tensorflow(images):
         import tensorflow as tf
 
         resized = tf.numpy_function(
-            lambda *arguments: _resize_as_published(resizing, arguments[0], arguments[1:]),
+            lambda images, *size: function(images, tuple(map(int, size))),
             [images, size[0], size[1]],
             tf.float32,
         )
@@ -296,7 +300,8 @@ def shrinks(size, new_size):
 def pad_images(images, canvas):
     """Pads `(B, H, W, 3)` images with zeros at the bottom and right to (height, width)."""
     missing = [side - actual for side, actual in zip(canvas, ops.shape(images)[1:3], strict=True)]
-    padded = ops.pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
+    pad = np.pad if isinstance(images, np.ndarray) else ops.pad
+    padded = pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
     if all(isinstance(side, int) for side in canvas):  # tell the graph what it cannot infer
         padded = ops.reshape(padded, (-1, *canvas, 3))
     return padded

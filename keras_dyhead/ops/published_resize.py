@@ -3,11 +3,28 @@
 Published detectors were trained on images that one of the two had resized. Both compute in whole
 numbers and round to whole values. Here weights are computed in int32 and pixels in float32, where
 all products and sums are whole and small enough to be exact, TensorFloat-32 included.
+
+NumPy arrays stay arrays: JAX would compile every operation anew for every size of an image.
 """
 
+from types import SimpleNamespace
+
+import numpy as np
 from keras import ops
+from PIL import Image
 
 _BLOCK = 32  # places whose pixels are gathered together
+_ARRAYS = SimpleNamespace(
+    arange=np.arange,
+    cast=np.asarray,
+    clip=np.clip,
+    convert_to_tensor=np.asarray,
+    floor=np.floor,
+    shape=np.shape,
+    sum=np.sum,
+    take=np.take,
+    where=np.where,
+)
 
 
 def resize_like_pillow(images, size):
@@ -18,12 +35,14 @@ def resize_like_pillow(images, size):
     tall images, which changes up to a quarter of their values by 1.
 
     Args:
-        images: Tensor of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
+        images: Tensor or array of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
         size: Pair `(height, width)` of ints or scalar int32 tensors.
 
     Returns:
-        Tensor of shape `(B, height, width, C)`, whole values in float32.
+        Tensor `(B, height, width, C)`, or for an array an array, whole values in float32.
     """
+    if isinstance(images, np.ndarray):
+        return np.stack([_resize_by_pillow(image, size) for image in images])
     images = ops.transpose(images, (0, 2, 1, 3))
     images = ops.transpose(_sum_filtered(images, size[1]), (0, 2, 1, 3))
     return _sum_filtered(images, size[0])
@@ -36,22 +55,36 @@ def resize_like_opencv(images, size):
     in the rows' two products, bits are cut off.
 
     Args:
-        images: Tensor of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
+        images: Tensor or array of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
         size: Pair `(height, width)` of ints or scalar int32 tensors.
 
     Returns:
-        Tensor of shape `(B, height, width, C)`, whole values in float32.
+        Tensor `(B, height, width, C)`, or for an array an array, whole values in float32.
     """
-    height, width = ops.shape(images)[1:3]
-    left, weight = _neighbours(width, size[1])
-    weight = ops.where((left < 0) | (left >= width - 1), 0.0, weight)[:, None]
-    columns = (2048 - weight) * _take(images, left, 2) + weight * _take(images, left + 1, 2)
-    columns = ops.floor(columns / 16)
-    above, weight = _neighbours(height, size[0])
+    xp = _ARRAYS if isinstance(images, np.ndarray) else ops
+    height, width = xp.shape(images)[1:3]
+    left, weight = _neighbours(xp, width, size[1])
+    weight = xp.where((left < 0) | (left >= width - 1), 0.0, weight)[:, None]
+    columns = (2048 - weight) * _take(xp, images, left, 2)
+    columns = columns + weight * _take(xp, images, left + 1, 2)
+    columns = xp.floor(columns / 16)
+    above, weight = _neighbours(xp, height, size[0])
     weight = weight[:, None, None]
-    rows = _product(2048 - weight, _take(columns, above, 1))
-    rows = rows + _product(weight, _take(columns, above + 1, 1))
-    return ops.floor((rows + 2) / 4)
+    rows = _product(xp, 2048 - weight, _take(xp, columns, above, 1))
+    rows = rows + _product(xp, weight, _take(xp, columns, above + 1, 1))
+    return xp.floor((rows + 2) / 4)
+
+
+def _resize_by_pillow(image, size):
+    """Columns, then rows, whichever of the two a version of Pillow begins with by itself."""
+    height, width = size
+    resized = []
+    for channel in np.moveaxis(image, -1, 0).astype("uint8"):
+        for sides in ((width, len(image)), (width, height)):
+            channel = Image.fromarray(np.ascontiguousarray(channel))
+            channel = np.asarray(channel.resize(sides, Image.Resampling.BILINEAR))
+        resized.append(channel)
+    return np.stack(resized, axis=-1).astype("float32")
 
 
 def _sum_filtered(images, new_size):
@@ -91,21 +124,21 @@ def _pillow_weights(size, new_size):
     return pixels, weights + ops.cast(2 * rest >= total, "int32")
 
 
-def _neighbours(size, new_size):
+def _neighbours(xp, size, new_size):
     """Returns the first of two neighbours of every place, -1 to size - 1, and the other's weight.
 
     OpenCV rounds positions to float32, and then the weight, in units of 2**-11, to the nearest
     whole number, halves to even ones. Here a position is counted in units of 2**-24.
     """
-    places = ops.arange(new_size, dtype="int32")
+    places = xp.arange(new_size, dtype="int32")
     position = (2 * places + 1) * size + new_size  # from pixel -1, in units of 1 / (2 * new_size)
     first = position // (2 * new_size) - 1
     fraction, rest = _divide(position % (2 * new_size), 2 * new_size, (8, 8, 8))
-    powers = ops.convert_to_tensor([2**i for i in range(15)], "int32")
-    unit = 1 + ops.sum(ops.where(first[:, None] >= powers, powers, 0), axis=1)  # float32's last bit
-    fraction = ops.where(unit > 1, _round(fraction, unit, rest > 0) * unit, fraction)
-    weight = _round(fraction, 2**13, (unit == 1) & (rest > 0))
-    return first, ops.cast(weight, "float32")
+    powers = xp.convert_to_tensor([2**i for i in range(15)], "int32")
+    unit = 1 + xp.sum(xp.where(first[:, None] >= powers, powers, 0), axis=1)  # float32's last bit
+    fraction = xp.where(unit > 1, _round(xp, fraction, unit, rest > 0) * unit, fraction)
+    weight = _round(xp, fraction, 2**13, (unit == 1) & (rest > 0))
+    return first, xp.cast(weight, "float32")
 
 
 def _divide(numerator, denominator, bits):
@@ -118,24 +151,24 @@ def _divide(numerator, denominator, bits):
     return quotient, rest
 
 
-def _round(value, unit, is_more):
+def _round(xp, value, unit, is_more):
     """`value / unit` to the nearest whole number; a half to the even one, unless it is more."""
     quotient, rest = value // unit, value % unit
     up = (2 * rest > unit) | ((2 * rest == unit) & (is_more | (quotient % 2 == 1)))
-    return quotient + ops.cast(up, "int32")
+    return quotient + xp.cast(up, "int32")
 
 
-def _product(weight, values):
+def _product(xp, weight, values):
     """`weight * values // 2**16` for values below 2**16."""
-    high = ops.floor(values / 256)
+    high = xp.floor(values / 256)
     low = values - high * 256
-    return ops.floor((weight * high + ops.floor(weight * low / 256)) / 256)
+    return xp.floor((weight * high + xp.floor(weight * low / 256)) / 256)
 
 
-def _take(images, index, axis):
+def _take(xp, images, index, axis):
     """Pixels along an axis, those beyond the border from the border."""
-    last = ops.shape(images)[axis] - 1
-    return ops.cast(ops.take(images, ops.clip(index, 0, last), axis=axis), "float32")
+    last = xp.shape(images)[axis] - 1
+    return xp.cast(xp.take(images, xp.clip(index, 0, last), axis=axis), "float32")
 
 
 def _larger(a, b):

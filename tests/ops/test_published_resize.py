@@ -28,6 +28,9 @@ def test_every_value_is_the_librarys(library, size):
     """Enlarged, shrunk, stretched, as it is, a single pixel."""
     found = run(lambda images: FUNCTIONS[library](images, size), DRAWN[None])
     np.testing.assert_array_equal(found[0], made(library, size))
+    array = FUNCTIONS[library](DRAWN[None], size)
+    assert isinstance(array, np.ndarray) and array.dtype == "float32"
+    np.testing.assert_array_equal(array[0], made(library, size))
 
 
 def test_half_the_size_is_opencvs():
