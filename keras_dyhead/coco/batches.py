@@ -128,7 +128,12 @@ class CocoDataset(keras.utils.PyDataset):
         self.seed = random.randrange(2**31) if seed is None else seed
         self.max_boxes = max_boxes or max(1, max(len(i.boxes) for i in annotations.images))
         self.drop_remainder = drop_remainder
-        self.epoch = initial_epoch
+        self.epoch, self._begun = initial_epoch, False
+        if not len(self):
+            raise ValueError(
+                f"{len(self._rows)} images make no batch of {batch_size}, and `drop_remainder` "
+                "drops all smaller ones. Received: drop_remainder=True"
+            )
 
     @property
     def epoch(self) -> int:
@@ -142,9 +147,15 @@ class CocoDataset(keras.utils.PyDataset):
         if self.shuffle:
             self._rows = np.random.default_rng((self.seed, epoch)).permutation(self._rows)
 
+    def on_epoch_begin(self) -> None:
+        """Begins an epoch; `fit` calls it."""
+        self._begun = True
+
     def on_epoch_end(self) -> None:
-        """Goes on to the next epoch; `fit` calls it."""
-        self.epoch += 1
+        """Goes on to the next epoch; `fit` calls it, also once before the first epoch."""
+        if self._begun:
+            self.epoch += 1
+        self._begun = False
 
     def __len__(self) -> int:
         """The number of batches of an epoch."""

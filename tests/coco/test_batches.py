@@ -1,5 +1,6 @@
 """CocoDataset: the batches of `load_coco`, as arrays that every backend takes."""
 
+import keras
 import numpy as np
 import pytest
 from coco.scenes import SIZES
@@ -37,7 +38,9 @@ def test_the_batches_are_those_of_load_coco(scenes, noise, preprocessor):
 
 def epochs_of(dataset, count=2):
     found = []
+    dataset.on_epoch_end()  # as `fit` does, before the first one
     for _ in range(count):
+        dataset.on_epoch_begin()
         found.append(list(dataset))
         dataset.on_epoch_end()
     return found
@@ -65,6 +68,31 @@ def test_every_epoch_has_an_order_and_mirrors_that_follow_from_the_seed(scenes):
     assert same(second, list(opened(seed=1, initial_epoch=1)))
     assert not same(first, list(opened(seed=2)))
     assert len(opened(drop_remainder=True)) == 2
+
+
+class Mean(keras.Model):
+    """Learns next to nothing, quickly."""
+
+    def build(self, shape):
+        self.weight = self.add_weight(shape=(), initializer="ones")
+
+    def call(self, images):
+        return keras.ops.mean(images) * self.weight
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return keras.ops.square(y_pred)
+
+
+def test_fit_counts_the_epochs_that_it_trained(scenes):
+    data = CocoDataset(scenes.folder, scenes.json, 2, (8, 8), training=True, initial_epoch=3)
+    model = Mean()
+    model.build((None, 8, 8, 3))
+    seen = []
+    watch = keras.callbacks.LambdaCallback(on_epoch_begin=lambda *_: seen.append(data.epoch))
+    model.compile("sgd")
+    for _ in range(2):
+        model.fit(data, epochs=2, shuffle=False, callbacks=[watch], verbose=0)
+    assert seen == [3, 4, 5, 6] and data.epoch == 7
 
 
 def test_mirrored_boxes_stay_on_their_objects(coco):
@@ -117,6 +145,7 @@ def test_a_file_that_goes_bad_is_named_or_becomes_black(coco, noise):
         ({"batch_size": 0}, "batch_size=0"),
         ({"horizontal_flip": 2}, "horizontal_flip=2"),
         ({"max_boxes": 0}, "max_boxes=0"),
+        ({"batch_size": 9, "drop_remainder": True}, "make no batch of 9"),
         ({"preprocessor": "atss"}, "'atss'"),
     ],
 )
