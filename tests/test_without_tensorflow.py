@@ -52,6 +52,8 @@ COMMAND = """
 from typer.testing import CliRunner
 from keras_dyhead.cli import app
 files = ["--images", "shapes/images", "--annotations", "shapes/instances.json"]
+done = CliRunner().invoke(app, ["convert", "list"])
+assert done.exit_code == 0 and "atss_r50_fpn_dyhead_1x_coco" in done.output, done.output
 done = CliRunner().invoke(app, ["train", *files, "--out", "run"])
 assert done.exit_code == 2 and "keras_dyhead.training needs TensorFlow" in done.output, done.output
 """

@@ -49,7 +49,7 @@ def convert(
     terminal = Terminal()
     with input_errors(), terminal.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead import checkpoints
-        from keras_dyhead.training.durable import save_model
+        from keras_dyhead.checkpoints.durable import save_model
     if name == "list":
         for key, record in checkpoints.PUBLISHED.items():
             terminal.print(f"{key:<42}{record.ap:>5} AP\n  {record.source}")

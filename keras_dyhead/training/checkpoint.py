@@ -13,8 +13,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.checkpoints.durable import check_folder_content, write_folder
 from keras_dyhead.training.callbacks import averaged_weights
-from keras_dyhead.training.durable import check_folder_content, write_folder
 
 _FINISHED = re.compile(r"epoch-(\d{5,})(?:-step-(\d{7,}))?")
 _KEPT = 2

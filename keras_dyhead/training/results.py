@@ -15,12 +15,12 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_dyhead.checkpoints.durable import save_model
 from keras_dyhead.coco import METRIC_NAMES, CocoAnnotations
 from keras_dyhead.detectors import Detector
 from keras_dyhead.export import export_saved_model
 from keras_dyhead.inference import detect_images, read_rgb
 from keras_dyhead.training import serving_check
-from keras_dyhead.training.durable import save_model
 from keras_dyhead.training.plan import package_versions
 from keras_dyhead.training.settings import TrainingSettings
 from keras_dyhead.visualization import plot_detections, plot_history

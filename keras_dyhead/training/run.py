@@ -9,11 +9,11 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
+from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.export.saved_model import check_loadable
 from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, FiniteLoss
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.data import build_preprocessor, open_data
-from keras_dyhead.training.durable import replace_file
 from keras_dyhead.training.memory import step_memory
 from keras_dyhead.training.model import build_detector
 from keras_dyhead.training.plan import resolve_settings, training_config
