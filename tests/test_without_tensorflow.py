@@ -91,6 +91,7 @@ def test_pytorch_imports_all_but_what_needs_tensorflow(tmp_path):
     run_without_tensorflow("import keras_dyhead\n" + IMPORTS, "torch", tmp_path)
 
 
+@pytest.mark.slow
 def test_jax_runs_what_the_page_shows(tmp_path):
     blocks = blocks_of(ROOT / "docs" / "backends.md")
     (shown,) = [b.code for b in blocks if b.language == "python" and b.reason is None]
