@@ -79,6 +79,11 @@ class PatchMerging(keras.layers.Layer):
         pixels = [x[:, row::2, column::2] for column in (0, 1) for row in (0, 1)]
         return self.reduction(self.norm(ops.concatenate(pixels, axis=-1)))
 
+    def compute_output_shape(self, input_shape):
+        batch, height, width, channels = input_shape
+        height, width = (None if size is None else (size + 1) // 2 for size in (height, width))
+        return (batch, height, width, 2 * channels)
+
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class SwinBlock(keras.layers.Layer):
@@ -171,6 +176,9 @@ class SwinBlock(keras.layers.Layer):
             return ops.cast(window, "int32") + ops.cast(shift, "int32")
 
         return (3 * bands(height)[:, None] + bands(width))[None, ..., None]
+
+    def compute_output_shape(self, input_shape):
+        return tuple(input_shape)  # JAX cannot divide open sizes into windows
 
     def get_config(self):
         return super().get_config() | {
