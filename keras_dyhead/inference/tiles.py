@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import math
+import numbers
 from collections.abc import Callable
 
 import numpy as np
@@ -25,6 +26,7 @@ class Tiles:
             seen whole by one of them. Defaults to `0.2`.
 
     Raises:
+        TypeError: If `size` is no integer, or `overlap` no number.
         ValueError: If `size` is not positive, or `overlap` not from 0 to less than 1.
 
     Example:
@@ -38,6 +40,12 @@ class Tiles:
     overlap: float = 0.2
 
     def __post_init__(self):
+        for value, kind in ((self.size, numbers.Integral), (self.overlap, numbers.Real)):
+            if not isinstance(value, kind) or isinstance(value, bool):
+                raise TypeError(
+                    "`size` must be an integer, and `overlap` a number. "
+                    f"Received: size={self.size!r}, overlap={self.overlap!r}"
+                )
         if self.size < 1 or not 0 <= self.overlap < 1:
             raise ValueError(
                 "`size` must be positive, and `overlap` from 0 to less than 1. "
@@ -92,5 +100,6 @@ class Tiles:
         if place > 0:
             kept &= (low > near) | (high > starts[place - 1] + self.size - start - near)
         if place + 1 < len(starts):
-            kept &= (high < side - near) | (low < starts[place + 1] - start + near)
+            # At equality the box stays here, as the tile behind leaves it to this one.
+            kept &= (high < side - near) | (low <= starts[place + 1] - start + near)
         return kept

@@ -40,6 +40,27 @@ def test_every_object_is_found_once_and_whole(size, overlap, coordinates):
     np.testing.assert_array_equal(found["boxes"][order], TRUTH)
 
 
+@pytest.mark.parametrize(("size", "overlap", "side"), [(100, 0.2, 251), (100, 0.9, 201)])
+def test_no_place_of_an_object_is_between_two_tiles(size, overlap, side):
+    """Objects just under the overlap end at both margins somewhere; pieces are the surer ones."""
+    image = np.stack([*np.mgrid[:20, :side][::-1], np.zeros((20, side), int)], axis=-1)
+    widest = round(size * overlap)
+    for width in range(widest - 3, widest + 1):
+        for left in range(side - width):
+            truth = np.array([left, 2, left + width, 12])
+
+            def look(tile, truth=truth, width=width):
+                box = truth - [tile[0, 0, 0], 0] * 2
+                box = np.clip(box, 0, [tile.shape[1], tile.shape[0]] * 2)[None].astype("float32")
+                seen = box[:, 2] > box[:, 0]
+                confidence = np.where(box[:, 2] - box[:, 0] < width, 0.9, 0.5)
+                found = {"boxes": box, "labels": np.zeros(1, "int32"), "confidence": confidence}
+                return {name: values[seen] for name, values in found.items()}
+
+            found = Tiles(size, overlap).detect(look, image, iou_threshold=0.5)
+            np.testing.assert_array_equal(found["boxes"], truth[None], err_msg=f"{left}, {width}")
+
+
 @pytest.mark.parametrize("side", [100, 101, 139, 140, 180, 1003])
 def test_tiles_cover_the_image_and_overlap(side):
     seen, last = np.zeros(side, int), None
@@ -72,4 +93,10 @@ def test_an_image_of_one_tile_is_detected_in_as_it_is(small_model, eager):
 @pytest.mark.parametrize("arguments", [(0, 0.2), (100, 1.0), (100, -0.1)])
 def test_impossible_tiles_are_refused(arguments):
     with pytest.raises(ValueError, match="overlap="):
+        Tiles(*arguments)
+
+
+@pytest.mark.parametrize("arguments", [(100.5, 0.2), (True, 0.2), ("100", 0.2), (100, None)])
+def test_tiles_of_other_types_are_refused(arguments):
+    with pytest.raises(TypeError, match="Received: size={!r}, overlap={!r}".format(*arguments)):
         Tiles(*arguments)
