@@ -1,5 +1,6 @@
 """`keras-dyhead predict`."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Annotated
@@ -42,6 +43,10 @@ def predict(
     tta_merge: TtaMerge = "vote",
     tile: Tile = None,
     overlap: Overlap = 0.2,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(min=1, help="Detections of an image; by default the model's limit."),
+    ] = None,
     class_names: ClassNames = None,
     on_error: OnError = "raise",
 ) -> None:
@@ -68,6 +73,8 @@ def predict(
         from keras_dyhead.visualization import draw_detections, unique_stems
 
         views = several_views(tta, tta_scales, tta_merge)
+        if max_detections is not None:
+            loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
         paths, faults = [], []
         for path in image_files(images):
             try:

@@ -64,7 +64,9 @@ def image_detector(
         image = as_rgb(image)
         if tiles is None:
             return detect_views(image)
-        return tiles.detect(detect_views, image, model.decoder.iou_threshold)
+        return tiles.detect(
+            detect_views, image, model.decoder.iou_threshold, model.decoder.max_detections
+        )
 
     detect.num_classes = model.num_classes
     detect.class_names = model.class_names

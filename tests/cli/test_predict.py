@@ -77,6 +77,13 @@ def test_broken_images_are_named_and_refused_or_skipped(folder, views, tmp_path)
     assert "no readable image among" in told
 
 
+def test_predict_finds_as_many_as_asked(small_model, folder, views, monkeypatch):
+    monkeypatch.setattr(small_model, "decoder", small_model.decoder)  # put back afterwards
+    command = ("predict", folder / "photos" / "tall.jpg", "--model", folder / "model.keras")
+    output_of(*command, "--max-detections", 345)
+    assert small_model.decoder.max_detections == 345
+
+
 def test_where_nothing_is_found_the_best_score_is_told(folder, views, monkeypatch, tmp_path):
     command = ("predict", folder / "photos", "--model", folder / "model.keras", "--out", tmp_path)
     told = output_of(*command, "--score-threshold", 0.95)

@@ -1,9 +1,12 @@
 """Tiles of a large image: where they lie, and what becomes of what they find."""
 
+import itertools
+
 import numpy as np
 import pytest
 
 from keras_dyhead.inference import Tiles, image_detector
+from keras_dyhead.ops.boxes import box_iou
 
 TRUTH = np.array([[10, 10, 60, 50], [70, 20, 95, 60], [150, 120, 190, 199], [0, 85, 45, 100]])
 
@@ -14,15 +17,30 @@ def exact(found, expected):
         np.testing.assert_array_equal(found[name], values)
 
 
-def see(tile):
-    """Finds the parts of the true boxes in a tile whose pixels are their own coordinates."""
+def parts(truth, tile, labels=None, noise=0):
+    """The parts of true boxes in a tile whose pixels are their own coordinates, the best first.
+
+    Whole objects are less sure than parts of them. Boxes of a tile are too small by the noise.
+    """
     (left, top), (height, width) = tile[0, 0, :2], tile.shape[:2]
-    boxes = np.clip(TRUTH - [left, top] * 2, 0, [width, height] * 2).astype("float32")
+    boxes = np.clip(truth - [left, top] * 2, 0, [width, height] * 2).astype("float32")
+    boxes = boxes + np.array([noise, noise, 0, 0], "float32")
     sides = boxes[:, 2:] - boxes[:, :2]
-    shown = sides.prod(axis=1) / np.prod(TRUTH[:, 2:] - TRUTH[:, :2], axis=1)
+    whole = (sides + noise == truth[:, 2:] - truth[:, :2]).all(axis=1)
+    labels = np.zeros(len(truth), "int32") if labels is None else labels
+    found = {"boxes": boxes, "labels": labels, "confidence": np.where(whole, 0.5, 0.9)}
     seen = sides.min(axis=1) > 0
-    labels, confidence = np.arange(len(TRUTH), dtype="int32"), shown.astype("float32")
-    return {"boxes": boxes[seen], "labels": labels[seen], "confidence": confidence[seen]}
+    return {name: values[seen] for name, values in found.items()}
+
+
+def detect(tiles, truth, image, **options):
+    """Objects, boxes `truth` in such an image, as tiles of it show them."""
+    truth = np.array(truth)
+    return tiles.detect(lambda tile: parts(truth, tile, **options), image, 0.6, 100)
+
+
+def by_position(boxes):
+    return np.array(sorted(np.asarray(boxes).tolist()))
 
 
 @pytest.fixture
@@ -34,31 +52,89 @@ def coordinates():
 
 @pytest.mark.parametrize(("size", "overlap"), [(100, 0.5), (120, 0.5), (130, 0.4), (400, 0.2)])
 def test_every_object_is_found_once_and_whole(size, overlap, coordinates):
-    found = Tiles(size, overlap).detect(see, coordinates, iou_threshold=0.6)
-    np.testing.assert_array_equal(found["confidence"], 1)
+    labels = np.arange(len(TRUTH), dtype="int32")
+    found = detect(Tiles(size, overlap), TRUTH, coordinates, labels=labels)
     order = np.argsort(found["labels"], kind="stable")
     np.testing.assert_array_equal(found["boxes"][order], TRUTH)
 
 
-@pytest.mark.parametrize(("size", "overlap", "side"), [(100, 0.2, 251), (100, 0.9, 201)])
-def test_no_place_of_an_object_is_between_two_tiles(size, overlap, side):
-    """Objects just under the overlap end at both margins somewhere; pieces are the surer ones."""
+@pytest.mark.parametrize("noise", [0, 1])
+@pytest.mark.parametrize(("overlap", "side"), [(0.2, 180), (0.9, 125)])
+def test_no_place_of_an_object_is_between_two_tiles(overlap, side, noise):
+    """Objects just under the overlap end at both margins somewhere, seen a pixel apart or not.
+
+    Then a box that lacks the pixels in the margin may stay.
+    """
     image = np.stack([*np.mgrid[:20, :side][::-1], np.zeros((20, side), int)], axis=-1)
-    widest = round(size * overlap)
-    for width in range(widest - 3, widest + 1):
-        for left in range(side - width):
-            truth = np.array([left, 2, left + width, 12])
+    widest = round(100 * overlap)
+    for width in (widest - 3, widest - 1, widest):
+        for left in range(side // 3 if overlap < 0.5 else 0, min(side - width, 105)):
+            truth, turn = np.array([[left, 2, left + width, 12]]), itertools.cycle([0, noise])
+            found = Tiles(100, overlap).detect(
+                lambda tile, truth=truth, turn=turn: parts(truth, tile, noise=next(turn)),
+                image,
+                iou_threshold=0.5,
+                max_detections=100,
+            )
+            assert found["boxes"].shape == (1, 4), f"{left}, {width}"
+            overlap_with_truth = float(box_iou(found["boxes"], truth)[0, 0])
+            assert overlap_with_truth >= (0.8 if noise else 1), f"{left}, {width}"
 
-            def look(tile, truth=truth, width=width):
-                box = truth - [tile[0, 0, 0], 0] * 2
-                box = np.clip(box, 0, [tile.shape[1], tile.shape[0]] * 2)[None].astype("float32")
-                seen = box[:, 2] > box[:, 0]
-                confidence = np.where(box[:, 2] - box[:, 0] < width, 0.9, 0.5)
-                found = {"boxes": box, "labels": np.zeros(1, "int32"), "confidence": confidence}
-                return {name: values[seen] for name, values in found.items()}
 
-            found = Tiles(size, overlap).detect(look, image, iou_threshold=0.5)
-            np.testing.assert_array_equal(found["boxes"], truth[None], err_msg=f"{left}, {width}")
+@pytest.mark.parametrize("box", [[82, 82, 98, 98], [75, 85, 90, 99], [95, 70, 110, 90]])
+def test_an_object_where_four_tiles_meet_is_found_once(box, coordinates):
+    found = detect(Tiles(100, 0.2), [box], coordinates[:180, :180])
+    np.testing.assert_array_equal(found["boxes"], [box])
+
+
+def test_the_rows_of_tiles_share_out_an_object_longer_than_the_overlap(coordinates):
+    """No tile sees all of its length, but one row sees all of its height."""
+    found = detect(Tiles(100, 0.2), [[40, 70, 140, 90]], coordinates[:180, :180])
+    np.testing.assert_array_equal(
+        by_position(found["boxes"]), [[40, 70, 100, 90], [80, 70, 140, 90]]
+    )
+
+
+def test_a_cut_object_that_the_neighbour_misses_stays(coordinates):
+    """The neighbour finds another object of the class there, and one of another class over it."""
+    image = coordinates[:100, :180]
+
+    def look(tile):
+        found = {
+            0: ([[80, 10, 100, 30]], [0]),
+            80: ([[12, 20, 30, 40], [0, 10, 30, 30]], [0, 1]),
+        }
+        boxes, labels = (np.array(values) for values in found[tile[0, 0, 0]])
+        return {
+            "boxes": boxes.astype("float32"),
+            "labels": labels,
+            "confidence": np.ones(len(labels), "float32"),
+        }
+
+    found = Tiles(100, 0.2).detect(look, image, iou_threshold=0.5, max_detections=100)
+    assert [80, 10, 100, 30] in found["boxes"].tolist() and len(found["boxes"]) == 3
+
+
+def test_the_whole_image_has_as_many_detections_as_one_of_the_model(coordinates):
+    truth = np.array([[x, y, x + 4, y + 4] for x in range(0, 200, 10) for y in range(0, 200, 10)])
+    confidence = np.linspace(0.9, 0.1, len(truth))
+
+    def look(tile):
+        (left, top), (height, width) = tile[0, 0, :2], tile.shape[:2]
+        boxes = truth - [left, top] * 2
+        seen = np.flatnonzero(((boxes >= 0) & (boxes <= [width, height] * 2)).all(axis=1))[:100]
+        labels = np.zeros(len(seen), "int32")
+        return {"boxes": boxes[seen], "labels": labels, "confidence": confidence[seen]}
+
+    for tiles, expected in (
+        (Tiles(50, 0.2), 100),
+        (Tiles(50, 0.2, max_detections=350), 350),
+        (Tiles(50, 0.2, max_detections=7), 7),
+        (Tiles(200), 100),
+        (Tiles(200, max_detections=7), 7),
+    ):
+        found = tiles.detect(look, coordinates, iou_threshold=0.5, max_detections=100)
+        np.testing.assert_array_equal(found["boxes"], truth[:expected], err_msg=str(tiles))
 
 
 @pytest.mark.parametrize("side", [100, 101, 139, 140, 180, 1003])
@@ -77,7 +153,7 @@ def test_tiles_cover_the_image_and_overlap(side):
         }
 
     row = np.arange(side)[None, :, None].repeat(3, axis=2)
-    found = Tiles(100, 0.2).detect(look, row, iou_threshold=0.5)
+    found = Tiles(100, 0.2).detect(look, row, iou_threshold=0.5, max_detections=100)
     assert seen.min() >= 1 and found["boxes"].shape == (0, 4)
 
 
@@ -85,18 +161,23 @@ def test_an_image_of_one_tile_is_detected_in_as_it_is(small_model, eager):
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), "uint8")
     plain = image_detector(small_model)(image)
     exact(image_detector(small_model, tiles=Tiles(96))(image), plain)
+    limit = small_model.decoder.max_detections
     several = image_detector(small_model, tiles=Tiles(64, 0.5))(image)
-    assert len(several["labels"]) > len(plain["labels"])
+    assert len(several["labels"]) == limit
+    several = image_detector(small_model, tiles=Tiles(64, 0.5, max_detections=2 * limit))(image)
+    assert len(several["labels"]) > limit
     assert (np.diff(several["confidence"]) <= 0).all() and several["boxes"].max() <= 96
 
 
-@pytest.mark.parametrize("arguments", [(0, 0.2), (100, 1.0), (100, -0.1)])
+@pytest.mark.parametrize("arguments", [(0, 0.2), (100, 1.0), (100, -0.1), (100, 0.2, 0)])
 def test_impossible_tiles_are_refused(arguments):
     with pytest.raises(ValueError, match="overlap="):
         Tiles(*arguments)
 
 
-@pytest.mark.parametrize("arguments", [(100.5, 0.2), (True, 0.2), ("100", 0.2), (100, None)])
+@pytest.mark.parametrize(
+    "arguments", [(100.5, 0.2), (True, 0.2), ("100", 0.2), (100, None), (100, 0.2, 7.5)]
+)
 def test_tiles_of_other_types_are_refused(arguments):
-    with pytest.raises(TypeError, match="Received: size={!r}, overlap={!r}".format(*arguments)):
+    with pytest.raises(TypeError, match="Received: .*size={!r}, overlap={!r}".format(*arguments)):
         Tiles(*arguments)
