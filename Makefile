@@ -9,8 +9,8 @@ ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py \
 	$(wildcard tests/*/test_every_backend.py)
 # What changes most often, and everything else is made of.
 CORE = tests/test_rooms.py tests/ops tests/layers tests/detectors
-# What JAX compiles for minutes, and what shows less of it than the others do.
-LONG_ON_JAX = tests/layers/test_block_trace.py tests/layers/test_determinism.py tests/layers/test_shared_trace.py
+# What JAX compiles for minutes, and what shows less of it than the others do: `test-slow` runs it.
+LONG_ON_JAX = $(addprefix tests/layers/test_,block_trace.py determinism.py dyhead_neck.py shared_trace.py start.py)
 # What compiles whole detectors runs by itself: TensorFlow keeps what it compiled until a process ends.
 WHOLE_DETECTORS = tests/detectors tests/export tests/integrations
 

@@ -2,9 +2,19 @@
 
 import keras
 import numpy as np
+import pytest
 
 # Only TensorFlow has sparse products.
 FORMS = ("gather", "sparse") if keras.backend.backend() == "tensorflow" else ("gather",)
+
+
+def slow_on_jax(values, slow):
+    """Values to parametrize a test with, of which JAX takes some only among the slow tests.
+
+    JAX compiles a program for each, and the others show what they would.
+    """
+    jax = keras.backend.backend() == "jax"
+    return [pytest.param(v, marks=pytest.mark.slow if jax and v in slow else ()) for v in values]
 
 
 def to_numpy(structure):

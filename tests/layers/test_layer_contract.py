@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from backend import as_function, relative_error, run, to_numpy, vjp
+from backend import as_function, relative_error, run, slow_on_jax, to_numpy, vjp
 
 from keras_dyhead.layers import (
     DeformConv2D,
@@ -66,6 +66,11 @@ LAYERS = {
     ),
 }
 
+# What a neck is made of, and so shows as well.
+PARTS = ("DyHeadBlock", "ScaleAwareAttention", "TaskAwareAttention")
+PARTS += ("SpatialAwareAttention", "SpatialAwareAttention-published")
+EVERY_LAYER = pytest.mark.parametrize("name", slow_on_jax(LAYERS, PARTS))
+
 
 def build(layer, arguments):
     """Gives every weight a seeded value away from its start, so that nothing is trivially zero."""
@@ -88,7 +93,7 @@ def assert_close(found, expected, tolerance):
         assert relative_error(a, b) <= tolerance
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@EVERY_LAYER
 def test_config_round_trip_gives_the_same_layer(name):
     layer, arguments, expected = built(name)
     copy = type(layer).from_config(layer.get_config())
@@ -98,7 +103,7 @@ def test_config_round_trip_gives_the_same_layer(name):
     assert_close(run(copy, *arguments), expected, 1e-6)
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@EVERY_LAYER
 def test_symbolic_shapes_are_the_shapes_of_the_outputs(name):
     layer, arguments, outputs = built(name)
     symbolic = layer(*keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape), arguments))
@@ -106,7 +111,7 @@ def test_symbolic_shapes_are_the_shapes_of_the_outputs(name):
     assert shapes == [x.shape for x in keras.tree.flatten(outputs)]
 
 
-@pytest.mark.parametrize("name", LAYERS)
+@EVERY_LAYER
 def test_one_functional_model_with_unknown_sizes_serves_every_size(name, tmp_path):
     layer, arguments, expected = built(name)
     inputs = keras.tree.map_structure(
@@ -121,7 +126,7 @@ def test_one_functional_model_with_unknown_sizes_serves_every_size(name, tmp_pat
 
 
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
-@pytest.mark.parametrize("name", LAYERS)
+@EVERY_LAYER
 def test_mixed_precision_computes_in_half_and_stays_near_float32(name, dtype):
     layer, arguments, expected = built(name)
     half, _ = LAYERS[name](dtype=dtype)
@@ -142,7 +147,9 @@ def test_mixed_precision_computes_in_half_and_stays_near_float32(name, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
-@pytest.mark.parametrize("name", ["DeformConv2D", "DyHeadBlock", "DyHeadNeck-published"])
+@pytest.mark.parametrize(
+    "name", slow_on_jax(["DeformConv2D", "DyHeadBlock", "DyHeadNeck-published"], PARTS)
+)
 def test_gradients_reach_inputs_and_weights(name, dtype):
     layer, arguments = LAYERS[name](dtype=dtype)
     build(layer, arguments)

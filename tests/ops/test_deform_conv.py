@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend import FORMS, relative_error, run, vjp
+from backend import FORMS, relative_error, run, slow_on_jax, vjp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy_reference import deform_conv2d as loop_reference
@@ -16,6 +16,9 @@ from keras_dyhead.ops.sampling_form import sampling_form
 
 DATA = Path(__file__).parents[1] / "data" / "op_deform_conv"
 CASES = {case["id"]: case for case in json.loads((DATA / "cases.json").read_text())}
+OPTIONS = ("stride", "padding", "dilation", "weight_groups", "offset_groups")
+FIRST = {tuple(case[key] for key in OPTIONS): i for i, case in reversed(CASES.items())}
+REPEATED = set(CASES).difference(FIRST.values())  # others have these options with other numbers
 
 
 def channels_last(array):
@@ -25,7 +28,7 @@ def channels_last(array):
 
 @pytest.mark.parametrize("chunk_bytes", [None, 10_000], ids=["whole", "chunks"])
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case_id", CASES)
+@pytest.mark.parametrize("case_id", slow_on_jax(CASES, REPEATED))
 def test_agrees_with_torchvision_forward_and_in_all_gradients(
     case_id, form, chunk_bytes, monkeypatch
 ):
