@@ -43,9 +43,10 @@ def freeze_first_layers(model):
 
 FREEZE = {
     "pyramid and half of the backbone": freeze_first_layers,
-    "backbone": lambda model: setattr(model.backbone, "trainable", False),
-    "head": lambda model: setattr(model.head, "trainable", False),
-    "one block": lambda model: setattr(model.neck.blocks[0], "trainable", False),
+    "head and one block": lambda model: (
+        setattr(model.head, "trainable", False),
+        setattr(model.neck.blocks[0], "trainable", False),
+    ),
     "a frozen stage trains": lambda model: setattr(model.backbone, "trainable", True),
     "all but the head": lambda model: (
         setattr(model, "trainable", False),

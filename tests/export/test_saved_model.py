@@ -72,11 +72,17 @@ def test_image_batches_give_boxes_in_their_own_pixels(forms, tmp_path):
     assert out["boxes"][..., 3].max() <= height * 1.0001
 
 
-def test_a_file_is_detected_alike_whatever_shares_its_batch(tmp_path):
-    model = small_retinanet()
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The folder of a detector without DyHead, exported with the names of its classes."""
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_saved_model(small_retinanet(), folder, class_names=["a", "b", "ü"])
+    return folder
+
+
+def test_a_file_is_detected_alike_whatever_shares_its_batch(exported, tmp_path):
     paths, _ = pictures(tmp_path)
-    export_saved_model(model, tmp_path / "model")
-    detect = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_bytes"]
+    detect = tf.saved_model.load(str(exported)).signatures["serving_bytes"]
     files = tf.stack([tf.io.read_file(path) for path in paths])
     together, alone = detect(files), detect(files[1:2])
     for key in alone:
@@ -84,9 +90,8 @@ def test_a_file_is_detected_alike_whatever_shares_its_batch(tmp_path):
     assert detect(tf.constant([], tf.string))["boxes"].shape == (0, 20, 4)
 
 
-def test_class_names_travel_along(tmp_path):
-    export_saved_model(small_retinanet(), tmp_path / "model", class_names=["a", "b", "ü"])
-    names = (tmp_path / "model" / "assets.extra" / "class_names.txt").read_text("utf-8")
+def test_class_names_travel_along(exported):
+    names = (exported / "assets.extra" / "class_names.txt").read_text("utf-8")
     assert names.splitlines() == ["a", "b", "ü"]
 
 
