@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
-from keras_dyhead.coco.checks import check
+from keras_dyhead.coco.checks import check, check_count
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.ops.boxes import box_area
@@ -18,48 +18,31 @@ from keras_dyhead.ops.boxes import box_area
 class CocoDataset(keras.utils.PyDataset):
     """Loads a COCO data set as NumPy batches, on every backend and without TensorFlow.
 
-    The batches are those of `load_coco` with one canvas: each image is read when it is wanted,
-    resized to fit the canvas, its aspect ratio kept, and padded at the bottom and the right with
-    zeros. With `training=True` the order changes every epoch and some images are mirrored; the
-    other variations of `Augmentation` are `load_coco`'s alone. All batches but the last have one
-    shape, so that JAX compiles a step once, with a smaller last batch twice.
-
-    An element is `(images, targets)`:
-
-    - `images`: float32 `(batch, height, width, 3)`, RGB 0..255, or normalised by `preprocessor`;
-    - `targets["boxes"]`: float32 `(batch, max_boxes, 4)`, xyxy pixels of the resized image, and
-      `targets["labels"]`: float32 `(batch, max_boxes)`, both padded with -1;
-    - with `training=False` also `targets["image_id"]`: int64 `(batch,)`,
-      `targets["original_size"]`: int32 `(batch, 2)`, height and width of the file, and
-      `targets["scale"]`: float32 `(batch, 2)`, resized over original size, `(y, x)`.
+    The batches `(images, targets)` are those of `load_coco` with one canvas, as arrays. With
+    `training=True` the order changes every epoch and some images are mirrored; the other variations
+    of `Augmentation` are `load_coco`'s alone. All batches but the last have one shape, so that JAX
+    compiles a step once, with a smaller last batch twice.
 
     What an epoch delivers follows from the seed and the epoch alone. Pass `shuffle=False` to `fit`,
     which else shuffles the batches once more, by a state of its own.
 
     Args:
-        images: Folder of JPEG or PNG files, see `load_coco`.
-        annotations: Path of the COCO JSON file; or a `CocoAnnotations`, which has been opened with
-            `images` and `class_names` and is not checked again.
+        images: As in `load_coco`, like all arguments that are not explained here.
+        annotations: Path of the COCO JSON file, or a `CocoAnnotations`.
         batch_size: Images per batch. The last batch may be smaller. Defaults to `8`.
         image_size: The canvas: `(height, width)` in pixels. Defaults to `(512, 512)`.
         training: Whether to shuffle and mirror. Defaults to `False`.
-        preprocessor: Usually `model.preprocessor`. Its sizes say how large images become at most,
-            see `load_coco`. Defaults to `None`: pixels stay as they are.
+        preprocessor: A `DetectionPreprocessor`, usually `model.preprocessor`. Defaults to `None`.
         horizontal_flip: Probability that an image is mirrored in training. Defaults to `0.5`.
-        class_names: Category names in the order of the labels, see `CocoAnnotations`. Defaults to
-            `None`: all, by ascending category id.
-        on_error: `"raise"` or `"skip"`, what to do about broken files and unusable annotations. A
-            file that goes bad later is a `ValueError`, or with `"skip"` a black image without
-            boxes and a warning. Defaults to `"raise"`.
-        verify: Whether to decode every file once beforehand. Defaults to `True`.
-        shuffle: Whether to shuffle the images anew in each epoch. `None` means as `training` says.
-            Defaults to `None`.
-        seed: Seed of order and mirroring. `None` draws one from Python's `random`, which
-            `keras.utils.set_random_seed` governs. Defaults to `None`.
+        class_names: Category names in the order of the labels. Defaults to `None`.
+        on_error: `"raise"` or `"skip"`. A file that goes bad later is a `ValueError`, or with
+            `"skip"` a black image without boxes and a warning. Defaults to `"raise"`.
+        verify: Defaults to `True`.
+        shuffle: Defaults to `None`: as `training` says.
+        seed: Defaults to `None`: drawn from Python's `random`.
         initial_epoch: The epoch that comes first. Defaults to `0`.
-        max_boxes: Boxes per image to make room for; of more, the largest are kept. Defaults to
-            `None`: room for all.
-        drop_remainder: Whether to drop a smaller last batch. Defaults to `False`.
+        max_boxes: Defaults to `None`: room for all.
+        drop_remainder: Defaults to `False`.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
 
     Attributes:
@@ -103,10 +86,9 @@ class CocoDataset(keras.utils.PyDataset):
         super().__init__(**kwargs)
         sides = np.shape(image_size) == (2,) and min(image_size) >= 1
         check("image_size", image_size, sides, "a positive (height, width)")
-        check("batch_size", batch_size, batch_size >= 1, "at least 1")
         check("horizontal_flip", horizontal_flip, 0 <= horizontal_flip <= 1, "a probability")
-        check("initial_epoch", initial_epoch, initial_epoch >= 0, "at least 0")
-        check("max_boxes", max_boxes, max_boxes is None or max_boxes >= 1, "at least 1 or None")
+        check_count(1, batch_size=batch_size, max_boxes=max_boxes)
+        check_count(0, initial_epoch=initial_epoch, seed=seed)
         if not isinstance(preprocessor, DetectionPreprocessor | None):
             raise TypeError(
                 "`preprocessor` must be a DetectionPreprocessor, such as `model.preprocessor`, or "

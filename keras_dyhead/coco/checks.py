@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import numbers
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -36,6 +37,16 @@ def check(name: str, value: Any, valid: bool, expected: str) -> None:
     """Raises a `ValueError` that names an argument which is not valid."""
     if not valid:
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+
+def check_count(least: int, **counts: int | None) -> None:
+    """Raises a `ValueError` that names an argument which is no whole number of at least `least`.
+
+    `None` is one that was not given.
+    """
+    for name, value in counts.items():
+        valid = value is None or (isinstance(value, numbers.Integral) and value >= least)
+        check(name, value, valid, f"a whole number of at least {least}")
 
 
 def check_on_error(on_error: str) -> None:

@@ -12,7 +12,7 @@ import tensorflow as tf
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.augmentation import Augmentation
 from keras_dyhead.coco.batches import size_limits
-from keras_dyhead.coco.checks import check
+from keras_dyhead.coco.checks import check, check_count
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
 from keras_dyhead.coco.examples import Examples
 from keras_dyhead.coco.geometry import assign_canvases, check_canvases
@@ -123,11 +123,8 @@ def load_coco(
     ```
     """
     canvases = check_canvases(image_size)
-    check("batch_size", batch_size, batch_size >= 1, "at least 1")
-    check("max_boxes", max_boxes, max_boxes is None or max_boxes >= 1, "at least 1 or None")
-    check("initial_epoch", initial_epoch, initial_epoch >= 0, "at least 0")
-    check("initial_step", initial_step, initial_step >= 0, "at least 0")
-
+    check_count(1, batch_size=batch_size, max_boxes=max_boxes)
+    check_count(0, initial_epoch=initial_epoch, initial_step=initial_step, seed=seed)
     opened = annotations
     if not isinstance(annotations, CocoAnnotations):
         opened = CocoAnnotations(

@@ -1,6 +1,7 @@
 """What a training is made of."""
 
 import dataclasses
+import numbers
 import os
 import re
 from collections.abc import Mapping
@@ -200,6 +201,11 @@ class TrainingSettings:
             rate = 1e-3 if self.weights is None else 1e-4
             object.__setattr__(self, "learning_rate", rate)
         self._convert(lambda canvases: tuple(map(tuple, canvases)), "canvases")
+        for field in dataclasses.fields(self):
+            if field.type in (int, int | None):
+                value = getattr(self, field.name)
+                whole = value is None or isinstance(value, numbers.Integral)
+                self._check(field.name, whole, "a whole number")
         for name in _POSITIVE:
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "positive")

@@ -13,6 +13,8 @@ SWIN = "dyhead_swint_atss_fpn_2x_ms"
         {"channels": 20},
         {"num_blocks": -1},
         {"epochs": 0},
+        {"epochs": 2.5},
+        {"batch_size": "8"},
         {"detector": "yolo"},
         {"strategy": "tpu"},
         {"optimizer": "adam"},
