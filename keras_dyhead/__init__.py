@@ -7,6 +7,7 @@ optimizers. Each room is imported when it is first used: the command line's help
 
 import importlib
 
+from keras_dyhead.needs import has_tensorflow
 from keras_dyhead.registration import REGISTERING, register_with_keras
 from keras_dyhead.version import __version__
 
@@ -18,6 +19,8 @@ _ROOMS = (
 )
 
 __all__ = ["__version__", *_EXPORTS, *_ROOMS]
+if not has_tensorflow():
+    __all__ = [name for name in __all__ if name not in (*_EXPORTS, "export", "training")]
 
 
 def __getattr__(name: str):

@@ -1,5 +1,12 @@
 """What some rooms need beside Keras and its backend, said in one sentence."""
 
+import importlib.util
+
+
+def has_tensorflow() -> bool:
+    """Whether TensorFlow is installed."""
+    return importlib.util.find_spec("tensorflow") is not None
+
 
 def need_tensorflow(part: str) -> None:
     """Checks that TensorFlow can be imported.

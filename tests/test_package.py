@@ -60,7 +60,6 @@ print(sorted({{"keras_cv", "torch", "torchvision"}} & set(sys.modules)))
     [
         ("tensorflow", "import keras_dyhead, tensorflow"),
         ("jax", "from keras_dyhead.layers import DyHeadNeck"),
-        ("torch", "import keras_dyhead.detectors"),
     ],
 )
 def test_keras_knows_the_classes_whichever_is_imported_first(backend, first, monkeypatch):

@@ -32,6 +32,7 @@ IMPORTS = """
 for room in ("ops", "layers", "backbones", "detectors", "optimizers", "checkpoints", "recipes",
              "integrations.keras_hub", "coco", "inference", "visualization", "cli"):
     importlib.import_module(f"keras_dyhead.{room}")
+exec("from keras_dyhead import *; from keras_dyhead.coco import *; CocoDataset, inference")
 names = ("load_coco", "Augmentation")
 for room, name in (("export", ""), ("training", ""), *(("coco", name) for name in names)):
     try:

@@ -13,7 +13,7 @@ from keras_dyhead.coco.detections import detection_array, write_detections
 from keras_dyhead.coco.evaluation import CocoEvaluation, evaluate_coco
 from keras_dyhead.coco.metrics import METRIC_NAMES, CocoResult, coco_metrics
 from keras_dyhead.coco.shapes import SHAPES, draw_shapes
-from keras_dyhead.needs import need_tensorflow
+from keras_dyhead.needs import has_tensorflow, need_tensorflow
 
 if TYPE_CHECKING:
     from keras_dyhead.coco.augmentation import Augmentation
@@ -23,7 +23,6 @@ __all__ = [
     "COCO_CLASSES",
     "METRIC_NAMES",
     "SHAPES",
-    "Augmentation",
     "CocoAnnotations",
     "CocoDataset",
     "CocoEvaluation",
@@ -34,9 +33,10 @@ __all__ = [
     "detection_array",
     "draw_shapes",
     "evaluate_coco",
-    "load_coco",
     "write_detections",
 ]
+if has_tensorflow():
+    __all__ += ["Augmentation", "load_coco"]
 
 
 def __getattr__(name: str):
