@@ -99,9 +99,7 @@ class ATSS(AnchorDetector):
             anchors.per_cell,
             head_layers,
             head_kernel_size,
-            use_group_norm=True,
             use_centerness=True,
-            use_level_scales=True,
             dtype=dtype,
             name="head",
         )

@@ -25,11 +25,10 @@ class PredictionHead(CompositeLayer):
         head_layers: int. 3x3 convolutions with ReLU before the predictions, one branch for classes,
             one for boxes, with as many channels as the maps. Defaults to 0.
         kernel_size: int. Kernel size of the predictions. Defaults to 3.
-        use_group_norm: bool. Normalise after each of those convolutions, in groups of 8 channels
-            (32 groups of 256), in place of a bias. Defaults to `False`.
-        use_centerness: bool. Predict centerness too. Defaults to `False`.
-        use_level_scales: bool. Multiply the box outputs of each level by a learned number of its
-            own. Defaults to `False`.
+        use_centerness: bool. Predict centerness too. Such a head, as those of FCOS and ATSS, also
+            normalises after each of those convolutions, in groups of 8 channels (32 groups of 256),
+            in place of a bias, and multiplies the box outputs of each level by a learned number of
+            its own. Defaults to `False`.
         box_output: `"box_deltas"`, as they come, or `"box_distances"`, their exponentials, which
             are positive. Defaults to `"box_deltas"`.
         distance_unit: What a distance of `exp(0)` is: one `"pixel"`, or one `"stride"` of its
@@ -61,9 +60,7 @@ class PredictionHead(CompositeLayer):
         anchors_per_cell: int = 1,
         head_layers: int = 0,
         kernel_size: int = 3,
-        use_group_norm: bool = False,
         use_centerness: bool = False,
-        use_level_scales: bool = False,
         box_output: str = "box_deltas",
         distance_unit: str = "pixel",
         centerness_branch: str = "box",
@@ -81,9 +78,7 @@ class PredictionHead(CompositeLayer):
         self.anchors_per_cell = anchors_per_cell
         self.head_layers = head_layers
         self.kernel_size = kernel_size
-        self.use_group_norm = use_group_norm
         self.use_centerness = use_centerness
-        self.use_level_scales = use_level_scales
         self.box_output = box_output
         self.distance_unit = distance_unit
         self.centerness_branch = centerness_branch
@@ -101,13 +96,13 @@ class PredictionHead(CompositeLayer):
     def build(self, input_shape):
         channels = next(iter(input_shape.values()))[-1]
         self.class_tower, self.box_tower = (
-            conv_tower(branch, self.head_layers, channels, self.use_group_norm, self.dtype_policy)
+            conv_tower(branch, self.head_layers, channels, self.use_centerness, self.dtype_policy)
             for branch in ("class", "box")
         )
         for _, predictions in self._branches():
             for prediction in predictions:
                 prediction.build((None, None, None, channels))
-        if self.use_level_scales:
+        if self.use_centerness:
             self.level_scales = [
                 self.add_weight(
                     shape=(),
@@ -138,7 +133,7 @@ class PredictionHead(CompositeLayer):
         return outputs | {"level_sizes": stack_sizes(sizes)}
 
     def _box_outputs(self, maps, levels):
-        if self.use_level_scales:
+        if self.use_centerness:
             maps = [x * scale for x, scale in zip(maps, self.level_scales, strict=True)]
         if self.box_output == "box_distances":
             maps = [ops.exp(ops.minimum(x, MAX_EXPONENT)) for x in maps]
@@ -164,9 +159,7 @@ class PredictionHead(CompositeLayer):
             "anchors_per_cell": self.anchors_per_cell,
             "head_layers": self.head_layers,
             "kernel_size": self.kernel_size,
-            "use_group_norm": self.use_group_norm,
             "use_centerness": self.use_centerness,
-            "use_level_scales": self.use_level_scales,
             "box_output": self.box_output,
             "distance_unit": self.distance_unit,
             "centerness_branch": self.centerness_branch,
