@@ -11,6 +11,7 @@ from keras_dyhead.layers.start import NEIGHBOURS, SCALE, NearIdentity, check_sta
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
+from keras_dyhead.ops.sampling_form import chosen_form
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
 _TAPS = 9
@@ -157,12 +158,17 @@ class SpatialAwareAttention(CompositeLayer):
             "low", levels[:-1], sizes[1:], fields and fields[1:], pyramid, strides=2
         )
         if self.alignment == "paper":
-            coarser = [
-                resize_align_corners(level, size)
-                for level, size in zip(levels[1:], sizes, strict=False)
-            ]
+            finer, coarser = sizes[:-1], levels[1:]
+            enlarged = self.use_spatial_attention and chosen_form(self.compute_dtype) == "sparse"
+            if not enlarged:
+                coarser = [
+                    resize_align_corners(level, size)
+                    for level, size in zip(coarser, finer, strict=True)
+                ]
             rows = MapRows(coarser) if self.use_spatial_attention and coarser else None
-            high = self._convolve("high", coarser, sizes[:-1], fields and fields[:-1], rows)
+            high = self._convolve(
+                "high", coarser, finer, fields and fields[:-1], rows, enlarged=enlarged
+            )
             high = self._normalise("high", high)
         else:
             if self.use_spatial_attention:
@@ -252,10 +258,11 @@ class SpatialAwareAttention(CompositeLayer):
         height, width = ops.shape(field)[1:3]
         return ops.reshape(field, (-1, height * width, 3 * _TAPS))
 
-    def _convolve(self, branch, sources, sizes, fields, rows, first=0, strides=1):
+    def _convolve(self, branch, sources, sizes, fields, rows, first=0, strides=1, enlarged=False):
         """Convolves all sources with one kernel; the outputs have the given sizes.
 
-        With spatial-aware attention, the sources are the maps of `rows` from number `first` on.
+        With spatial-aware attention, the sources are the maps of `rows` from number `first` on,
+        `enlarged` to the sizes of the outputs or not.
         """
         if not sources:
             return []
@@ -266,10 +273,14 @@ class SpatialAwareAttention(CompositeLayer):
                 )
                 for source in sources
             ]
-        grids = [
-            sampling_grid(size, ops.shape(source)[1:3], strides=(strides, strides), start=start)
-            for source, size, start in zip(sources, sizes, rows.starts[first:], strict=False)
-        ]
+        grids = []
+        for source, size, start in zip(sources, sizes, rows.starts[first:], strict=False):
+            stored = ops.shape(source)[1:3]
+            grids.append(
+                sampling_grid(size, size, start=start, stored_size=stored)
+                if enlarged
+                else sampling_grid(size, stored, strides=(strides, strides), start=start)
+            )
         offsets, mask_logits = ops.split(ops.concatenate(fields, axis=1), [2 * _TAPS], axis=-1)
         outputs = deform_conv_rows(
             rows.values,

@@ -6,7 +6,9 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.ops.corners import corners_of_taps
 from keras_dyhead.ops.gather_matmul import gather_matmul
+from keras_dyhead.ops.matmul_gather import matmul_gather
 from keras_dyhead.ops.sampling_grid import sampling_grid
 
 
@@ -104,7 +106,8 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
 
     Args:
         rows: Tensor of shape `(B, R, C)`: the pixels of one map, or of several one after the other.
-        grid: `SamplingGrid` of the `P` output positions.
+        grid: `SamplingGrid` of the `P` output positions. One with `stored_height` and
+            `stored_width` is for sparse products, and without groups.
         offsets: Tensor of shape `(B, P, offset_groups * K * 2)`.
         mask: Tensor of shape `(B, P, offset_groups * K)` or `None`.
         kernel: Tensor of shape `(kh, kw, C // groups, F)` with `K == kh * kw`.
@@ -125,11 +128,19 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
         mask = ops.cast(mask, offsets.dtype)
         mask = _taps_first(mask, (batch, positions, offset_groups, num_taps, 1))
         mask = ops.squeeze(mask, axis=-1)
-    indices, weights = _bilinear_corners(grid, *ops.unstack(offsets, axis=-1), mask)
+    indices, weights = corners_of_taps(grid, *ops.unstack(offsets, axis=-1), mask)
 
     # Every (image, pixel, offset group) is a row of its own, gathered by one flat index.
     image = ops.reshape(ops.arange(batch, dtype="int32"), (batch, 1, 1, 1, 1)) * num_rows
     indices = indices + image
+    if grid.stored_height is not None:
+        outputs = matmul_gather(
+            ops.reshape(rows, (batch * num_rows, channels)),
+            ops.reshape(indices, (batch * positions, num_taps, indices.shape[-1])),
+            ops.reshape(weights, (batch * positions, num_taps, indices.shape[-1])),
+            ops.cast(kernel, rows.dtype),
+        )
+        return ops.reshape(outputs, (batch, positions, filters))
     if offset_groups > 1:
         group = ops.arange(offset_groups, dtype="int32")[:, None]
         indices = indices * offset_groups + group
@@ -188,47 +199,6 @@ def _taps_first(tensor, shape):
     if groups == 1:
         return ops.reshape(tensor, (batch, positions, taps, 1, n))
     return ops.swapaxes(ops.reshape(tensor, shape), 2, 3)
-
-
-def _bilinear_corners(grid, offset_y, offset_x, mask):
-    """Row numbers and weights of the four pixels around each tap: two tensors `(B, P, K, G, 4)`."""
-    y, x, taps_y, taps_x, height, width, start = (
-        ops.expand_dims(ops.convert_to_tensor(field), -1) for field in grid
-    )
-
-    def neighbours(offset_y, offset_x):
-        dtype = offset_y.dtype
-        return (
-            _linear_neighbours(ops.cast(y + taps_y, dtype) + offset_y, ops.cast(height, dtype)),
-            _linear_neighbours(ops.cast(x + taps_x, dtype) + offset_x, ops.cast(width, dtype)),
-        )
-
-    def weigh(offset_y, offset_x, *mask):
-        (_, weights_y), (_, weights_x) = neighbours(offset_y, offset_x)
-        for factor in mask:
-            weights_y = [weight * factor for weight in weights_y]
-        return ops.stack([wy * wx for wy in weights_y for wx in weights_x], axis=-1)
-
-    ((top, bottom), _), ((left, right), _) = neighbours(offset_y, offset_x)
-    rows = (start + top * width, start + bottom * width)
-    indices = ops.stack([row + column for row in rows for column in (left, right)], axis=-1)
-    # A dozen intermediate results per tap would be kept for the gradient: it finds them again.
-    fields = (offset_y, offset_x) if mask is None else (offset_y, offset_x, mask)
-    return indices, keras.remat(weigh)(*fields)
-
-
-def _linear_neighbours(position, size):
-    """The two pixels around a position on one axis, clipped, and their weights, zero outside."""
-    inside = ops.logical_and(position > -1, position < size)  # False for NaN
-    position = ops.where(inside, position, 0.0)
-    low = ops.floor(position)
-    fraction = position - low
-    weights = [
-        ops.where(ops.logical_and(inside, low >= 0), 1 - fraction, 0.0),
-        ops.where(ops.logical_and(inside, low < size - 1), fraction, 0.0),
-    ]
-    pixels = [ops.maximum(low, 0), ops.minimum(low + 1, size - 1)]
-    return [ops.cast(pixel, "int32") for pixel in pixels], weights
 
 
 def check_shapes(

@@ -19,6 +19,10 @@ class SamplingGrid(NamedTuple):
         height: Size of the sampled map, `(P, 1)`, int32.
         width: Likewise.
         start: Number of the map's first row among all rows, `(P, 1)`, int32.
+        stored_height: Size of the map that the rows hold where it is to be sampled as if it were
+            enlarged to `height` and `width`, with aligned corners, `(P, 1)`, int32. `None` where
+            it is sampled as it is.
+        stored_width: Likewise.
     """
 
     y: keras.KerasTensor
@@ -28,6 +32,8 @@ class SamplingGrid(NamedTuple):
     height: keras.KerasTensor
     width: keras.KerasTensor
     start: keras.KerasTensor
+    stored_height: keras.KerasTensor | None = None
+    stored_width: keras.KerasTensor | None = None
 
 
 def sampling_grid(
@@ -38,14 +44,16 @@ def sampling_grid(
     padding=(1, 1),
     dilation_rate=(1, 1),
     start=0,
+    stored_size=None,
 ) -> SamplingGrid:
     """Lays the taps of a convolution with output `size` over a map of `input_size`.
 
     Sizes are pairs of ints or scalar tensors, `padding` is in pixels on both sides, and `start` is
-    the row number of the map's first pixel where several maps are concatenated.
+    the row number of the map's first pixel where several maps are concatenated. `stored_size` is
+    that of a smaller map which is sampled as if it were enlarged to `input_size`.
     """
     # Sizes known beforehand become constants of the graph, unknown ones a few operations.
-    static = all(isinstance(n, int) for n in (*size, *input_size, start))
+    static = all(isinstance(n, int) for n in (*size, *input_size, start, *(stored_size or ())))
     np_or_ops = np if static else ops
     y, x = (
         np_or_ops.arange(n, dtype="float32") * s - p
@@ -68,15 +76,21 @@ def sampling_grid(
         height=constant * input_size[0],
         width=constant * input_size[1],
         start=constant * start,
+        stored_height=stored_size and constant * stored_size[0],
+        stored_width=stored_size and constant * stored_size[1],
     )
 
 
 def concatenate_grids(grids: Sequence[SamplingGrid]) -> SamplingGrid:
     """Joins grids of the same kernel over several maps, in the order of their positions."""
-    static = all(isinstance(field, np.ndarray) for grid in grids for field in grid)
+    per_position = [
+        name
+        for name, field in grids[0]._asdict().items()
+        if field is not None and not name.startswith("taps")
+    ]
+    static = all(isinstance(field, np.ndarray | None) for grid in grids for field in grid)
     concatenate = np.concatenate if static else ops.concatenate
     fields = {
-        name: concatenate([getattr(grid, name) for grid in grids], axis=0)
-        for name in ("y", "x", "height", "width", "start")
+        name: concatenate([getattr(grid, name) for grid in grids], axis=0) for name in per_position
     }
     return grids[0]._replace(**fields)

@@ -1,0 +1,82 @@
+"""Which pixels the taps of a deformable convolution read, and with which weights."""
+
+import keras
+from keras import ops
+
+
+def corners_of_taps(grid, offset_y, offset_x, mask):
+    """Row numbers and weights of the pixels around each tap: two tensors `(B, P, K, G, J)`.
+
+    There are `J = 4` pixels, or 9 of a map that is sampled as if it were enlarged: a position
+    between two pixels of the enlarged map depends on at most three of the map itself.
+
+    Args:
+        grid: `SamplingGrid` of the `P` positions.
+        offset_y: Displacement of each tap, `(B, P, K, G)`, at least float32.
+        offset_x: Likewise.
+        mask: Factor of each tap, `(B, P, K, G)`, or `None`.
+    """
+    fields = {
+        name: ops.expand_dims(ops.convert_to_tensor(field), -1)
+        for name, field in grid._asdict().items()
+        if field is not None
+    }
+    start, width = fields["start"], fields.get("stored_width", fields["width"])
+
+    def neighbours(offset_y, offset_x):
+        for axis, size, offset in (("y", "height", offset_y), ("x", "width", offset_x)):
+            position = ops.cast(fields[axis] + fields[f"taps_{axis}"], offset.dtype) + offset
+            yield _linear_neighbours(position, fields[size], fields.get(f"stored_{size}"))
+
+    def weigh(offset_y, offset_x, *mask):
+        (_, weights_y), (_, weights_x) = neighbours(offset_y, offset_x)
+        for factor in mask:
+            weights_y = [weight * factor for weight in weights_y]
+        return ops.stack([wy * wx for wy in weights_y for wx in weights_x], axis=-1)
+
+    (pixels_y, _), (pixels_x, _) = neighbours(offset_y, offset_x)
+    rows = [start + y * width for y in pixels_y]
+    indices = ops.stack([row + x for row in rows for x in pixels_x], axis=-1)
+    # A dozen intermediate results per tap would be kept for the gradient: it finds them again.
+    arguments = (offset_y, offset_x) if mask is None else (offset_y, offset_x, mask)
+    return indices, keras.remat(weigh)(*arguments)
+
+
+def _linear_neighbours(position, size, stored_size):
+    """The pixels around a position on one axis, clipped, and their weights, zero outside.
+
+    There are two, or three of a map of `stored_size` that is to be enlarged to `size`.
+    """
+    size = ops.cast(size, position.dtype)
+    inside = ops.logical_and(position > -1, position < size)  # False for NaN
+    position = ops.where(inside, position, 0.0)
+    low = ops.floor(position)
+    fraction = position - low
+    weights = [
+        ops.where(ops.logical_and(inside, low >= 0), 1 - fraction, 0.0),
+        ops.where(ops.logical_and(inside, low < size - 1), fraction, 0.0),
+    ]
+    pixels = [ops.maximum(low, 0), ops.minimum(low + 1, size - 1)]
+    if stored_size is not None:
+        last = ops.cast(stored_size, position.dtype) - 1
+        pixels, weights = _before_enlarging(pixels, weights, size - 1, last)
+    return [ops.cast(pixel, "int32") for pixel in pixels], weights
+
+
+def _before_enlarging(pixels, weights, last, stored_last):
+    """Turns two neighbouring pixels of an enlarged map, and their weights, into three stored ones.
+
+    Pixel `i` of the enlarged map lies at `i * stored_last / last` of the stored one, and is the
+    mean of the two around it, the nearer one counting more.
+    """
+    places = [pixel * stored_last / ops.maximum(last, 1) for pixel in pixels]
+    first = ops.floor(places[0])
+    stored = [first + step for step in range(3)]
+    weights = [
+        sum(
+            weight * ops.relu(1 - ops.abs(place - pixel))
+            for place, weight in zip(places, weights, strict=True)
+        )
+        for pixel in stored
+    ]
+    return [ops.minimum(pixel, stored_last) for pixel in stored], weights
