@@ -29,7 +29,7 @@ def randomise(model, seed=0):
     ("arguments", "parameters"),
     [  # those of torchvision's models without their classifiers, statistics included
         ({"depth": 18}, 11_186_112),
-        ({"depth": 152}, 58_295_232),
+        pytest.param({"depth": 152}, 58_295_232, marks=pytest.mark.slow),
         ({"depth": 50, "groups": 32, "width_per_group": 4}, 23_048_128),
     ],
 )
