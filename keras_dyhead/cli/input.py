@@ -1,7 +1,6 @@
 """`keras-dyhead input`."""
 
 import json
-import types
 import warnings
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +20,8 @@ from keras_dyhead.cli.options import (
     existing_folder,
     given_options,
     input_errors,
+    training_settings,
 )
-from keras_dyhead.recipes import load_recipe
 
 
 @app.command("input")
@@ -80,10 +79,7 @@ def show_input(
             check_new(out / "input.json", overwrite)
         with terminal.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead import training
-        published = {} if recipe is None else load_recipe(recipe).SETTINGS
-        settings = training.TrainingSettings(
-            **training.merge_settings(published, training.parse_overrides(overrides or []), given)
-        )
+        settings = training_settings(recipe, overrides, given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             dataset, preprocessor = _open(settings, verify)
@@ -162,13 +158,8 @@ def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
     from keras_dyhead.coco import load_coco
     from keras_dyhead.visualization import plot_examples
 
-    unnormalized = types.SimpleNamespace(
-        image_size=preprocessor.image_size,
-        min_side=preprocessor.min_side,
-        max_side=preprocessor.max_side,
-        resize=preprocessor.resize,
-        normalize=lambda images: images,
-    )
+    plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "channel_order": "RGB"}
+    unnormalized = preprocessor.from_config(preprocessor.get_config() | plain)
     drawn = load_coco(
         settings.images,
         dataset.annotations,

@@ -9,9 +9,11 @@ import typer
 from rich.progress import track
 
 from keras_dyhead.cli.console import Terminal, print_error, quiet_tensorflow
+from keras_dyhead.recipes import load_recipe
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.inference import TestTimeAugmentation, Tiles
+    from keras_dyhead.training import TrainingSettings
 
 
 def existing_file(text: str):
@@ -105,6 +107,20 @@ def given_options(context: typer.Context, names: Iterable[str]) -> dict[str, Any
         for name in names
         if context.get_parameter_source(name).name != "DEFAULT"
     }
+
+
+def training_settings(
+    recipe: str | None, overrides: list[str] | None, given: dict[str, Any]
+) -> "TrainingSettings":
+    """The settings of a recipe, over which those by name win, over which the options given win."""
+    from keras_dyhead import training
+
+    published = {} if recipe is None else load_recipe(recipe).SETTINGS
+    parsed = training.parse_overrides(overrides or [])
+    twice = sorted(set(parsed) & set(given))
+    if twice:
+        raise ValueError(f"These settings are given twice, as option and by name: {twice}")
+    return training.TrainingSettings(**training.merge_settings(published, parsed, given))
 
 
 @contextlib.contextmanager

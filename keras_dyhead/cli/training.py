@@ -21,9 +21,9 @@ from keras_dyhead.cli.options import (
     fetch_published,
     given_options,
     input_errors,
+    training_settings,
 )
 from keras_dyhead.cli.summary import describe, report
-from keras_dyhead.recipes import load_recipe
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
     from keras_dyhead.training import Training
@@ -229,16 +229,11 @@ def train(
         raise typer.BadParameter("A training needs a folder for its results.", param_hint="--out")
 
     def settings(training):
-        published = {} if recipe is None else load_recipe(recipe).SETTINGS
-        parsed = training.parse_overrides(overrides or [])
         fields = {field.name for field in dataclasses.fields(training.TrainingSettings)}
         given = given_options(context, fields & context.params.keys())
         if no_dyhead:
             given["num_blocks"] = 0
-        twice = sorted(set(parsed) & set(given))
-        if twice:
-            raise ValueError(f"These settings are given twice, as option and by name: {twice}")
-        return training.TrainingSettings(**training.merge_settings(published, parsed, given))
+        return training_settings(recipe, overrides, given)
 
     if print_config:
         _print_config(settings)

@@ -81,7 +81,8 @@ class MaxIoUAssigner(Assigner):
         assigned = ops.cast(ops.argmax(iou, axis=1), "int32")
 
         best_of_object = ops.max(iou, axis=2, keepdims=True)
-        claims = (iou == best_of_object) & self._good_enough(best_of_object)
+        least = math.inf if self.low_quality_iou is None else self.low_quality_iou
+        claims = (iou == best_of_object) & (best_of_object > 0) & (best_of_object >= least)
         claimed = ops.any(claims, axis=1)
         if self.reassign:
             index = ops.arange(1, ops.shape(boxes)[1] + 1, dtype="int32")[:, None]
@@ -91,12 +92,6 @@ class MaxIoUAssigner(Assigner):
         unmatched = ops.where(best_iou < self.negative_iou, NEGATIVE, IGNORED)
         positive = claimed | (best_iou >= self.positive_iou)
         return ops.where(positive, assigned, unmatched)
-
-    def _good_enough(self, iou):
-        """Tells which IoUs make a low-quality match."""
-        if self.low_quality_iou is None:
-            return ops.zeros_like(iou, dtype="bool")
-        return (iou > 0) & (iou >= self.low_quality_iou)
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")

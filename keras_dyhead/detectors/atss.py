@@ -29,15 +29,11 @@ class ATSS(AnchorDetector):
     | `neck.use_bias` | `True` | `False` |
 
     Args:
-        backbone: A KerasHub `FeaturePyramidBackbone` (anything with `pyramid_outputs`), or a
-            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
+        backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
-            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
-            channels.
+        neck: As in `Detector`: a `DyHeadNeck`, or `None` for the baseline.
         pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
-        image_shape: Shape of a preprocessed image. A known height and width give XLA static
-            shapes. Defaults to `(None, None, 3)`.
+        image_shape: As in `Detector`.
         head_layers: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
             classes, one for boxes and centerness. Defaults to 0, straight from DyHead as
             published; ATSS without DyHead has 4.

@@ -9,6 +9,7 @@ from typing import Any
 
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, PublishedModel
 from keras_dyhead.coco import Augmentation
+from keras_dyhead.coco.checks import check
 from keras_dyhead.detectors import DETECTORS
 
 DEFAULT_NUM_BLOCKS = 1
@@ -291,10 +292,7 @@ class TrainingSettings:
                 object.__setattr__(self, name, function(getattr(self, name)))
 
     def _check(self, name, valid, expected):
-        if not valid:
-            raise ValueError(
-                f"`{name}` must be {expected}. Received: {name}={getattr(self, name)!r}"
-            )
+        check(name, getattr(self, name), valid, expected)
 
     @property
     def held_out(self) -> bool:
