@@ -46,12 +46,12 @@ check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(CORE)
 
-# Files whose tests share what takes long to compile stay together; all others are divided so that no core waits.
+# The tests of a file stay together, as they share what takes long to make; files that take long come first.
 test: docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(WHOLE_DETECTORS)
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal tests $(WHOLE_DETECTORS:%=--ignore=%)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile tests/training tests/visualization tests $(WHOLE_DETECTORS:%=--ignore=%)
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND) $(LONG_ON_JAX:%=--ignore=%)
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 

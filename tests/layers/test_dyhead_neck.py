@@ -110,6 +110,7 @@ def test_a_negative_number_of_blocks_is_refused():
         DyHeadNeck(num_blocks=-1)
 
 
+@pytest.mark.slow  # detectors fit with it on every backend, and test_native_training.py has this
 def test_it_trains_with_fit():
     """A one-block neck learns to reproduce the output of another."""
     keras.utils.set_random_seed(0)
