@@ -1,6 +1,9 @@
 """A published checkpoint as a Keras model."""
 
+import importlib
+import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,6 +25,7 @@ from keras_dyhead.checkpoints.state_dict import read_checkpoint
 from keras_dyhead.checkpoints.tower import tower_part
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.detectors import Detector
+from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
 
 # For each part of a detector: what its tensors' names begin with, and the table of the rest.
 _NAMES = {
@@ -104,18 +108,20 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     return model
 
 
-def load_detector(source) -> Detector:
+def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
     """Returns the detector of a `.keras` file, or a published one by its name.
 
     Args:
         source: Path of a `.keras` file of a detector, or one of `PUBLISHED`, which
             `load_checkpoint` then fetches.
+        hosted: Whether it may be a detector of KerasCV or KerasHub. Defaults to `False`.
 
     Returns:
-        The detector, not compiled.
+        The detector, not compiled; a hosted one as a `HostedDetector`.
 
     Raises:
         ConnectionError: If the published file cannot be fetched.
+        ImportError: If the file needs KerasCV or KerasHub, which cannot be imported.
         ValueError: If there is neither such a file nor such a name, or the file holds no detector.
 
     Example:
@@ -130,13 +136,30 @@ def load_detector(source) -> Detector:
             f"There is no file {source}, and no published model of that name. "
             f"Published are {list(PUBLISHED)}"
         )
+    _import_integrations(source)
     try:
         model = keras.saving.load_model(source, compile=False)
     except Exception as error:  # what a damaged file raises differs from version to version
         raise ValueError(f"{source} is no model that Keras can load: {error}") from None
+    if hosted and is_hosted(model):
+        return HostedDetector(model)
     if not isinstance(model, Detector):
-        raise ValueError(f"{source} holds no keras_dyhead detector, but a {type(model).__name__}.")
+        advice = ": use it in Python, see `keras.saving.load_model`." if is_hosted(model) else "."
+        raise ValueError(
+            f"{source} holds no keras_dyhead detector, but a {type(model).__name__}{advice}"
+        )
     return model
+
+
+def _import_integrations(path) -> None:
+    """Has Keras know the classes of `keras_dyhead.integrations` that a file names."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            content = file.read("config.json").decode()
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
+        return  # Keras says what is wrong with it
+    for module in set(re.findall(r"keras_dyhead\.integrations\.keras_(?:cv|hub)", content)):
+        importlib.import_module(module)
 
 
 def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:

@@ -81,7 +81,7 @@ def evaluate(
     """
     terminal = Terminal()
     with input_errors():
-        loaded, names = load_detector(model, class_names, terminal)
+        loaded, names = load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
         from keras_dyhead.coco.checks import list_problems
         from keras_dyhead.inference import image_detector

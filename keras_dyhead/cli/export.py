@@ -36,7 +36,8 @@ def export(
     """Write a model as a file that runs without Keras and this package.
 
     Preprocessing and decoding are inside: the file takes RGB images of any size, and returns boxes
-    in their pixels. onnx needs tf2onnx (`pip install '.[export]'` in a clone).
+    in their pixels. onnx needs tf2onnx (`pip install '.[export]'` in a clone). Detectors of KerasCV
+    and KerasHub are written, too.
 
     **Examples**
 
@@ -50,8 +51,11 @@ def export(
     with input_errors():
         if out.exists():
             raise ValueError(f"{out} exists: choose another name, or delete it.")
-        loaded, _ = load_detector(model, None, terminal)
+        loaded, _ = load_detector(model, None, terminal, hosted=True)
         from keras_dyhead import export as exporters
+        from keras_dyhead.integrations.hosted import HostedDetector
+
+        loaded = loaded.model if isinstance(loaded, HostedDetector) else loaded
 
         out.parent.mkdir(parents=True, exist_ok=True)
         with terminal.status(f"converting to {format}, which takes minutes for large models"):

@@ -141,14 +141,19 @@ def fetch_published(source: str | Path, terminal: Terminal) -> None:
         fetch_checkpoint(PUBLISHED[source].source)
 
 
-def load_detector(source: str | Path, class_names: Path | None, terminal: Terminal):
-    """Returns the detector of a file or a name, and its classes' names, where anyone knows them."""
+def load_detector(
+    source: str | Path, class_names: Path | None, terminal: Terminal, hosted: bool = False
+):
+    """Returns the detector of a file or a name, and its classes' names, where anyone knows them.
+
+    It may be a `HostedDetector` if `hosted`.
+    """
     fetch_published(source, terminal)
     with terminal.status(f"loading {source}"):
         from keras_dyhead import checkpoints
         from keras_dyhead.coco.fields import read_lines
 
-        model = checkpoints.load_detector(source)
+        model = checkpoints.load_detector(source, hosted)
     names = model.class_names
     if class_names is not None:
         names = read_lines(class_names)

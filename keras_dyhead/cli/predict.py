@@ -68,7 +68,7 @@ def predict(
     """
     terminal = Terminal(stderr=out is None)  # where JSON is printed, nothing else is
     with input_errors():
-        loaded, names = load_detector(model, class_names, terminal)
+        loaded, names = load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.inference import image_detector, read_rgb
         from keras_dyhead.visualization import draw_detections, unique_stems
 

@@ -75,7 +75,7 @@ def pseudo_label(
         check_new(out, overwrite)
         if (merge is None) != (merge_images is None):
             raise ValueError("--merge and --merge-images go together.")
-        loaded, names = load_detector(model, class_names, terminal)
+        loaded, names = load_detector(model, class_names, terminal, hosted=True)
         if names is None:
             raise ValueError(f"{model} does not name its classes: give --class-names.")
         from keras_dyhead.inference import PseudoLabels, image_detector

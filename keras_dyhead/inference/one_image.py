@@ -10,12 +10,15 @@ from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.inference.several_views import TestTimeAugmentation
 from keras_dyhead.inference.tiles import Tiles
+from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
 
 _PLAIN = TestTimeAugmentation(scales=(1.0,), flip=False)
 
 
 def image_detector(
-    model: Detector, tta: TestTimeAugmentation | None = None, tiles: Tiles | None = None
+    model: Detector | HostedDetector | keras.Model,
+    tta: TestTimeAugmentation | None = None,
+    tiles: Tiles | None = None,
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Compiles a detector into a function of one image.
 
@@ -24,7 +27,8 @@ def image_detector(
     whatever company an image comes, which in batches it is not: DyHead averages over the padding.
 
     Args:
-        model: A detector of this package.
+        model: A detector of this package, or one of KerasCV or KerasHub, see `HostedDetector`,
+            built for images of one size.
         tta: The views to detect in and how to merge them. A model for images of one size is copied
             for other scales. Defaults to `None`: the plain view alone.
         tiles: How large images are cut, each part being detected in as an image of its own.
@@ -45,6 +49,13 @@ def image_detector(
     ```
     """
     tta = _PLAIN if tta is None else tta
+    model = HostedDetector(model) if is_hosted(model) else model
+    if isinstance(model, HostedDetector) and (None in model.image_shape or tta.scales != (1.0,)):
+        raise ValueError(
+            "Detectors of KerasCV and KerasHub compute anchors for one size: build the model with "
+            "an input of one size, and detect at the scale 1 alone. "
+            f"Received: a model of images of {model.image_shape}, scales={tta.scales}"
+        )
     resizable = model if tta.scales == (1.0,) else _for_any_size(model)
     plain = _compile(model)
     resized = plain if resizable is model else _compile(resizable)
@@ -101,7 +112,7 @@ def as_rgb(image) -> np.ndarray:
 
 
 def detect_images(
-    model: Detector,
+    model: Detector | HostedDetector | keras.Model,
     images: Sequence[np.ndarray | str | os.PathLike],
     tta: TestTimeAugmentation | None = None,
     tiles: Tiles | None = None,
@@ -109,7 +120,7 @@ def detect_images(
     """Detects in images of any size, each by itself.
 
     Args:
-        model: A detector of this package.
+        model: A detector, see `image_detector`.
         images: Images as `image_detector` takes them, or JPEG or PNG files.
         tta: Test-time augmentation, see `image_detector`. Defaults to `None`.
         tiles: Tiles of large images, see `image_detector`. Defaults to `None`.
@@ -160,7 +171,7 @@ class _Size:
         return (resized[0] * resized[1] / (height * width)) ** 0.5
 
 
-def _compile(model: Detector):
+def _compile(model: Detector | HostedDetector):
     """`model.detect` as each backend runs it quickly, with the weights that the model then has."""
     backend = keras.backend.backend()
     if backend == "tensorflow":

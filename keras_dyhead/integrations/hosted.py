@@ -59,6 +59,11 @@ class HostedDetector:
         """Returns the raw outputs, and the images, whose size decoding asks for."""
         return self.model(images, training=training), images
 
+    @property
+    def variables(self) -> list[keras.Variable]:
+        """Those of the model."""
+        return self.model.variables
+
     detect = Detector.detect
 
     def decode(self, raw, image_sizes) -> dict:

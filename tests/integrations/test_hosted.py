@@ -1,15 +1,23 @@
 """KerasCV's and KerasHub's detectors exported: the files find what `predict` finds."""
 
+import json
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from cli.commands import output_of
 from integrations import tiny_detectors
+from PIL import Image
 
+from keras_dyhead import export
+from keras_dyhead.checkpoints import load_detector
 from keras_dyhead.coco import draw_shapes
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_litert, export_onnx, export_saved_model
-from keras_dyhead.inference import read_rgb
+from keras_dyhead.inference import TestTimeAugmentation, image_detector, read_rgb
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
 
 pytest.importorskip("keras_cv")
@@ -90,6 +98,47 @@ def test_a_file_finds_what_predict_finds(name, run, pictures, tmp_path):
         np.testing.assert_array_equal(found["labels"][: len(boxes)], labels)
         np.testing.assert_allclose(found["confidence"][: len(boxes)], confidence, atol=1e-5)
         np.testing.assert_allclose(found["boxes"][: len(boxes)], boxes, atol=0.05)
+
+
+def test_a_file_of_keras_hub_is_detected_with_and_exported(pictures, tmp_path, monkeypatch):
+    model = tiny_detectors.keras_hub_retinanet()
+    path = tmp_path / "model.keras"
+    model.save(path)
+    loaded = load_detector(path, hosted=True)
+    found = image_detector(loaded.model)(pictures[0])
+    fit = DetectionPreprocessor((64, 64), mean=(0, 0, 0), std=(1, 1, 1))
+    boxes, labels, confidence = expected_in(model, fit(pictures[0][None]), pictures[0])
+    np.testing.assert_array_equal(found["labels"], labels)
+    np.testing.assert_allclose(found["boxes"], boxes, atol=0.01)
+    np.testing.assert_allclose(found["confidence"], confidence, atol=1e-5)
+
+    exported = []
+    monkeypatch.setattr(export, "export_onnx", lambda *arguments: exported.append(arguments))
+    output_of("export", path, "--out", tmp_path / "model.onnx", "--format", "onnx")
+    ((sent, _, size),) = exported
+    assert is_hosted(sent) and size is None
+    with pytest.raises(ValueError, match="RetinaNetObjectDetector: use it in Python"):
+        load_detector(path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", tiny_detectors.COMPOSITIONS)
+def test_the_command_finds_the_classes_of_a_file(name, pictures, tmp_path):
+    """In a process that has not imported them."""
+    path, photo = tmp_path / "model.keras", tmp_path / "photo.png"
+    tiny_detectors.COMPOSITIONS[name]().save(path)
+    Image.fromarray(pictures[0]).save(photo)
+    command = [sys.executable, "-m", "keras_dyhead.cli", "predict", photo, "--model", path]
+    command += ["--score-threshold", "0"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)["images"][0]["detections"]) > 2
+
+
+def test_detectors_of_other_packages_see_images_at_one_size():
+    model = tiny_detectors.keras_hub_retinanet()
+    with pytest.raises(ValueError, match="at the scale 1 alone"):
+        image_detector(model, TestTimeAugmentation())
 
 
 def test_presets_of_keras_hub_say_how_images_are_normalised():
