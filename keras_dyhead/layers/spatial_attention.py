@@ -16,6 +16,9 @@ from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
 _TAPS = 9
 EPSILON = 1e-5  # of the group normalisation
+MULTIPLY_FIRST = 128
+"""Channels from which on it is quicker to multiply a coarser level before sampling it: a third at
+256, by `matmul_gather`. With fewer, the products are too small a part."""
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -159,7 +162,11 @@ class SpatialAwareAttention(CompositeLayer):
         )
         if self.alignment == "paper":
             finer, coarser = sizes[:-1], levels[1:]
-            enlarged = self.use_spatial_attention and chosen_form(self.compute_dtype) == "sparse"
+            enlarged = (
+                self.use_spatial_attention
+                and min(self.channels, levels[0].shape[-1]) >= MULTIPLY_FIRST
+                and chosen_form(self.compute_dtype) == "sparse"
+            )
             if not enlarged:
                 coarser = [
                     resize_align_corners(level, size)

@@ -6,7 +6,10 @@ import pytest
 from backend import relative_error, run
 from numpy_reference import conv3x3, dyhead_block, group_norm, resize_align_corners
 
-from keras_dyhead.layers import DyHeadBlock
+from keras_dyhead.layers import DyHeadBlock, spatial_attention
+from keras_dyhead.ops import deform_conv
+from keras_dyhead.ops.matmul_gather import matmul_gather
+from keras_dyhead.ops.sampling_form import sampling_form
 
 SIZES = ((11, 9), (6, 5), (3, 3))
 
@@ -31,6 +34,27 @@ def test_paper_alignment_is_what_the_formulas_say():
     expected = dyhead_block([x.astype("float64") for x in pyramid], weights)
     for found, wanted in zip(run(block, pyramid), expected, strict=True):
         assert relative_error(found, wanted) <= 1e-5
+
+
+@pytest.mark.tensorflow
+def test_many_channels_are_multiplied_before_they_are_sampled(monkeypatch):
+    orders = []
+    monkeypatch.setattr(
+        deform_conv, "matmul_gather", lambda *x: orders.append("product") or matmul_gather(*x)
+    )
+    rng = np.random.default_rng(0)
+    block = DyHeadBlock(spatial_attention.MULTIPLY_FIRST)
+    pyramid = [rng.normal(size=(1, *size, block.channels)).astype("float32") for size in SIZES]
+    block.build([x.shape for x in pyramid])
+    offsets = block.spatial_attention.offset_conv.kernel
+    offsets.assign(rng.normal(scale=0.2, size=offsets.shape))
+    found = run(block, pyramid)
+    assert orders == ["product"]
+    with sampling_form("gather"):
+        expected = run(block, pyramid)
+    assert orders == ["product"]
+    for a, b in zip(found, expected, strict=True):
+        assert relative_error(a, b) <= 1e-5
 
 
 def test_alignments_differ_only_where_there_is_a_coarser_level():
