@@ -19,8 +19,7 @@ def similarity(outputs, inputs):
     return float(np.mean(np.sum(a * b, axis=-1)))
 
 
-@pytest.mark.parametrize("alignment", ["paper", "published"])
-@pytest.mark.parametrize("use_bias", [True, False])
+@pytest.mark.parametrize(("alignment", "use_bias"), [("paper", True), ("published", False)])
 @pytest.mark.parametrize(("blocks", "at_least"), [(1, 0.9), (6, 0.55)])
 def test_new_blocks_pass_the_pyramid_on(blocks, at_least, alignment, use_bias):
     """Each adds a little of its neighbours, which are independent of the level here."""
