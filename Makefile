@@ -9,6 +9,9 @@ ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py \
 	$(wildcard tests/*/test_every_backend.py)
 # What changes most often, and everything else is made of.
 CORE = tests/test_rooms.py tests/ops tests/layers tests/detectors
+# What takes longest of that: `make test` runs it.
+LONG_IN_CORE = tests/detectors/test_replicas.py $(wildcard tests/detectors/test_saved_*.py) \
+	tests/layers/test_determinism.py tests/layers/test_shared_trace.py
 # What JAX compiles for minutes, and what shows less of it than the others do: `test-slow` runs it.
 LONG_ON_JAX = $(addprefix tests/layers/test_,block_trace.py determinism.py dyhead_neck.py shared_trace.py start.py)
 # What compiles whole detectors runs by itself: TensorFlow keeps what it compiled until a process ends.
@@ -44,7 +47,7 @@ demo: $(VENV)/installed
 check: $(VENV)/installed
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(CORE)
+	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(CORE) $(LONG_IN_CORE:%=--ignore=%)
 
 # The tests of a file stay together, as they share what takes long to make; files that take long come first.
 test: docs
