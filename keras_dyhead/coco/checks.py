@@ -109,7 +109,7 @@ def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
         raise ValueError(f"`annotations` must be an existing file. Received: {path}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    except ValueError as error:  # JSONDecodeError, UnicodeDecodeError
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
         raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(

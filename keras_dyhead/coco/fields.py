@@ -62,7 +62,7 @@ def read_integer(value: Any) -> int | None:
 def read_side(value: Any) -> int | None:
     """A height or width in pixels."""
     side = read_integer(value)
-    return None if side is None or side < 1 else side
+    return None if side is None or not 1 <= side < 2**31 else side
 
 
 def read_id(value: Any) -> Id | None:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import numbers
 import os
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
+from keras_dyhead.coco.checks import check
 from keras_dyhead.coco.detections import DETECTION, detection_array, detection_table
 from keras_dyhead.coco.fields import (
     Id,
@@ -28,6 +30,7 @@ METRIC_NAMES = (
 )
 """Names of the COCO figures in the order in which pycocotools prints them."""
 
+_PARTS = {"images", "annotations", "categories"}
 _CLASS_METRICS = ("AP", "AP50", "AP75", "AR100")  # those that are also told for each class
 
 # From this many detections on, processes of their own are worth their start. More than eight have
@@ -98,10 +101,15 @@ def coco_metrics(
     print(result.figures["AP"], {row["name"]: row["AP50"] for row in result.per_class})
     ```
     """
-    if max_detections <= 10 or not 0 < size_limits[0] <= size_limits[1]:
+    counts = isinstance(max_detections, numbers.Integral) and max_detections > 10
+    check("max_detections", max_detections, counts, "a whole number of more than 10")
+    limits = np.array(size_limits)
+    ascending = limits.shape == (2,) and limits.dtype.kind in "iuf" and 0 < limits[0] <= limits[1]
+    check("size_limits", size_limits, ascending, "two ascending lengths")
+    if not isinstance(ground_truth, Mapping) or not ground_truth.keys() >= _PARTS:
         raise ValueError(
-            "`max_detections` must be more than 10, `size_limits` two ascending lengths. "
-            f"Received: max_detections={max_detections}, size_limits={size_limits}"
+            f"`ground_truth` must have {sorted(_PARTS)}, as a COCO JSON file has. "
+            f"Received: {ground_truth!r:.200}"
         )
     names = {_read_id(r, "id"): r.get("name") for r in ground_truth["categories"]}
     names = {i: str(i) if names[i] is None else names[i] for i in sorted(names, key=id_order)}

@@ -357,6 +357,7 @@ def test_without_verification_files_only_have_to_exist(coco):
     "content, message",
     [
         ("{", "not a JSON file"),
+        ("[" * 100_000, "not a JSON file"),
         ("[]", "must hold a JSON object"),
         (json.dumps({"images": [], "annotations": []}), "list under 'categories'"),
         (json.dumps({"images": {}, "annotations": [], "categories": []}), "list under 'images'"),

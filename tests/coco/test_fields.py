@@ -96,6 +96,13 @@ def test_what_has_one_meaning_is_read(two, change):
     assert_all_there(CocoAnnotations(two.json, two.folder, verify=False))
 
 
+@pytest.mark.parametrize("side", [10**30, -1, 30.5])
+def test_sides_that_no_image_has_are_reported_where_there_is_no_file(two, side):
+    two.images[0]["width"] = side
+    with pytest.raises(ValueError, match="are not positive integers"):
+        CocoAnnotations(two.write())
+
+
 @pytest.mark.parametrize("area", [-12.0, float("nan"), float("inf"), "large", [1], True])
 def test_an_area_that_is_none_is_that_of_the_box_and_reported(two, area):
     each(two.annotations[:1], area=lambda a: area)

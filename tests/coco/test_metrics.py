@@ -88,6 +88,12 @@ def test_more_detections_and_other_sizes_are_those_of_pycocotools(scenes):
     fewer = coco_metrics(truth, results, size_limits=(50, 70)).figures
     assert fewer["AR100"] < result.figures["AR300"] and "AR100" in fewer
     assert "AR300" in result.per_class[0]
-    for wrong in ({"max_detections": 10}, {"size_limits": (96, 32)}):
-        with pytest.raises(ValueError, match="must be more than 10, .* two ascending lengths"):
-            coco_metrics(truth, results, **wrong)
+    for wrong in (10, 300.5, "300", None):
+        with pytest.raises(ValueError, match="`max_detections` must be a whole number of more"):
+            coco_metrics(truth, results, max_detections=wrong)
+    for wrong in ((96, 32), (32,), "ab", (float("nan"), 96), None):
+        with pytest.raises(ValueError, match="`size_limits` must be two ascending lengths"):
+            coco_metrics(truth, results, size_limits=wrong)
+    for wrong in ("truth.json", {"images": [], "annotations": []}):
+        with pytest.raises(ValueError, match="`ground_truth` must have .*'categories'"):
+            coco_metrics(wrong, results)
