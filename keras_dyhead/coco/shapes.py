@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from keras_dyhead.coco.checks import check
+from keras_dyhead.coco.checks import check, check_count
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
@@ -79,8 +79,10 @@ def draw_shapes(
     dataset = load_coco("shapes/train/images", annotations, batch_size=8, image_size=(256, 256))
     ```
     """
+    check_count(1, num_images=num_images, image_size=image_size, max_shapes=max_shapes)
+    check("empty_fraction", empty_fraction, 0 <= empty_fraction <= 1, "between 0 and 1")
+    check("size_range", size_range, len(size_range) == 2, "two lengths")
     sizes = size_range[0], min(size_range[1], image_size * 5 / 8)
-    check("num_images", num_images, num_images >= 1, "at least 1")
     fits = "increasing, from 4 px or more to less than 5/8 of `image_size`"
     check("size_range", size_range, 4 <= sizes[0] <= sizes[1], fits)
     check("min_contrast", min_contrast, 0 <= min_contrast <= 100, "between 0 and 100")

@@ -1,6 +1,7 @@
 """From raw head outputs to detections."""
 
 import dataclasses
+import numbers
 
 import keras
 from keras import ops
@@ -57,6 +58,14 @@ class DetectionDecoder(Settings):
             raise ValueError(f"`clip` must be one of {CLIPPING}. Received: {self.clip!r}")
         if self.rank_by not in RANKINGS:
             raise ValueError(f"`rank_by` must be one of {RANKINGS}. Received: {self.rank_by!r}")
+        for name in ("score_threshold", "iou_threshold"):
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Real) and 0 <= value <= 1):
+                raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value!r}")
+        for name in ("max_candidates", "max_detections"):
+            value = getattr(self, name)
+            if not (isinstance(value, numbers.Integral) and value >= 1):
+                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
 
     def __call__(self, class_logits, boxes, level_counts, image_sizes=None, centerness_logits=None):
         """Decodes a batch.

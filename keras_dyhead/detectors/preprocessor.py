@@ -1,6 +1,7 @@
 """Raw images to the batch a detector was trained on."""
 
 import functools
+import numbers
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -80,12 +81,22 @@ class DetectionPreprocessor(keras.layers.Layer):
             )
         if resizing not in RESIZINGS:
             raise ValueError(f"`resizing` must be one of {RESIZINGS}. Received: {resizing!r}")
+        for name, values, count, kind in (
+            ("image_size", (1, 1) if image_size is None else image_size, 2, numbers.Integral),
+            ("min_side", (min_side,), 1, numbers.Real),
+            ("max_side", (max_side,), 1, numbers.Real),
+            ("pad_multiple", (pad_multiple,), 1, numbers.Integral),
+            ("std", std, 3, numbers.Real),
+        ):
+            _check_positive(name, values, count, kind)
+        if np.shape(mean) != (3,) or not np.isfinite(mean).all():
+            raise ValueError(f"`mean` must be three numbers. Received: mean={mean!r}")
         if min_side > max_side:
             raise ValueError(
                 "`min_side` must not exceed `max_side`. "
                 f"Received: min_side={min_side}, max_side={max_side}"
             )
-        self.image_size = tuple(image_size) if image_size else None
+        self.image_size = None if image_size is None else tuple(image_size)
         self.min_side = min_side
         self.max_side = max_side
         self.pad_multiple = pad_multiple
@@ -318,3 +329,14 @@ def _repeat(sizes, batches):
 
 def _larger(a, b):
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)
+
+
+def _check_positive(name, values, count, kind):
+    """Raises a `ValueError` unless there are so many numbers, finite and above zero."""
+    many = isinstance(values, (Sequence, np.ndarray)) and len(values) == count
+    if not many or not all(isinstance(v, kind) and 0 < v < float("inf") for v in values):
+        what = "integers" if kind is numbers.Integral else "numbers"
+        raise ValueError(
+            f"`{name}` must be {count} positive {what if count > 1 else what[:-1]}. "
+            f"Received: {name}={values if count > 1 else values[0]!r}"
+        )

@@ -57,7 +57,8 @@ class TestTimeAugmentation:
 
     def __post_init__(self):
         object.__setattr__(self, "scales", tuple(map(float, self.scales)))
-        if not self.scales or min(self.scales) <= 0 or len(set(self.scales)) < len(self.scales):
+        usable = bool(self.scales) and all(0 < scale < float("inf") for scale in self.scales)
+        if not usable or len(set(self.scales)) < len(self.scales):
             raise ValueError(f"`scales` must be different factors. Received: scales={self.scales}")
         if self.merge not in MERGES:
             raise ValueError(f"`merge` must be one of {MERGES}. Received: merge={self.merge!r}")
@@ -66,7 +67,7 @@ class TestTimeAugmentation:
                 "`iou_threshold` must lie between 0 and 1. "
                 f"Received: iou_threshold={self.iou_threshold}"
             )
-        if self.size_ranges is not None and len(self.size_ranges) != len(self.scales):
+        if self.size_ranges is not None and np.shape(self.size_ranges) != (len(self.scales), 2):
             raise ValueError(
                 f"`size_ranges` must have a (smallest, largest) for each of {len(self.scales)} "
                 f"scales. Received: size_ranges={self.size_ranges}"

@@ -192,6 +192,9 @@ def test_load_coco_finds_nothing_wrong(tmp_path):
         {"min_stretch": 0},
         {"max_overlap": 1.5},
         {"max_outlines": -1},
+        {"max_shapes": 0},
+        {"empty_fraction": 2},
+        {"size_range": (20,)},
     ],
 )
 def test_impossible_requests_are_refused(tmp_path, wrong):

@@ -134,6 +134,14 @@ def test_settings_survive_serialization_and_wrong_ones_are_shown():
         DetectionDecoder(clip="never")
     with pytest.raises(ValueError, match="'size'"):
         DetectionDecoder(rank_by="size")
+    for name in ("score_threshold", "iou_threshold"):
+        for value in (1.5, -0.1, float("nan"), None):
+            with pytest.raises(ValueError, match=f"`{name}` must be from 0 to 1.*{value}"):
+                DetectionDecoder(**{name: value})
+    for name in ("max_candidates", "max_detections"):
+        for value in (0, 1.5, "9", None):
+            with pytest.raises(ValueError, match=f"`{name}` must be a positive integer.*{value}"):
+                DetectionDecoder(**{name: value})
 
 
 @pytest.mark.parametrize("clipping", ["before_nms", "after_nms"])

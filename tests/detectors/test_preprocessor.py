@@ -118,7 +118,17 @@ def test_float32_under_a_mixed_policy_and_configuration_survives_saving():
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [({"channel_order": "GBR"}, "'GBR'"), ({"min_side": 900, "max_side": 800}, "min_side=900")],
+    [
+        ({"channel_order": "GBR"}, "'GBR'"),
+        ({"min_side": 900, "max_side": 800}, "min_side=900"),
+        ({"min_side": 0}, "min_side=0"),
+        ({"image_size": (64,)}, "image_size=.64,."),
+        ({"image_size": (64.5, 64)}, "image_size=.64.5, 64."),
+        ({"image_size": 64}, "image_size=64"),
+        ({"pad_multiple": 0}, "pad_multiple=0"),
+        ({"mean": (1, 2)}, "mean=.1, 2."),
+        ({"std": (0, 1, 1)}, "std=.0, 1, 1."),
+    ],
 )
 def test_wrong_arguments_are_shown(arguments, message):
     with pytest.raises(ValueError, match=message):
