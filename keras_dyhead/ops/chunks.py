@@ -5,6 +5,8 @@ import math
 import keras
 from keras import ops
 
+from keras_dyhead.ops.sampling_form import is_compiled
+
 CHUNK_BYTES = {"cpu": 12 * 2**20, "gpu": 512 * 2**20}
 """Size of the sampled columns that exist at one time. On CPUs a chunk fits in the outer cache and
 its memory is used again for the next one; GPUs need large products."""
@@ -17,13 +19,16 @@ gradient to those before it, and time would grow with the square of the number o
 def num_chunks(positions, column_shape, dtype):
     """Into how many chunks to split positions that have a column of `column_shape` each.
 
-    From 1 to `MAX_CHUNKS`; an int where `positions` is one.
+    From 1 to `MAX_CHUNKS`; an int where `positions` is one. XLA gets no less than 2 on CPUs, where
+    nothing but a loop keeps it from working before it is time (see `after`).
     """
     itemsize = 2 if "16" in keras.backend.standardize_dtype(dtype) else 4
-    limit = max(1, CHUNK_BYTES[_device()] // (math.prod(column_shape) * itemsize))
+    device = _device()
+    limit = max(1, CHUNK_BYTES[device] // (math.prod(column_shape) * itemsize))
+    fewest = 2 if device == "cpu" and _for_xla() else 1
     if isinstance(positions, int):
-        return max(1, min(MAX_CHUNKS, -(-positions // limit)))
-    return ops.clip(-(-positions // limit), 1, MAX_CHUNKS)
+        return max(fewest, min(MAX_CHUNKS, -(-positions // limit)))
+    return ops.clip(-(-positions // limit), fewest, MAX_CHUNKS)
 
 
 def scan_chunks(function, carry, arrays, chunks, like):
@@ -105,6 +110,11 @@ def _scan(function, carry, stacks, chunks, length, like):
         carry, new = function(carry, [stack[i] for stack in stacks])
         outputs.append(new)
     return carry, [ops.stack(parts) for parts in zip(*outputs, strict=True)]
+
+
+def _for_xla():
+    backend = keras.backend.backend()
+    return backend == "jax" or (backend == "tensorflow" and is_compiled())
 
 
 def _device():

@@ -56,14 +56,14 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
             rows_again, *corners = after(grad, (rows, indices, weights))
 
             def gradients_of_chunk(sums, arrays):
-                grad, indices, weights = arrays
+                (grad_rows, sum_of_kernels), (grad, indices, weights) = sums, arrays
                 grad_columns = _multiply_back(grad, kernel, groups, column_shape)
                 columns, grad_rows, grad_weights = weighted_gather_gradient(
-                    grad_columns, rows_again, indices, weights, sparse
+                    grad_columns, rows_again, indices, weights, grad_rows, sparse
                 )
                 grad_kernel = _multiply_columns(columns, grad, kernel.shape, groups)
-                sums = (sums[0] + grad_rows, sums[1] + ops.cast(grad_kernel, accumulator))
-                return sums, (grad_weights,)
+                sum_of_kernels = sum_of_kernels + ops.cast(grad_kernel, accumulator)
+                return (grad_rows, sum_of_kernels), (grad_weights,)
 
             (grad_rows, grad_kernel), (grad_weights,) = scan_chunks(
                 gradients_of_chunk,
@@ -89,42 +89,39 @@ def weighted_gather(rows, indices, weights, sparse):
     if sparse:
         columns = sparse_matmul(sparse_weights(indices, weights, rows), rows)
         return ops.reshape(columns, (*ops.shape(indices)[:2], rows.shape[-1]))
-    corners = take_rows(rows, indices)
-    return ops.sum(corners * ops.cast(weights, rows.dtype)[..., None], axis=-2)
+    # One corner at a time: XLA makes one loop of gathers and sum, and others keep one corner.
+    weights = ops.cast(weights, rows.dtype)
+    return sum(
+        take_rows(rows, indices[..., j]) * weights[..., j, None] for j in range(indices.shape[-1])
+    )
 
 
-def weighted_gather_gradient(grad_columns, rows, indices, weights, sparse):
+def weighted_gather_gradient(grad_columns, rows, indices, weights, grad_rows, sparse):
     """Gathers again and goes back: columns, gradient to `rows`, gradient to `weights`.
 
-    Gradients are accumulated in at least float32; that of `rows` is returned in this dtype.
+    That of `rows` is added to `grad_rows`, whose dtype it is accumulated in.
     """
-    accumulator = keras.backend.result_type(rows.dtype, "float32")
-    num_rows, width = ops.shape(rows)
+    accumulator = grad_rows.dtype
 
-    def dots(corners, grad_columns):
+    def dots(corners):
         products = ops.cast(grad_columns * corners, accumulator)
         return ops.cast(ops.sum(products, axis=-1), weights.dtype)
 
+    corners = range(indices.shape[-1])
+    grad_weights = [dots(take_rows(rows, indices[..., j])) for j in corners]
+    grad_weights = ops.stack(grad_weights, axis=-1)
+    updates = ops.reshape(grad_columns, (-1, rows.shape[-1]))
     if sparse:
-        # One corner at a time leaves the columns' gradient in the cache.
-        grad_weights = [
-            dots(take_rows(rows, indices[..., j]), grad_columns) for j in range(indices.shape[-1])
-        ]
         matrix = sparse_weights(indices, weights, rows)
         columns = ops.reshape(sparse_matmul(matrix, rows), ops.shape(grad_columns))
-        updates = ops.reshape(grad_columns, (-1, width))
-        grad_rows = sparse_matmul(matrix, updates, transpose=True)
-        return columns, grad_rows, ops.stack(grad_weights, axis=-1)
-
-    corners = take_rows(rows, indices)
-    factors = weights[..., None]
-    columns = ops.sum(corners * ops.cast(factors, rows.dtype), axis=-2)
-    grad_columns = ops.expand_dims(grad_columns, -2)
-    updates = ops.cast(grad_columns, accumulator) * ops.cast(factors, accumulator)
-    grad_rows = scatter_add_rows(
-        ops.reshape(updates, (-1, width)), ops.reshape(indices, (-1,)), num_rows
-    )
-    return columns, grad_rows, dots(corners, grad_columns)
+        grad_rows = grad_rows + sparse_matmul(matrix, updates, transpose=True)
+        return columns, grad_rows, grad_weights
+    updates = ops.cast(updates, accumulator)
+    for j in corners:
+        factors = ops.cast(ops.reshape(weights[..., j], (-1, 1)), accumulator)
+        index = ops.reshape(indices[..., j], (-1,))
+        grad_rows = scatter_add_rows(grad_rows, updates * factors, index)
+    return weighted_gather(rows, indices, weights, sparse), grad_rows, grad_weights
 
 
 # With groups, one batched product: `einsum` would take two to three times as long on CPUs.

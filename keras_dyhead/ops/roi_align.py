@@ -194,10 +194,8 @@ def _weigh_regions(rows, fields, max_pixels):
                 grad, *fields = arrays
                 index, weights = _pixels_of(fields, max_pixels, rows.dtype)
                 updates = ops.cast(ops.einsum("rbp,rbc->rpc", weights, grad), accumulator)
-                total = scatter_add_rows(
-                    ops.reshape(updates, (-1, channels)), ops.reshape(index, (-1,)), num_rows
-                )
-                return (carry[0] + total,), ()
+                updates = ops.reshape(updates, (-1, channels))
+                return (scatter_add_rows(carry[0], updates, ops.reshape(index, (-1,))),), ()
 
             zeros = ops.zeros((num_rows, channels), accumulator)
             (grad_rows,), _ = scan_chunks(

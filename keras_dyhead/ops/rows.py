@@ -32,20 +32,26 @@ def take_rows(rows, index):
         import tensorflow as tf
 
         return tf.gather(rows, index)
-    if rows.shape[0] == 0:  # of an empty batch; Keras would ask JAX for a row
+    if rows.shape[0] == 0:  # of an empty batch; JAX would ask for a row
         return ops.zeros((*index.shape, *rows.shape[1:]), rows.dtype)
+    if keras.backend.backend() == "jax":
+        return rows.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
     return ops.take(rows, index, axis=0)
 
 
-def scatter_add_rows(updates, index, num_rows):
-    """Adds up `updates` (N, D) by their row number `index` (N,): `(num_rows, D)`."""
-    if keras.backend.backend() == "tensorflow":
+def scatter_add_rows(total, updates, index):
+    """Adds each of `updates` `(N, D)` to the row of `total` `(R, D)` that `index` `(N,)` names."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        return total.at[index].add(updates, mode="promise_in_bounds", wrap_negative_indices=False)
+    if backend == "torch":
+        return total.index_add(0, index, updates)
+    num_rows = ops.shape(total)[0]
+    if backend == "tensorflow":
         import tensorflow as tf
 
-        return tf.math.unsorted_segment_sum(updates, index, num_rows)
-    if isinstance(num_rows, int) and num_rows == 0:  # which Keras takes for unknown on PyTorch
-        return updates[:0]
-    return ops.segment_sum(updates, index, num_segments=num_rows)
+        return total + tf.math.unsorted_segment_sum(updates, index, num_rows)
+    return total + ops.segment_sum(updates, index, num_segments=num_rows)
 
 
 def transposed_matmul(a, b):
