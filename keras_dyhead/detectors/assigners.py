@@ -1,6 +1,7 @@
 """Rules that decide which anchor or point learns which object."""
 
 import dataclasses
+import functools
 import math
 
 import keras
@@ -9,7 +10,8 @@ from keras import ops
 
 from keras_dyhead.detectors.pyramid_layout import smaller
 from keras_dyhead.detectors.settings import Settings
-from keras_dyhead.ops.boxes import box_area, box_iou, encode_distances
+from keras_dyhead.ops.boxes import box_area, box_iou
+from keras_dyhead.ops.chunks import num_chunks, scan_chunks
 
 NEGATIVE = -1
 IGNORED = -2
@@ -75,19 +77,43 @@ class MaxIoUAssigner(Assigner):
 
     def __call__(self, anchors, boxes, labels, level_counts=None):
         """Assigns anchors, or `(B, A, 4)` boxes of each image; see `Assigner`."""
-        real = labels >= 0
-        iou = ops.where(real[..., None], box_iou(boxes, anchors), -1.0)  # (B, N, A)
-        best_iou = ops.max(iou, axis=1)
-        assigned = ops.cast(ops.argmax(iou, axis=1), "int32")
-
-        best_of_object = ops.max(iou, axis=2, keepdims=True)
+        batch, count = ops.shape(labels)
+        shape = (batch, ops.shape(anchors)[-2])
         least = math.inf if self.low_quality_iou is None else self.low_quality_iou
-        claims = (iou == best_of_object) & (best_of_object > 0) & (best_of_object >= least)
-        claimed = ops.any(claims, axis=1)
+
+        def match_some(carry, objects):
+            best_iou, assigned, last_claimant = carry
+            index, real, boxes = objects
+            iou = box_iou(ops.swapaxes(boxes, 0, 1), anchors)
+            iou = ops.where(ops.transpose(real)[..., None], iou, -1.0)  # (B, some of N, A)
+            best_of_some = ops.max(iou, axis=1)
+            better = best_of_some > best_iou  # of equals the first
+            first = ops.take(index, ops.argmax(iou, axis=1), axis=0)
+            best_of_object = ops.max(iou, axis=2, keepdims=True)
+            claims = (iou == best_of_object) & (best_of_object > 0) & (best_of_object >= least)
+            claimant = ops.max(ops.where(claims, index[:, None], -1), axis=1)
+            return (
+                ops.where(better, best_of_some, best_iou),
+                ops.where(better, first, assigned),
+                ops.maximum(claimant, last_claimant),
+            ), ()
+
+        # Some objects after others: the IoUs of a crowded image at once would be gigabytes.
+        nothing = ops.zeros(shape, "int32")
+        (best_iou, assigned, last_claimant), _ = scan_chunks(
+            match_some,
+            (ops.full(shape, -1.0), nothing, nothing - 1),
+            (
+                ops.arange(count, dtype="int32"),
+                ops.transpose(labels >= 0),  # False, too, where the last chunk is filled up
+                ops.swapaxes(boxes, 0, 1),
+            ),
+            num_chunks(count, shape, "float32", most=64),
+            like=[],
+        )
+        claimed = last_claimant >= 0
         if self.reassign:
-            index = ops.arange(1, ops.shape(boxes)[1] + 1, dtype="int32")[:, None]
-            last = ops.max(ops.where(claims, index, 0), axis=1) - 1
-            assigned = ops.where(claimed, last, assigned)
+            assigned = ops.where(claimed, last_claimant, assigned)
 
         unmatched = ops.where(best_iou < self.negative_iou, NEGATIVE, IGNORED)
         positive = claimed | (best_iou >= self.positive_iou)
@@ -147,11 +173,12 @@ class ATSSAssigner(Assigner):
 
     def _nearest(self, anchors, boxes, level_counts):
         """Returns the indices `(B, N, C)` of the anchors nearest to each object, of all levels."""
-        anchor_centres, centres = _centres(anchors), _centres(boxes)[:, :, None]
+        anchor_centres = _centres(anchors)
+        x, y = ops.unstack(_centres(boxes)[:, :, None], axis=-1)
         nearest, start = [], 0
         for count in level_counts:
             level = anchor_centres[start : start + count]
-            distances = ops.sum(ops.square(level - centres), axis=-1)
+            distances = ops.square(level[:, 0] - x) + ops.square(level[:, 1] - y)
             index = _closest(distances, smaller(self.top_k, count))[1]
             nearest.append(ops.cast(index, "int32") + start)
             start = start + count
@@ -197,29 +224,29 @@ class FCOSAssigner(Assigner):
     def __call__(self, points, boxes, labels, level_counts=None):
         """Assigns points; see `Assigner`."""
         points = ops.convert_to_tensor(points, "float32")
-        points, stride = points[:, :2], points[:, 2]
+        *points, stride = ops.unstack(points, axis=-1)
         boxes = ops.cast(boxes, "float32")[:, :, None]
-        farthest = ops.max(encode_distances(boxes, points), axis=-1)  # (B, N, A)
+        sides = ops.unstack(boxes, axis=-1)  # four of (B, N, 1)
+        farthest = functools.reduce(ops.maximum, _distances(sides, points))  # (B, N, A)
         limit = self.max_distance * stride
         smallest = ops.where(stride > ops.min(stride), limit / 2, 0.0)
         largest = ops.where(stride < ops.max(stride), limit, math.inf)
         fits = (farthest >= smallest) & (farthest <= largest)
-        central = boxes if self.center_radius is None else self._middles(boxes, stride)
-        inside = ops.min(encode_distances(central, points), axis=-1) > 0
+        central = sides if self.center_radius is None else self._middles(sides, stride)
+        inside = functools.reduce(ops.minimum, _distances(central, points)) > 0
         candidates = fits & inside & (labels >= 0)[..., None]
         area = ops.where(candidates, box_area(boxes), math.inf)
         assigned = ops.cast(ops.argmin(area, axis=1), "int32")
         return ops.where(ops.any(candidates, axis=1), assigned, NEGATIVE)
 
-    def _middles(self, boxes, stride):
-        """Returns the parts of boxes that points of each stride may lie in, `(B, N, A, 4)`."""
-        centres = _centres(boxes)
-        reach = (self.center_radius * stride)[:, None]
-        corners = [
-            ops.maximum(centres - reach, boxes[..., :2]),
-            ops.minimum(centres + reach, boxes[..., 2:]),
-        ]
-        return ops.concatenate(corners, axis=-1)
+    def _middles(self, sides, stride):
+        """Returns the sides, `(B, N, A)`, of what points of each stride may lie in of boxes."""
+        left, top, right, bottom = sides
+        x, y, reach = (left + right) / 2, (top + bottom) / 2, self.center_radius * stride
+        return (
+            *(ops.maximum(x - reach, left), ops.maximum(y - reach, top)),
+            *(ops.minimum(x + reach, right), ops.minimum(y + reach, bottom)),
+        )
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -280,6 +307,12 @@ def _closest(distances, count):
 
 def _centres(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2
+
+
+def _distances(sides, points):
+    """Returns how far points, x and y `(A,)`, lie inside of each side: four of `(B, N, A)`."""
+    (left, top, right, bottom), (x, y) = sides, points
+    return x - left, y - top, right - x, bottom - y
 
 
 def _award(claims, merits, candidates, num_locations):

@@ -16,19 +16,19 @@ MAX_CHUNKS = 8
 gradient to those before it, and time would grow with the square of the number of positions."""
 
 
-def num_chunks(positions, column_shape, dtype):
+def num_chunks(positions, column_shape, dtype, most=MAX_CHUNKS):
     """Into how many chunks to split positions that have a column of `column_shape` each.
 
-    From 1 to `MAX_CHUNKS`; an int where `positions` is one. XLA gets no less than 2 on CPUs, where
+    From 1 to `most`; an int where all sizes are ints. XLA gets no less than 2 on CPUs, where
     nothing but a loop keeps it from working before it is time (see `after`).
     """
     itemsize = 2 if "16" in keras.backend.standardize_dtype(dtype) else 4
     device = _device()
-    limit = max(1, CHUNK_BYTES[device] // (math.prod(column_shape) * itemsize))
+    limit = CHUNK_BYTES[device] // (math.prod(column_shape) * itemsize)
     fewest = 2 if device == "cpu" and _for_xla() else 1
-    if isinstance(positions, int):
-        return max(fewest, min(MAX_CHUNKS, -(-positions // limit)))
-    return ops.clip(-(-positions // limit), fewest, MAX_CHUNKS)
+    if isinstance(limit, int) and isinstance(positions, int):
+        return max(fewest, min(most, -(-positions // max(1, limit))))
+    return ops.clip(-(-positions // ops.maximum(limit, 1)), fewest, most)
 
 
 def scan_chunks(function, carry, arrays, chunks, like):

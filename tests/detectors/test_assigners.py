@@ -18,6 +18,7 @@ from keras_dyhead.detectors.assigners import (
     NearestPointAssigner,
 )
 from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
+from keras_dyhead.ops import chunks
 
 # What detectron2 and mmdet 3.3.0 assign to the 9216 RetinaNet anchors of a 192x256 image (-1
 # background, -2 ignored), the latter sorted into our order of the anchors of a cell.
@@ -96,6 +97,16 @@ def test_images_with_none_and_with_hundreds_of_objects_share_a_batch():
         assigned[0], max_iou_loop(MaxIoUAssigner(), ANCHORS, boxes, labels)
     )
     assert (assigned[1] == -1).all()
+
+
+@pytest.mark.parametrize("reassign", [True, False])
+def test_crowded_images_are_matched_in_several_chunks_alike(reassign, monkeypatch):
+    scenes = whole_scene(0, 98), whole_scene(1, 40, padding=60)
+    boxes, labels = (np.stack(x) for x in zip(*scenes, strict=True))
+    assigner = MaxIoUAssigner(reassign=reassign)
+    whole = np.asarray(assigner(ANCHORS, boxes, labels))
+    monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", 7 * 2 * len(ANCHORS) * 4)  # 7 objects
+    np.testing.assert_array_equal(assigner(ANCHORS, boxes, labels), whole)
 
 
 def test_an_object_without_overlap_or_area_claims_no_anchor():
