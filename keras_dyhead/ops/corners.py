@@ -57,10 +57,10 @@ def _linear_neighbours(position, size, stored_size):
         ops.where(ops.logical_and(inside, low < size - 1), fraction, 0.0),
     ]
     pixels = [ops.maximum(low, 0), ops.minimum(low + 1, size - 1)]
-    if stored_size is not None:
-        last = ops.cast(stored_size, position.dtype) - 1
-        pixels, weights = _before_enlarging(pixels, weights, size - 1, last)
-    return [ops.cast(pixel, "int32") for pixel in pixels], weights
+    pixels = [ops.cast(pixel, "int32") for pixel in pixels]
+    if stored_size is None:
+        return pixels, weights
+    return _before_enlarging(pixels, weights, ops.cast(size, "int32") - 1, stored_size - 1)
 
 
 def _before_enlarging(pixels, weights, last, stored_last):
@@ -69,12 +69,14 @@ def _before_enlarging(pixels, weights, last, stored_last):
     Pixel `i` of the enlarged map lies at `i * stored_last / last` of the stored one, and is the
     mean of the two around it, the nearer one counting more.
     """
-    places = [pixel * stored_last / ops.maximum(last, 1) for pixel in pixels]
-    first = ops.floor(places[0])
+    dtype, last = weights[0].dtype, ops.maximum(last, 1)
+    # Of integers: a rounded quotient could have another floor where the gradient computes it again.
+    first = pixels[0] * stored_last // last
     stored = [first + step for step in range(3)]
+    places = [ops.cast(x * stored_last, dtype) / ops.cast(last, dtype) for x in pixels]
     weights = [
         sum(
-            weight * ops.relu(1 - ops.abs(place - pixel))
+            weight * ops.relu(1 - ops.abs(place - ops.cast(pixel, dtype)))
             for place, weight in zip(places, weights, strict=True)
         )
         for pixel in stored

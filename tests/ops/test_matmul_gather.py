@@ -1,5 +1,7 @@
 """Sampling a small map as if it were enlarged, against enlarging it and sampling that."""
 
+import functools
+
 import numpy as np
 import pytest
 from backend import relative_error, vjp
@@ -19,6 +21,7 @@ PYRAMIDS = {
     "one row": [((1, 4), (1, 8))],
     "same size": [((3, 5), (3, 5))],
     "three times": [((2, 3), (6, 9))],
+    "large": [((8, 16), (16, 32))],
 }
 
 
@@ -50,11 +53,16 @@ def sample(pairs, enlarged, *arrays):
     return deform_conv_rows(rows.values, concatenate_grids(grids), offsets, mask, kernel)
 
 
+@pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("name", PYRAMIDS)
-def test_samples_what_the_enlarged_map_has_there(name):
+def test_samples_what_the_enlarged_map_has_there(name, compiled):
+    """In a graph, TensorFlow divides by a constant as it sees fit, forward or back."""
+    import tensorflow as tf
+
     pairs = PYRAMIDS[name]
     arrays, grad = problem(pairs, "float32")
-    found, gradients = vjp(lambda *x: sample(pairs, True, *x), arrays, grad)
+    enlarged = functools.partial(sample, pairs, True)
+    found, gradients = vjp(tf.function(enlarged) if compiled else enlarged, arrays, grad)
     wanted, expected = vjp(lambda *x: sample(pairs, False, *x), arrays, grad)
     assert relative_error(found, wanted) <= 1e-5
     for a, b in zip(gradients, expected, strict=True):
