@@ -87,8 +87,10 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
 def weighted_gather(rows, indices, weights, sparse):
     """Adds up gathered rows times their weights: `(P, S, D)`, dtype of `rows`."""
     if sparse:
-        columns = sparse_matmul(sparse_weights(indices, weights, rows), rows)
-        return ops.reshape(columns, (*ops.shape(indices)[:2], rows.shape[-1]))
+        positions, samples, _ = ops.shape(indices)
+        matrix = sparse_weights(indices, weights, rows)
+        columns = sparse_matmul(matrix, rows, positions * samples)
+        return ops.reshape(columns, (positions, samples, rows.shape[-1]))
     # One corner at a time: XLA makes one loop of gathers and sum, and others keep one corner.
     weights = ops.cast(weights, rows.dtype)
     return sum(
@@ -113,8 +115,10 @@ def weighted_gather_gradient(grad_columns, rows, indices, weights, grad_rows, sp
     updates = ops.reshape(grad_columns, (-1, rows.shape[-1]))
     if sparse:
         matrix = sparse_weights(indices, weights, rows)
-        columns = ops.reshape(sparse_matmul(matrix, rows), ops.shape(grad_columns))
-        grad_rows = grad_rows + sparse_matmul(matrix, updates, transpose=True)
+        columns = sparse_matmul(matrix, rows, ops.shape(updates)[0])
+        columns = ops.reshape(columns, ops.shape(grad_columns))
+        num_rows = ops.shape(rows)[0]
+        grad_rows = grad_rows + sparse_matmul(matrix, updates, num_rows, transpose=True)
         return columns, grad_rows, grad_weights
     updates = ops.cast(updates, accumulator)
     for j in corners:

@@ -45,7 +45,7 @@ def matmul_gather(rows, indices, weights, kernel):
             (row,) = after(outputs, (rows,))  # one at a time
             products = multiply(row, kernels[i])
             matrix = sparse_weights(indices[:, i], weights[:, i], products)
-            outputs = outputs + sparse_matmul(matrix, products)
+            outputs = outputs + sparse_matmul(matrix, products, positions)
 
         def gradient(upstream):
             grad_rows, grad_kernels, grad_weights = ops.zeros_like(rows), [], []
@@ -54,7 +54,8 @@ def matmul_gather(rows, indices, weights, kernel):
                 (again,) = after(event, (rows,))
                 products = multiply(again, kernels[i])
                 matrix = sparse_weights(indices[:, i], weights[:, i], products)
-                grad = sparse_matmul(matrix, upstream, transpose=True)
+                num_products = num_rows * kernel_width
+                grad = sparse_matmul(matrix, upstream, num_products, transpose=True)
                 grad = ops.reshape(grad, (num_rows, kernel_width * filters))
                 grad_kernels.append(transposed_matmul(again, grad))
                 grad_rows = grad_rows + ops.matmul(grad, ops.transpose(kernels[i]))

@@ -66,26 +66,34 @@ def sampling_form(form: str):
 
 
 def sparse_weights(indices, weights, rows):
-    """The matrix that `weighted_gather` multiplies `rows` with: `(P * S, R)`, compressed rows."""
+    """The matrix that `weighted_gather` multiplies `rows` with: `(P * S, R)`, compressed rows.
+
+    Where there are no positions or no rows it has one all the same, see `sparse_matmul`.
+    """
     import tensorflow as tf
 
     num_lines = tf.reduce_prod(tf.shape(indices)[:-1])
     columns = tf.reshape(indices, (num_lines, indices.shape[-1]))
     lines = tf.broadcast_to(tf.range(num_lines)[:, None], tf.shape(columns))
+    shape = tf.maximum(tf.stack([num_lines, tf.shape(rows)[0]]), 1)
     return tf.raw_ops.SparseTensorToCSRSparseMatrix(
         indices=tf.cast(tf.reshape(tf.stack([lines, columns], axis=-1), (-1, 2)), "int64"),
         values=tf.cast(tf.reshape(weights, (-1,)), rows.dtype),
-        dense_shape=tf.cast(tf.stack([num_lines, tf.shape(rows)[0]]), "int64"),
+        dense_shape=tf.cast(shape, "int64"),
     )
 
 
-def sparse_matmul(matrix, dense, transpose=False):
-    """`matrix @ dense`, or `matrix.T @ dense`."""
+def sparse_matmul(matrix, dense, num_lines, transpose=False):
+    """`matrix @ dense`, or `matrix.T @ dense`: the first `num_lines` of it, which may be none.
+
+    TensorFlow divides by the number of lines, and ends the process where that is zero.
+    """
     import tensorflow as tf
 
     if transpose:  # `transpose_a` does not give the same bits every time, and takes twice as long
         matrix = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=dense.dtype)
-    return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense)
+    dense = tf.pad(dense, [[0, tf.maximum(1 - tf.shape(dense)[0], 0)], [0, 0]])
+    return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense)[:num_lines]
 
 
 def is_compiled() -> bool:

@@ -4,7 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dyhead.layers import DyHeadNeck
+from keras_dyhead.layers import DyHeadBlock, DyHeadNeck
+from keras_dyhead.layers.spatial_attention import MULTIPLY_FIRST
 
 pytestmark = pytest.mark.tensorflow
 SIZES = (8, 4)
@@ -80,6 +81,27 @@ def test_keras_under_xla_gathers(roads, forms):
 def test_half_precision_gathers(policy, forms):
     model = model_of(policy)
     assert walk(model, ROADS[:2], forms) == {"call": {"gather"}, "predict": {"gather"}}
+
+
+@pytest.mark.parametrize("channels", [16, MULTIPLY_FIRST])
+def test_a_graph_for_any_size_takes_no_images(channels):
+    """TensorFlow's sparse products end the process if they have no lines."""
+    import tensorflow as tf
+
+    block = DyHeadBlock(channels, alignment="paper")
+    block([np.zeros((1, n, n, channels), "float32") for n in SIZES])
+
+    @tf.function(input_signature=[[tf.TensorSpec((None, None, None, channels))] * 2])
+    def step(maps):
+        with tf.GradientTape() as tape:
+            tape.watch(maps)
+            outputs = block(maps)
+        return outputs, tape.gradient(outputs, maps)
+
+    for count in (1, 0):
+        maps = [np.zeros((count, n, n, channels), "float32") for n in SIZES]
+        for found in step(maps):
+            assert [x.shape for x in found] == [x.shape for x in maps]
 
 
 @pytest.fixture(scope="module")
