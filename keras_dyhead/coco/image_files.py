@@ -41,6 +41,37 @@ def read_rgb(path: str | os.PathLike) -> np.ndarray:
         raise ValueError(f"{path} is no readable JPEG or PNG image: {error}") from None
 
 
+def as_rgb(image) -> np.ndarray:
+    """Returns an image as RGB, `(H, W, 3)` uint8, whatever it is an array of.
+
+    Args:
+        image: Array `(H, W, 3)`, or `(H, W)`, `(H, W, 1)` and `(H, W, 4)`, read as grey and RGBA.
+            Values from 0 to 255 of any dtype.
+
+    Raises:
+        ValueError: If it is none, or its values are not clearly from 0 to 255.
+    """
+    image = np.asarray(image)
+    if image.ndim == 2:
+        image = image[..., None]
+    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+        raise ValueError(
+            "An image must be RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W). "
+            f"Received an array of shape {image.shape}"
+        )
+    if image.dtype != np.uint8:
+        lowest, highest = np.min(image), np.max(image)
+        fractions = image.dtype.kind == "f" and 0 < highest <= 1
+        if image.dtype.kind not in "fiu" or fractions or not (lowest > -0.5 and highest < 255.5):
+            raise ValueError(
+                "An image must have values from 0 to 255"
+                + (": multiply those from 0 to 1 by 255" if fractions else "")
+                + f". Received: {image.dtype} from {lowest} to {highest}"
+            )
+        image = np.round(image).astype("uint8")
+    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
+
+
 def _decode(path: str | os.PathLike) -> np.ndarray:
     """The pixels of a file; a `ValueError` says why it has none."""
     if keras.backend.backend() == "tensorflow":

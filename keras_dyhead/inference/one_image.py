@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from keras_dyhead.coco.image_files import read_rgb
+from keras_dyhead.coco.image_files import as_rgb, read_rgb
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.inference.several_views import TestTimeAugmentation
 from keras_dyhead.inference.tiles import Tiles
@@ -82,33 +82,6 @@ def image_detector(
     detect.num_classes = model.num_classes
     detect.class_names = model.class_names
     return detect
-
-
-def as_rgb(image) -> np.ndarray:
-    """Returns an image as RGB, `(H, W, 3)` uint8; see `image_detector` for what is one.
-
-    Raises:
-        ValueError: If it is none, or its values are not clearly from 0 to 255.
-    """
-    image = np.asarray(image)
-    if image.ndim == 2:
-        image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
-        raise ValueError(
-            "An image must be RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W). "
-            f"Received an array of shape {image.shape}"
-        )
-    if image.dtype != np.uint8:
-        lowest, highest = np.min(image), np.max(image)
-        fractions = image.dtype.kind == "f" and 0 < highest <= 1
-        if image.dtype.kind not in "fiu" or fractions or not (lowest >= 0 and highest <= 255):
-            raise ValueError(
-                "An image must have values from 0 to 255"
-                + (": multiply those from 0 to 1 by 255" if fractions else "")
-                + f". Received: {image.dtype} from {lowest} to {highest}"
-            )
-        image = np.round(image).astype("uint8")
-    return np.repeat(image, 3, axis=-1) if image.shape[-1] == 1 else image[..., :3]
 
 
 def detect_images(

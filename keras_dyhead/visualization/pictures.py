@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from keras_dyhead.coco.image_files import as_rgb
 from keras_dyhead.printable import printable
 from keras_dyhead.visualization.colours import class_colour, text_colour
 
@@ -29,7 +30,7 @@ def draw_detections(
     Texts lie inside the picture, and off the objects and each other where there is room.
 
     Args:
-        image: RGB image `(H, W, 3)`, values 0..255 of any dtype.
+        image: RGB image `(H, W, 3)`, or an RGBA or grey one, values 0..255 of any dtype.
         detections: `"boxes"` `(N, 4)` xyxy pixels, `"labels"` `(N,)` (-1 where padded) and
             `"confidence"` `(N,)`. Without the latter, as in ground truth, all are drawn.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
@@ -40,13 +41,16 @@ def draw_detections(
         A Pillow image of the same size, or, of a small image, a whole number of times as large:
         about 640 pixels on the longer side.
 
+    Raises:
+        ValueError: If the image is none, a box lies the wrong way round, or a label has no name.
+
     Example:
     ```python
     found = {"boxes": np.array([[8.0, 8, 40, 40]]), "labels": [0], "confidence": [0.9]}
     draw_detections(np.zeros((64, 64, 3), "uint8"), found, ["circle"]).save("found.png")
     ```
     """
-    picture = Image.fromarray(np.clip(np.asarray(image), 0, 255).astype("uint8"))
+    picture = Image.fromarray(as_rgb(image))
     zoom = max(1, round(_SMALL / max(picture.size)))
     picture = picture.resize([side * zoom for side in picture.size], Image.Resampling.BICUBIC)
     draw, side = ImageDraw.Draw(picture), max(picture.size)
@@ -55,7 +59,14 @@ def draw_detections(
     scores = np.asarray(detections.get("confidence", np.ones(len(labels))))
     order = np.argsort(scores, kind="stable")
     shown = order[(labels[order] >= 0) & (scores[order] >= score_threshold)]
-    taken = [tuple(zoom * float(v) for v in detections["boxes"][i]) for i in shown]
+    boxes = np.asarray(detections["boxes"], "float64").reshape(-1, 4)[shown]
+    wrong = ~(boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
+    if wrong.any():
+        raise ValueError(
+            "Boxes must be (left, top, right, bottom) in pixels. "
+            f"Received: {boxes[wrong][0].tolist()}"
+        )
+    taken = [tuple(box) for box in zoom * boxes]
     for i, box in zip(shown, taken, strict=True):
         draw.rectangle(box, outline=class_colour(labels[i]), width=max(2, side // 300))
     texts = []
@@ -74,7 +85,11 @@ def draw_detections(
 
 def class_name(label: int, class_names: Sequence[str] | None) -> str:
     """Returns the name of a label in one line; without names, the label."""
-    return str(label) if class_names is None else printable(class_names[label])
+    if class_names is None:
+        return str(label)
+    if label >= len(class_names):
+        raise ValueError(f"`class_names` has {len(class_names)} names. Received: label {label}")
+    return printable(class_names[label])
 
 
 def _free_place(size, box: Box, picture: tuple[int, int], taken: Sequence[Box]) -> Box:

@@ -8,6 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.coco.image_files import as_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.layers import DyHeadNeck
 from keras_dyhead.layers.block_trace import BlockTrace
@@ -61,18 +62,14 @@ def look_inside(
 
     Args:
         model: A model from images `(B, H, W, 3)` with one `DyHeadNeck` in it, however deep.
-        image: RGB image `(H, W, 3)`, values 0..255.
+        image: RGB, RGBA or grey image, values 0..255.
         preprocessor: See `plot_attention`.
 
     Raises:
-        ValueError: If `image` is no RGB image, or the model has not exactly one `DyHeadNeck` with
+        ValueError: If `image` is no image, or the model has not exactly one `DyHeadNeck` with
             at least one block, or does not take an image.
     """
-    image = np.asarray(image)
-    if image.ndim != 3 or image.shape[-1] != 3:
-        raise ValueError(
-            f"`image` must be one RGB image (H, W, 3). Received: an array of shape {image.shape}"
-        )
+    image = as_rgb(image)
     neck = find_neck(model)
     inputs = getattr(model, "inputs", None)
     if inputs and [len(x.shape) for x in inputs] != [4]:
@@ -97,7 +94,7 @@ def look_inside(
         else [f"P{finest + i}" for i in range(len(before))]
     )
     return View(
-        image=np.clip(image, 0, 255).astype("uint8"),
+        image=image,
         levels=names,
         strides=[(stride / float(scales[0]), stride / float(scales[1])) for stride in strides],
         alignment=neck.alignment,

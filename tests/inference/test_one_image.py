@@ -6,7 +6,6 @@ from PIL import Image
 from small_detector import by_hand, picture
 
 from keras_dyhead.inference import detect_images, image_detector, read_rgb
-from keras_dyhead.inference.one_image import as_rgb
 
 
 def test_images_of_any_size_get_boxes_in_their_own_pixels(small_model):
@@ -36,51 +35,6 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read_rgb(tmp_path / "text.png")
     with pytest.raises(ValueError, match="There is no file .*none.png"):
         read_rgb(tmp_path / "none.png")
-
-
-@pytest.mark.parametrize(
-    "image",
-    [
-        lambda rgb: rgb.astype("float32"),
-        lambda rgb: rgb.astype("int64"),
-        lambda rgb: rgb.astype("uint16"),
-        lambda rgb: rgb - 0.4 * (rgb > 0),
-        lambda rgb: np.dstack([rgb, np.full(rgb.shape[:2], 7, "uint8")]),
-        lambda rgb: Image.fromarray(rgb),
-        lambda rgb: rgb.tolist(),
-    ],
-)
-def test_arrays_with_one_meaning_are_read(image):
-    rgb = picture(4, 5)
-    found = as_rgb(image(rgb))
-    assert found.dtype == "uint8"
-    np.testing.assert_array_equal(found, rgb)
-
-
-def test_grey_arrays_are_read_and_black_is_black_in_any_type():
-    grey = picture(4, 5)[..., 0]
-    for image in (grey, grey[..., None]):
-        np.testing.assert_array_equal(as_rgb(image), np.dstack([grey] * 3))
-    assert not as_rgb(np.zeros((4, 5, 3))).any()
-
-
-@pytest.mark.parametrize(
-    ("image", "message"),
-    [
-        (np.full((4, 5, 3), 0.5), "multiply those from 0 to 1 by 255.*from 0.5 to 0.5"),
-        (np.ones((4, 5, 3), "float32"), "multiply those from 0 to 1 by 255"),
-        (np.full((4, 5, 3), 256, "uint16"), "values from 0 to 255. Received: uint16"),
-        (np.full((4, 5, 3), -1.0), "values from 0 to 255"),
-        (np.full((4, 5, 3), np.nan), "values from 0 to 255"),
-        (np.ones((4, 5, 3), bool), "values from 0 to 255"),
-        (np.zeros((3, 4, 5), "uint8"), r"RGB \(H, W, 3\).*shape \(3, 4, 5\)"),
-        (np.zeros((1, 4, 5, 3), "uint8"), r"RGB \(H, W, 3\)"),
-        (np.zeros((0, 5, 3), "uint8"), r"RGB \(H, W, 3\)"),
-    ],
-)
-def test_arrays_without_a_clear_meaning_are_refused(image, message):
-    with pytest.raises(ValueError, match=message):
-        as_rgb(image)
 
 
 def test_the_function_of_one_image_takes_what_is_read(small_model, eager):

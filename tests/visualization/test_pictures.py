@@ -52,5 +52,28 @@ def test_odd_names_and_an_object_as_large_as_the_picture_are_drawn():
         assert np.asarray(draw_detections(np.zeros((60, 80, 3)), found, [name])).any()
 
 
+@pytest.mark.parametrize("shape", [(60, 80), (60, 80, 1), (60, 80, 4)])
+def test_grey_and_transparent_images_are_drawn_in_colour(shape):
+    found = {"boxes": [[20, 30, 50, 55]], "labels": [0]}
+    picture = np.asarray(draw_detections(np.zeros(shape, "uint8"), found, labelled=False))
+    plain = draw_detections(np.zeros((60, 80, 3), "uint8"), found, labelled=False)
+    np.testing.assert_array_equal(picture, np.asarray(plain))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"boxes": [[50, 30, 20, 55]]}, r"left, top, right, bottom.*\[50.0, 30.0, 20.0, 55.0\]"),
+        ({"boxes": [[20, np.nan, 50, 55]]}, "left, top, right, bottom.*nan"),
+        ({"labels": [2]}, "2 names. Received: label 2"),
+        ({"image": np.full((60, 80, 3), 0.5)}, "from 0 to 1 by 255"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(change, message):
+    scene = {"boxes": [[20, 30, 50, 55]], "labels": [0], "image": np.zeros((60, 80, 3))} | change
+    with pytest.raises(ValueError, match=message):
+        draw_detections(scene.pop("image"), scene, ["a", "b"])
+
+
 def test_files_called_alike_keep_names_of_their_own():
     assert unique_stems(["a/x.png", "b/x.jpg", "x_2.png"]) == ["x", "x_2", "x_2_2"]
