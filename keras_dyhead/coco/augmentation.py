@@ -89,13 +89,14 @@ class Augmentation:
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.sizes is not None:
             self._check("sizes", len(self.sizes) > 0 and min(self.sizes) > 0, "positive lengths")
-            self._check("max_side", self.max_side >= max(self.sizes), "at least the largest size")
             if self.scale not in (None, type(self).scale):
                 raise ValueError(
                     "`sizes` take the place of `scale`: give one of them. "
                     f"Received: sizes={self.sizes}, scale={self.scale}"
                 )
             object.__setattr__(self, "scale", None)
+        largest = max(self.sizes or (1,))
+        self._check("max_side", self.max_side >= largest, f"at least {largest}")
         for name in ("horizontal_flip", "crop", "mosaic"):
             self._check(name, 0 <= getattr(self, name) <= 1, "a probability")
         for name in ("scale", "crop_size"):

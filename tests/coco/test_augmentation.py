@@ -188,6 +188,7 @@ def test_values_stay_within_0_and_255():
         {"sizes": ()},
         {"sizes": (0, 480)},
         {"max_side": 799, "sizes": (480, 800)},
+        {"max_side": -1},
         {"crop": -0.1},
         {"crop_size": (600, 384)},
         {"crop_sides": (400, 0)},
