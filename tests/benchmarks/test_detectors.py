@@ -129,6 +129,7 @@ def test_no_product_of_a_detector_escapes_the_count(name):
     assert len(uncounted) == 1 and "while" in uncounted[0]
 
 
+@pytest.mark.slow
 def test_every_block_adds_the_same():
     """Blocks share one trace, but each is counted."""
     pyramid = {f"P{level}": tf.zeros((1, 64 >> level, 64 >> level, 16)) for level in (2, 3, 4)}

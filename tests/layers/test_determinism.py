@@ -70,8 +70,13 @@ def first_run(results, form):
         return results()
 
 
-@pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("results", [operation, neck, training])
+# `fit` has the quicker form on its own; with the other one it is a slow test.
+RUNS = [(results, form) for results in (operation, neck) for form in FORMS]
+RUNS.append((training, FORMS[-1]))
+RUNS += [pytest.param(training, form, marks=pytest.mark.slow) for form in FORMS[:-1]]
+
+
+@pytest.mark.parametrize(("results", "form"), RUNS)
 def test_another_run_gives_the_same_bits(results, form):
     with sampling_form(form):
         again = results()
