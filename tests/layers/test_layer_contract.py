@@ -67,7 +67,7 @@ LAYERS = {
 }
 
 # What a neck is made of, and so shows as well.
-PARTS = ("DyHeadBlock", "ScaleAwareAttention", "TaskAwareAttention")
+PARTS = ("DyHeadNeck", "DyHeadBlock", "ScaleAwareAttention", "TaskAwareAttention")
 PARTS += ("SpatialAwareAttention", "SpatialAwareAttention-published")
 EVERY_LAYER = pytest.mark.parametrize("name", slow_on_jax(LAYERS, PARTS))
 

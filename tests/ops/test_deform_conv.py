@@ -119,7 +119,7 @@ def problems(draw):
 
 # JAX compiles every example.
 @settings(
-    max_examples=25 if keras.backend.backend() == "jax" else 200,
+    max_examples=15 if keras.backend.backend() == "jax" else 200,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
