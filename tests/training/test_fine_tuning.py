@@ -1,5 +1,7 @@
 """A trained detector goes on with other classes, and keeps what does not belong to the classes."""
 
+import csv
+import dataclasses
 import json
 
 import keras
@@ -10,7 +12,7 @@ from cli.commands import output_of
 
 from keras_dyhead.checkpoints import PUBLISHED, PublishedModel
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
-from keras_dyhead.coco import SHAPES, CocoAnnotations
+from keras_dyhead.coco import COCO_CLASSES, SHAPES, CocoAnnotations, draw_shapes, load_coco
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.training import (
     Training,
@@ -143,8 +145,24 @@ def published_layout(model, record):
     return state
 
 
-@pytest.mark.slow
-def test_one_command_goes_on_from_a_published_checkpoint(data, tmp_path, monkeypatch):
+def draw(folder, num_images, start, classes=5):
+    """Draws few, plain shapes of the first classes; the others are part of the background."""
+    path = draw_shapes(
+        *(folder, num_images, 64),
+        **{"start": start, "max_shapes": 3, "size_range": (16, 40)},
+        **{"empty_fraction": 0, "clutter": 0.3},
+    )
+    content = json.loads(path.read_text())
+    content["categories"] = content["categories"][:classes]
+    kept = {category["id"] for category in content["categories"]}
+    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in kept]
+    path.write_text(json.dumps(content))
+    return folder / "images", path
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A published checkpoint that has learned to find five shapes, and one of random weights."""
     record = PublishedModel(
         origin="microsoft",
         detector="atss",
@@ -154,28 +172,55 @@ def test_one_command_goes_on_from_a_published_checkpoint(data, tmp_path, monkeyp
         pyramid={"max_level": 5},
         arguments={"head_kernel_size": 1},
         preprocessing={"pad_multiple": 32},
-        source="http://127.0.0.1:1/models/tiny.pth",
+        source=None,
     )
-    monkeypatch.setitem(PUBLISHED, "tiny", record)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
-    model = record.build()
     (tmp_path / "models").mkdir()
-    torch.save({"model": published_layout(model, record)}, tmp_path / "models" / "tiny.pth")
-    content = json.loads(data["annotations"].read_text())
-    content["categories"] = content["categories"][:3]
-    kept = {category["id"] for category in content["categories"]}
-    content["annotations"] = [a for a in content["annotations"] if a["category_id"] in kept]
-    (tmp_path / "three.json").write_text(json.dumps(content))
-    told = output_of(
-        *("train", "--weights", "tiny", "--freeze", "backbone", "--images", data["images"]),
-        *("--annotations", tmp_path / "three.json", "--out", tmp_path / "run"),
-        *("--image-size", 64, "--epochs", 1, "--batch-size", 3),
+    models = {}
+    for name in ("learned", "random"):
+        source = f"http://127.0.0.1:1/models/{name}.pth"
+        monkeypatch.setitem(PUBLISHED, name, dataclasses.replace(record, source=source))
+        model = record.build()
+        if name == "learned":
+            images, annotations = draw(tmp_path / "old", 64, start=0)
+            model = model.with_classes(SHAPES)
+            options = {"batch_size": 8, "image_size": (64, 64), "training": True}
+            options["preprocessor"] = DetectionPreprocessor((64, 64))
+            data = load_coco(images, annotations, **options)
+            model.compile(keras.optimizers.AdamW(2e-3, global_clipnorm=10.0))
+            model.fit(data, epochs=40, verbose=0)
+            model = model.with_classes(COCO_CLASSES)
+        state = {"model": published_layout(model, record)}
+        torch.save(state, tmp_path / "models" / f"{name}.pth")
+        models[name] = model
+    return models
+
+
+@pytest.mark.slow
+def test_one_command_goes_on_from_a_published_checkpoint(published, tmp_path):
+    """With three classes it gets further than random weights, of which none are frozen."""
+    images, annotations = draw(tmp_path / "new", 24, start=1000, classes=3)
+    val_images, val_annotations = draw(tmp_path / "val", 24, start=2000, classes=3)
+    command = ("train", "--images", images, "--annotations", annotations, "eval_every=30")
+    command += ("--val-images", val_images, "--val-annotations", val_annotations)
+    command += ("--image-size", 64, "--epochs", 30, "--batch-size", 8, "--learning-rate", 0.001)
+    told, ends = {}, {}
+    for name, options in (("learned", ("--freeze", "backbone")), ("random", ())):
+        out = tmp_path / name
+        told[name] = output_of(*command, "--weights", name, "--out", out, *options)
+        with (out / "history.csv").open() as file:
+            ends[name] = list(csv.DictReader(file))[-1]
+    learned, random = (
+        {key: float(value) for key, value in ends[name].items()} for name in ("learned", "random")
     )
-    assert "ATSS of tiny" in told and "frozen: backbone" in told
-    assert "all weights but those of class_logits: other classes start anew" in told
-    mine = keras.saving.load_model(tmp_path / "run" / "model.keras")
+    assert learned["val_AP"] > 1.2 * random["val_AP"] and learned["val_AP50"] > 0.1
+    assert learned["loss"] < 0.8 * random["loss"]
+
+    assert "ATSS of learned" in told["learned"] and "frozen: backbone" in told["learned"]
+    text = "all weights but those of class_logits: other classes start anew"
+    assert text in told["learned"]
+    mine = keras.saving.load_model(tmp_path / "learned" / "model.keras")
     assert mine.class_names == SHAPES[:3] and not mine.backbone.trainable_variables
-    for before, after in zip(model.backbone.weights, mine.backbone.weights, strict=True):
+    backbones = (published["learned"].backbone.weights, mine.backbone.weights)
+    for before, after in zip(*backbones, strict=True):
         np.testing.assert_array_equal(before, after)
-    necks = zip(model.neck.weights, mine.neck.weights, strict=True)
-    assert 0 < max(np.abs(np.subtract(*weights)).max() for weights in necks) < 1e-3
