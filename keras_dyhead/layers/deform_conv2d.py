@@ -2,13 +2,9 @@
 
 import keras
 
-from keras_dyhead.ops.deform_conv import (
-    check_shapes,
-    deform_conv2d,
-    pair,
-    positive_int,
-    resolve_padding,
-)
+from keras_dyhead.layers.pyramid_layer import check_maps
+from keras_dyhead.ops.arguments import pair, whole_number
+from keras_dyhead.ops.deform_conv import check_shapes, deform_conv2d, resolve_padding
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -64,9 +60,9 @@ class DeformConv2D(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.filters = positive_int(filters, "filters")
-        self.groups = positive_int(groups, "groups")
-        self.offset_groups = positive_int(offset_groups, "offset_groups")
+        self.filters = whole_number(filters, "filters")
+        self.groups = whole_number(groups, "groups")
+        self.offset_groups = whole_number(offset_groups, "offset_groups")
         if filters % groups:
             raise ValueError(
                 "`filters` must be a multiple of `groups`. "
@@ -75,8 +71,8 @@ class DeformConv2D(keras.layers.Layer):
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.strides = pair(strides, "strides")
         self.dilation_rate = pair(dilation_rate, "dilation_rate")
-        self.padding = padding
         self._pixels = resolve_padding(padding, self.kernel_size, self.dilation_rate)
+        self.padding = padding if isinstance(padding, str) else self._pixels
         self.use_bias = use_bias
         self.kernel_initializer = (
             uniform_fan_in()
@@ -86,12 +82,15 @@ class DeformConv2D(keras.layers.Layer):
         self.bias_initializer = keras.initializers.get(bias_initializer)
 
     def build(self, inputs_shape, offsets_shape=None, mask_shape=None):
+        check_maps([inputs_shape])
         channels = inputs_shape[-1]
-        if channels is None or channels % self.groups:
+        if channels % self.groups or channels % self.offset_groups:
             raise ValueError(
-                "The number of input channels must be known and a multiple of `groups`. "
-                f"Received: input shape {tuple(inputs_shape)}, groups={self.groups}"
+                "The number of input channels must be a multiple of `groups` and `offset_groups`. "
+                f"Received: input shape {tuple(inputs_shape)}, groups={self.groups}, "
+                f"offset_groups={self.offset_groups}"
             )
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
         self.kernel = self.add_weight(
             name="kernel",
             shape=(*self.kernel_size, channels // self.groups, self.filters),

@@ -5,14 +5,15 @@ from keras import ops
 
 from keras_dyhead.layers.affine_maps import WeighedSum
 from keras_dyhead.layers.block_trace import BlockTrace
-from keras_dyhead.layers.frozen import CompositeLayer
+from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
 from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
 from keras_dyhead.layers.task_attention import TaskAwareAttention
+from keras_dyhead.ops.arguments import whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class DyHeadBlock(CompositeLayer):
+class DyHeadBlock(PyramidLayer):
     """Spatial-, scale- and task-aware attention over a feature pyramid.
 
     All levels share the weights and are computed from the block's input.
@@ -56,7 +57,7 @@ class DyHeadBlock(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.channels = channels
+        self.channels = whole_number(channels, "channels")
         self.alignment = alignment
         self.use_spatial_attention = use_spatial_attention
         self.use_scale_attention = use_scale_attention
@@ -84,20 +85,21 @@ class DyHeadBlock(CompositeLayer):
         )
 
     def build(self, input_shape):
-        shapes = list(input_shape.values()) if isinstance(input_shape, dict) else list(input_shape)
-        self.spatial_attention.build(shapes)
-        output_shape = (*shapes[0][:-1], self.channels)
+        self.spatial_attention.build(input_shape)
+        output_shape = (*listed(input_shape)[0][:-1], self.channels)
         if self.scale_attention:
             self.scale_attention.build([output_shape])
         if self.task_attention:
             self.task_attention.build(output_shape)
         self.built = True
 
+    def check_levels(self, shapes):
+        return self.spatial_attention.check_levels(shapes)
+
     def call(self, inputs):
-        levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
         # The three attentions, equations 4, 3 and 5. Between them maps are known up to a factor and
         # a shift of each channel (`affine_maps`): only the last one reads their pixels.
-        sampled = self.spatial_attention.sample(levels)
+        sampled = self.spatial_attention.sample(inputs)
         if self.use_scale_attention:
             weighed = self.scale_attention.weigh(sampled)
         else:
@@ -113,7 +115,7 @@ class DyHeadBlock(CompositeLayer):
 
         For pictures and tests: a call passes over the pixels once and is quicker.
         """
-        levels = list(inputs.values()) if isinstance(inputs, dict) else list(inputs)
+        levels = listed(inputs)
         offsets, masks = self.spatial_attention.offsets_and_masks(levels)
         branches = self.spatial_attention(levels)
         maps = [list(x.values()) for x in branches]

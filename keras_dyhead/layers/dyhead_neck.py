@@ -3,15 +3,17 @@
 from collections.abc import Iterator
 
 import keras
+from keras import ops
 
 from keras_dyhead.layers.block_trace import BlockTrace
 from keras_dyhead.layers.dyhead_block import DyHeadBlock
-from keras_dyhead.layers.frozen import CompositeLayer
+from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
 from keras_dyhead.layers.shared_trace import SharedTrace
+from keras_dyhead.ops.arguments import whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class DyHeadNeck(CompositeLayer):
+class DyHeadNeck(PyramidLayer):
     """Refines a feature pyramid with `num_blocks` Dynamic Head blocks.
 
     Goes between any feature pyramid and any prediction heads.
@@ -44,8 +46,7 @@ class DyHeadNeck(CompositeLayer):
         Pyramid with the same keys (or a list) and sizes, every level with `channels` channels.
 
     Raises:
-        ValueError: If the pyramid has no levels, a level is not a 4-D map or its number of channels
-            is unknown.
+        ValueError: If the inputs are no such pyramid, or of other channels than in the first call.
 
     Example:
 
@@ -70,10 +71,8 @@ class DyHeadNeck(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if num_blocks < 0:
-            raise ValueError(f"`num_blocks` must be at least 0. Received: num_blocks={num_blocks}")
-        self.num_blocks = num_blocks
-        self.channels = channels
+        self.num_blocks = whole_number(num_blocks, "num_blocks", smallest=0)
+        self.channels = whole_number(channels, "channels")
         self.alignment = alignment
         self.use_spatial_attention = use_spatial_attention
         self.use_scale_attention = use_scale_attention
@@ -96,16 +95,10 @@ class DyHeadNeck(CompositeLayer):
         ]
 
     def build(self, input_shape):
-        named = input_shape if isinstance(input_shape, dict) else dict(enumerate(input_shape))
-        if not named:
-            raise ValueError(f"The pyramid needs at least one level. Received: {input_shape}")
+        named = self.check_levels(input_shape)
+        self._widths = [shape[-1] for shape in named.values()]
         self.projections = []
         for name, shape in named.items():
-            if len(shape) != 4 or shape[-1] is None:
-                raise ValueError(
-                    "Every level must have shape (batch, height, width, channels) with known "
-                    f"channels. Received: level {name} with shape {tuple(shape)}"
-                )
             projection = None
             if shape[-1] != self.channels:
                 projection = keras.layers.Conv2D(
@@ -118,6 +111,15 @@ class DyHeadNeck(CompositeLayer):
             block.build(shapes)
         self._call_block = SharedTrace(self.blocks[0]) if self.blocks else None
         self.built = True
+
+    def check_levels(self, shapes):
+        levels = super().check_levels(shapes)
+        if self.built and self._widths != [shape[-1] for shape in levels.values()]:
+            raise ValueError(
+                f"The neck was built for levels of {self._widths} channels. "
+                f"Received: shapes {shapes}"
+            )
+        return levels
 
     def call(self, inputs, training=False):
         levels = self._project(inputs)
@@ -139,7 +141,7 @@ class DyHeadNeck(CompositeLayer):
 
     def _project(self, inputs):
         """Lists the levels, with `channels` channels each."""
-        levels = inputs.values() if isinstance(inputs, dict) else inputs
+        levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
         return [
             projection(level) if projection else level
             for projection, level in zip(self.projections, levels, strict=True)

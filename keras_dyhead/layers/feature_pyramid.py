@@ -3,13 +3,14 @@
 import keras
 from keras import ops
 
-from keras_dyhead.layers.frozen import CompositeLayer
+from keras_dyhead.layers.pyramid_layer import PyramidLayer, check_halving, check_maps
+from keras_dyhead.ops.arguments import whole_number
 
 EXTRA_LEVELS = ("on_input", "on_output", "pool")
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class FeaturePyramid(CompositeLayer):
+class FeaturePyramid(PyramidLayer):
     """Merges backbone maps top-down into a pyramid of maps with equal channels.
 
     Every backbone level passes a 1x1 *lateral* convolution; coarser maps are upsampled by nearest
@@ -40,8 +41,8 @@ class FeaturePyramid(CompositeLayer):
         Dict `{"P3": (B, H, W, channels), ...}` from `min_level` to `max_level`; a list for a list.
 
     Raises:
-        ValueError: If an argument is out of range, or the inputs lack `min_level` or a level
-            between it and the coarsest one.
+        ValueError: If an argument is out of range, the inputs lack `min_level` or a level between
+            it and the coarsest one, or their sizes do not halve.
 
     Example:
     ```python
@@ -65,25 +66,23 @@ class FeaturePyramid(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if channels < 1:
-            raise ValueError(f"`channels` must be positive. Received: channels={channels}")
-        if not 0 <= min_level <= max_level:
+        self.channels = whole_number(channels, "channels")
+        self.min_level = whole_number(min_level, "min_level", smallest=0)
+        self.max_level = whole_number(max_level, "max_level", smallest=0)
+        if min_level > max_level:
             raise ValueError(
-                "Levels must satisfy 0 <= min_level <= max_level. "
+                "Levels must satisfy min_level <= max_level. "
                 f"Received: min_level={min_level}, max_level={max_level}"
             )
         if extra_levels not in EXTRA_LEVELS:
             raise ValueError(
                 f"`extra_levels` must be one of {EXTRA_LEVELS}. Received: {extra_levels!r}"
             )
-        self.channels = channels
-        self.min_level = min_level
-        self.max_level = max_level
         self.extra_levels = extra_levels
         self.relu_before_extra_convs = relu_before_extra_convs
 
     def build(self, input_shape):
-        shapes = self._as_levels(input_shape)
+        shapes = self.check_levels(input_shape)
         self.lateral_convs = {level: self._conv(1, f"lateral_{level}") for level in shapes}
         self.output_convs = {level: self._conv(3, f"output_{level}") for level in shapes}
         for level, shape in shapes.items():
@@ -101,6 +100,7 @@ class FeaturePyramid(CompositeLayer):
 
     def call(self, inputs):
         maps = self._as_levels(inputs)
+        maps = {level: ops.cast(x, self.compute_dtype) for level, x in maps.items()}
         merged, coarser = {}, None
         for level in reversed(maps):
             x = self.lateral_convs[level](maps[level])
@@ -142,6 +142,17 @@ class FeaturePyramid(CompositeLayer):
             dtype=self.dtype_policy,
         )
 
+    def check_levels(self, shapes):
+        check_maps(shapes)
+        levels = self._as_levels(shapes)
+        check_halving(levels, round_down=False)
+        if self.built and list(levels) != list(self.lateral_convs):
+            raise ValueError(
+                f"The layer was built for the levels {list(self.lateral_convs)}. "
+                f"Received: shapes {levels}"
+            )
+        return levels
+
     def _as_levels(self, inputs):
         """Names a list's maps by level, and keeps those between `min_level` and `max_level`."""
         if not isinstance(inputs, dict):
@@ -151,7 +162,7 @@ class FeaturePyramid(CompositeLayer):
         if not present or present != wanted[: len(present)]:
             raise ValueError(
                 f"`inputs` must hold consecutive levels from P{self.min_level} on. "
-                f"Received levels: {sorted(inputs)}"
+                f"Received levels: {list(inputs)}"
             )
         return {level: inputs[level] for level in present}
 

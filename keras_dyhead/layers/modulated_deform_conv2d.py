@@ -55,13 +55,13 @@ class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
         )
 
     def build(self, input_shape):
-        self.offset_conv.build(self._padded(input_shape))
         super().build(input_shape)
+        self.offset_conv.build(self._padded(input_shape))
 
     def call(self, inputs):
         (rows, columns) = self._pixels  # both sides alike, which Keras' "same" is not
         padding = ((0, 0), (rows, rows), (columns, columns), (0, 0))
-        fields = self.offset_conv(ops.pad(inputs, padding))
+        fields = self.offset_conv(ops.pad(ops.cast(inputs, self.compute_dtype), padding))
         offsets, mask_logits = ops.split(fields, [self._offset_channels], axis=-1)
         return super().call(inputs, offsets, ops.sigmoid(mask_logits))
 

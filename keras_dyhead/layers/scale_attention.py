@@ -4,12 +4,12 @@ import keras
 from keras import ops
 
 from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
-from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
+from keras_dyhead.layers.pyramid_layer import PyramidLayer, check_maps, listed
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class ScaleAwareAttention(CompositeLayer):
+class ScaleAwareAttention(PyramidLayer):
     """Weighs maps of several levels by one learned number each, and averages them.
 
     The number is `activation(relu(w · mean(map) + b))`, with one `w` and `b` for all maps. With the
@@ -27,7 +27,7 @@ class ScaleAwareAttention(CompositeLayer):
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: List of maps `(B, H, W, C)` of one size.
+        inputs: List or dict of maps `(B, H, W, C)` of one size.
 
     Returns:
         Tensor of shape `(B, H, W, C)`: the mean of the weighted maps.
@@ -54,8 +54,19 @@ class ScaleAwareAttention(CompositeLayer):
         )
 
     def build(self, input_shape):
-        self.gate.build((None, None, input_shape[0][-1]))
+        levels = self.check_levels(input_shape)
+        self.gate.build((None, None, listed(levels)[0][-1]))
         self.built = True
+
+    def check_levels(self, shapes):
+        levels = check_maps(shapes)
+        known = [{shape[axis] for shape in levels.values()} - {None} for axis in (1, 2, 3)]
+        if max(map(len, known)) > 1 or self.built and known[2] != {self.gate.kernel.shape[0]}:
+            raise ValueError(
+                "The maps must have one size, and the number of channels the layer was built for. "
+                f"Received: shapes {shapes}"
+            )
+        return levels
 
     def gates(self, means):
         """Turns means of maps, `(..., C)`, into the number each is weighed with, `(..., 1)`."""
@@ -67,6 +78,7 @@ class ScaleAwareAttention(CompositeLayer):
         return ops.unstack(gates[..., 0], len(inputs), axis=1)
 
     def call(self, inputs):
+        inputs = [ops.cast(x, self.compute_dtype) for x in listed(inputs)]
         pairs = zip(inputs, self.factors(inputs), strict=True)
         weighed = [x * ops.cast(w, x.dtype)[:, None, None, None] for x, w in pairs]
         return sum(weighed) / len(inputs)
@@ -81,7 +93,7 @@ class ScaleAwareAttention(CompositeLayer):
         ]
 
     def compute_output_shape(self, input_shape):
-        return tuple(input_shape[0])
+        return tuple(listed(input_shape)[0])
 
     def get_config(self):
         return {

@@ -5,9 +5,10 @@ from keras import ops
 
 from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
-from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
+from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
 from keras_dyhead.layers.start import NEIGHBOURS, SCALE, NearIdentity, check_start
+from keras_dyhead.ops.arguments import whole_number
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
@@ -22,7 +23,7 @@ MULTIPLY_FIRST = 128
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class SpatialAwareAttention(CompositeLayer):
+class SpatialAwareAttention(PyramidLayer):
     """Samples every level, its finer and its coarser neighbour where the level itself says to look.
 
     A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits. With them three
@@ -51,8 +52,8 @@ class SpatialAwareAttention(CompositeLayer):
         **kwargs: Of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: List of maps `(B, H_l, W_l, C)`, fine to coarse, each half the size of the one
-            before (rounded up).
+        inputs: List or dict of maps `(B, H_l, W_l, C)`, fine to coarse, each half the size of the
+            one before (rounded up).
 
     Returns:
         List with one dict of maps `(B, H_l, W_l, channels)` per level: `{"mid", "low", "high"}`,
@@ -82,16 +83,15 @@ class SpatialAwareAttention(CompositeLayer):
             raise ValueError(
                 f'`alignment` must be "paper" or "published". Received: alignment={alignment!r}'
             )
-        if channels <= 0 or channels % groups:
+        self.channels = whole_number(channels, "channels")
+        self.groups = whole_number(groups, "groups")
+        if channels % groups:
             raise ValueError(
-                f"`channels` must be a positive multiple of groups={groups}. "
-                f"Received: channels={channels}"
+                f"`channels` must be a multiple of groups={groups}. Received: channels={channels}"
             )
-        self.channels = channels
         self.alignment = alignment
         self.use_spatial_attention = use_spatial_attention
         self.use_bias = use_bias
-        self.groups = groups
         self.start = check_start(start)
         self.offset_scale = 1 / SCALE if start == "identity" else 1.0
         if use_spatial_attention:
@@ -105,14 +105,7 @@ class SpatialAwareAttention(CompositeLayer):
             )
 
     def build(self, input_shape):
-        widths = {shape[-1] for shape in input_shape}
-        if len(widths) != 1 or None in widths:
-            raise ValueError(
-                "All levels must have the same known number of channels. Received: shapes "
-                f"{[tuple(shape) for shape in input_shape]}"
-            )
-        check_halving(input_shape)
-        (width,) = widths
+        width = listed(self.check_levels(input_shape))[0][-1]
         if self.use_spatial_attention:
             self.offset_conv.build((None, None, None, width))
         self.kernels, self.biases, self.gammas, self.betas = {}, {}, {}, {}
@@ -143,6 +136,16 @@ class SpatialAwareAttention(CompositeLayer):
                 )
         self.built = True
 
+    def check_levels(self, shapes):
+        levels = super().check_levels(shapes)
+        widths = {shape[-1] for shape in levels.values()}
+        if len(widths) > 1 or self.built and widths != {self.kernels["mid"].shape[2]}:
+            raise ValueError(
+                "All levels must have the same number of channels, that which the layer was built "
+                f"for. Received: shapes {shapes}"
+            )
+        return levels
+
     def call(self, inputs):
         return [
             {name: branch.compute() for name, branch in branches.items()}
@@ -151,8 +154,7 @@ class SpatialAwareAttention(CompositeLayer):
 
     def sample(self, inputs) -> list[dict[str, AffineMap]]:
         """Returns what a call returns, but leaves the normalisation to whoever reads the pixels."""
-        levels = list(inputs)
-        check_halving([level.shape for level in levels])
+        levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
         sizes = [ops.shape(level)[1:3] for level in levels]
         fields = [self._fields(level) for level in levels] if self.use_spatial_attention else None
         pyramid = MapRows(levels) if self.use_spatial_attention else None
@@ -303,7 +305,7 @@ class SpatialAwareAttention(CompositeLayer):
         ]
 
     def compute_output_shape(self, input_shape):
-        shapes = [(*shape[:-1], self.channels) for shape in input_shape]
+        shapes = [(*shape[:-1], self.channels) for shape in listed(input_shape)]
         return [
             {"mid": shape}
             | ({"low": shape} if level > 0 else {})
@@ -321,22 +323,6 @@ class SpatialAwareAttention(CompositeLayer):
             "groups": self.groups,
             "start": self.start,
         }
-
-
-def check_halving(shapes) -> None:
-    """Checks that every map is half the size of the one before, as far as sizes are known.
-
-    Raises:
-        ValueError: If one is not; the message shows all of them.
-    """
-    for finer, coarser in zip(shapes, shapes[1:], strict=False):
-        for large, small in zip(finer[1:3], coarser[1:3], strict=True):
-            known = large is not None and small is not None
-            if known and small not in (large // 2, (large + 1) // 2):
-                raise ValueError(
-                    "The maps of a pyramid must halve in size from level to level, fine to coarse. "
-                    f"Received: shapes {[tuple(shape) for shape in shapes]}"
-                )
 
 
 def read_flat(field, positions):

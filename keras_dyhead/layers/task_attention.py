@@ -6,7 +6,9 @@ from keras import ops
 from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
+from keras_dyhead.layers.pyramid_layer import check_maps
 from keras_dyhead.layers.start import SecondSlope, check_start
+from keras_dyhead.ops.arguments import whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -40,13 +42,13 @@ class TaskAwareAttention(CompositeLayer):
 
     def __init__(self, reduction: int = 4, start: str = "identity", **kwargs):
         super().__init__(**kwargs)
-        if reduction < 1:
-            raise ValueError(f"`reduction` must be at least 1. Received: reduction={reduction}")
-        self.reduction = reduction
+        self.reduction = whole_number(reduction, "reduction")
         self.start = check_start(start)
 
     def build(self, input_shape):
+        check_maps([input_shape])
         channels = input_shape[-1]
+        self.input_spec = keras.layers.InputSpec(ndim=4, axes={-1: channels})
 
         def dense(units, activation, name):
             return FullPrecisionDense(
@@ -72,6 +74,7 @@ class TaskAwareAttention(CompositeLayer):
         return 2 * slope1 + 1, bias1, 2 * slope2, bias2
 
     def call(self, inputs):
+        inputs = ops.cast(inputs, self.compute_dtype)
         a1, b1, a2, b2 = (
             ops.cast(coefficient, self.compute_dtype)[:, None, None]
             for coefficient in self.coefficients(global_mean(inputs))

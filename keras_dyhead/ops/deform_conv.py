@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 
 import keras
-import numpy as np
 from keras import ops
 
+from keras_dyhead.ops.arguments import float_tensor, pair, whole_number
 from keras_dyhead.ops.corners import corners_of_taps
 from keras_dyhead.ops.gather_matmul import gather_matmul
 from keras_dyhead.ops.matmul_gather import matmul_gather
@@ -68,9 +68,8 @@ def deform_conv2d(
     `torchvision.ops.deform_conv2d`, the zero derivative at exactly -1 that of the CUDA kernel in
     microsoft/DynamicHead.
     """
-    inputs, offsets, kernel = (ops.convert_to_tensor(t) for t in (inputs, offsets, kernel))
-    if not keras.backend.is_float_dtype(inputs.dtype):
-        inputs = ops.cast(inputs, "float32")
+    inputs, offsets, kernel = float_tensor(inputs), float_tensor(offsets), float_tensor(kernel)
+    mask, bias = (t if t is None else float_tensor(t) for t in (mask, bias))
     strides, dilation_rate = pair(strides, "strides"), pair(dilation_rate, "dilation_rate")
     shapes = {"inputs": inputs, "offsets": offsets, "mask": mask, "kernel": kernel, "bias": bias}
     check_shapes(
@@ -155,42 +154,18 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
     return ops.reshape(outputs, (batch, positions, filters))
 
 
-def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int, int]:
-    """Repeats an int, or checks a pair of ints; `name` is what the error calls it."""
-    values = (value, value) if np.ndim(value) == 0 else tuple(value)
-    if len(values) != 2 or not all(_is_int(v, smallest) for v in values):
-        raise ValueError(
-            f"`{name}` must be an int of at least {smallest}, or a pair of them. "
-            f"Received: {name}={value}"
-        )
-    return int(values[0]), int(values[1])
-
-
-def positive_int(value: int, name: str) -> int:
-    """Checks a number of groups or channels; `name` is what the error calls it."""
-    if not _is_int(value, 1):
-        raise ValueError(f"`{name}` must be a positive int. Received: {name}={value}")
-    return int(value)
-
-
-def _is_int(value, smallest):
-    return (
-        isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value >= smallest
-    )
-
-
 def resolve_padding(padding, kernel_size, dilation_rate) -> tuple[int, int]:
     """Turns `"same"`, `"valid"`, an int or a pair into pixels per side."""
+    if not isinstance(padding, str):
+        return pair(padding, "padding", smallest=0)
     if padding == "valid":
         return (0, 0)
     if padding == "same":
         return tuple(d * (k - 1) // 2 for k, d in zip(kernel_size, dilation_rate, strict=True))
-    if isinstance(padding, str):
-        raise ValueError(
-            '`padding` must be "same", "valid", an int or a pair of ints. '
-            f"Received: padding={padding!r}"
-        )
-    return pair(padding, "padding", smallest=0)
+    raise ValueError(
+        '`padding` must be "same", "valid", an int or a pair of ints. '
+        f"Received: padding={padding!r}"
+    )
 
 
 def _taps_first(tensor, shape):
@@ -227,11 +202,16 @@ def check_shapes(
     }.items():
         if shape is not None and len(shape) != 4:
             raise ValueError(f"`{name}` must have 4 dimensions. Received: {name}.shape={shape}")
-    positive_int(groups, "groups")
-    positive_int(offset_groups, "offset_groups")
+    whole_number(groups, "groups")
+    whole_number(offset_groups, "offset_groups")
     kernel_height, kernel_width, group_channels, filters = kernel
     padding = resolve_padding(padding, kernel[:2], dilation_rate)
     size = _output_size(inputs[1:3], kernel[:2], strides, padding, dilation_rate)
+    if any(n is not None and n < 0 for n in size):
+        raise ValueError(
+            "`inputs`, with `padding`, must be as large as the kernel. "
+            f"Received: inputs.shape={inputs}, kernel.shape={kernel}, padding={padding}"
+        )
     for name, (shape, numbers) in fields.items():
         if shape is None:
             continue

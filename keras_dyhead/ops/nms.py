@@ -43,7 +43,10 @@ def non_max_suppression(
         removed = (overlap & same_class) | (candidates == best)
         return turn + 1, ops.where(removed, 0.0, scores), picked
 
-    nothing = ops.zeros_like(scores[:, :1], dtype="int32") + ops.full_like(places, -1)
+    nothing = ops.zeros_like(ops.sum(scores, axis=1, keepdims=True), dtype="int32") - 1
+    nothing = nothing + ops.zeros_like(places)
+    if scores.shape[1] == 0:
+        return nothing
     turn = ops.zeros((), "int32")
     state = (turn, scores, nothing)
     return ops.while_loop(candidates_left, pick, state, maximum_iterations=max_detections)[2]

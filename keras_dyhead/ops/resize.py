@@ -1,7 +1,10 @@
 """Bilinear resizing with aligned corners, which `keras.ops.image.resize` does not offer."""
 
+import keras
 import numpy as np
 from keras import ops
+
+from keras_dyhead.ops.arguments import float_tensor, pair
 
 
 def resize_align_corners(inputs, size):
@@ -11,11 +14,14 @@ def resize_align_corners(inputs, size):
     `torch.nn.functional.interpolate(mode="bilinear", align_corners=True)` does.
 
     Args:
-        inputs: Tensor of shape `(B, H, W, C)`, float.
-        size: Pair `(height, width)` of ints or scalar int32 tensors.
+        inputs: Tensor of shape `(B, H, W, C)`; integers are converted to float32.
+        size: Int or pair `(height, width)` of ints or scalar int32 tensors.
 
     Returns:
         Tensor of shape `(B, height, width, C)`, dtype of `inputs`.
+
+    Raises:
+        ValueError: If `inputs` have no 4 dimensions, or `size` is none.
 
     Example:
 
@@ -23,6 +29,11 @@ def resize_align_corners(inputs, size):
     >>> keras.ops.squeeze(resize_align_corners(x, (3, 3)))
     [[0. , 0.5, 1. ], [1. , 1.5, 2. ], [2. , 2.5, 3. ]]
     """
+    inputs = float_tensor(inputs)
+    if len(inputs.shape) != 4:
+        raise ValueError(f"`inputs` must have 4 dimensions. Received: shape {inputs.shape}")
+    if not any(ops.is_tensor(side) for side in keras.tree.flatten(size)):
+        size = pair(size, "size", smallest=0)
     _, height, width, channels = ops.shape(inputs)
     rows = ops.cast(_interpolation_matrix(height, size[0]), inputs.dtype)
     columns = ops.cast(_interpolation_matrix(width, size[1]), inputs.dtype)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import ops
 
+from keras_dyhead.ops.arguments import float_tensor
 from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
 from keras_dyhead.ops.rows import MapRows, scatter_add_rows, take_rows
 
@@ -32,7 +33,7 @@ def roi_align(
     the boxes.
 
     Args:
-        maps: Maps `(B, H_l, W_l, C)` of the levels.
+        maps: Maps `(B, H_l, W_l, C)` of the levels; integers are converted to float32.
         boxes: `(B, R, 4)` xyxy boxes in pixels of the image.
         levels: `(B, R)` int32, number of the map each region is read from.
         strides: Pixels of the image per pixel of each map.
@@ -56,7 +57,7 @@ def roi_align(
         raise ValueError(
             f"`strides` must have one number per map. Received: {len(maps)} maps, {strides}"
         )
-    rows = MapRows(maps)
+    rows = MapRows([float_tensor(x) for x in maps])
     batch, num_rows, channels = ops.shape(rows.values)
     regions = ops.shape(boxes)[1]
     levels = ops.cast(levels, "int32")
@@ -79,13 +80,13 @@ def roi_align(
     width = of_level(widths)
     first_row = image * num_rows + of_level(rows.starts) + first_y * width + first_x
     if not static:
-        max_pixels = ops.max(count_y * count_x)
+        max_pixels = ops.max(count_y * count_x, initial=0)
     outputs = _weigh_regions(
         ops.reshape(rows.values, (-1, channels)),
         (first_row, width, count_y, count_x, weights_y, weights_x),
         max_pixels,
     )
-    return ops.reshape(outputs, (-1, regions, size, size, channels))
+    return ops.reshape(outputs, (batch, regions, size, size, channels))
 
 
 def _pixels_along(start, end, side, size, sampling_ratio, sides):
@@ -118,7 +119,7 @@ def _pixels_along(start, end, side, size, sampling_ratio, sides):
         for pixel in (start + step / 2, start + size * bin_side - step / 2 + 1.0)
     )
     count = last - first + 1
-    num_pixels = ops.max(count) if sides is None else max(sides)
+    num_pixels = ops.max(count, initial=0) if sides is None else max(sides)
 
     pixels = first[:, None] + ops.arange(num_pixels + 1, dtype="int32")
     bins = ops.arange(size, dtype="float32")

@@ -82,7 +82,7 @@ def test_non_finite_features_of_one_image_do_not_reach_the_other():
     ("shapes", "message"),
     [
         ([], "at least one level"),
-        ({"P3": (None, None, 16)}, "level P3 with shape \\(None, None, 16\\)"),
+        ({"P3": (None, None, 16)}, "'P3': \\(None, None, 16\\)"),
         ([(None, 8, 8, None)], "known channels"),
     ],
 )

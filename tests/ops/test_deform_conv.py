@@ -219,6 +219,7 @@ def test_half_precision_features_keep_float32_coordinates(dtype):
         ({"bias": (3,)}, "`bias` must have shape \\(4,\\)"),
         ({"strides": (1, 2, 3)}, "strides=\\(1, 2, 3\\)"),
         ({"padding": "full"}, "padding='full'"),
+        ({"padding": (0, 0), "inputs": (1, 1, 6, 4)}, "as large as the kernel.*\\(1, 1, 6, 4\\)"),
         ({"offset_groups": 3}, "offset_groups=3"),
         ({"offset_groups": 0}, "offset_groups=0"),
         ({"groups": 0}, "groups=0"),
@@ -267,6 +268,13 @@ def test_numpy_ints_are_ints():
     x, offsets, kernel = arrays
     two = np.int64(2)
     assert deform_conv2d(x, offsets, None, kernel, strides=two, groups=two).shape == (1, 3, 3, 6)
+
+
+def test_lists_and_pairs_of_numpy_are_taken():
+    shapes = (1, 5, 6, 2), (1, 5, 6, 18), (1, 5, 6, 9), (3, 3, 2, 3), (3,)
+    arrays = [np.ones(shape, "float32") for shape in shapes]
+    found = deform_conv2d(*(x.tolist() for x in arrays), padding=np.array([1, 1]))
+    np.testing.assert_allclose(found, run(deform_conv2d, *arrays), rtol=1e-6)
 
 
 def test_an_empty_batch_has_empty_outputs_and_gradients_of_zero():

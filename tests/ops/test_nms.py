@@ -85,3 +85,10 @@ def test_an_image_without_candidates_has_no_detections():
     )
     assert (picked[0] >= 0).all()
     assert (picked[1] == -1).all()
+
+
+@pytest.mark.parametrize("shape", [(2, 0), (0, 5), (0, 0)])
+def test_of_no_candidates_or_images_nothing_is_picked(shape):
+    arrays = np.zeros((*shape, 4), "float32"), np.ones(shape, "float32"), np.zeros(shape, "int32")
+    picked = run(lambda *candidates: non_max_suppression(*candidates, 0.5, 10), *arrays)
+    np.testing.assert_array_equal(picked, np.full((shape[0], 10), -1))

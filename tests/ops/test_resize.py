@@ -29,3 +29,23 @@ def test_values_of_torch_interpolate_with_align_corners():
     ]
     found = run(lambda x: resize_align_corners(x, (4, 4)), x)
     np.testing.assert_allclose(np.squeeze(found), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32", "bool"])
+def test_integers_are_resized_in_float32(dtype):
+    x = np.random.default_rng(0).integers(0, 2 if dtype == "bool" else 255, (1, 4, 5, 2))
+    x = x.astype(dtype)
+    found = run(lambda x: resize_align_corners(x, (7, 3)), x)
+    np.testing.assert_allclose(found, loop_reference(x.astype("float64"), (7, 3)), atol=1e-3)
+    assert found.dtype == "float32"
+
+
+@pytest.mark.parametrize("size", [(4.0, 4), (4,), (4, 4, 4), (-1, 4), (True, 4), "44", None])
+def test_a_size_that_is_none_is_refused(size):
+    with pytest.raises(ValueError, match="`size` must be an int.*Received: size="):
+        resize_align_corners(np.ones((1, 2, 2, 1), "float32"), size)
+
+
+def test_an_image_without_its_batch_is_refused():
+    with pytest.raises(ValueError, match="4 dimensions.*2, 2, 1"):
+        resize_align_corners(np.ones((2, 2, 1), "float32"), (4, 4))

@@ -197,3 +197,21 @@ def test_no_region_covers_more_pixels_than_static_shapes_allow_for(canonical_siz
     boxes.append([0, 0, 416, 160])
     found = run(pooler, pyramid, np.array([boxes], "float32"))
     np.testing.assert_allclose(found, 1, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 0), (0, 3), (0, 0)])
+def test_no_regions_and_no_images_give_none(shape):
+    maps = [np.ones((shape[0], n, n, 4), "float32") for n in (8, 4)]
+    boxes, levels = np.zeros((*shape, 4), "float32"), np.zeros(shape, "int32")
+    found = run(lambda *maps: roi_align(maps, boxes, levels, [4, 8], size=3), *maps)
+    assert found.shape == (*shape, 3, 3, 4)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int32"])
+def test_integer_maps_are_read_in_float32(dtype):
+    maps, boxes, levels = scene()
+    maps = [np.round(100 + 20 * x).clip(0, 255).astype(dtype) for x in maps]
+    found = run(lambda *maps: roi_align(maps, boxes, levels, STRIDES), *maps)
+    floats = [x.astype("float32") for x in maps]
+    expected = run(lambda *maps: roi_align(maps, boxes, levels, STRIDES), *floats)
+    np.testing.assert_array_equal(found, expected)

@@ -1,0 +1,40 @@
+"""What functions and layers ask of the numbers and tensors that they are given."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+from keras import ops
+
+
+def whole_number(value: int, name: str, smallest: int = 1) -> int:
+    """Returns an int of Python for one of Python or NumPy; `name` is what the error calls it.
+
+    Raises:
+        ValueError: If it is no int (a bool is none), or smaller than `smallest`.
+    """
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
+        raise ValueError(
+            f"`{name}` must be an int of at least {smallest}. Received: {name}={value!r}"
+        )
+    return int(value)
+
+
+def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int, int]:
+    """Repeats an int, or checks a pair of ints; see `whole_number`."""
+    values = (value, value) if np.ndim(value) == 0 else tuple(value)
+    try:
+        if len(values) == 2:
+            return tuple(whole_number(v, name, smallest) for v in values)
+    except ValueError:
+        pass
+    raise ValueError(
+        f"`{name}` must be an int of at least {smallest}, or a pair of them. "
+        f"Received: {name}={value!r}"
+    )
+
+
+def float_tensor(x):
+    """Returns a tensor of floats; integers become float32."""
+    x = ops.convert_to_tensor(x)
+    return x if keras.backend.is_float_dtype(x.dtype) else ops.cast(x, "float32")
