@@ -28,8 +28,9 @@ _OLD_PYTORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.
 def open_checkpoint(path: Path) -> Mapping:
     """Returns the content of a file: names to arrays, tensors and whatever else it has.
 
-    Files called `.safetensors`, in capitals or not, are read as such. All others are zip files of
-    PyTorch, its older files, or pickles of NumPy arrays; which one is seen in the file.
+    Files called `.safetensors`, in capitals or not, are read as such, and those that begin as such
+    do. All others are zip files of PyTorch, its older files, or pickles of NumPy arrays; which one
+    is seen in the file.
 
     Args:
         path: Path of the file.
@@ -46,7 +47,9 @@ def open_checkpoint(path: Path) -> Mapping:
         head = file.read(512)
     if not head:
         raise ValueError(f"{path} is empty.")
-    is_safetensors = path.suffix.lower() == _SAFETENSORS  # which may begin with any number
+    header = int.from_bytes(head[:8], "little")  # its size: any number that the file has room for
+    is_safetensors = head[8:10] == b'{"' and header < path.stat().st_size
+    is_safetensors |= path.suffix.lower() == _SAFETENSORS
     for pattern, kind in _OTHER_KINDS[: 2 if is_safetensors else None]:
         if re.match(pattern, head, re.IGNORECASE):
             raise ValueError(f"{path} is {kind}. It begins with {head.lstrip()[:60]!r}.")

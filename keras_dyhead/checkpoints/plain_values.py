@@ -81,12 +81,16 @@ ARRAYS = {
     "numpy.ndarray": Inert,
     "numpy.dtype": StoredDType,
 }
-# What training loops put beside the weights: mmengine's log history, and types of dtypes.
+# What training loops put beside the weights: mmengine's log history, the arguments of the command
+# line, paths, and types of dtypes.
 INERT = {
     name: Inert
     for name in (
         "mmengine.logging.history_buffer.HistoryBuffer",
         "mmengine.config.config.ConfigDict",
+        "argparse.Namespace",
+        "pathlib.PosixPath",
+        "pathlib.WindowsPath",
         *(
             f"numpy.dtypes.{kind}DType"
             for kind in ("Bool", "Int32", "Int64", "Float32", "Float64", "Str")

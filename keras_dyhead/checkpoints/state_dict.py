@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from keras_dyhead.checkpoints.open_file import SafetensorsFile, as_array, open_checkpoint
+from keras_dyhead.checkpoints.plain_values import StoredArray
 
 # Where files keep the tensors, what is averaged first: timm and those who learned from it keep the
 # averages beside the weights; mmengine's `state_dict` holds the averages, and `ema_state_dict` the
@@ -20,13 +21,15 @@ _WRAPPERS = (
 _CLASSES = ("classes", "CLASSES", "class_names")
 # Parts of names that stand for a wrapper around a module, wherever they occur.
 _INSIDE = re.compile(
-    r"(?:(?<=\.)|^)(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+    r"(?:(?<=\.)|^)"
+    r"(?:module|_(?:orig_mod|forward_module|(?:fsdp|checkpoint)_wrapped_module))\."
 )
 # What whole models are called inside others: the first one that a file has is taken. Where a
 # teacher is the average of a student, it is the teacher that is evaluated.
 _AROUND = (
-    *("architecture", "teacher", "modelTeacher", "ema_model"),
-    *("student", "modelStudent", "model", "detector"),
+    *("architecture", "teacher", "modelTeacher"),
+    *("ema", "ema_model", "model_ema", "averaged_model", "average_model", "swa_model"),
+    *("student", "modelStudent", "model", "_model", "detector", "net", "network", "pl_module"),
 )
 _COUNTERS = ("n_averaged", "steps")
 
@@ -43,16 +46,17 @@ def read_state_dict(path) -> Mapping[str, np.ndarray]:
     `model.` or `teacher.`. The copies `ema_...` of mmdetection 2 are left out.
 
     Args:
-        path: Path of the file; or a mapping of tensor name to array.
+        path: Path of the file; or a mapping of tensor name to array or tensor, which may be wrapped
+            as in files.
 
     Returns:
         Mapping of tensor name to array, in PyTorch's layout; floating point tensors as float32. Of
-        `{"state_dict": ..., "meta": ...}` (OpenMMLab) and `{"model": ...}` (detectron2) it is the
-        inner one. Where a file has averaged weights, too, it is these.
+        `{"state_dict": ..., "meta": ...}` (OpenMMLab), `{"model": ...}` (detectron2) and the like
+        it is the inner one. Where a file has averaged weights, too, it is these.
 
     Raises:
         ValueError: If the file is missing, empty, damaged, of another kind, holds more than tensors
-            and plain values, or no tensors.
+            and plain values, no tensors, or those of several models.
         ImportError: If PyTorch 2.6 (or safetensors, for a file of that kind) is not installed.
 
     Example:
@@ -71,6 +75,8 @@ def read_checkpoint(path) -> tuple[Mapping[str, np.ndarray], list[str] | None]:
     does not keep them.
     """
     if isinstance(path, Mapping):
+        if any(isinstance(value, Mapping) or _is_tensor(value) for value in path.values()):
+            return _plain_names(_tensors_of(path, "The mapping")), _class_names(path)
         return _plain_names(path), None
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
@@ -87,10 +93,18 @@ def read_checkpoint(path) -> tuple[Mapping[str, np.ndarray], list[str] | None]:
 def _tensors_of(content, path):
     inner = content
     while isinstance(inner, Mapping):
-        found = [inner[key] for key in _WRAPPERS if isinstance(inner.get(key), Mapping)]
+        found = [key for key in _WRAPPERS if _holds_tensors(inner.get(key))]
+        if not found and not any(map(_is_tensor, inner.values())):
+            others = [k for k in inner if "optim" not in str(k) and _holds_tensors(inner[k])]
+            found = [key for key in others if "ema" in str(key)] or others
+            if len(found) > 1:
+                raise ValueError(
+                    f"{path} holds several models: {found}. Save the tensors of one alone, or pass "
+                    "the mapping of its names to tensors."
+                )
         if not found:
             break
-        inner = found[0]
+        inner = inner[found[0]]
     if not isinstance(inner, Mapping) or not inner:
         raise ValueError(
             f"{path} holds no mapping of names to tensors. Received: {type(inner).__name__}"
@@ -100,6 +114,17 @@ def _tensors_of(content, path):
     if not state:
         raise ValueError(f"{path} holds no tensors, only {sorted(map(str, inner))[:10]}.")
     return state
+
+
+def _is_tensor(value) -> bool:
+    return isinstance(value, StoredArray) or hasattr(value, "detach")
+
+
+def _holds_tensors(value) -> bool:
+    return isinstance(value, Mapping) and any(
+        isinstance(name, str) and (_is_tensor(x) or isinstance(x, np.ndarray) or _holds_tensors(x))
+        for name, x in value.items()
+    )
 
 
 def _class_names(content) -> list[str] | None:
@@ -135,8 +160,8 @@ def _plain_names(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         inner = f"{around[0]}."
         outside = tuple(f"{key}." for key in around)
         names = {
-            **{n.removeprefix(inner): stored for n, stored in names.items() if n.startswith(inner)},
             **{n: stored for n, stored in names.items() if not n.startswith(outside)},
+            **{n.removeprefix(inner): stored for n, stored in names.items() if n.startswith(inner)},
         }
     if list(names.items()) == [(name, name) for name in state]:
         return state

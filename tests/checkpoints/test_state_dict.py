@@ -1,10 +1,12 @@
 """PyTorch files of every kind are read alike; damaged and dangerous ones are refused by name."""
 
+import argparse
 import collections
 import io
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +195,8 @@ def test_a_pytorch_whose_safe_loading_is_not_safe_is_refused(tmp_path, monkeypat
         lambda name: f"module._orig_mod.{name}",
         lambda name: f"model.module.{name}",
         lambda name: f"teacher.{name}",
+        lambda name: f"_forward_module.net.{name}",
+        lambda name: f"averaged_model.module.{name}",
         lambda name: f"modelTeacher.module.{name}",
         lambda name: name.replace("a.", "a._orig_mod."),
         lambda name: name.replace("a.", "a._checkpoint_wrapped_module."),
@@ -239,14 +243,45 @@ def ema_names(state):
             {"module." + n: t for n, t in state.items()} | {"n_averaged": torch.tensor(3)}
         ),
         lambda state, zeros: {"module": state, "epoch": 3},
+        lambda state, zeros: {"model": state, "ema": {}, "model_ema": {"decay": 0.9}},
+        lambda state, zeros: {"model_state_dict": state, "optimizer_state_dict": {"state": zeros}},
+        lambda state, zeros: {"net": zeros, "net_ema": state},
+        lambda state, zeros: {
+            "state_dict": {"model." + n: t for n, t in zeros.items()}
+            | {"model_ema.module." + n: t for n, t in state.items()}
+        },
+        lambda state, zeros: zeros | {"ema." + n: t for n, t in state.items()},
     ],
-    ids=["mmdet2", "mmengine", "alone", "timm", "detr", "rt-detr", "swa", "deepspeed"],
+    ids=[
+        *("mmdet2", "mmengine", "alone", "timm", "detr", "rt-detr", "swa", "deepspeed"),
+        *("averages not begun", "plain loop", "another name", "lightning", "beside"),
+    ],
 )
 def test_the_averages_are_read_where_there_are_some(tmp_path, wrap):
     state = dict(tensors())
     zeros = {name: 0 * tensor for name, tensor in state.items()}
     torch.save(wrap(state, zeros), tmp_path / "X.PTH")
     assert_arrays(read_state_dict(tmp_path / "X.PTH"))
+    assert_arrays(read_state_dict(wrap(state, zeros)))
+
+
+def test_of_several_models_none_is_guessed(tmp_path):
+    torch.save({"generator": tensors(), "critic": tensors()}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match=r"x\.pth holds several models: \['generator', 'critic'\]"):
+        read_state_dict(tmp_path / "x.pth")
+
+
+def test_a_mapping_that_was_loaded_from_a_file_is_read_as_the_file():
+    loaded = {"state_dict": tensors(), "meta": {"CLASSES": ("ant", "bee")}}
+    state, names = read_checkpoint(loaded)
+    assert_arrays(state)
+    assert names == ["ant", "bee"]
+
+
+def test_arguments_of_the_command_line_and_paths_are_passed_over(tmp_path):
+    args = argparse.Namespace(lr=1e-4, out=Path("runs") / "a")
+    torch.save({"model": tensors(), "args": args, "folder": Path("runs")}, tmp_path / "x.pth")
+    assert_arrays(read_state_dict(tmp_path / "x.pth"))
 
 
 @pytest.mark.parametrize(
