@@ -1,6 +1,6 @@
 """What all detectors share: backbone, pyramid and DyHead, and the training and prediction loop."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import keras
 import numpy as np
@@ -15,6 +15,7 @@ from keras_dyhead.detectors.targets import CheckedModel, check_targets
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
+from keras_dyhead.ops.arguments import whole_number
 from keras_dyhead.ops.sampling_form import is_compiled
 
 
@@ -53,7 +54,8 @@ class Detector(CheckedModel):
 
     Raises:
         TypeError: If `neck` or `pyramid` is no such layer.
-        ValueError: If `image_shape` is another than the preprocessor's, of three channels.
+        ValueError: If `image_shape` is another than the preprocessor's, of three channels, or
+            `class_names` are not one for every class.
     """
 
     loss_names = ("class_loss", "box_loss")
@@ -74,7 +76,7 @@ class Detector(CheckedModel):
         **kwargs,
     ):
         dtype = keras.dtype_policies.get(dtype)
-        image_shape = tuple(image_shape)
+        image_shape = tuple(n if n is None else whole_number(n, "image_shape") for n in image_shape)
         if len(image_shape) != 3 or (preprocessor is None and image_shape[-1] != 3):
             raise ValueError(
                 "`image_shape` must be (height, width, 3), as the preprocessor makes RGB images. "
@@ -99,7 +101,7 @@ class Detector(CheckedModel):
         self.preprocessor = preprocessor or DetectionPreprocessor.for_shape(
             image_shape, pyramid.max_level
         )
-        self.class_names = None if class_names is None else tuple(class_names)
+        self.class_names = class_names
         self.dtype_policy = dtype
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
         self.jit_compile = keras.backend.backend() == "jax"  # until `compile` says otherwise
@@ -180,6 +182,22 @@ class Detector(CheckedModel):
         self._decoder = decoder
         self.predict_function = None
 
+    @property
+    def class_names(self):
+        """Names of the labels, or `None`; there must be one for every class."""
+        return self._class_names
+
+    @class_names.setter
+    def class_names(self, class_names):
+        names = None if class_names is None else _names(class_names)
+        count = getattr(self.head, "num_classes", None)
+        if names is not None and len(names) != count:
+            raise ValueError(
+                f"`class_names` must be a name for each of the {count} classes. "
+                f"Received: {class_names!r}"
+            )
+        self._class_names = names
+
     def get_config(self):
         """Returns the arguments of the constructor but the head, and which layers are frozen."""
         return {
@@ -225,8 +243,8 @@ class Detector(CheckedModel):
         >>> mine.num_classes, mine.class_names
         (2, ('cat', 'dog'))
         """
-        names = tuple(class_names)
-        if not names or isinstance(class_names, str) or len(set(names)) < len(names):
+        names = _names(class_names)
+        if not names or len(set(names)) < len(names):
             raise ValueError(
                 f"`class_names` must be a sequence of different names. Received: {class_names!r}"
             )
@@ -322,6 +340,13 @@ class Detector(CheckedModel):
         num_cells = raw["class_logits"].shape[1] // self.locations_per_cell
         levels = range(self.pyramid.min_level, self.pyramid.max_level + 1)
         return sizes_that_fit(num_cells, canvases, levels)
+
+
+def _names(class_names) -> tuple[str, ...]:
+    """Returns names as texts; of what is no sequence of them, and of one text, none."""
+    if isinstance(class_names, str) or not isinstance(class_names, Iterable):
+        return ()
+    return tuple(map(str, class_names))
 
 
 def as_neck(neck, pyramid=None, **arguments):

@@ -154,7 +154,7 @@ class FasterRCNN(Detector):
             dtype=dtype,
             **kwargs,
         )
-        self.num_classes = num_classes
+        self.num_classes = head.num_classes
         self.arrangement = arrangement
         self.max_pooled_level = max_pooled_level
         self.head_layers = head_layers

@@ -11,6 +11,7 @@ from keras_dyhead.detectors.conv_tower import (
 )
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
+from keras_dyhead.ops.arguments import whole_number
 
 MAX_EXPONENT = 16.0  # exp(16) is nine million pixels: no prediction overflows
 
@@ -74,7 +75,7 @@ class PredictionHead(CompositeLayer):
         ):
             if value not in choices:
                 raise ValueError(f"`{argument}` must be one of {choices}. Received: {value!r}")
-        self.num_classes = num_classes
+        self.num_classes = whole_number(num_classes, "num_classes")
         self.anchors_per_cell = anchors_per_cell
         self.head_layers = head_layers
         self.kernel_size = kernel_size

@@ -13,6 +13,7 @@ from keras_dyhead.detectors.conv_tower import (
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
+from keras_dyhead.ops.arguments import whole_number
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.rows import MapRows
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
@@ -65,7 +66,7 @@ class RepPointsHead(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_classes = num_classes
+        self.num_classes = whole_number(num_classes, "num_classes")
         self.head_layers = head_layers
         self.use_group_norm = use_group_norm
         self.initial_spread = initial_spread

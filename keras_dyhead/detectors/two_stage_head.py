@@ -7,6 +7,7 @@ from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
+from keras_dyhead.ops.arguments import whole_number
 from keras_dyhead.ops.rows import MapRows
 
 HIDDEN = ("dense", "task_attention")
@@ -94,7 +95,7 @@ class BoxHead(CompositeLayer):
         super().__init__(**kwargs)
         if hidden not in HIDDEN:
             raise ValueError(f"`hidden` must be one of {HIDDEN}. Received: {hidden!r}")
-        self.num_classes = num_classes
+        self.num_classes = whole_number(num_classes, "num_classes")
         self.head_layers = head_layers
         self.units = units
         self.hidden = hidden
@@ -180,7 +181,7 @@ class TwoStageHead(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        self.num_classes = num_classes
+        self.num_classes = whole_number(num_classes, "num_classes")
         self.anchors_per_cell = anchors_per_cell
         self.max_pooled_level = max_pooled_level
         self.region_size = region_size

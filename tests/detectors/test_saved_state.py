@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_dyhead.backbones import ResNetBackbone
-from keras_dyhead.detectors import ATSS, FasterRCNN
+from keras_dyhead.detectors import ATSS, FasterRCNN, RepPoints
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers
 
@@ -133,7 +133,43 @@ def test_of_two_stages_the_boxes_of_every_class_start_anew():
     assert all("box_head" in name for name in differ) and len(differ) == 4
 
 
-@pytest.mark.parametrize("names", ["cat", [], ("a", "a")])
-def test_names_of_other_classes_are_checked(names):
-    with pytest.raises(ValueError, match="must be a sequence of different names"):
-        atss().with_classes(names)
+def test_names_of_other_classes_are_checked():
+    model = atss()
+    for names in ("cat", [], ("a", "a"), None, 3, (1, "1")):
+        with pytest.raises(ValueError, match="must be a sequence of different names"):
+            model.with_classes(names)
+
+
+def test_names_that_are_not_one_for_every_class_are_refused():
+    """In the constructor, and when others are assigned: then the names stay as they were."""
+    message = "a name for each of the 3 classes. Received: "
+    with pytest.raises(ValueError, match=message):
+        atss(class_names="abc")
+    model = atss(class_names=np.array(["a", "b", "c"]))
+    for names in ("abc", ("a", "b"), ["a"] * 4, [], 3):
+        with pytest.raises(ValueError, match=message):
+            model.class_names = names
+    assert model.class_names == ("a", "b", "c")
+
+
+def test_names_assigned_later_and_numbers_of_numpy_are_kept(tmp_path):
+    backbone = ResNetBackbone(18, base_channels=8)
+    model = ATSS(
+        backbone,
+        np.int64(3),
+        DyHeadNeck(1, 16),
+        FeaturePyramid(16, max_level=5),
+        image_shape=tuple(np.array([64, 64, 3])),
+    )
+    model.class_names = [1, "b", "c"]
+    config = model.get_config()
+    found = [*config["image_shape"], config["num_classes"]]
+    assert found == [64, 64, 3, 3] and all(type(n) is int for n in found)
+    assert saved_and_loaded(model, tmp_path).class_names == ("1", "b", "c")
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, True, "3", None])
+@pytest.mark.parametrize("make", [ATSS, FasterRCNN, RepPoints])
+def test_a_number_of_classes_that_is_none_is_refused(make, count):
+    with pytest.raises(ValueError, match="`num_classes` must be an int of at least 1"):
+        make(None, count)
