@@ -20,8 +20,9 @@ What to know about KerasHub 0.32:
   and shrunk by `exp(-4.6)`. `correct_retinanet` puts both right.
 - Saving. The arguments of `compile` are not restored (Keras warns): a loaded detector is compiled
   with KerasHub's defaults. What is frozen in the backbone stays so; the detector's own two heads,
-  of which KerasHub saves no `trainable`, train again: freeze them once more. Presets of whole detectors (`save_to_preset`) cannot be found again, for
-  KerasHub looks for a task by the class of its backbone: use `.keras` files.
+  of which KerasHub saves no `trainable`, train again: freeze them once more. Presets of whole
+  detectors (`save_to_preset`) cannot be found again, for KerasHub looks for a task by the class of
+  its backbone: use `.keras` files.
 - Mixed precision. Give the policy to the backbone, `RetinaNetBackbone(encoder, ...,
   dtype="mixed_bfloat16")`, to its encoder and to your neck; files keep it. Under the
   *global* policy KerasHub rounds outputs and targets to bfloat16, and `predict` fails, until
