@@ -41,7 +41,9 @@ def check_maps(shapes) -> dict:
         ValueError: If there are none, or one is no map of known channels, or of another batch.
     """
     levels = shapes if isinstance(shapes, Mapping) else dict(enumerate(shapes or ()))
-    maps = [s for s in levels.values() if isinstance(s, tuple | list) and len(s) == 4]
+    # TensorFlow's shapes are sequences, and no tuples.
+    levels = {name: tuple(s) if hasattr(s, "__len__") else s for name, s in levels.items()}
+    maps = [s for s in levels.values() if isinstance(s, tuple) and len(s) == 4]
     batches = {shape[0] for shape in maps} - {None}
     if not 0 < len(maps) == len(levels) or None in {s[3] for s in maps} or len(batches) > 1:
         raise ValueError(

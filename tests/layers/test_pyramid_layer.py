@@ -180,3 +180,13 @@ def test_numbers_are_ints_and_end_as_such_in_the_config(name):
     for wrong in (4.0, True, [4], None, -1):
         with pytest.raises(ValueError, match=rf"`{name}` must be an int of .*{name}="):
             NUMBERS[name](wrong)
+
+
+@pytest.mark.tensorflow
+@ON_EVERY_PYRAMID
+def test_a_layer_is_built_from_tensorflows_own_shapes(name):
+    import tensorflow as tf
+
+    layer = ON_PYRAMIDS[name]()
+    layer.build([tf.TensorShape(shape) for shape in GOOD])
+    assert layer.built
