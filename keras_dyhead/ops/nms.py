@@ -45,7 +45,7 @@ def non_max_suppression(
 
     nothing = ops.zeros_like(ops.sum(scores, axis=1, keepdims=True), dtype="int32") - 1
     nothing = nothing + ops.zeros_like(places)
-    if scores.shape[1] == 0:
+    if 0 in tuple(scores.shape):
         return nothing
     turn = ops.zeros((), "int32")
     state = (turn, scores, nothing)

@@ -3,6 +3,7 @@
 import math
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from backend import run, vjp
@@ -203,15 +204,15 @@ def test_no_region_covers_more_pixels_than_static_shapes_allow_for(canonical_siz
 def test_no_regions_and_no_images_give_none(shape):
     maps = [np.ones((shape[0], n, n, 4), "float32") for n in (8, 4)]
     boxes, levels = np.zeros((*shape, 4), "float32"), np.zeros(shape, "int32")
-    found = run(lambda *maps: roi_align(maps, boxes, levels, [4, 8], size=3), *maps)
-    assert found.shape == (*shape, 3, 3, 4)
+    assert run(static(size=3), *maps, boxes, levels).shape == (*shape, 3, 3, 4)
+    if keras.backend.backend() != "jax":  # which needs the number of pixels beforehand
+        assert roi_align(maps, boxes, levels, STRIDES, size=3).shape == (*shape, 3, 3, 4)
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "int32"])
 def test_integer_maps_are_read_in_float32(dtype):
     maps, boxes, levels = scene()
     maps = [np.round(100 + 20 * x).clip(0, 255).astype(dtype) for x in maps]
-    found = run(lambda *maps: roi_align(maps, boxes, levels, STRIDES), *maps)
-    floats = [x.astype("float32") for x in maps]
-    expected = run(lambda *maps: roi_align(maps, boxes, levels, STRIDES), *floats)
+    found = run(static(), *maps, boxes, levels)
+    expected = run(static(), *(x.astype("float32") for x in maps), boxes, levels)
     np.testing.assert_array_equal(found, expected)
