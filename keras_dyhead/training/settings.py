@@ -12,7 +12,8 @@ from keras_dyhead.coco import Augmentation
 from keras_dyhead.coco.checks import check
 from keras_dyhead.detectors import DETECTORS
 
-DEFAULT_NUM_BLOCKS = 1
+DEFAULT_NUM_BLOCKS = 2
+"""As good as six for ATSS in the study (`docs/study.md`), at a third of their cost."""
 
 OPTIMIZERS = ("adamw", "sgd")
 SCHEDULES = ("cosine", "step")
