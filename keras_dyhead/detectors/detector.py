@@ -190,12 +190,14 @@ class Detector(CheckedModel):
     @class_names.setter
     def class_names(self, class_names):
         names = None if class_names is None else _names(class_names)
-        count = getattr(self.head, "num_classes", None)
-        if names is not None and len(names) != count:
-            raise ValueError(
-                f"`class_names` must be a name for each of the {count} classes. "
-                f"Received: {class_names!r}"
-            )
+        if names is not None:
+            # A head of one's own need not say how many classes it has.
+            count = getattr(self.head, "num_classes", len(names) or 1)
+            if len(names) != count:
+                raise ValueError(
+                    f"`class_names` must be a name for each of the {count} classes. "
+                    f"Received: {class_names!r}"
+                )
         self._class_names = names
 
     def get_config(self):
@@ -343,7 +345,7 @@ class Detector(CheckedModel):
 
 
 def _names(class_names) -> tuple[str, ...]:
-    """Returns names as texts; of what is no sequence of them, and of one text, none."""
+    """Returns the names as a tuple of texts: empty for one text, or for what is no sequence."""
     if isinstance(class_names, str) or not isinstance(class_names, Iterable):
         return ()
     return tuple(map(str, class_names))
