@@ -154,7 +154,7 @@ def train(
         ),
     ] = "atss",
     num_blocks: Annotated[
-        int | None, typer.Option(min=0, help="DyHead blocks; 0 leaves DyHead out.")
+        int | None, typer.Option(min=0, help="DyHead blocks, by default 2; 0 leaves DyHead out.")
     ] = None,
     no_dyhead: NoDyHead = False,
     channels: Annotated[
