@@ -71,7 +71,7 @@ def expected_in(model, batch, image):
     return boxes[kept], found["classes"][kept], found["confidence"][kept]
 
 
-# Each takes a quarter to half a minute on a quiet core, an ONNX file twice as long.
+# Each takes a quarter to half a minute on a quiet core, an ONNX file the longest.
 QUICK = (("keras_hub_retinanet", run_litert),)
 
 
