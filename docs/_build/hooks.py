@@ -10,14 +10,15 @@ ROOT = Path(__file__).parents[2]
 _FORMULA = re.compile(
     r'<(?P<tag>span|div) class="arithmatex">\\[(\[](?P<latex>.*?)\\[)\]]</(?P=tag)>', re.DOTALL
 )
+_PUBLISHED = {".md", ".json", ".jsonl"}
 
 # Between name and description of what a function returns, which has no name here.
 _DASH = re.compile(r'(<li class="doc-section-item field-body">)\s*–\s*(?=<div)')
 
 
 def on_files(files, config):
-    """Adds the tables of `benchmarks`, which lies beside the folder of the docs."""
-    for path in sorted((ROOT / "benchmarks").glob("*.md")):
+    """Adds the tables and figures of `benchmarks`, which lies beside the folder of the docs."""
+    for path in sorted(p for p in (ROOT / "benchmarks").iterdir() if p.suffix in _PUBLISHED):
         files.append(File.generated(config, f"benchmarks/{path.name}", abs_src_path=str(path)))
     return files
 
