@@ -172,7 +172,7 @@ def keras_hub_retinanet(trial: Trial):
 
 
 def _follow_quickly(backbone):
-    """Lets the averages that batch normalisation keeps follow a training of 200 steps."""
+    """Lets the averages that batch normalization keeps follow a training of 200 steps."""
     import keras
 
     for layer in backbone.layers:

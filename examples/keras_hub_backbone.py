@@ -1,4 +1,4 @@
-"""Trains ATSS with DyHead on a backbone of a KerasHub preset, with the preset's normalisation.
+"""Trains ATSS with DyHead on a backbone of a KerasHub preset, with the preset's normalization.
 
     python examples/keras_hub_backbone.py --preset resnet_50_imagenet --images photos \
         --annotations photos.json --out mine.keras
@@ -19,7 +19,7 @@ from keras_dyhead.layers import DyHeadNeck
 
 
 def preset_preprocessor(preset, image_size):
-    """Returns a preprocessor that normalises as the preset's image converter does.
+    """Returns a preprocessor that normalizes as the preset's image converter does.
 
     The converter computes `pixel * scale + offset`, the preprocessor `(pixel - mean) / std`.
     """

@@ -78,7 +78,7 @@ def conv3x3(inputs, kernel, bias):
 
 
 def group_norm(inputs, gamma, beta, groups=16):
-    """Normalises every sample's groups of channels to mean 0 and variance 1."""
+    """Normalizes every sample's groups of channels to mean 0 and variance 1."""
     batch, height, width, channels = inputs.shape
     grouped = inputs.reshape(batch, height * width, groups, channels // groups)
     mean = grouped.mean(axis=(1, 3), keepdims=True)

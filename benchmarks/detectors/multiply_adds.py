@@ -16,7 +16,7 @@ def count_multiply_adds(function, image_size) -> tuple[int, tuple[str, ...]]:
 
     A multiplication and the addition of its result count as one, as in most papers on detection;
     whoever counts both gets twice the number. Interpolation in deformable sampling,
-    normalisations, activations and other elementwise arithmetic are left out.
+    normalizations, activations and other elementwise arithmetic are left out.
 
     Args:
         function: A model or another function of images `(1, H, W, 3)`.

@@ -90,12 +90,12 @@ def plot_report(tables: Tables, found: Found):
     axes = figure.subplots(len(counts), sharex=True, squeeze=False, gridspec_kw=ratios)[:, 0]
     for axis, (title, rows) in zip(axes, panels, strict=True):
         for place, row in enumerate(rows):
-            colour = "tab:gray" if row.baseline is None else "tab:blue"
+            color = "tab:gray" if row.baseline is None else "tab:blue"
             estimate = row.estimate("AP")
-            style = {"fmt": "o", "color": colour, "capsize": 3}
+            style = {"fmt": "o", "color": color, "capsize": 3}
             axis.errorbar(estimate.mean, place, xerr=estimate.half_width, **style)
             values = [100 * figures["AP"] for figures in row.figures.values()]
-            axis.plot(values, [place] * len(values), "|", color=colour, alpha=0.6, markersize=10)
+            axis.plot(values, [place] * len(values), "|", color=color, alpha=0.6, markersize=10)
         axis.set_yticks(range(len(rows)), [row.label for row in rows])
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(title, loc="left", fontsize="medium")

@@ -1,4 +1,4 @@
-"""Batch normalisation that always uses its stored statistics."""
+"""Batch normalization that always uses its stored statistics."""
 
 import keras
 from keras import ops
@@ -6,7 +6,7 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class FrozenBatchNormalization(keras.layers.Layer):
-    """Normalises channels by stored means and variances, in training too.
+    """Normalizes channels by stored means and variances, in training too.
 
     Published detectors are trained with few images per device, too few for statistics of their
     own; they keep those of the pretrained backbone. Setting `trainable = True` on a model does not

@@ -35,11 +35,11 @@ class ResNetBackbone(keras.Model):
         style: Which convolution of a block with three has the stride: `"pytorch"`, the 3x3
             (torchvision, most of mmdet) or `"caffe"`, the first 1x1 (detectron2's MSRA weights,
             microsoft/DynamicHead, mmdet's `caffe`). Defaults to `"pytorch"`.
-        batch_norm: `"frozen"` normalises by stored statistics and trains nothing, `"affine"`
-            trains scale and shift alone, `"train"` is ordinary batch normalisation, for training
+        batch_norm: `"frozen"` normalizes by stored statistics and trains nothing, `"affine"`
+            trains scale and shift alone, `"train"` is ordinary batch normalization, for training
             from scratch with large batches. Defaults to `"frozen"`.
         frozen_stages: int. Convolutions that do not train: -1 none, 0 those of the stem, 1 those
-            of `layer1` too, and so on; their normalisation is fully frozen. Defaults to -1.
+            of `layer1` too, and so on; their normalization is fully frozen. Defaults to -1.
         groups: int. Groups of the 3x3 convolutions (ResNeXt). Defaults to 1.
         width_per_group: int. Channels of a group where the first stage's blocks have
             `base_channels`; ResNeXt-101-64x4d has 64 groups of 4. Defaults to 64.
@@ -53,7 +53,7 @@ class ResNetBackbone(keras.Model):
         **kwargs: `name` and `trainable`.
 
     Call arguments:
-        images: `(B, H, W, 3)` normalised images, of any size.
+        images: `(B, H, W, 3)` normalized images, of any size.
 
     Returns:
         Dict `{"P2": (B, H / 4, W / 4, C2), "P3": ..., "P4": ..., "P5": (B, H / 32, W / 32, C5)}`,

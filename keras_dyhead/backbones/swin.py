@@ -19,7 +19,7 @@ class SwinBackbone(keras.Model):
     | base | 128 | 2, 2, 18, 2 | 4, 8, 16, 32 |
     | large | 192 | 2, 2, 18, 2 | 6, 12, 24, 48 |
 
-    There is no embedding of absolute positions. Each output has a normalisation of its own.
+    There is no embedding of absolute positions. Each output has a normalization of its own.
 
     Args:
         embed_dim: int. Channels of the first stage; each further stage has twice as many.
@@ -33,14 +33,14 @@ class SwinBackbone(keras.Model):
         drop_path_rate: float. Probability to skip a residual branch in training, growing linearly
             from 0 in the first block to this in the last. Defaults to 0.2.
         min_level: int, 2 to 5. Finest level to return. Defaults to 3, as published detectors do:
-            their weights hold no normalisation for P2.
+            their weights hold no normalization for P2.
         image_shape: Shape of an image. Defaults to `(None, None, 3)`.
-        dtype: Policy of all layers; attention weights and normalisation are computed in float32
+        dtype: Policy of all layers; attention weights and normalization are computed in float32
             under every policy. Defaults to the global policy.
         **kwargs: `name` and `trainable`.
 
     Call arguments:
-        images: `(B, H, W, 3)` normalised images, of any size.
+        images: `(B, H, W, 3)` normalized images, of any size.
 
     Returns:
         Dict `{"P3": (B, H / 8, W / 8, 2 * embed_dim), ..., "P5": (B, H / 32, W / 32,

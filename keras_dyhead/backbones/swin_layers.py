@@ -11,7 +11,7 @@ PATCH = 4  # pixels of a side
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class PatchEmbedding(keras.layers.Layer):
-    """Turns every 4x4 patch of an image into a normalised vector.
+    """Turns every 4x4 patch of an image into a normalized vector.
 
     Images are padded with zeros at the bottom and right to a multiple of 4.
 
@@ -48,13 +48,13 @@ class PatchEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class PatchMerging(keras.layers.Layer):
-    """Halves a map and doubles its channels: 2x2 pixels, normalised, through one matrix.
+    """Halves a map and doubles its channels: 2x2 pixels, normalized, through one matrix.
 
     The four pixels follow each other as blocks of C features in the order (row, column) (0, 0),
     (1, 0), (0, 1), (1, 1), as in Microsoft's, timm's and torchvision's weights. mmdet's weights
     have feature `4 * c + 2 * row + column` instead of `(2 * column + row) * C + c`:
     `array.reshape(C, 2, 2).transpose(2, 1, 0).reshape(4 * C)` brings a scale or shift of mmdet's
-    normalisation into the order used here, and likewise the input axis of its matrix.
+    normalization into the order used here, and likewise the input axis of its matrix.
 
     Args:
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
@@ -89,7 +89,7 @@ class PatchMerging(keras.layers.Layer):
 class SwinBlock(keras.layers.Layer):
     """Attention within (shifted) windows, then a two-layer perceptron, both residual.
 
-    The map is normalised first and then padded with zeros to whole windows, at the bottom and
+    The map is normalized first and then padded with zeros to whole windows, at the bottom and
     right; padded pixels are attended to like others, as in the published code. Shifted blocks
     shift and mask even where the map is a single window.
 
@@ -168,7 +168,7 @@ class SwinBlock(keras.layers.Layer):
         return x[:, :height, :width]
 
     def _regions(self, height, width):
-        """Numbers the parts of a rolled map that were no neighbours before: `(1, H, W, 1)`."""
+        """Numbers the parts of a rolled map that were no neighbors before: `(1, H, W, 1)`."""
 
         def bands(size):
             place = ops.arange(size, dtype="int32")

@@ -29,7 +29,7 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
 
     Names may be those of torchvision, timm, mmdet, detectron2 (ResNet) or Microsoft (Swin); which
     ones they are is found out. A classifier is left aside. In a checkpoint of a whole detector,
-    where the backbone's names have a prefix, all else is left aside too. Normalisations of Swin's
+    where the backbone's names have a prefix, all else is left aside too. Normalizations of Swin's
     outputs and the offset convolutions of ResNet's deformable stages keep their values if the file
     has none, as those of ImageNet.
 

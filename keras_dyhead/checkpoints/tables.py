@@ -161,5 +161,5 @@ UNUSED = (
     r"pixel_(mean|std)",
     r"(.*\.)?anchor_generator\.cell_anchors\.\d+",
 )
-# Of ImageNet weights: the classifier, and the normalisation before it.
+# Of ImageNet weights: the classifier, and the normalization before it.
 UNUSED_CLASSIFIER = (r"((stem\.)?fc|head|classifier)\..*", r"norm\.(weight|bias)")

@@ -66,7 +66,7 @@ class Terminal(Console):
     """Prints texts as they are: brackets and colons in people's names and paths are no markup.
 
     Styles are given beside the text: `terminal.print("done", style="green")`. Lines are not broken,
-    and characters that would move the cursor or change colours are spelled out.
+    and characters that would move the cursor or change colors are spelled out.
 
     Args:
         stderr: Whether to print to standard error. Defaults to `False`.

@@ -154,7 +154,7 @@ def _train(dataset, settings, preprocessor, steps: int, terminal: Terminal) -> d
 
 
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
-    """Draws the first images of the first epoch as the model gets them, before normalisation."""
+    """Draws the first images of the first epoch as the model gets them, before normalization."""
     from keras_dyhead.coco import load_coco
     from keras_dyhead.visualization import plot_examples
 

@@ -1,4 +1,4 @@
-"""`pseudo-label`: what a trained model finds in images nobody has labelled, to train on."""
+"""`pseudo-label`: what a trained model finds in images nobody has labeled, to train on."""
 
 import dataclasses
 import json
@@ -41,7 +41,7 @@ def pseudo_label(
         Path | None, existing_file('JSON file with thresholds of single classes: {"person": 0.7}.')
     ] = None,
     merge: Annotated[
-        Path | None, existing_file("COCO JSON file of labelled images, to be put into --out, too.")
+        Path | None, existing_file("COCO JSON file of labeled images, to be put into --out, too.")
     ] = None,
     merge_images: Annotated[Path | None, existing_folder("The image folder of --merge.")] = None,
     tta: Tta = False,
@@ -58,14 +58,14 @@ def pseudo_label(
 
     Writes a COCO JSON file whose annotations also have a score. Images without a confident
     detection are left out. After an interruption, the same command goes on from there. With --merge
-    the file holds labelled images as well, with file names relative to the folder that both image
+    the file holds labeled images as well, with file names relative to the folder that both image
     folders lie in.
 
     **Examples**
 
-    keras-dyhead pseudo-label --model teacher.keras --images unlabelled --out pseudo.json
+    keras-dyhead pseudo-label --model teacher.keras --images unlabeled --out pseudo.json
 
-    keras-dyhead pseudo-label --model teacher.keras --images data/unlabelled --threshold 0.6
+    keras-dyhead pseudo-label --model teacher.keras --images data/unlabeled --threshold 0.6
     --merge data/train.json --merge-images data/train --out data/both.json --tta
 
     keras-dyhead train --images data --annotations data/both.json --out runs/student

@@ -18,9 +18,9 @@ from keras_dyhead.coco.geometry import (
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """How `load_coco` varies training images: size, crop, flip and colours.
+    """How `load_coco` varies training images: size, crop, flip and colors.
 
-    An image is cropped, resized, cut to its canvas, mirrored and coloured, in this order, each
+    An image is cropped, resized, cut to its canvas, mirrored and colored, in this order, each
     with its own probability or range. Boxes follow the pixels exactly; each image is resized once.
     In a mosaic, all this is done to each of its four images, whose canvas is a part of the whole.
 
@@ -65,7 +65,7 @@ class Augmentation:
     )
     ```
 
-    Colours are changed by `tf.image`: the random colour layers of Keras draw from a state of
+    Colors are changed by `tf.image`: the random color layers of Keras draw from a state of
     their own, so that what an image gets would depend on the images before it.
     """
 
@@ -161,7 +161,7 @@ def augment(
     boxes, labels = clip_to_visible(
         boxes, labels, *tf.unstack(tf.shape(image)[:2]), augmentation.min_visible
     )
-    return _vary_colours(image, augmentation, seed), boxes, labels
+    return _vary_colors(image, augmentation, seed), boxes, labels
 
 
 def _choose(values: Sequence[int], draw: tf.Tensor) -> tf.Tensor:
@@ -183,7 +183,7 @@ def _crop_window(size, augmentation, side_draw, draws):
     return tf.cast(corner, "int32"), tf.cast(lengths, "int32")
 
 
-def _vary_colours(image, augmentation, seed):
+def _vary_colors(image, augmentation, seed):
     """Changes brightness, contrast, saturation and hue, in this order, within 0..255."""
     contrast, saturation = augmentation.contrast, augmentation.saturation
     changes = (

@@ -12,7 +12,7 @@ _ROUNDING = 0.5
 _FAR, _MANY, _AT_LEAST, _NEARLY_ALL = 1.1, 0.1, 3, 0.98
 _OTHER_FORMS = {
     "[left, top, right, bottom]": lambda a, b, c, d: (a, b, c - a, d - b),
-    "[centre x, centre y, width, height]": lambda a, b, c, d: (a - c / 2, b - d / 2, c, d),
+    "[center x, center y, width, height]": lambda a, b, c, d: (a - c / 2, b - d / 2, c, d),
     "[y, x, height, width]": lambda a, b, c, d: (b, a, d, c),
 }
 

@@ -51,7 +51,7 @@ def load_coco(
 
     The elements are `(images, targets)`:
 
-    - `images`: float32 `(batch, height, width, 3)`, RGB 0..255, or normalised by `preprocessor`;
+    - `images`: float32 `(batch, height, width, 3)`, RGB 0..255, or normalized by `preprocessor`;
     - `targets["boxes"]`: float32 `(batch, max_boxes, 4)`, xyxy pixels of the resized image, and
       `targets["labels"]`: float32 `(batch, max_boxes)`, both padded with -1;
     - with `training=False` also `targets["image_id"]`: int64 `(batch,)`,

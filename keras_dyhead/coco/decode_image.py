@@ -4,7 +4,7 @@ import tensorflow as tf
 
 
 def read_image(path: tf.Tensor) -> tf.Tensor:
-    """Reads a JPEG or PNG file (grey, palette, RGBA: anything) as RGB, uint8 `(height, width, 3)`.
+    """Reads a JPEG or PNG file (gray, palette, RGBA: anything) as RGB, uint8 `(height, width, 3)`.
 
     An EXIF orientation is not applied: COCO boxes are drawn on the pixels as they are stored.
     """
@@ -24,14 +24,14 @@ def decode_rgb(content: tf.Tensor) -> tf.Tensor:
 
 
 def _apply_palette(content: tf.Tensor, image: tf.Tensor) -> tf.Tensor:
-    """The colours of a BMP file with a palette, of which TensorFlow decodes the indices."""
+    """The colors of a BMP file with a palette, of which TensorFlow decodes the indices."""
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(content, 10, 20), tf.uint16), "int32")
     begin, end = 14 + header[2], header[0] + header[1] * 65536
-    colours = tf.strings.substr(content, begin, (end - begin) // 4 * 4)
-    colours = tf.reshape(tf.io.decode_raw(colours, tf.uint8), (-1, 4))[:, 2::-1]  # from BGR0
+    colors = tf.strings.substr(content, begin, (end - begin) // 4 * 4)
+    colors = tf.reshape(tf.io.decode_raw(colors, tf.uint8), (-1, 4))[:, 2::-1]  # from BGR0
     is_indexed = header[9] == 8  # bits of a pixel
     return tf.cond(
-        is_indexed, lambda: tf.gather(colours, tf.cast(image[..., 0], "int32")), lambda: image
+        is_indexed, lambda: tf.gather(colors, tf.cast(image[..., 0], "int32")), lambda: image
     )
 
 

@@ -80,7 +80,7 @@ def resize_into(
         factor: Resized over original size, float64.
         corner: Where to crop, `(y, x)`, each in `[0, 1]`: `0` keeps the top or left end, `1` the
             bottom or right end. Defaults to `(0.0, 0.0)`.
-        resize: Resizes a batch of images to `(height, width)`, with half-pixel centres. Defaults
+        resize: Resizes a batch of images to `(height, width)`, with half-pixel centers. Defaults
             to `resize_bilinear`.
 
     Returns:

@@ -45,7 +45,7 @@ def as_rgb(image) -> np.ndarray:
     """Returns an image as RGB, `(H, W, 3)` uint8, whatever it is an array of.
 
     Args:
-        image: Array `(H, W, 3)`, or `(H, W)`, `(H, W, 1)` and `(H, W, 4)`, read as grey and RGBA.
+        image: Array `(H, W, 3)`, or `(H, W)`, `(H, W, 1)` and `(H, W, 4)`, read as gray and RGBA.
             Values from 0 to 255 of any dtype.
 
     Raises:
@@ -56,7 +56,7 @@ def as_rgb(image) -> np.ndarray:
         image = image[..., None]
     if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
         raise ValueError(
-            "An image must be RGB (H, W, 3), RGBA (H, W, 4) or grey (H, W). "
+            "An image must be RGB (H, W, 3), RGBA (H, W, 4) or gray (H, W). "
             f"Received an array of shape {image.shape}"
         )
     if image.dtype != np.uint8:
@@ -87,7 +87,7 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
             raise ValueError(message.splitlines()[0]) from None
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            # As TensorFlow reads them: of 16 bits the upper ones, of a transparency the colours.
+            # As TensorFlow reads them: of 16 bits the upper ones, of a transparency the colors.
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.array(image) >> 8).astype("uint8"))
             elif "transparency" in image.info:

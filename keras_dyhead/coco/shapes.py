@@ -15,7 +15,7 @@ SHAPES = ("circle", "square", "triangle", "star", "cross")
 _SUPERSAMPLING = 4  # shapes are drawn at this scale and averaged down, for smooth edges
 _DARK = 110  # backgrounds stay below this; shapes are lighter than what is under them
 _BRIGHT = 190  # no shape has to be lighter than that
-_MIN_VISIBLE = 0.25  # share of a shape that its neighbours must leave for it to be an object
+_MIN_VISIBLE = 0.25  # share of a shape that its neighbors must leave for it to be an object
 
 
 def draw_shapes(
@@ -38,7 +38,7 @@ def draw_shapes(
 
     Writes `directory/images/*.jpg` and `directory/instances.json`. The classes are circle, square,
     triangle, star and cross, each with a range of hues of its own, as traffic signs have; boxes are
-    tight to the pixels of a shape that remain visible after its neighbours are drawn. Image `i`
+    tight to the pixels of a shape that remain visible after its neighbors are drawn. Image `i`
     depends on `seed` and `i` only, so two sets drawn with the same seed and disjoint ranges of
     `start` are different pictures of the same kind. The last five arguments make the set harder.
 
@@ -143,7 +143,7 @@ def _draw_scene(rng, count, style):
         label = int(rng.integers(len(SHAPES)))
         mask = _shape_mask(rng, label, style, line=True)
         corner = tuple(int(rng.integers(0, size - side + 1)) for side in mask.size)
-        picture.paste(_colour(rng, 256), corner, mask)
+        picture.paste(_color(rng, 256), corner, mask)
     owners = np.full((size, size), -1)
     labels, areas, boxes = [], [], []
     for _ in range(count):
@@ -155,8 +155,8 @@ def _draw_scene(rng, count, style):
         left, top = corner
         covered = np.s_[top : top + mask.height, left : left + mask.width]
         brightness = min(_BRIGHT, canvas[covered].mean() + style.min_contrast)
-        colour = _shape_colour(rng, label if style.class_hues else None, brightness)
-        picture.paste(colour, (left, top), mask)
+        color = _shape_color(rng, label if style.class_hues else None, brightness)
+        picture.paste(color, (left, top), mask)
         inside = np.asarray(mask) >= 128
         owners[covered][inside] = len(labels)
         labels.append(label)
@@ -205,7 +205,7 @@ def _shape_mask(rng, label, style, line=False):
 
 
 def _free_corner(rng, size, shape_size, boxes, max_overlap, tries=20):
-    """A place where the shape covers little of its neighbours, or None if none was found."""
+    """A place where the shape covers little of its neighbors, or None if none was found."""
     width, height = shape_size
     for _ in range(tries):
         left, top = (int(rng.integers(0, size - side + 1)) for side in shape_size)
@@ -219,22 +219,22 @@ def _free_corner(rng, size, shape_size, boxes, max_overlap, tries=20):
     return None
 
 
-def _colour(rng, end):
+def _color(rng, end):
     return tuple(int(channel) for channel in rng.integers(0, end, 3))
 
 
-def _shape_colour(rng, label, brightness):
-    """A colour of at least this brightness, of the class's hues or, without a label, of any."""
+def _shape_color(rng, label, brightness):
+    """A color of at least this brightness, of the class's hues or, without a label, of any."""
     while True:
         hue = rng.random() if label is None else (label + rng.uniform(-0.4, 0.4)) / len(SHAPES)
-        colour = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.3, 1), rng.uniform(0.4, 1))
-        colour = tuple(int(255 * channel) for channel in colour)
-        if sum(colour) / 3 >= brightness:
-            return colour
+        color = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.3, 1), rng.uniform(0.4, 1))
+        color = tuple(int(255 * channel) for channel in color)
+        if sum(color) / 3 >= brightness:
+            return color
 
 
 def _background(rng, size, clutter):
-    """A colour gradient with soft blobs and thin lines, as a uint8 array."""
+    """A color gradient with soft blobs and thin lines, as a uint8 array."""
     first, second = rng.uniform(0, _DARK, (2, 3))
     if not clutter:
         return np.broadcast_to(first, (size, size, 3)).astype(np.uint8)
@@ -246,13 +246,13 @@ def _background(rng, size, clutter):
     blobs = Image.new("L", picture.size)
     pen = ImageDraw.Draw(blobs)
     for _ in range(int(rng.integers(0, 1 + round(6 * clutter)))):
-        centre, reach = rng.uniform(0, size, 2), rng.uniform(0.05, 0.2, 2) * size
-        pen.ellipse([*(centre - reach), *(centre + reach)], fill=int(rng.integers(60, 200)))
+        center, reach = rng.uniform(0, size, 2), rng.uniform(0.05, 0.2, 2) * size
+        pen.ellipse([*(center - reach), *(center + reach)], fill=int(rng.integers(60, 200)))
     blobs = blobs.filter(ImageFilter.GaussianBlur(size / 20))
-    picture.paste(_colour(rng, _DARK), mask=blobs)
+    picture.paste(_color(rng, _DARK), mask=blobs)
 
     pen = ImageDraw.Draw(picture)
     for _ in range(int(rng.integers(0, 1 + round(8 * clutter)))):
         ends = rng.uniform(-0.2, 1.2, 4) * size
-        pen.line(list(ends), fill=_colour(rng, 2 * _DARK), width=int(rng.integers(1, 4)))
+        pen.line(list(ends), fill=_color(rng, 2 * _DARK), width=int(rng.integers(1, 4)))
     return np.asarray(picture)

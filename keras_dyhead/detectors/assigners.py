@@ -123,16 +123,16 @@ class MaxIoUAssigner(Assigner):
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class ATSSAssigner(Assigner):
-    """Gives each object the anchors that suit it better than most near its centre do.
+    """Gives each object the anchors that suit it better than most near its center do.
 
-    Candidates are the `top_k` anchors of every level whose centres are nearest to the object's.
+    Candidates are the `top_k` anchors of every level whose centers are nearest to the object's.
     Those are positive whose IoU reaches the mean plus the standard deviation of the candidates'
-    IoUs, and whose centre lies inside the object. An anchor that several objects want goes to the
+    IoUs, and whose center lies inside the object. An anchor that several objects want goes to the
     one it overlaps most, the first of equals. An object may go without.
 
     Args:
         top_k: int. Candidates per level. Defaults to 9.
-        margin: float. Pixels by which a centre must lie inside. Defaults to 0.01.
+        margin: float. Pixels by which a center must lie inside. Defaults to 0.01.
 
     Example:
     ```python
@@ -165,19 +165,19 @@ class ATSSAssigner(Assigner):
         variance = ops.sum(ops.square(iou - mean), axis=-1, keepdims=True) / ops.maximum(
             count - 1, 1
         )
-        centres = _centres(near)
-        depth = ops.minimum(centres - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centres)
+        centers = _centers(near)
+        depth = ops.minimum(centers - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centers)
         inside = ops.min(depth, axis=-1) > self.margin
         claims = inside & (iou >= mean + ops.sqrt(variance)) & (labels >= 0)[..., None]
         return _award(claims, iou, candidates, ops.shape(anchors)[0])
 
     def _nearest(self, anchors, boxes, level_counts):
         """Returns the indices `(B, N, C)` of the anchors nearest to each object, of all levels."""
-        anchor_centres = _centres(anchors)
-        x, y = ops.unstack(_centres(boxes)[:, :, None], axis=-1)
+        anchor_centers = _centers(anchors)
+        x, y = ops.unstack(_centers(boxes)[:, :, None], axis=-1)
         nearest, start = [], 0
         for count in level_counts:
-            level = anchor_centres[start : start + count]
+            level = anchor_centers[start : start + count]
             distances = ops.square(level[:, 0] - x) + ops.square(level[:, 1] - y)
             index = _closest(distances, smaller(self.top_k, count))[1]
             nearest.append(ops.cast(index, "int32") + start)
@@ -197,8 +197,8 @@ class FCOSAssigner(Assigner):
     Args:
         max_distance: float. In strides of the level. Defaults to 8.0: up to 64 px on P3, 64 to
             128 px on P4, and so on.
-        center_radius: float or `None`. An object is learnt only by points that lie within so many
-            strides of its centre, along both axes ("centre sampling"). `None` is anywhere inside
+        center_radius: float or `None`. An object is learned only by points that lie within so many
+            strides of its center, along both axes ("center sampling"). `None` is anywhere inside
             the object. Defaults to 1.5.
 
     Example:
@@ -209,7 +209,7 @@ class FCOSAssigner(Assigner):
     ```
 
     Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, without
-    centre sampling; "FCOS: A Simple and Strong Anchor-Free Object Detector", TPAMI 2020, with it.
+    center sampling; "FCOS: A Simple and Strong Anchor-Free Object Detector", TPAMI 2020, with it.
     """
 
     max_distance: float = 8.0
@@ -252,7 +252,7 @@ class FCOSAssigner(Assigner):
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class NearestPointAssigner(Assigner):
-    """Gives each object the points nearest to its centre, on the one level that fits its size.
+    """Gives each object the points nearest to its center, on the one level that fits its size.
 
     That is the coarsest level whose stride, times `scale`, is no larger than the object (the root
     of its area), or the finest where none is. Distances count in widths and heights of the object.
@@ -290,7 +290,7 @@ class NearestPointAssigner(Assigner):
         sides = ops.sqrt(ops.prod(sizes, axis=-1, keepdims=True))
         fitting = ops.where(self.scale * strides <= sides, strides, ops.min(strides))  # (B, N, A)
         on_level = strides == ops.max(fitting, axis=-1, keepdims=True)
-        offsets = (positions - _centres(boxes)[:, :, None]) / sizes[:, :, None]
+        offsets = (positions - _centers(boxes)[:, :, None]) / sizes[:, :, None]
         distances = ops.where(on_level, ops.norm(offsets, axis=-1), np.inf)
         merits, candidates = _closest(distances, smaller(self.top_k, ops.shape(points)[0]))
         claims = (merits > -np.inf) & (labels >= 0)[..., None]
@@ -305,7 +305,7 @@ def _closest(distances, count):
     return -ops.take_along_axis(distances, index, axis=-1), index
 
 
-def _centres(boxes):
+def _centers(boxes):
     return (boxes[..., :2] + boxes[..., 2:]) / 2
 
 

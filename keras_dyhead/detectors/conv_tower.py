@@ -10,7 +10,7 @@ PRIOR_PROBABILITY = 0.01
 def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool, dtype) -> list:
     """Builds the 3x3 convolutions with ReLU between DyHead and a prediction, layer by layer.
 
-    Names begin with `branch`. `use_group_norm` normalises after each convolution, in groups of 8
+    Names begin with `branch`. `use_group_norm` normalizes after each convolution, in groups of 8
     channels (32 groups of 256), in place of a bias. The size of its kernel then decides nothing but
     how much of it a step changes: kernels start as He et al. (ICCV 2015) have it. All others start
     with a standard deviation of 0.01, as in released code.

@@ -30,7 +30,7 @@ class Detector(CheckedModel):
     with `"boxes"` `(B, N, 4)`, xyxy pixels of those images, and `"labels"` `(B, N)`, padded with
     -1. Further entries of the dict are ignored. Images without objects train the background.
 
-    Under a `tf.distribute` strategy losses are normalised by the positives of all replicas: one
+    Under a `tf.distribute` strategy losses are normalized by the positives of all replicas: one
     step equals the step of a single device on the whole batch.
 
     A subclass may make its `head` from arguments of its own, which its `get_config` then adds.

@@ -44,7 +44,7 @@ class FCOS(DenseDetector):
         centerness_branch: Whether centerness is predicted in the branch of the `"box"` or in that
             of the `"class"`; the same where `head_layers` is 0. Defaults to `"box"`.
         distance_unit: What a distance of `exp(0)` is: one `"pixel"`, or one `"stride"` of its
-            level, which is learnt faster. Raw outputs are pixels in both cases. Defaults to
+            level, which is learned faster. Raw outputs are pixels in both cases. Defaults to
             `"stride"`.
         points: `PointGenerator`. Defaults to the middle of each cell.
         assigner: Defaults to `FCOSAssigner()`.

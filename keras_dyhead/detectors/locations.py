@@ -15,7 +15,7 @@ from keras_dyhead.detectors.settings import Settings
 class AnchorGenerator(Settings):
     """Places the same set of boxes in every cell of every pyramid level.
 
-    Level `l` has stride `2**l`. The cell in row `y` and column `x` holds boxes centred on
+    Level `l` has stride `2**l`. The cell in row `y` and column `x` holds boxes centered on
     `((x + offset) * stride, (y + offset) * stride)`: one for every octave step and ratio, of area
     `(scale * stride * 2**(step / octaves))**2`. Anchors may leave the image.
 
@@ -24,7 +24,7 @@ class AnchorGenerator(Settings):
             (RetinaNet; ATSS uses 8.0).
         octaves: int. Number of sizes per cell, between `scale` and `2 * scale`. Defaults to 3.
         ratios: Heights divided by widths. Defaults to `(0.5, 1.0, 2.0)`.
-        offset: float. Position of the anchor's centre within its cell: 0.0 (corner; RetinaNet) or
+        offset: float. Position of the anchor's center within its cell: 0.0 (corner; RetinaNet) or
             0.5 (middle; ATSS of microsoft/DynamicHead). Defaults to 0.0.
         ratios_first: bool. Order within the cell: the ratios of each step (`False`; detectron2)
             or the steps of each ratio (`True`; OpenMMLab). Defaults to `False`.
@@ -84,8 +84,8 @@ class AnchorGenerator(Settings):
         )
 
     def _level(self, height, width, stride):
-        centres = _cell_points(height, width, stride, self.offset)[:, :, None]
-        corners = ops.concatenate([centres, centres], axis=-1)
+        centers = _cell_points(height, width, stride, self.offset)[:, :, None]
+        corners = ops.concatenate([centers, centers], axis=-1)
         return ops.reshape(corners + self.cell(stride), (-1, 4))
 
 
@@ -122,8 +122,8 @@ class PointGenerator(Settings):
         levels = []
         for index, (height, width) in enumerate(level_sizes):
             stride = 2 ** (min_level + index)
-            centres = ops.reshape(_cell_points(height, width, stride, self.offset), (-1, 2))
-            levels.append(ops.pad(centres, ((0, 0), (0, 1)), constant_values=float(stride)))
+            centers = ops.reshape(_cell_points(height, width, stride, self.offset), (-1, 2))
+            levels.append(ops.pad(centers, ((0, 0), (0, 1)), constant_values=float(stride)))
         return ops.concatenate(levels)
 
 

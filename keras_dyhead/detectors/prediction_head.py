@@ -27,7 +27,7 @@ class PredictionHead(CompositeLayer):
             one for boxes, with as many channels as the maps. Defaults to 0.
         kernel_size: int. Kernel size of the predictions. Defaults to 3.
         use_centerness: bool. Predict centerness too. Such a head, as those of FCOS and ATSS, also
-            normalises after each of those convolutions, in groups of 8 channels (32 groups of 256),
+            normalizes after each of those convolutions, in groups of 8 channels (32 groups of 256),
             in place of a bias, and multiplies the box outputs of each level by a learned number of
             its own. Defaults to `False`.
         box_output: `"box_deltas"`, as they come, or `"box_distances"`, their exponentials, which

@@ -21,10 +21,10 @@ RESIZINGS = ("fast", "pillow", "opencv")
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class DetectionPreprocessor(keras.layers.Layer):
-    """Resizes, orders, normalises and pads images; belongs to a detector and is saved with it.
+    """Resizes, orders, normalizes and pads images; belongs to a detector and is saved with it.
 
     The aspect ratio is kept: both sides are multiplied by one factor and rounded,
-    `int(side * factor + 0.5)`. Padding is zero, at the bottom and the right, after normalisation.
+    `int(side * factor + 0.5)`. Padding is zero, at the bottom and the right, after normalization.
 
     Args:
         image_size: `(height, width)` of the batch, into which every image is fitted, or `None`
@@ -199,13 +199,13 @@ class DetectionPreprocessor(keras.layers.Layer):
         return ops.image.resize(images, size, antialias=True, data_format="channels_last")
 
     def normalize(self, images):
-        """Orders the channels of RGB images `(..., 3)` and normalises them, in float32."""
+        """Orders the channels of RGB images `(..., 3)` and normalizes them, in float32."""
         functions = _functions_for(images)
         images = functions.cast(images, "float32")
         if self.channel_order == "BGR":
             images = functions.flip(images, axis=-1)
         shape = functions.shape(images)
-        # By whole rows: an innermost dimension of 3 keeps a CPU from vectorising the arithmetic.
+        # By whole rows: an innermost dimension of 3 keeps a CPU from vectorizing the arithmetic.
         rows = functions.reshape(images, (*shape[:-2], shape[-2] * 3))
         mean, std = (
             functions.tile(functions.cast(x, "float32"), (shape[-2],))

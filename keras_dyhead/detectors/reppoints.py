@@ -19,7 +19,7 @@ class RepPoints(DenseDetector):
 
     Every location predicts initial points, samples the map there, and refines them; a box is
     the mean of the points and their standard deviation (`RepPointsHead`). The initial points
-    learn the object whose centre is nearest, classes and refined points the object that the
+    learn the object whose center is nearest, classes and refined points the object that the
     initial box overlaps most.
 
     Args:
@@ -30,7 +30,7 @@ class RepPoints(DenseDetector):
         image_shape: As in `Detector`.
         head_layers: int. 3x3 convolutions before the predictions, one branch for classes, one for
             points. Defaults to 0, straight from DyHead; RepPoints as published has 3.
-        head_group_norm: bool. Normalise after each of those convolutions. Defaults to `True`.
+        head_group_norm: bool. Normalize after each of those convolutions. Defaults to `True`.
         initial_spread: float. Strides between the points of the 3x3 grid that initial points start
             as. With 3.0 their boxes are about as large as the objects of their level, which
             training from scratch learns faster from. Defaults to 0.0, as published: all start in

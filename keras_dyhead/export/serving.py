@@ -32,9 +32,9 @@ def _weights(size, new_size, filtered):
     """
     size, new = ops.cast(size, "float32"), ops.cast(new_size, "float32")
     step = ops.where(filtered, 1.0 / (new / size), size / new)
-    centres = (ops.arange(new_size, dtype="float32")[:, None] + 0.5) * step
+    centers = (ops.arange(new_size, dtype="float32")[:, None] + 0.5) * step
     pixels = ops.arange(size, dtype="float32")
-    distances = ops.where(filtered, pixels + 0.5 - centres, pixels - (centres - 0.5))
+    distances = ops.where(filtered, pixels + 0.5 - centers, pixels - (centers - 0.5))
     reach = ops.where(filtered, ops.maximum(step, 1.0), 1.0)
     weights = ops.relu(1.0 - ops.abs(distances) / reach)
     return weights / ops.sum(weights, axis=1, keepdims=True)

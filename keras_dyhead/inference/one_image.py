@@ -38,7 +38,7 @@ def image_detector(
         A function from an image of any size to the dict `{"boxes": (N, 4) float32, "labels": (N,)
         int32, "confidence": (N,) float32}` of the N detections, by descending confidence, boxes
         xyxy in pixels of the image and clipped to it. The image is RGB `(H, W, 3)` with values from
-        0 to 255 of any dtype; `(H, W)`, `(H, W, 1)` and `(H, W, 4)` are read as grey and RGBA. The
+        0 to 255 of any dtype; `(H, W)`, `(H, W, 1)` and `(H, W, 4)` are read as gray and RGBA. The
         function raises a `ValueError` for others, such as values from 0 to 1. Its `num_classes` and
         `class_names` are the model's.
 

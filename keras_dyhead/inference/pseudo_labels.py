@@ -17,7 +17,7 @@ _NUMBERED = ("images", "annotations")
 
 
 class PseudoLabels:
-    """Collects detections of unlabelled images, and writes them as a COCO JSON file.
+    """Collects detections of unlabeled images, and writes them as a COCO JSON file.
 
     Detections go to a journal beside the file, `OUT.partial`, image by image: after an interruption
     the same call goes on where it stopped. At the end the JSON file is written from it, in one
@@ -32,7 +32,7 @@ class PseudoLabels:
         class_names: The teacher's classes, in the order of its labels.
         threshold: Detections less confident are left out. Defaults to `0.5`.
         class_thresholds: Thresholds of some classes by name. Defaults to `None`.
-        merge: `(annotations, images)` of a labelled data set, whose images and annotations come
+        merge: `(annotations, images)` of a labeled data set, whose images and annotations come
             first in the file. Its categories are found by name, ids continue its own, and file
             names are relative to the folder that both image folders lie in. Images that it labels
             are not detected in. Defaults to `None`.
@@ -44,14 +44,14 @@ class PseudoLabels:
         folder: The folder that the file's names are relative to.
 
     Raises:
-        ValueError: If there is no image, a class is unknown, the labelled data set lacks a class or
+        ValueError: If there is no image, a class is unknown, the labeled data set lacks a class or
             cannot be read, or the journal is that of something else.
 
     Example:
     ```python
-    labels = PseudoLabels("unlabelled", "pseudo.json", model.class_names, threshold=0.6)
+    labels = PseudoLabels("unlabeled", "pseudo.json", model.class_names, threshold=0.6)
     report = labels.run(image_detector(model))
-    dataset = load_coco("unlabelled", "pseudo.json", training=True)
+    dataset = load_coco("unlabeled", "pseudo.json", training=True)
     ```
     """
 
@@ -75,14 +75,14 @@ class PseudoLabels:
         self.thresholds = np.array([class_thresholds.get(c, threshold) for c in class_names])
         self.categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
         self._category_ids = {name: i for i, name in enumerate(class_names, start=1)}
-        self.labelled: dict[str, list] = {"images": [], "annotations": []}
+        self.labeled: dict[str, list] = {"images": [], "annotations": []}
         self.folder = self.images
         if merge is not None:
-            self._open_labelled(Path(merge[0]), Path(merge[1]), class_names)
-        labelled = {record["file_name"] for record in self.labelled["images"]}
+            self._open_labeled(Path(merge[0]), Path(merge[1]), class_names)
+        labeled = {record["file_name"] for record in self.labeled["images"]}
         files = (p for p in self.images.rglob("*") if p.suffix.lower() in SUFFIXES)
         files = sorted(path.relative_to(self.images).as_posix() for path in files)
-        self.files = [file for file in files if self._name(self.images, file) not in labelled]
+        self.files = [file for file in files if self._name(self.images, file) not in labeled]
         if not self.files:
             raise ValueError(f"{images} has no JPEG or PNG file without labels.")
         self.class_names = list(class_names)
@@ -154,10 +154,10 @@ class PseudoLabels:
         columns = (values[kept].tolist() for values in (labels, boxes, scores.round(5)))
         return [[label, *box, score] for label, box, score in zip(*columns, strict=True)]
 
-    def _open_labelled(self, annotations: Path, folder: Path, class_names) -> None:
+    def _open_labeled(self, annotations: Path, folder: Path, class_names) -> None:
         opened = CocoAnnotations(annotations, folder, verify=False)  # raises an error for problems
-        self.labelled = read_coco_json(annotations)
-        self.categories = self.labelled["categories"]
+        self.labeled = read_coco_json(annotations)
+        self.categories = self.labeled["categories"]
         self._category_ids = dict(zip(opened.class_names, opened.category_ids, strict=True))
         if missing := [name for name in class_names if name not in self._category_ids]:
             raise ValueError(
@@ -166,7 +166,7 @@ class PseudoLabels:
             )
         paths = {image.id: image.path for image in opened.images}
         self.folder = Path(os.path.commonpath([self.images.resolve(), folder.resolve()]))
-        for record in self.labelled["images"]:
+        for record in self.labeled["images"]:
             path = paths[read_id(record["id"])]
             path = path.relative_to(folder) if path.is_relative_to(folder) else path
             record["file_name"] = self._name(folder, path)
@@ -209,7 +209,7 @@ class PseudoLabels:
         images, annotations = [], []
         first_image, first_number = (
             1 + max((i for i in ids if isinstance(i, int)), default=0)
-            for ids in ([read_id(r.get("id")) for r in self.labelled[k]] for k in _NUMBERED)
+            for ids in ([read_id(r.get("id")) for r in self.labeled[k]] for k in _NUMBERED)
         )
         with open(self._journal, encoding="utf-8") as journal:
             next(journal)  # the header
@@ -233,8 +233,8 @@ class PseudoLabels:
         content = {
             "info": {"pseudo_labels": self._header},
             "categories": self.categories,
-            "images": self.labelled["images"] + images,
-            "annotations": self.labelled["annotations"] + annotations,
+            "images": self.labeled["images"] + images,
+            "annotations": self.labeled["annotations"] + annotations,
         }
         unfinished = self.out.with_name(self.out.name + ".unfinished")
         unfinished.write_text(json.dumps(content), encoding="utf-8")

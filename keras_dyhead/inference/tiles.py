@@ -15,7 +15,7 @@ from keras_dyhead.inference.several_views import TestTimeAugmentation
 class Tiles:
     """How an image is cut into tiles that overlap, for images with many small objects.
 
-    All tiles have the same size and are spread evenly, so that neighbours overlap by `overlap` at
+    All tiles have the same size and are spread evenly, so that neighbors overlap by `overlap` at
     least. An image that is not larger than a tile is detected in as it is. Of tiles that see the
     same object, the most confident box stays: non-maximum suppression within each class. Before
     that, a box that an inner border of its tile cuts is left out if a box of its class from another

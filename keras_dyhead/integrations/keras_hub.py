@@ -10,7 +10,7 @@ pyramid = keras_hub.models.RetinaNetBackbone.from_preset(preset, image_shape=(51
 backbone = DyHeadBackbone(pyramid, neck=DyHeadNeck(num_blocks=6))
 model = keras_hub.models.RetinaNetObjectDetector(backbone, 80, bounding_box_format="xyxy")
 correct_retinanet(model).compile(optimizer="adam")
-model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalised as the preset wants
+model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalized as the preset wants
 ```
 
 What to know about KerasHub 0.32:
@@ -161,7 +161,7 @@ def correct_retinanet(
     for head, start in ((detector.classification_head, prior_logit), (detector.box_head, 0.0)):
         bias = head.prediction_layer.bias
         values = keras.ops.convert_to_numpy(bias)
-        if values.min() == values.max():  # as initialised: no training leaves all entries equal
+        if values.min() == values.max():  # as initialized: no training leaves all entries equal
             bias.assign(keras.ops.full(bias.shape, start, bias.dtype))
     encoder = detector.label_encoder
     for layer in (

@@ -1,10 +1,10 @@
 """Maps that are known up to a factor and a shift of each channel, so that pixels are read once.
 
-Group normalisation, scale- and task-aware attention all multiply a map by one number per image and
+Group normalization, scale- and task-aware attention all multiply a map by one number per image and
 channel and add another; the numbers depend on means and variances only. So they can be worked out
 first, on tensors of shape `(B, C)`, and applied to the pixels together. With `x` a convolved map:
 
-    normalised  y = scale * x + shift                          scale = gamma / sqrt(var + eps)
+    normalized  y = scale * x + shift                          scale = gamma / sqrt(var + eps)
     weighed     z = sum_i g_i * y_i = sum_i (g_i * scale_i) * x_i + sum_i g_i * shift_i
     rectified   max(a1 * z + b1, a2 * z + b2)
 

@@ -15,7 +15,7 @@ class BlockTrace(NamedTuple):
         offsets: `(B, H_l, W_l, 9, 2)`: by how much each of the nine taps is moved from the regular
             grid, (y, x) in pixels of the map it samples. Zero without spatial-aware attention.
         masks: `(B, H_l, W_l, 9)`: the factor in [0, 1] of each tap. One without.
-        branches: Dicts of maps `(B, H_l, W_l, channels)`: sampled, normalised, and of the level's
+        branches: Dicts of maps `(B, H_l, W_l, channels)`: sampled, normalized, and of the level's
             size.
         spatial: Maps after spatial-aware attention alone: the plain mean of the branches.
         weights: Dicts of `(B,)`: the number that scale-aware attention multiplies each branch by.

@@ -12,7 +12,7 @@ class DeformConv2D(keras.layers.Layer):
     """Modulated deformable convolution (DCNv2) with offsets and mask given by the caller.
 
     A thin layer around `keras_dyhead.ops.deform_conv2d`: it owns kernel and bias only. Offsets are
-    usually predicted by a zero-initialised convolution, with which the layer starts as an ordinary
+    usually predicted by a zero-initialized convolution, with which the layer starts as an ordinary
     one.
 
     Args:

@@ -22,7 +22,7 @@ class DyHeadBlock(PyramidLayer):
         channels: Number of output channels, a multiple of 16.
         alignment: `"paper"` (default) or `"published"`, see `SpatialAwareAttention`.
         use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
-        use_scale_attention: `False` averages the neighbouring levels without weights.
+        use_scale_attention: `False` averages the neighboring levels without weights.
         use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
         use_bias: Whether the deformable convolutions have a bias. Defaults to `True`.
         start: Initial values, `"identity"` (default) or `"released"`, see `DyHeadNeck`.

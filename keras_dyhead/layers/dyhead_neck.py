@@ -25,7 +25,7 @@ class DyHeadNeck(PyramidLayer):
         alignment: `"paper"` (default) or `"published"`, which published weights need; see
             `SpatialAwareAttention`.
         use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
-        use_scale_attention: `False` averages the neighbouring levels without weights.
+        use_scale_attention: `False` averages the neighboring levels without weights.
         use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
         use_bias: Whether the deformable convolutions have a bias: `True` (default) as in
             Microsoft's weights, `False` as in OpenMMLab's.

@@ -14,7 +14,7 @@ class FeaturePyramid(PyramidLayer):
     """Merges backbone maps top-down into a pyramid of maps with equal channels.
 
     Every backbone level passes a 1x1 *lateral* convolution; coarser maps are upsampled by nearest
-    neighbour to the exact size of the next finer map and added; a 3x3 *output* convolution ends
+    neighbor to the exact size of the next finer map and added; a 3x3 *output* convolution ends
     each level. Levels above the coarsest backbone map are made by stride-2 steps.
 
     Args:
@@ -168,7 +168,7 @@ class FeaturePyramid(PyramidLayer):
 
 
 def _upsample_to(coarser, finer):
-    """Doubles `coarser` (nearest neighbour) and cuts it to the size of `finer`."""
+    """Doubles `coarser` (nearest neighbor) and cuts it to the size of `finer`."""
     height, width = ops.shape(finer)[1:3]
     return _repeat_twice(_repeat_twice(coarser, axis=1), axis=2)[:, :height, :width]
 

@@ -9,7 +9,7 @@ class SharedTrace:
     """Calls layers that differ in nothing but their weights; TensorFlow traces only the first.
 
     A tower of blocks traced one by one is a graph of as many copies: Python builds, and TensorFlow
-    optimises and differentiates each. Here the block is traced once, as a function of its weights.
+    optimizes and differentiates each. Here the block is traced once, as a function of its weights.
     In training the graph holds it once, too, and calls it. Otherwise the calls are expanded, which
     the converters to ONNX and LiteRT need.
 

@@ -1,4 +1,4 @@
-"""Spatial-aware attention (π_S): deformable sampling of each level and of its neighbours."""
+"""Spatial-aware attention (π_S): deformable sampling of each level and of its neighbors."""
 
 import keras
 from keras import ops
@@ -16,7 +16,7 @@ from keras_dyhead.ops.sampling_form import chosen_form
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
 _TAPS = 9
-EPSILON = 1e-5  # of the group normalisation
+EPSILON = 1e-5  # of the group normalization
 MULTIPLY_FIRST = 128
 """Channels from which on it is quicker to multiply a coarser level before sampling it: a third at
 256, by `matmul_gather`. With fewer, the products are too small a part."""
@@ -24,11 +24,11 @@ MULTIPLY_FIRST = 128
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class SpatialAwareAttention(PyramidLayer):
-    """Samples every level, its finer and its coarser neighbour where the level itself says to look.
+    """Samples every level, its finer and its coarser neighbor where the level itself says to look.
 
     A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits. With them three
     modulated deformable 3x3 convolutions, shared over the levels and each followed by a group
-    normalisation of its own (epsilon 1e-5), sample the level (`mid`), the finer level with stride 2
+    normalization of its own (epsilon 1e-5), sample the level (`mid`), the finer level with stride 2
     (`low`) and the coarser one (`high`). Each kernel runs once over all levels of the pyramid.
     Offsets and mask are float32 under every dtype policy.
 
@@ -38,15 +38,15 @@ class SpatialAwareAttention(PyramidLayer):
             resizes the coarser map to the level first, so that every offset acts where it was
             predicted. `"published"` is what every published checkpoint was trained with: the
             coarser map is convolved on its own grid, with the level's offsets and masks read as
-            flat channel-first memory, normalised there, and the result is resized
+            flat channel-first memory, normalized there, and the result is resized
             (microsoft/DynamicHead issue 25).
         use_spatial_attention: `False` samples the regular grid: ordinary convolutions without
             offsets and mask. Defaults to `True`.
         use_bias: Whether the three convolutions have a bias (Microsoft's have, OpenMMLab's have
-            not; the normalisation does not absorb it). Defaults to `True`.
-        groups: Groups of the normalisation. Defaults to 16.
+            not; the normalization does not absorb it). Defaults to `True`.
+        groups: Groups of the normalization. Defaults to 16.
         start: `"identity"` (default) or `"released"`, see `DyHeadNeck`. Near the identity, `mid`
-            starts as its level, normalised to a standard deviation of 8; `low` and `high` are
+            starts as its level, normalized to a standard deviation of 8; `low` and `high` are
             0.3 times as large; offsets and mask logits are an eighth of what their convolution
             gives.
         **kwargs: Of `keras.layers.Layer`.
@@ -153,7 +153,7 @@ class SpatialAwareAttention(PyramidLayer):
         ]
 
     def sample(self, inputs) -> list[dict[str, AffineMap]]:
-        """Returns what a call returns, but leaves the normalisation to whoever reads the pixels."""
+        """Returns what a call returns, but leaves the normalization to whoever reads the pixels."""
         levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
         sizes = [ops.shape(level)[1:3] for level in levels]
         fields = [self._fields(level) for level in levels] if self.use_spatial_attention else None
@@ -178,7 +178,7 @@ class SpatialAwareAttention(PyramidLayer):
             high = self._convolve(
                 "high", coarser, finer, fields and fields[:-1], rows, enlarged=enlarged
             )
-            high = self._normalise("high", high)
+            high = self._normalize("high", high)
         else:
             if self.use_spatial_attention:
                 fields = [
@@ -186,16 +186,16 @@ class SpatialAwareAttention(PyramidLayer):
                     for field, (height, width) in zip(fields, sizes[1:], strict=False)
                 ]
             high = self._convolve("high", levels[1:], sizes[1:], fields, pyramid, first=1)
-            high = self._normalise("high", high, sizes[:-1])
-        branches = [{"mid": branch} for branch in self._normalise("mid", mid)]
-        for level, branch in zip(branches[1:], self._normalise("low", low), strict=True):
+            high = self._normalize("high", high, sizes[:-1])
+        branches = [{"mid": branch} for branch in self._normalize("mid", mid)]
+        for level, branch in zip(branches[1:], self._normalize("low", low), strict=True):
             level["low"] = branch
         for level, branch in zip(branches[:-1], high, strict=True):
             level["high"] = branch
         return branches
 
-    def _normalise(self, branch, maps, sizes=None) -> list[AffineMap]:
-        """Normalises convolved maps in groups of channels, then resizes them to `sizes` if given.
+    def _normalize(self, branch, maps, sizes=None) -> list[AffineMap]:
+        """Normalizes convolved maps in groups of channels, then resizes them to `sizes` if given.
 
         The bias of the convolution is added here: it moves the mean of a channel, and the distance
         of that mean from the group's widens the variance of the group.

@@ -3,12 +3,12 @@
 A block has no skip connection. As released, it hides what the backbone has learned behind three
 random convolutions of equal weight and a ReLU, as many times as there are blocks. Started near the
 identity, a block passes its level on, almost unchanged, from the first step: the level's own kernel
-(`mid`) is the identity plus a little noise, the maps of the neighbouring levels are small, and the
+(`mid`) is the identity plus a little noise, the maps of the neighboring levels are small, and the
 dynamic ReLU is nearly linear.
 
 Maps have a size, too. As released they are an eighth as large as those of a feature pyramid, and
 predictions learn from them as much more slowly by an optimizer like Adam, whose steps have one
-size. Near the identity the normalisations start eight times as large. Offsets and masks then count
+size. Near the identity the normalizations start eight times as large. Offsets and masks then count
 an eighth of what their convolution gives: they see maps of the released size, and a step moves a
 sampling point no further than it does there.
 """
@@ -24,7 +24,7 @@ NOISE = 0.1
 SCALE = 8.0
 """Scale of the level's own map; a power of two, so that weights convert without rounding."""
 NEIGHBOURS = 0.3
-"""Scale of the neighbouring levels' maps, relative to the level's own."""
+"""Scale of the neighboring levels' maps, relative to the level's own."""
 SECOND_SLOPE = 0.9
 """Slope of the dynamic ReLU on negative values; on positive values it is 1."""
 

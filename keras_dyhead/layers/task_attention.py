@@ -37,7 +37,7 @@ class TaskAwareAttention(CompositeLayer):
     (2, 8, 8, 32)
 
     Source: paper, section 3.2, equation 5; `DYReLU` in the released code, which has no
-    normalisation between the dense layers.
+    normalization between the dense layers.
     """
 
     def __init__(self, reduction: int = 4, start: str = "identity", **kwargs):

@@ -55,14 +55,14 @@ def is_empty(boxes):
 
 
 def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """Expresses `(..., 4)` xyxy boxes as offsets of centre and size (log) relative to anchors.
+    """Expresses `(..., 4)` xyxy boxes as offsets of center and size (log) relative to anchors.
 
     The float32 deltas (dx, dy, dw, dh) are multiplied by `weights`: `(10, 10, 5, 5)` equals
     standard deviations of `(0.1, 0.1, 0.2, 0.2)`.
     """
-    centre, size = _centre_and_size(boxes)
-    anchor_centre, anchor_size = _centre_and_size(anchors)
-    deltas = [(centre - anchor_centre) / anchor_size, ops.log(size / anchor_size)]
+    center, size = _center_and_size(boxes)
+    anchor_center, anchor_size = _center_and_size(anchors)
+    deltas = [(center - anchor_center) / anchor_size, ops.log(size / anchor_size)]
     return ops.concatenate(deltas, axis=-1) * ops.convert_to_tensor(weights, "float32")
 
 
@@ -72,10 +72,10 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     The scaled dw and dh are clamped to ±log(1000 / 16), so that no prediction overflows.
     """
     deltas = ops.cast(deltas, "float32") / ops.convert_to_tensor(weights, "float32")
-    anchor_centre, anchor_size = _centre_and_size(anchors)
-    centre = deltas[..., :2] * anchor_size + anchor_centre
+    anchor_center, anchor_size = _center_and_size(anchors)
+    center = deltas[..., :2] * anchor_size + anchor_center
     size = ops.exp(ops.clip(deltas[..., 2:], -MAX_LOG_SCALE, MAX_LOG_SCALE)) * anchor_size
-    return ops.concatenate([centre - size / 2, centre + size / 2], axis=-1)
+    return ops.concatenate([center - size / 2, center + size / 2], axis=-1)
 
 
 def encode_distances(boxes, points):
@@ -120,7 +120,7 @@ def _overlap(boxes1, boxes2):
     return intersection, ops.maximum(union, EPSILON)
 
 
-def _centre_and_size(boxes):
+def _center_and_size(boxes):
     boxes = ops.cast(boxes, "float32")
     size = boxes[..., 2:] - boxes[..., :2]
     return boxes[..., :2] + size / 2, size

@@ -23,18 +23,18 @@ def corners_of_taps(grid, offset_y, offset_x, mask):
     }
     start, width = fields["start"], fields.get("stored_width", fields["width"])
 
-    def neighbours(offset_y, offset_x):
+    def neighbors(offset_y, offset_x):
         for axis, size, offset in (("y", "height", offset_y), ("x", "width", offset_x)):
             position = ops.cast(fields[axis] + fields[f"taps_{axis}"], offset.dtype) + offset
-            yield _linear_neighbours(position, fields[size], fields.get(f"stored_{size}"))
+            yield _linear_neighbors(position, fields[size], fields.get(f"stored_{size}"))
 
     def weigh(offset_y, offset_x, *mask):
-        (_, weights_y), (_, weights_x) = neighbours(offset_y, offset_x)
+        (_, weights_y), (_, weights_x) = neighbors(offset_y, offset_x)
         for factor in mask:
             weights_y = [weight * factor for weight in weights_y]
         return ops.stack([wy * wx for wy in weights_y for wx in weights_x], axis=-1)
 
-    (pixels_y, _), (pixels_x, _) = neighbours(offset_y, offset_x)
+    (pixels_y, _), (pixels_x, _) = neighbors(offset_y, offset_x)
     rows = [start + y * width for y in pixels_y]
     indices = ops.stack([row + x for row in rows for x in pixels_x], axis=-1)
     # A dozen intermediate results per tap would be kept for the gradient: it finds them again.
@@ -42,7 +42,7 @@ def corners_of_taps(grid, offset_y, offset_x, mask):
     return indices, keras.remat(weigh)(*arguments)
 
 
-def _linear_neighbours(position, size, stored_size):
+def _linear_neighbors(position, size, stored_size):
     """The pixels around a position on one axis, clipped, and their weights, zero outside.
 
     There are two, or three of a map of `stored_size` that is to be enlarged to `size`.
@@ -64,7 +64,7 @@ def _linear_neighbours(position, size, stored_size):
 
 
 def _before_enlarging(pixels, weights, last, stored_last):
-    """Turns two neighbouring pixels of an enlarged map, and their weights, into three stored ones.
+    """Turns two neighboring pixels of an enlarged map, and their weights, into three stored ones.
 
     Pixel `i` of the enlarged map lies at `i * stored_last / last` of the stored one, and is the
     mean of the two around it, the nearer one counting more.

@@ -27,7 +27,7 @@ def deform_conv2d(
     """Convolves `inputs` at displaced, bilinearly interpolated and modulated positions.
 
     A tap reads position `output * strides - padding + tap * dilation_rate + offset`. Pixels outside
-    the image count as zero, each of the four neighbours on its own, and a tap at `<= -1` or
+    the image count as zero, each of the four neighbors on its own, and a tap at `<= -1` or
     `>= size` (or at a NaN position) is zero with zero derivatives. Where a tap lies exactly on a
     pixel, the derivative to its offset is the one towards the larger coordinate.
 

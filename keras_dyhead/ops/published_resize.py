@@ -51,7 +51,7 @@ def resize_like_pillow(images, size):
 def resize_like_opencv(images, size):
     """Resizes images as `cv2.resize(..., interpolation=INTER_LINEAR)` does: without a filter.
 
-    Two neighbours each are summed with weights in units of 2**-11. Between columns and rows, and
+    Two neighbors each are summed with weights in units of 2**-11. Between columns and rows, and
     in the rows' two products, bits are cut off.
 
     Args:
@@ -63,12 +63,12 @@ def resize_like_opencv(images, size):
     """
     xp = _ARRAYS if isinstance(images, np.ndarray) else ops
     height, width = xp.shape(images)[1:3]
-    left, weight = _neighbours(xp, width, size[1])
+    left, weight = _neighbors(xp, width, size[1])
     weight = xp.where((left < 0) | (left >= width - 1), 0.0, weight)[:, None]
     columns = (2048 - weight) * _take(xp, images, left, 2)
     columns = columns + weight * _take(xp, images, left + 1, 2)
     columns = xp.floor(columns / 16)
-    above, weight = _neighbours(xp, height, size[0])
+    above, weight = _neighbors(xp, height, size[0])
     weight = weight[:, None, None]
     rows = _product(xp, 2048 - weight, _take(xp, columns, above, 1))
     rows = rows + _product(xp, weight, _take(xp, columns, above + 1, 1))
@@ -106,7 +106,7 @@ def _sum_filtered(images, new_size):
 def _pillow_weights(size, new_size):
     """Returns input pixels `(blocks, window)`, and their weights `(blocks, _BLOCK, window)`.
 
-    A triangle around the centre of a place, as wide as the longer of an input and an output pixel,
+    A triangle around the center of a place, as wide as the longer of an input and an output pixel,
     is sampled at input pixels and made to sum up to 2**22: all in fractions of whole numbers.
     """
     longer = _larger(size, new_size)
@@ -124,8 +124,8 @@ def _pillow_weights(size, new_size):
     return pixels, weights + ops.cast(2 * rest >= total, "int32")
 
 
-def _neighbours(xp, size, new_size):
-    """Returns the first of two neighbours of every place, -1 to size - 1, and the other's weight.
+def _neighbors(xp, size, new_size):
+    """Returns the first of two neighbors of every place, -1 to size - 1, and the other's weight.
 
     OpenCV rounds positions to float32, and then the weight, in units of 2**-11, to the nearest
     whole number, halves to even ones. Here a position is counted in units of 2**-24.

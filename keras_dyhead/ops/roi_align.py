@@ -23,11 +23,11 @@ def roi_align(
 ):
     """Averages bilinear samples over `size` x `size` equal bins of every region.
 
-    A bin of `h` x `w` pixels holds `ceil(h)` x `ceil(w)` evenly spaced samples. Pixel centres lie
+    A bin of `h` x `w` pixels holds `ceil(h)` x `ceil(w)` evenly spaced samples. Pixel centers lie
     at halves ("aligned"). A sample more than a pixel outside the map counts as zero, one that is
     nearer reads the border.
 
-    The samples of a bin are no array: the weight that each of them gives to its neighbours is
+    The samples of a bin are no array: the weight that each of them gives to its neighbors is
     added up in closed form, and every pixel of a region is read once, however many samples lie
     around it. Training keeps no region's pixels: the gradient reads them again. There is none to
     the boxes.
@@ -93,7 +93,7 @@ def _pixels_along(start, end, side, size, sampling_ratio, sides):
     """Finds which pixels a region reads along one axis, and what each gives to every bin.
 
     Args:
-        start: `(N,)` float32, where the region begins, in pixels whose centres are integers.
+        start: `(N,)` float32, where the region begins, in pixels whose centers are integers.
         end: `(N,)` float32.
         side: `(N,)` int32, pixels of the map.
         size: int. Number of bins.

@@ -7,7 +7,7 @@ COMMAND = schedules.command(NAME, "resnext101_64x4d-173b62eb.pth")
 WEIGHTS = (
     "torchvision's `ResNeXt101_64X4D_Weights.IMAGENET1K_V1`; any ResNeXt-101-64x4d in the names of "
     "torchvision, timm, mmdetection or detectron2 will do. They bring the stored statistics of the "
-    "normalisations, without which this backbone cannot be trained."
+    "normalizations, without which this backbone cannot be trained."
 )
 COST = schedules.cost(418e9, epochs=24)
 HARDWARE = "With which GPUs its authors trained, and how long, is not known."

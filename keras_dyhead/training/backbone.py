@@ -47,7 +47,7 @@ def build_backbone(
         keeps_statistics = arguments.get("batch_norm") != "train"
         if weights is None and name == "ResNetBackbone" and keeps_statistics:
             raise ValueError(
-                "A backbone that keeps the statistics of its normalisations needs trained weights: "
+                "A backbone that keeps the statistics of its normalizations needs trained weights: "
                 "`backbone_weights` must name a PyTorch checkpoint. Received: "
                 f"backbone={backbone}, backbone_weights=None"
             )

@@ -7,8 +7,8 @@ from keras_dyhead.detectors import Detector
 from keras_dyhead.training.settings import TrainingSettings
 
 _MAPS_OF_PYRAMID = 3  # lateral, merged, output
-_MAPS_OF_BLOCK = 14  # three convolutions, their normalisations, the attentions, and gradients
-_MAPS_OF_HEAD_LAYER = 6  # convolution, normalisation and activation, twice
+_MAPS_OF_BLOCK = 14  # three convolutions, their normalizations, the attentions, and gradients
+_MAPS_OF_HEAD_LAYER = 6  # convolution, normalization and activation, twice
 _WORKSPACE = 1.3  # what convolutions and the optimizer need beside
 
 

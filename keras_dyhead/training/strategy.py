@@ -30,7 +30,7 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def synchronize_batch_norm(model: keras.Model) -> None:
-    """Has batch normalisations take their statistics from all replicas.
+    """Has batch normalizations take their statistics from all replicas.
 
     Frozen ones have statistics of their own and stay as they are.
     """

@@ -30,7 +30,7 @@ def plot_attention(
     """Draws every level's map before DyHead and after each attention, block by block.
 
     A column is a level, a row is a step, in the order of computation: spatial-, scale-, then
-    task-aware attention. Drawn is the norm over the channels, over the grey image. Colours mean the
+    task-aware attention. Drawn is the norm over the channels, over the gray image. Colors mean the
     same in the whole figure, so one sees where, and on which level, an object lights up. They
     follow the square root, for attention makes maps smaller. Padding is cut off.
 
@@ -43,8 +43,8 @@ def plot_attention(
             model's own if it is a detector of this package. For any other the image is fitted into
             the model's input size, if that is fixed, and keeps its values 0..255.
         blocks: Numbers of the blocks to draw, from 0. Defaults to `None`: all.
-        overlay: How much the colours cover the image, 0 to 1. Defaults to `0.7`.
-        highest: The norm of the brightest colour, to compare figures; the darkest is 0. Defaults to
+        overlay: How much the colors cover the image, 0 to 1. Defaults to `0.7`.
+        highest: The norm of the brightest color, to compare figures; the darkest is 0. Defaults to
             `None`: the largest norm in the figure.
 
     Returns:
@@ -110,7 +110,7 @@ def largest_norm(view: View, norms: Sequence[np.ndarray] | None = None) -> float
 
 
 def _axes(view: View, rows: int) -> np.ndarray:
-    """Axes of the image's shape, a column for each level and one for the colour bars.
+    """Axes of the image's shape, a column for each level and one for the color bars.
 
     All sizes are known: with a hundred axes, matplotlib takes long to work out a layout.
     """

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
-from keras_dyhead.visualization.colours import class_colour
+from keras_dyhead.visualization.colors import class_color
 from keras_dyhead.visualization.pictures import class_name, draw_detections
 
 _MAX_LABELLED = 12  # with more boxes in a picture, their texts would cover it
@@ -24,7 +24,7 @@ def plot_detections(
 ) -> Figure:
     """Draws images in pairs: on the left the ground truth, on the right the detections.
 
-    A class has the same colour everywhere. Boxes carry their class and confidence unless there are
+    A class has the same color everywhere. Boxes carry their class and confidence unless there are
     so many that the text would hide the picture.
 
     Args:
@@ -124,7 +124,7 @@ def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
         axis.imshow(drawn, extent=(0, image.shape[1], image.shape[0], 0))
         axis.set_title(f"{title}: {len(labels)}", fontsize=9)
         shown.update(labels)
-    patches = [Patch(color=np.array(class_colour(label)) / 255) for label in sorted(shown)[:20]]
+    patches = [Patch(color=np.array(class_color(label)) / 255) for label in sorted(shown)[:20]]
     names = [class_name(label, class_names) for label in sorted(shown)[:20]]
     if patches:
         add_legend(figure, patches, names, loc="outside lower center", ncols=min(10, len(names)))

@@ -9,7 +9,7 @@ from pycocotools.mask import iou
 
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.detections import xywh_boxes
-from keras_dyhead.visualization.colours import class_colour
+from keras_dyhead.visualization.colors import class_color
 from keras_dyhead.visualization.detections import add_legend
 from keras_dyhead.visualization.pictures import class_name
 
@@ -103,8 +103,8 @@ def plot_confusion(
         axis.set_yticks(range(count + 1), names, parse_math=False)
     for (i, j), number in np.ndenumerate(matrix) if count <= _NUMBERED else ():
         if number:
-            colour = "white" if parts[i, j] > 0.5 else "black"
-            axis.text(j, i, str(number), ha="center", va="center", color=colour, fontsize=8)
+            color = "white" if parts[i, j] > 0.5 else "black"
+            axis.text(j, i, str(number), ha="center", va="center", color=color, fontsize=8)
     axis.set(xlabel="found", ylabel="there")
     axis.set_title(f"detections of confidence {score_threshold:g} and more, IoU 0.5", fontsize=9)
     figure.colorbar(drawn, label="part of the row")
@@ -134,8 +134,8 @@ def plot_precision_recall(
         lines += axis.plot(recall, precision[:, known].mean(axis=1), color="black", lw=2.5)
         names.append(f"mean of {len(known)}: {means[known].mean():.3f}")
     for label in sorted(known, key=lambda label: means[label])[:most]:
-        colour = np.array(class_colour(int(label))) / 255
-        lines += axis.plot(recall, precision[:, label], color=colour, lw=1.2)
+        color = np.array(class_color(int(label))) / 255
+        lines += axis.plot(recall, precision[:, label], color=color, lw=1.2)
         names.append(f"{class_name(label, class_names)}: {means[label]:.3f}")
     axis.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.02))
     axis.set_title("IoU 0.5, all sizes; worst classes first", fontsize=9)

@@ -9,7 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from keras_dyhead.coco.image_files import as_rgb
 from keras_dyhead.printable import printable
-from keras_dyhead.visualization.colours import class_colour, text_colour
+from keras_dyhead.visualization.colors import class_color, text_color
 
 _SMALL = 640  # pixels of the longer side up to which images are enlarged
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
@@ -22,20 +22,20 @@ def draw_detections(
     detections: Mapping[str, np.ndarray],
     class_names: Sequence[str] | None = None,
     score_threshold: float = 0.3,
-    labelled: bool = True,
+    labeled: bool = True,
 ) -> Image.Image:
     """Draws boxes, classes and confidences.
 
-    A class has the same colour everywhere; the most confident detection is drawn last, on top.
+    A class has the same color everywhere; the most confident detection is drawn last, on top.
     Texts lie inside the picture, and off the objects and each other where there is room.
 
     Args:
-        image: RGB image `(H, W, 3)`, or an RGBA or grey one, values 0..255 of any dtype.
+        image: RGB image `(H, W, 3)`, or an RGBA or gray one, values 0..255 of any dtype.
         detections: `"boxes"` `(N, 4)` xyxy pixels, `"labels"` `(N,)` (-1 where padded) and
             `"confidence"` `(N,)`. Without the latter, as in ground truth, all are drawn.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
-        labelled: Whether boxes have texts. Defaults to `True`.
+        labeled: Whether boxes have texts. Defaults to `True`.
 
     Returns:
         A Pillow image of the same size, or, of a small image, a whole number of times as large:
@@ -68,18 +68,18 @@ def draw_detections(
         )
     taken = [tuple(box) for box in zoom * boxes]
     for i, box in zip(shown, taken, strict=True):
-        draw.rectangle(box, outline=class_colour(labels[i]), width=max(2, side // 300))
+        draw.rectangle(box, outline=class_color(labels[i]), width=max(2, side // 300))
     texts = []
-    for i, box in reversed(list(zip(shown, taken, strict=True)) if labelled else []):
+    for i, box in reversed(list(zip(shown, taken, strict=True)) if labeled else []):
         text = class_name(labels[i], class_names)
         text += f" {scores[i]:.2f}" if "confidence" in detections else ""
         left, upper, right, lower = draw.textbbox((0, 0), text, font)
         place = _free_place((right + 4, lower + 2), box, picture.size, taken)
         taken.append(place)
-        texts.append((place, text, class_colour(labels[i])))
-    for place, text, colour in reversed(texts):
-        draw.rectangle(place, fill=colour)
-        draw.text((place[0] + 2, place[1]), text, text_colour(colour), font)
+        texts.append((place, text, class_color(labels[i])))
+    for place, text, color in reversed(texts):
+        draw.rectangle(place, fill=color)
+        draw.text((place[0] + 2, place[1]), text, text_color(color), font)
     return picture
 
 

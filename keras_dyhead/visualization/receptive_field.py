@@ -16,7 +16,7 @@ class Points(NamedTuple):
 
     Attributes:
         level: Number of the level, 0 is the finest.
-        positions: `(N, 2)`: y and x in cells, whole numbers at their centres.
+        positions: `(N, 2)`: y and x in cells, whole numbers at their centers.
         weights: `(N,)`: by what a point counts.
     """
 

@@ -54,7 +54,7 @@ def write_report(
 ) -> Report:
     """Writes PNG files of what a detector sees, and one self-contained HTML page of all of them.
 
-    For every image: its detections, the attention maps, and where DyHead looks at the centres of
+    For every image: its detections, the attention maps, and where DyHead looks at the centers of
     the best detections, on the level whose eightfold stride is nearest to their size. Then the
     scale weights over all images, and what the model is. Files of these names are replaced.
 
@@ -153,22 +153,22 @@ def _pictures_of_image(
             alt=f"Heat maps of {file} on the levels {', '.join(view.levels)}, before DyHead and "
             f"after each attention of {_count(len(view.blocks), 'block')}.",
             caption="Attention: the norm over the channels of each level's map, before DyHead and "
-            "after each attention. Colours mean the same in all figures of this page.",
+            "after each attention. Colors mean the same in all figures of this page.",
         ),
     }
     for number, i in enumerate(shown[:num_sampled], start=1):
         box, level = found["boxes"][i], level_of_box(found["boxes"][i], view)
         height, width = view.image.shape[:2]
         x, y = (
-            min(float(centre), side - 1)
-            for centre, side in zip((box[:2] + box[2:]) / 2, (width, height), strict=True)
+            min(float(center), side - 1)
+            for center, side in zip((box[:2] + box[2:]) / 2, (width, height), strict=True)
         )
         name = f"{_name(found['labels'][i], names)} {found['confidence'][i]:.2f}"
         pictures[f"sampling_{number}"] = Picture(
             *_as_png(draw_sampling(view, (x, y), level)),
-            alt=f"{file}: sampling points around ({x:.0f}, {y:.0f}), the centre of {name}, on "
+            alt=f"{file}: sampling points around ({x:.0f}, {y:.0f}), the center of {name}, on "
             f"{level} and the levels next to it.",
-            caption=f"Sampling: where the cell of {level} in the centre of {name} looks. Dots are "
+            caption=f"Sampling: where the cell of {level} in the center of {name} looks. Dots are "
             "as large as their mask or share, crosses the grid of an ordinary convolution.",
         )
     return pictures
@@ -191,14 +191,14 @@ def _listed(names, count: int, most: int = 8) -> str:
 
 
 def _as_png(picture: Figure | Image.Image) -> tuple[bytes, tuple[int, int]]:
-    """A figure or image as a PNG file of 256 colours, and its (width, height)."""
+    """A figure or image as a PNG file of 256 colors, and its (width, height)."""
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=_DPI)
         picture = Image.open(buffer).convert("RGB")
     buffer = io.BytesIO()
-    colours = picture.quantize(256, Image.Quantize.FASTOCTREE)  # others lose those of colour bars
-    colours.save(buffer, "PNG", optimize=True)
+    colors = picture.quantize(256, Image.Quantize.FASTOCTREE)  # others lose those of color bars
+    colors.save(buffer, "PNG", optimize=True)
     return buffer.getvalue(), picture.size
 
 

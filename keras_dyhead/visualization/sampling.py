@@ -169,7 +169,7 @@ def _draw_rows(view: View, rows: list[_Row], level: int, cell) -> Figure:
 
 
 def _pixels(view: View, level: int, positions: np.ndarray) -> np.ndarray:
-    """(x, y) in the image of positions (y, x) in cells; those have their centres at halves."""
+    """(x, y) in the image of positions (y, x) in cells; those have their centers at halves."""
     return ((positions + 0.5) * view.strides[level])[:, ::-1]
 
 
@@ -184,8 +184,8 @@ def _window(view: View, sampled: list[Points], cell, level) -> tuple[float, floa
     side = 1.15 * max(right - left, bottom - top)
     height, width = view.image.shape[:2]
 
-    def fit(centre, whole):
-        start = min(max(centre - side / 2, 0), max(whole - side, 0))
+    def fit(center, whole):
+        start = min(max(center - side / 2, 0), max(whole - side, 0))
         return start, min(start + side, whole)
 
     (left, right), (top, bottom) = fit((left + right) / 2, width), fit((top + bottom) / 2, height)
@@ -214,5 +214,5 @@ def _draw_grid(axis, view, sampled_level, level, cell, branch) -> None:
         x, y = _pixels(view, sampled_level, 2 * np.array(cell) + GRID).T
     else:
         x, y = _pixels(view, level, np.array(cell) + GRID).T
-    for width, colour in ((2, "black"), (0.8, "white")):
-        axis.scatter(x, y, s=18, marker="+", color=colour, linewidths=width, zorder=2)
+    for width, color in ((2, "black"), (0.8, "white")):
+        axis.scatter(x, y, s=18, marker="+", color=color, linewidths=width, zorder=2)

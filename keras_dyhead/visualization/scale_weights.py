@@ -87,7 +87,7 @@ def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, floa
     axes[-1, 1].set_xlabel("← coarser counts more | finer counts more →", fontsize=8)
     noun = "image" if len(records) == 1 else "images"
     figure.suptitle(f"Scale-aware attention on {len(records)} {noun}", fontsize=11)
-    handles = [Patch(color=colour, label=label) for label, colour in _BRANCHES.values()]
+    handles = [Patch(color=color, label=label) for label, color in _BRANCHES.values()]
     figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=8)
     return figure
 
@@ -95,20 +95,20 @@ def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, floa
 def _draw_weights(axis, weights) -> None:
     """Dots and medians, grouped by level; from left to right finer, same and coarser."""
     for level, branches in enumerate(weights):
-        for place, (name, (_, colour)) in enumerate(_BRANCHES.items()):
+        for place, (name, (_, color)) in enumerate(_BRANCHES.items()):
             if name not in branches:
                 continue
             values, x = branches[name], level + 0.27 * (place - 1)
             spread = (np.arange(len(values)) * 0.618) % 1 - 0.5  # evenly, in no order
-            axis.scatter(x + 0.18 * spread, values, s=9, color=colour, alpha=0.5, linewidths=0)
-            axis.hlines(np.median(values), x - 0.11, x + 0.11, colors=colour, lw=2)
+            axis.scatter(x + 0.18 * spread, values, s=9, color=color, alpha=0.5, linewidths=0)
+            axis.hlines(np.median(values), x - 0.11, x + 0.11, colors=color, lw=2)
     axis.grid(axis="y", alpha=0.3)
 
 
 def _draw_ratios(axis, ratios, bins) -> None:
     """One histogram per level, the finest on top."""
     if not ratios:
-        axis.text(0.5, 0.5, "no level has both neighbours", ha="center", transform=axis.transAxes)
+        axis.text(0.5, 0.5, "no level has both neighbors", ha="center", transform=axis.transAxes)
         axis.set_axis_off()
         return
     upwards = list(reversed(ratios.items()))

@@ -62,7 +62,7 @@ def look_inside(
 
     Args:
         model: A model from images `(B, H, W, 3)` with one `DyHeadNeck` in it, however deep.
-        image: RGB, RGBA or grey image, values 0..255.
+        image: RGB, RGBA or gray image, values 0..255.
         preprocessor: See `plot_attention`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The contract of ResNetBackbone and of its frozen normalisation."""
+"""The contract of ResNetBackbone and of its frozen normalization."""
 
 import keras
 import numpy as np
@@ -16,7 +16,7 @@ def image(height=50, width=71, batch=1):
     return np.random.default_rng(0).standard_normal((batch, height, width, 3)).astype("float32")
 
 
-def randomise(model, seed=0):
+def randomize(model, seed=0):
     rng = np.random.default_rng(seed)
     for weight in model.weights:
         if weight.path.endswith("moving_variance"):
@@ -40,7 +40,7 @@ def test_every_architecture_has_the_published_number_of_parameters(arguments, pa
 @pytest.mark.parametrize(("depth", "wider"), [(18, 1), (50, 4)])
 def test_sizes_halve_by_rounding_up_and_known_sizes_change_nothing(depth, wider):
     x, backbone = image(), tiny(depth)
-    randomise(backbone)
+    randomize(backbone)
     maps = backbone(x)
     sizes = {"P2": (13, 18), "P3": (7, 9), "P4": (4, 5), "P5": (2, 3)}
     for number, (level, size) in enumerate(sizes.items()):
@@ -59,7 +59,7 @@ def test_a_group_sees_its_own_channels_alone():
     """ResNeXt is the ResNet whose 3x3 kernels are zero outside the blocks of the groups."""
     grouped = tiny(50, groups=2, width_per_group=32)
     dense = tiny(50, groups=1, width_per_group=64)
-    randomise(grouped)
+    randomize(grouped)
     for weight, wide in zip(grouped.weights, dense.weights, strict=True):
         if weight.shape == wide.shape:
             wide.assign(weight)
@@ -162,7 +162,7 @@ def test_stored_statistics_do_not_follow_the_batch_in_training():
     assert [w.name for w in layer.trainable_weights] == ["gamma", "beta"]
 
 
-def test_frozen_normalisation_stays_frozen_when_a_model_is_made_trainable():
+def test_frozen_normalization_stays_frozen_when_a_model_is_made_trainable():
     backbone = tiny()
     backbone.trainable = True
     assert {w.path.split("/")[-1] for w in backbone.trainable_weights} == {"kernel"}
@@ -170,7 +170,7 @@ def test_frozen_normalisation_stays_frozen_when_a_model_is_made_trainable():
 
 def test_a_saved_backbone_gives_the_same_maps(tmp_path):
     backbone = tiny(50, style="caffe", batch_norm="affine", frozen_stages=1, name="resnet")
-    randomise(backbone)
+    randomize(backbone)
     backbone.save(tmp_path / "resnet.keras")
     restored = keras.saving.load_model(tmp_path / "resnet.keras")
     assert restored.get_config() == backbone.get_config()

@@ -14,7 +14,7 @@ def tiny(**arguments):
     return SwinBackbone(16, num_heads=(1, 2, 2, 4), window_size=3, **arguments)
 
 
-def randomise(layer, seed=0):
+def randomize(layer, seed=0):
     """Gives every weight of a built layer values that no initializer has; returns them by path."""
     rng = np.random.default_rng(seed)
     for weight in layer.weights:
@@ -22,9 +22,9 @@ def randomise(layer, seed=0):
     return {w.path.split("/", 1)[-1]: np.asarray(w, "float64") for w in layer.weights}
 
 
-def normalise(x, weights, name):
-    centred = x - x.mean(-1, keepdims=True)
-    x = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-5)
+def normalize(x, weights, name):
+    centered = x - x.mean(-1, keepdims=True)
+    x = centered / np.sqrt((centered**2).mean(-1, keepdims=True) + 1e-5)
     return x * weights[f"{name}/gamma"] + weights[f"{name}/beta"]
 
 
@@ -36,7 +36,7 @@ def block_by_definition(x, weights, heads, window, shift):
 
     height, width, channels = x.shape
     padding = [(0, -height % window), (0, -width % window), (0, 0)]
-    padded = np.pad(normalise(x, weights, "norm1"), padding)
+    padded = np.pad(normalize(x, weights, "norm1"), padding)
     places = np.stack(np.indices(padded.shape[:2]), -1).reshape(-1, 2)
     rolled = (places - shift) % padded.shape[:2]
     same_window = (rolled[:, None] // window == rolled // window).all(-1)
@@ -56,7 +56,7 @@ def block_by_definition(x, weights, heads, window, shift):
         out[:, head] = attention / attention.sum(1, keepdims=True) @ value
     out = dense(out.reshape(-1, channels), "attn/proj").reshape(padded.shape)
     x = x + out[:height, :width]
-    hidden = dense(normalise(x, weights, "norm2"), "fc1")
+    hidden = dense(normalize(x, weights, "norm2"), "fc1")
     hidden *= (1 + np.vectorize(math.erf)(hidden / math.sqrt(2))) / 2
     return x + dense(hidden, "fc2")
 
@@ -68,7 +68,7 @@ def block_by_definition(x, weights, heads, window, shift):
 def test_a_block_is_masked_window_attention_on_sizes_that_need_padding(size, window, shift):
     block = SwinBlock(num_heads=2, window_size=window, shift=shift)
     block.build((None, None, None, 8))
-    weights = randomise(block)
+    weights = randomize(block)
     x = np.random.default_rng(1).standard_normal((2, *size, 8)).astype("float32")
     expected = [
         block_by_definition(image.astype("float64"), weights, 2, window, shift) for image in x
@@ -79,26 +79,26 @@ def test_a_block_is_masked_window_attention_on_sizes_that_need_padding(size, win
 def test_patch_merging_pads_odd_sizes_and_orders_pixels_by_column_then_row():
     layer = PatchMerging()
     layer.build((None, None, None, 2))
-    weights = randomise(layer)
+    weights = randomize(layer)
     x = np.random.default_rng(1).standard_normal((5, 4, 2))
     padded = np.pad(x, ((0, 1), (0, 0), (0, 0)))
     features = np.zeros((3, 2, 8))
     for row, column, channel in np.ndindex(2, 2, 2):
         features[..., (2 * column + row) * 2 + channel] = padded[row::2, column::2, channel]
-    expected = normalise(features, weights, "norm") @ weights["reduction/kernel"]
+    expected = normalize(features, weights, "norm") @ weights["reduction/kernel"]
     np.testing.assert_allclose(layer(x[None])[0], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_patch_embedding_pads_the_image_to_whole_patches():
     layer = PatchEmbedding(6)
     layer.build((None, None, None, 3))
-    weights = randomise(layer)
+    weights = randomize(layer)
     x = np.random.default_rng(1).standard_normal((5, 9, 3))
     padded = np.pad(x, ((0, 3), (0, 3), (0, 0)))
     expected = np.zeros((2, 3, 6)) + weights["proj/bias"]
     for row, column in np.ndindex(4, 4):
         expected += padded[row::4, column::4] @ weights["proj/kernel"][row, column]
-    expected = normalise(expected, weights, "norm")
+    expected = normalize(expected, weights, "norm")
     np.testing.assert_allclose(layer(x[None])[0], expected, rtol=1e-4, atol=1e-4)
 
 
@@ -121,7 +121,7 @@ def test_sizes_halve_by_rounding_up_and_known_sizes_change_nothing():
 
 def test_a_saved_backbone_gives_the_same_maps(tmp_path):
     backbone = tiny(min_level=2, drop_path_rate=0.1, name="swin")
-    randomise(backbone)
+    randomize(backbone)
     backbone.save(tmp_path / "swin.keras")
     restored = keras.saving.load_model(tmp_path / "swin.keras")
     assert restored.get_config() == backbone.get_config()
@@ -135,7 +135,7 @@ def test_a_saved_backbone_gives_the_same_maps(tmp_path):
 def test_residual_branches_are_skipped_image_by_image_in_training_only():
     block = SwinBlock(num_heads=1, window_size=3, drop_path=0.5)
     block.build((None, None, None, 4))
-    weights = randomise(block)
+    weights = randomize(block)
     block.fc2.kernel.assign(np.zeros((16, 4)))  # leaves the attention's branch alone
     block.fc2.bias.assign(np.zeros(4))
     x = np.tile(np.random.default_rng(1).standard_normal((1, 3, 3, 4)), (64, 1, 1, 1)).astype("f")

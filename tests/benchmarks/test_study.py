@@ -64,7 +64,7 @@ def test_every_training_is_planned_once_seed_by_seed():
     ("arguments", "named"),
     [
         ({"detector": "yolo"}, "'yolo'"),
-        ({"attentions": ("colour",)}, "'colour'"),
+        ({"attentions": ("color",)}, "'color'"),
         ({"steps": 15}, "15"),
     ],
 )
@@ -124,7 +124,7 @@ def test_the_command_trains_what_is_missing_and_fills_the_page(results, tmp_path
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(("--detectors", "yolo"), "yolo"), (("--only", "colours"), "colours"), ((), "No training")],
+    [(("--detectors", "yolo"), "yolo"), (("--only", "colors"), "colors"), ((), "No training")],
 )
 def test_what_cannot_be_is_named(options, named, tmp_path):
     result = invoke("--report", "--results", tmp_path / "none.jsonl", *options)

@@ -38,7 +38,7 @@ def generated(shapes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_those_of_the_library_the_names_come_from(name):
-    """Swin's output normalisations, which ImageNet's weights lack, are those of a new model.
+    """Swin's output normalizations, which ImageNet's weights lack, are those of a new model.
 
     The sizes are such that libraries and detectors agree on the windows: timm shifts before it
     pads, torchvision does not shift where the map is a single window.

@@ -30,7 +30,7 @@ def is_quick(name):
 
 
 def reference_input(name, model):
-    """The image of the reference, through the model's own normalisation, without padding."""
+    """The image of the reference, through the model's own normalization, without padding."""
     origin = (PUBLISHED | COMPOSED)[name].origin
     image = np.asarray(Image.open(DATA / f"{origin}.png"))
     if name == "dyhead_swint_atss_fpn_2x_ms":  # given the array of the others, taken for RGB

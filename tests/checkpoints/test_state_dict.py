@@ -215,7 +215,7 @@ def test_names_lose_what_training_tools_put_around_them(tmp_path, rename):
 
 
 def test_a_name_that_only_looks_like_a_wrapper_is_kept():
-    state = {"scale_attn_module.1.weight": 1, "modelling.a": 2, "neck.model.a": 3, "ema_a": 4}
+    state = {"scale_attn_module.1.weight": 1, "modeling.a": 2, "neck.model.a": 3, "ema_a": 4}
     assert read_state_dict(state) is state
 
 

@@ -17,9 +17,9 @@ def folder(small_model, tmp_path_factory):
     small_model.save(path / "model.keras")
     draw_shapes(path / "data", 3, image_size=64, empty_fraction=0).rename(path / "shapes.json")
     (path / "photos").mkdir()
-    for name, size in (("wide.png", (40, 90)), ("tall.jpg", (150, 70)), ("grey.png", (64, 64))):
+    for name, size in (("wide.png", (40, 90)), ("tall.jpg", (150, 70)), ("gray.png", (64, 64))):
         photo = Image.fromarray(picture(*size))
-        photo.convert("L" if name == "grey.png" else "RGB").save(path / "photos" / name)
+        photo.convert("L" if name == "gray.png" else "RGB").save(path / "photos" / name)
     (path / "photos" / "notes.txt").write_text("no image")
     return path
 

@@ -23,8 +23,8 @@ def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
     assert views == [TestTimeAugmentation(), Tiles(50, 0.2)]
     content = json.loads((out / "detections.json").read_text())
     names = [record["file"].split("/")[-1] for record in content["images"]]
-    assert names == ["grey.png", "tall.jpg", "wide.png", "wide.png"] and content["errors"] == []
-    pictures = ["detections.json", "grey.png", "tall.png", "wide.png", "wide_2.png"]
+    assert names == ["gray.png", "tall.jpg", "wide.png", "wide.png"] and content["errors"] == []
+    pictures = ["detections.json", "gray.png", "tall.png", "wide.png", "wide_2.png"]
     assert sorted(path.name for path in out.iterdir()) == pictures
     for record, picture in zip(content["images"], pictures[1:], strict=True):
         image = read_rgb(record["file"])
@@ -65,13 +65,13 @@ def test_broken_images_are_named_and_refused_or_skipped(folder, views, tmp_path)
     (tmp_path / "text.png").write_text("no image")
     broken = [tmp_path / name for name in ("cut.jpg", "text.png", "none.png")]
     model = ["--model", folder / "model.keras"]
-    arguments = ["predict", *broken, folder / "photos" / "grey.png", *model, "--out"]
+    arguments = ["predict", *broken, folder / "photos" / "gray.png", *model, "--out"]
     message = complaint(*arguments, tmp_path / "out")
     assert all(f"{name} is no readable" in message for name in ("cut.jpg", "text.png"))
     assert "There is no file" in message and not (tmp_path / "out").exists()
     output_of(*arguments, tmp_path / "out", "--on-error", "skip")
     content = json.loads((tmp_path / "out" / "detections.json").read_text())
-    assert [r["file"].split("/")[-1] for r in content["images"]] == ["grey.png"]
+    assert [r["file"].split("/")[-1] for r in content["images"]] == ["gray.png"]
     assert [error["file"] for error in content["errors"]] == list(map(str, broken))
     told = complaint("predict", *broken, *model, "--on-error", "skip")
     assert "no readable image among" in told

@@ -21,7 +21,7 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     assert opened.problems == []
     found = {i.path.name: (i.boxes.tolist(), i.labels.tolist()) for i in opened.images}
     # Heights are 40, 150 and 64: in the first two the whole image is of the class 0.
-    assert found == {"grey.png": ([[0, 0, 64, 64]], [4])}
+    assert found == {"gray.png": ([[0, 0, 64, 64]], [4])}
     assert "1 boxes in 1 images, 2 images without" in told
     assert f"--images {folder / 'photos'} --annotations {out}" in told
     assert "exists: replace it with --overwrite" in complaint(*arguments)
@@ -32,12 +32,12 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
 
 @pytest.mark.slow
 def test_a_student_trains_on_real_and_pseudo_labels_with_the_command_that_is_told(folder, tmp_path):
-    """From a labelled and an unlabelled folder to a trained model, by the commands alone."""
+    """From a labeled and an unlabeled folder to a trained model, by the commands alone."""
     shutil.copytree(folder / "data" / "images", tmp_path / "train")
-    shutil.copytree(folder / "photos", tmp_path / "unlabelled")
+    shutil.copytree(folder / "photos", tmp_path / "unlabeled")
     both = tmp_path / "both.json"
     written = output_of(
-        *("pseudo-label", "--model", folder / "model.keras", "--images", tmp_path / "unlabelled"),
+        *("pseudo-label", "--model", folder / "model.keras", "--images", tmp_path / "unlabeled"),
         *("--out", both, "--merge", folder / "shapes.json", "--merge-images", tmp_path / "train"),
         *("--threshold", 0.3),
     )

@@ -13,7 +13,7 @@ def arguments(folder):
 def test_the_first_images_are_drawn_and_broken_ones_named(arguments, folder, views, tmp_path):
     (tmp_path / "photos").mkdir()
     for name in ("a.png", "c.png"):
-        Image.open(folder / "photos" / "grey.png").save(tmp_path / "photos" / name)
+        Image.open(folder / "photos" / "gray.png").save(tmp_path / "photos" / name)
     (tmp_path / "photos" / "b.jpg").write_bytes(b"no image")
     arguments += [tmp_path / "photos", "--out", tmp_path / "out", "--limit", 2]
     told = output_of(*arguments, "--sampled", 0)

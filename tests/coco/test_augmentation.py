@@ -1,4 +1,4 @@
-"""`Augmentation`: boxes stay with their pixels, and sizes and colours are those asked for."""
+"""`Augmentation`: boxes stay with their pixels, and sizes and colors are those asked for."""
 
 import colorsys
 import dataclasses
@@ -64,7 +64,7 @@ def test_the_pixels_at_the_edges_of_a_box_are_those_of_the_file(map_of_places, n
         inside = (found > 2).all(-1) & (found < np.array([width, height] * 2) - 2).all(-1)
         for box, label in zip(found[inside], labels[inside], strict=True):
             expected = boxes[int(label)]
-            # Values between the centres of pixels, by hand: the picture is linear.
+            # Values between the centers of pixels, by hand: the picture is linear.
             x = np.interp(box[[0, 2]], np.arange(width) + 0.5, picture[height // 2, :, 0])
             y = np.interp(box[[1, 3]], np.arange(height) + 0.5, picture[:, width // 2, 1])
             np.testing.assert_allclose([min(x), y[0], max(x), y[1]], expected, atol=0.1)
@@ -122,46 +122,46 @@ def hsv(picture):
 
 
 @pytest.fixture(scope="module")
-def colours():
-    """Colours that a small change neither clips nor takes the hue from."""
+def colors():
+    """Colors that a small change neither clips nor takes the hue from."""
     return np.random.default_rng(0).uniform((90, 60, 120), (120, 80, 150), (4, 6, 3))
 
 
-def varied_colours(colours, **strengths):
+def varied_colors(colors, **strengths):
     augmentation = Augmentation(horizontal_flip=0.0, scale=None, **strengths)
     box = np.array([[1, 1, 3, 2]], "float32")
-    pictures, boxes, _ = vary(colours.astype("float32"), box, augmentation, (4, 6), count=60)
+    pictures, boxes, _ = vary(colors.astype("float32"), box, augmentation, (4, 6), count=60)
     assert all(np.array_equal(found, box) for found in boxes)
     return pictures
 
 
-def test_brightness_adds_one_number_of_the_range_to_all_values(colours):
-    changes = [picture - colours for picture in varied_colours(colours, brightness=0.2)]
+def test_brightness_adds_one_number_of_the_range_to_all_values(colors):
+    changes = [picture - colors for picture in varied_colors(colors, brightness=0.2)]
     assert max(change.max() - change.min() for change in changes) < 1e-3
     amounts = np.array([change.mean() for change in changes])
     assert -51 < amounts.min() < -40 and 40 < amounts.max() < 51
 
 
-def test_contrast_multiplies_the_distance_from_the_mean_of_a_channel(colours):
+def test_contrast_multiplies_the_distance_from_the_mean_of_a_channel(colors):
     factors = []
-    for picture in varied_colours(colours, contrast=0.4):
-        mean = colours.mean((0, 1))
+    for picture in varied_colors(colors, contrast=0.4):
+        mean = colors.mean((0, 1))
         np.testing.assert_allclose(picture.mean((0, 1)), mean, atol=1e-2)
-        ratio = (picture - mean) / (colours - mean)
+        ratio = (picture - mean) / (colors - mean)
         factors.append(np.median(ratio))
-        np.testing.assert_allclose(picture, mean + factors[-1] * (colours - mean), atol=1e-2)
+        np.testing.assert_allclose(picture, mean + factors[-1] * (colors - mean), atol=1e-2)
     assert 0.6 < min(factors) < 0.7 and 1.3 < max(factors) < 1.4
 
 
-def test_saturation_and_hue_change_nothing_else_as_colorsys_sees_it(colours):
-    before = hsv(colours)
+def test_saturation_and_hue_change_nothing_else_as_colorsys_sees_it(colors):
+    before = hsv(colors)
     factors, turns = [], []
-    for picture in varied_colours(colours, saturation=0.3):
+    for picture in varied_colors(colors, saturation=0.3):
         after = hsv(picture)
         np.testing.assert_allclose(after[:, [0, 2]], before[:, [0, 2]], atol=1e-4)
         factors.append((after[:, 1] / before[:, 1]).mean())
         np.testing.assert_allclose(after[:, 1], before[:, 1] * factors[-1], atol=1e-4)
-    for picture in varied_colours(colours, hue=0.1):
+    for picture in varied_colors(colors, hue=0.1):
         after = hsv(picture)
         np.testing.assert_allclose(after[:, 1:], before[:, 1:], atol=1e-4)
         turn = (after[:, 0] - before[:, 0] + 0.5) % 1 - 0.5

@@ -61,9 +61,9 @@ def test_every_epoch_has_an_order_and_mirrors_that_follow_from_the_seed(scenes):
 
     first, second = epochs_of(opened(seed=1))
     assert not same(first, second) and "image_id" not in first[0][1]
-    for epoch in (first, second):  # each image has a grey of its own
-        greys = {int(image.max()) for images, _ in epoch for image in images}
-        assert greys == {10 * number for number in range(len(SIZES))}
+    for epoch in (first, second):  # each image has a gray of its own
+        grays = {int(image.max()) for images, _ in epoch for image in images}
+        assert grays == {10 * number for number in range(len(SIZES))}
     assert all(map(same, (first, second), epochs_of(opened(seed=1, workers=2))))
     assert same(second, list(opened(seed=1, initial_epoch=1)))
     assert not same(first, list(opened(seed=2)))

@@ -1,4 +1,4 @@
-"""Boxes of another form than COCO's are recognised; good ones are taken for nothing else."""
+"""Boxes of another form than COCO's are recognized; good ones are taken for nothing else."""
 
 import numpy as np
 import pytest
@@ -22,13 +22,13 @@ def some_boxes(count=20):
 
 FORMS = {
     "[left, top, right, bottom]": lambda c, s: np.hstack([c, c + s]),
-    "[centre x, centre y, width, height]": lambda c, s: np.hstack([c + s / 2, s]),
+    "[center x, center y, width, height]": lambda c, s: np.hstack([c + s / 2, s]),
     "[y, x, height, width]": lambda c, s: np.hstack([c[:, ::-1], s[:, ::-1]]),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_boxes_of_another_form_are_recognised_in_one_line(coco, noise, form):
+def test_boxes_of_another_form_are_recognized_in_one_line(coco, noise, form):
     path = box_file(coco, noise, FORMS[form](*some_boxes()))
     with pytest.raises(ValueError, match="has 1 problem ") as raised:
         CocoAnnotations(path)
@@ -36,7 +36,7 @@ def test_boxes_of_another_form_are_recognised_in_one_line(coco, noise, form):
     assert "was clipped" not in str(raised.value)
 
 
-def test_fractions_are_recognised_also_where_one_is_the_whole_image(coco, noise):
+def test_fractions_are_recognized_also_where_one_is_the_whole_image(coco, noise):
     corner, size = some_boxes()
     boxes = np.vstack([np.hstack([corner, size]) / [200, 100, 200, 100], [[0, 0, 1, 1]]])
     with pytest.raises(ValueError, match="21 problems") as raised:

@@ -13,16 +13,16 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def draw_rectangles(coco, pixels, boxes):
-    """One image with a rectangle of its own pure colour for every box."""
-    for (x, y, w, h), colour in zip(boxes, COLOURS, strict=False):
-        pixels[y : y + h, x : x + w] = colour
+    """One image with a rectangle of its own pure color for every box."""
+    for (x, y, w, h), color in zip(boxes, COLOURS, strict=False):
+        pixels[y : y + h, x : x + w] = color
     image_id = coco.add_image(pixels)
     for number, box in enumerate(boxes):
         coco.add_box(image_id, list(box), coco.categories[number]["id"])
 
 
 def extent(image, label):
-    """The xyxy extent of the pixels nearer to the colour of a label than to the dark noise."""
+    """The xyxy extent of the pixels nearer to the color of a label than to the dark noise."""
     others = [channel for channel in range(3) if channel != label]
     image = np.asarray(image)
     mask = (image[..., label] > 143) & (image[..., others].max(-1) < 143)
@@ -31,19 +31,17 @@ def extent(image, label):
 
 
 @pytest.fixture
-def three_colours(coco):
+def three_colors(coco):
     coco.categories = [{"id": i, "name": name} for i, name in enumerate(["r", "g", "b"])]
     return coco
 
 
-def test_boxes_enclose_their_pixels_exactly_after_resizing(three_colours, noise):
+def test_boxes_enclose_their_pixels_exactly_after_resizing(three_colors, noise):
     sizes, drawn = [(40, 90), (97, 51), (200, 180), (33, 33)], []
     for height, width in sizes:
         drawn.append([(2, 3, 12, 9), (width - 14, height - 17, 14, 17), (15, 0, 8, 20)])
-        draw_rectangles(three_colours, noise(height, width), drawn[-1])
-    ((images, targets),) = load_coco(
-        three_colours.folder, three_colours.write(), image_size=(64, 96)
-    )
+        draw_rectangles(three_colors, noise(height, width), drawn[-1])
+    ((images, targets),) = load_coco(three_colors.folder, three_colors.write(), image_size=(64, 96))
     assert targets["original_size"].numpy().tolist() == list(map(list, sizes))
     for image, found, scale, (height, width), boxes in zip(
         images, targets["boxes"].numpy(), targets["scale"].numpy(), sizes, drawn, strict=True
@@ -92,7 +90,7 @@ def test_a_box_is_dropped_when_less_than_min_visible_of_it_is_left(coco, noise):
 
 @pytest.mark.parametrize("canvas", [(60, 75), (11, 14)])
 def test_resizing_agrees_with_pillow_and_the_rest_is_zero(coco, noise, canvas):
-    """Pillow, too, is bilinear with half-pixel centres, and antialiased when it shrinks."""
+    """Pillow, too, is bilinear with half-pixel centers, and antialiased when it shrinks."""
     pixels = noise(20, 30)
     coco.add_image(pixels)
     ((images, targets),) = load_coco(coco.folder, coco.write(), image_size=canvas)
@@ -120,7 +118,7 @@ def test_batches_are_what_the_models_own_preprocessor_makes_of_the_images(coco, 
     np.testing.assert_allclose(targets["scale"], expected["scales"], rtol=1e-6)
 
 
-def test_normalisation_comes_before_the_padding(coco, noise):
+def test_normalization_comes_before_the_padding(coco, noise):
     class Preprocessor:
         def normalize(self, images):
             return (images[..., ::-1] - 100.0) / 50.0
@@ -143,7 +141,7 @@ def test_normalisation_comes_before_the_padding(coco, noise):
 
 
 def numbered(coco, count, boxes_per_image=(2, 0, 1)):
-    """Images whose grey value is ten times their number from 0."""
+    """Images whose gray value is ten times their number from 0."""
     for i in range(count):
         image_id = coco.add_image(np.full((16, 16, 3), 10 * i, "uint8"))
         for k in range(boxes_per_image[i % len(boxes_per_image)]):
@@ -221,9 +219,9 @@ def test_evaluation_keeps_the_order_of_the_file(coco):
     path = numbered(coco, 6)
     dataset = load_coco(coco.folder, path, batch_size=4, image_size=(16, 16))
     ids = np.concatenate([targets["image_id"] for _, targets in dataset])
-    greys = np.concatenate([images[:, 0, 0, 0] for images, _ in dataset])
+    grays = np.concatenate([images[:, 0, 0, 0] for images, _ in dataset])
     assert ids.tolist() == [1, 2, 3, 4, 5, 6]
-    np.testing.assert_array_equal(greys, 10 * (ids - 1))
+    np.testing.assert_array_equal(grays, 10 * (ids - 1))
 
 
 def test_images_are_read_while_iterating(coco):

@@ -28,7 +28,7 @@ CANVAS = 96
 
 
 class KnownDetections(keras.Model):
-    """Returns fixed detections; the grey value of an image says which row of the table is its."""
+    """Returns fixed detections; the gray value of an image says which row of the table is its."""
 
     def __init__(self, table, bounding_box_format=None):
         super().__init__()

@@ -163,10 +163,10 @@ def test_arrays_with_one_meaning_are_read(image):
     np.testing.assert_array_equal(found, rgb)
 
 
-def test_grey_arrays_are_read_and_black_is_black_in_any_type():
-    grey = picture(4, 5)[..., 0]
-    for image in (grey, grey[..., None]):
-        np.testing.assert_array_equal(as_rgb(image), np.dstack([grey] * 3))
+def test_gray_arrays_are_read_and_black_is_black_in_any_type():
+    gray = picture(4, 5)[..., 0]
+    for image in (gray, gray[..., None]):
+        np.testing.assert_array_equal(as_rgb(image), np.dstack([gray] * 3))
     assert not as_rgb(np.zeros((4, 5, 3))).any()
 
 

@@ -66,7 +66,7 @@ def test_every_box_is_around_the_pixels_it_is_around_in_its_file(places, epochs)
             inside = (box > 3).all() and (box[:2] + 3 < box[2:]).all()
             inside = inside and right < CANVAS[1] - 3 and bottom < CANVAS[0] - 3
             if not inside or not np.allclose(part_numbers(around), label, atol=0.04):
-                continue  # cut off by the border or by the neighbour
+                continue  # cut off by the border or by the neighbor
             row = image[int((top + bottom) / 2), :, 0]
             column = image[:, int((left + right) / 2), 1]
             x = np.interp([left, right], np.arange(CANVAS[1]) + 0.5, row) + 0.5
@@ -125,7 +125,7 @@ def test_mosaics_repeat_with_the_seed_and_hold_the_largest_boxes_that_there_is_r
     assert not np.array_equal(epochs[0][1][0], epochs[2 * COUNT][1][0])
 
 
-def test_what_no_image_covers_is_zero_also_when_pixels_are_normalised_or_a_file_is_bad(places):
+def test_what_no_image_covers_is_zero_also_when_pixels_are_normalized_or_a_file_is_bad(places):
     class Preprocessor:
         def normalize(self, images):
             return images + 1000.0

@@ -136,10 +136,10 @@ ATSS_ANCHORS = np.asarray(SQUARES([(16, 16), (8, 8), (2, 2)], 3))
 def atss_loop(assigner, anchors, boxes, labels):
     """Algorithm 1 of the ATSS paper in float64, one object after the other."""
     anchors, boxes = anchors.astype("float64"), boxes.astype("float64")
-    centres = (anchors[:, :2] + anchors[:, 2:]) / 2
+    centers = (anchors[:, :2] + anchors[:, 2:]) / 2
     assigned, best = np.full(len(anchors), -1), np.full(len(anchors), -np.inf)
     for n in np.flatnonzero(labels >= 0):
-        distance = np.linalg.norm(centres - (boxes[n, :2] + boxes[n, 2:]) / 2, axis=1)
+        distance = np.linalg.norm(centers - (boxes[n, :2] + boxes[n, 2:]) / 2, axis=1)
         candidates, start = [], 0
         for count in COUNTS:
             order = np.argsort(distance[start : start + count], kind="stable")
@@ -152,7 +152,7 @@ def atss_loop(assigner, anchors, boxes, labels):
         iou = inner / (area - inner)
         threshold = iou.mean() + iou.std(ddof=1)
         for a, overlap in zip(candidates, iou, strict=True):
-            inside = np.concatenate([centres[a] - boxes[n, :2], boxes[n, 2:] - centres[a]])
+            inside = np.concatenate([centers[a] - boxes[n, :2], boxes[n, 2:] - centers[a]])
             if overlap >= threshold and inside.min() > assigner.margin and overlap > best[a]:
                 assigned[a], best[a] = n, overlap
     return assigned
@@ -317,11 +317,11 @@ def nearest_loop(assigner, boxes, labels):
 
 
 def central_scene(seed, count, padding=2):
-    """Objects whose centres lie nowhere near the middle between two points."""
+    """Objects whose centers lie nowhere near the middle between two points."""
     rng = np.random.default_rng(seed)
-    centres = rng.integers(0, 16, (count, 2)) * 8 + rng.uniform(-3, 3, (count, 2))
+    centers = rng.integers(0, 16, (count, 2)) * 8 + rng.uniform(-3, 3, (count, 2))
     sizes = rng.uniform(3, 150, (count, 2))
-    boxes = np.concatenate([centres - sizes / 2, centres + sizes / 2], -1)
+    boxes = np.concatenate([centers - sizes / 2, centers + sizes / 2], -1)
     boxes = np.concatenate([boxes, np.zeros((padding, 4))]).astype("float32")
     labels = np.concatenate([rng.integers(0, 5, count), np.full(padding, -1)]).astype("int32")
     return boxes, labels

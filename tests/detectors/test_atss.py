@@ -15,9 +15,9 @@ def giou(a, b):
 
 
 def decode(delta, anchor):
-    size, centre = anchor[2:] - anchor[:2], (anchor[2:] + anchor[:2]) / 2
-    centre, size = centre + delta[:2] / 10 * size, size * np.exp(delta[2:] / 5)
-    return np.concatenate([centre - size / 2, centre + size / 2])
+    size, center = anchor[2:] - anchor[:2], (anchor[2:] + anchor[:2]) / 2
+    center, size = center + delta[:2] / 10 * size, size * np.exp(delta[2:] / 5)
+    return np.concatenate([center - size / 2, center + size / 2])
 
 
 @pytest.mark.parametrize("normalizer", ["image", "batch"])
@@ -86,7 +86,7 @@ def test_every_level_scales_its_deltas_by_a_weight_of_its_own():
     np.testing.assert_allclose(model(images)["box_deltas"], before * factors, rtol=1e-5)
 
 
-def test_convolutions_before_the_predictions_are_normalised_and_have_no_bias():
+def test_convolutions_before_the_predictions_are_normalized_and_have_no_bias():
     model = small_detector("atss", head_layers=2)
     head = {w.path.removeprefix("head/"): tuple(w.shape) for w in model.weights if "head" in w.path}
     for branch in ("class", "box"):

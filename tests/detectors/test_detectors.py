@@ -25,7 +25,7 @@ def overlap(a, b):
 
 @pytest.fixture(scope="module", autouse=True)
 def unoptimized_graphs():
-    """Graphs that run a few small steps: optimising them takes longer than running them."""
+    """Graphs that run a few small steps: optimizing them takes longer than running them."""
     option = "disable_meta_optimizer"
     before = tf.config.optimizer.get_experimental_options().get(option, False)
     tf.config.optimizer.set_experimental_options({option: True})

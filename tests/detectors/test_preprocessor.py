@@ -39,7 +39,7 @@ def test_the_published_sizes_are_met_by_ints_and_by_tensors(image, resized, padd
 
 
 @pytest.mark.parametrize("size", [(300, 200), (40, 60)], ids=["shrink", "enlarge"])
-def test_pixels_are_pillows_normalised_and_padded_with_zero(size):
+def test_pixels_are_pillows_normalized_and_padded_with_zero(size):
     image = picture(*size)
     mean, std = (100.0, 110.0, 120.0), (50.0, 55.0, 60.0)
     preprocessor = DetectionPreprocessor(image_size=(96, 96), mean=mean, std=std)

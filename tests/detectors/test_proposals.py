@@ -30,9 +30,9 @@ def loop(logits, deltas, anchors, size, most, places, threshold):
     """One image: (logit, box) pairs in the order of the proposals."""
     deltas, anchors = deltas.astype("float64"), anchors.astype("float64")
     sides = anchors[:, 2:] - anchors[:, :2]
-    centres = anchors[:, :2] + sides / 2 + deltas[:, :2] * sides
+    centers = anchors[:, :2] + sides / 2 + deltas[:, :2] * sides
     sides = sides * np.exp(deltas[:, 2:])
-    boxes = np.concatenate([centres - sides / 2, centres + sides / 2], -1)
+    boxes = np.concatenate([centers - sides / 2, centers + sides / 2], -1)
     boxes = np.clip(boxes, 0, [size[1], size[0]] * 2)
     found, start = [], 0
     for count in COUNTS:

@@ -31,8 +31,8 @@ def test_losses_equal_a_loop_over_points(normalizer):
     shape = raw["class_logits"].shape
     raw["class_logits"] = rng.normal(size=shape).astype("float32")
     for key in ("initial_boxes", "refined_boxes"):
-        centre, half = rng.normal(0, 1, (*shape[:2], 2)), rng.uniform(1, 4, (*shape[:2], 2))
-        raw[key] = np.concatenate([centre - half, centre + half], -1).astype("float32")
+        center, half = rng.normal(0, 1, (*shape[:2], 2)), rng.uniform(1, 4, (*shape[:2], 2))
+        raw[key] = np.concatenate([center - half, center + half], -1).astype("float32")
     points = [
         (x * 2**level, y * 2**level, 2**level)
         for level, (height, width) in enumerate(LEVELS, 3)

@@ -156,7 +156,7 @@ def test_an_onnx_file_is_run_without_tensorflow(plain, image, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_preset_of_keras_hub_trains_with_its_own_normalisation(data, tmp_path, monkeypatch):
+def test_a_preset_of_keras_hub_trains_with_its_own_normalization(data, tmp_path, monkeypatch):
     backbone = keras_hub.models.ResNetBackbone(
         [64], [3], [64, 16, 16, 16], [1, 1, 1, 1], [1, 2, 2, 2], "basic_block"
     )

@@ -38,11 +38,11 @@ def two_level_backbone():
 
 
 def pictures(folder):
-    """A JPEG, a PNG and a grey PNG of different sizes; their paths and pixels as decoded."""
+    """A JPEG, a PNG and a gray PNG of different sizes; their paths and pixels as decoded."""
     rng, paths = np.random.default_rng(0), []
-    for name, size in [("a.jpg", (90, 60)), ("b.png", (40, 100)), ("grey.png", (64, 64))]:
+    for name, size in [("a.jpg", (90, 60)), ("b.png", (40, 100)), ("gray.png", (64, 64))]:
         image = Image.fromarray(rng.integers(0, 256, (7, 9, 3), "uint8")).resize(size)
-        image = image.convert("L") if name == "grey.png" else image
+        image = image.convert("L") if name == "gray.png" else image
         image.save(folder / name)
         paths.append(str(folder / name))
     return paths, [read_rgb(path) for path in paths]

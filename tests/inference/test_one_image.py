@@ -21,10 +21,10 @@ def test_images_of_any_size_get_boxes_in_their_own_pixels(small_model):
 
 
 def test_files_are_detected_in_as_their_pixels_are(small_model, eager, tmp_path):
-    Image.fromarray(picture(64, 64)).convert("L").save(tmp_path / "grey.png")
-    pixels = read_rgb(tmp_path / "grey.png")
+    Image.fromarray(picture(64, 64)).convert("L").save(tmp_path / "gray.png")
+    pixels = read_rgb(tmp_path / "gray.png")
     assert pixels.shape == (64, 64, 3) and pixels.dtype == "uint8"
-    file, array = detect_images(small_model, [tmp_path / "grey.png", pixels])
+    file, array = detect_images(small_model, [tmp_path / "gray.png", pixels])
     for name, value in file.items():
         np.testing.assert_array_equal(array[name], value)
 

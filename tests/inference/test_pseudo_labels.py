@@ -10,7 +10,7 @@ from keras_dyhead.coco import CocoAnnotations, load_coco
 from keras_dyhead.inference import PseudoLabels
 
 CLASSES = ("cat", "dog", "bird")
-# What the teacher finds in images by their grey value: box, label, confidence.
+# What the teacher finds in images by their gray value: box, label, confidence.
 FOUND = {
     10: [([1.004, 2, 21, 12], 0, 0.9), ([5, 5, 30, 30], 1, 0.4)],
     20: [([0, 0, 8, 8], 1, 0.3)],
@@ -20,7 +20,7 @@ FOUND = {
 
 
 class Teacher:
-    """Knows the images by their grey value; may be interrupted at one of its calls."""
+    """Knows the images by their gray value; may be interrupted at one of its calls."""
 
     def __init__(self, interrupted_at=None):
         self.interrupted_at = interrupted_at
@@ -41,17 +41,17 @@ class Teacher:
 @pytest.fixture
 def images(tmp_path):
     """Four images, one of them in a folder of its own."""
-    folder = tmp_path / "data" / "unlabelled"
+    folder = tmp_path / "data" / "unlabeled"
     (folder / "more").mkdir(parents=True)
-    for name, grey in (("a.png", 10), ("b.png", 20), ("more/c.png", 30), ("z.jpg", 40)):
-        Image.fromarray(np.full((32, 48, 3), grey, "uint8")).save(folder / name, quality=100)
+    for name, gray in (("a.png", 10), ("b.png", 20), ("more/c.png", 30), ("z.jpg", 40)):
+        Image.fromarray(np.full((32, 48, 3), gray, "uint8")).save(folder / name, quality=100)
     (folder / "notes.txt").write_text("no image")
     return folder
 
 
 @pytest.fixture
 def real(tmp_path):
-    """A labelled data set: the same classes under other ids, and one more."""
+    """A labeled data set: the same classes under other ids, and one more."""
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
     Image.fromarray(np.full((20, 30, 3), 10, "uint8")).save(folder / "a.png")
@@ -143,7 +143,7 @@ def test_broken_images_are_named_and_lose_nothing(images, tmp_path):
     assert [error["file"] for error in report["errors"]] == ["b.png"] and report["images"] == 3
 
 
-def test_a_labelled_data_set_comes_first_in_the_same_file(images, real, tmp_path):
+def test_a_labeled_data_set_comes_first_in_the_same_file(images, real, tmp_path):
     out = tmp_path / "data" / "both.json"
     labels = PseudoLabels(images, out, CLASSES, merge=real)
     labels.run(Teacher())
@@ -151,7 +151,7 @@ def test_a_labelled_data_set_comes_first_in_the_same_file(images, real, tmp_path
     annotations = CocoAnnotations(out, labels.folder)
     assert annotations.class_names == ["bird", "cat", "dog", "cow"]  # by the ids of the real set
     assert [str(i.path.relative_to(labels.folder)) for i in annotations.images] == [
-        *("train/a.png", "unlabelled/a.png", "unlabelled/more/c.png", "unlabelled/z.jpg")
+        *("train/a.png", "unlabeled/a.png", "unlabeled/more/c.png", "unlabeled/z.jpg")
     ]
     assert [image.id for image in annotations.images] == [500, 501, 502, 503]
     labels = [annotations.class_names[int(label)] for i in annotations.images for label in i.labels]
@@ -161,7 +161,7 @@ def test_a_labelled_data_set_comes_first_in_the_same_file(images, real, tmp_path
     assert "score" not in records[0] and records[1]["score"] == 0.9
 
 
-def test_images_that_are_labelled_are_not_detected_in(images, real, tmp_path):
+def test_images_that_are_labeled_are_not_detected_in(images, real, tmp_path):
     """Both kinds in one folder."""
     path, _ = real
     content = json.loads(path.read_text())

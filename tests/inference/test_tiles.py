@@ -95,8 +95,8 @@ def test_the_rows_of_tiles_share_out_an_object_longer_than_the_overlap(coordinat
     )
 
 
-def test_a_cut_object_that_the_neighbour_misses_stays(coordinates):
-    """The neighbour finds another object of the class there, and one of another class over it."""
+def test_a_cut_object_that_the_neighbor_misses_stays(coordinates):
+    """The neighbor finds another object of the class there, and one of another class over it."""
     image = coordinates[:100, :180]
 
     def look(tile):

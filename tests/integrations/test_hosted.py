@@ -141,7 +141,7 @@ def test_detectors_of_other_packages_see_images_at_one_size():
         image_detector(model, TestTimeAugmentation())
 
 
-def test_presets_of_keras_hub_say_how_images_are_normalised():
+def test_presets_of_keras_hub_say_how_images_are_normalized():
     """KerasHub computes `pixel * scale + offset`."""
     import keras_hub
 

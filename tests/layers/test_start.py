@@ -22,7 +22,7 @@ def similarity(outputs, inputs):
 @pytest.mark.parametrize(("alignment", "use_bias"), [("paper", True), ("published", False)])
 @pytest.mark.parametrize(("blocks", "at_least"), [(1, 0.9), (6, 0.55)])
 def test_new_blocks_pass_the_pyramid_on(blocks, at_least, alignment, use_bias):
-    """Each adds a little of its neighbours, which are independent of the level here."""
+    """Each adds a little of its neighbors, which are independent of the level here."""
     keras.utils.set_random_seed(0)
     levels = pyramid()
     neck = DyHeadNeck(blocks, 32, alignment, use_bias=use_bias)
@@ -45,14 +45,14 @@ def test_an_attention_switched_off_changes_nothing_about_it(switch):
         assert similarity(found, level) > 0.9
 
 
-def test_a_new_spatial_attention_alone_returns_its_level_and_small_neighbours():
+def test_a_new_spatial_attention_alone_returns_its_level_and_small_neighbors():
     levels = pyramid()
     for level, branches in zip(levels, run(SpatialAwareAttention(32), levels), strict=True):
         mid = branches.pop("mid")
         assert similarity(mid, level) > 0.9 and branches
         assert np.std(mid) == pytest.approx(8, rel=0.01)
-        for neighbour in branches.values():
-            assert np.std(neighbour) == pytest.approx(0.3 * np.std(mid), rel=0.1)
+        for neighbor in branches.values():
+            assert np.std(neighbor) == pytest.approx(0.3 * np.std(mid), rel=0.1)
 
 
 def test_six_new_blocks_give_maps_as_large_as_a_pyramids():

@@ -19,7 +19,7 @@ def test_agrees_with_a_float64_loop(size, new_size):
 
 
 def test_values_of_torch_interpolate_with_align_corners():
-    """The documented behaviour of `interpolate([[1, 2], [3, 4]], size=4, align_corners=True)`."""
+    """The documented behavior of `interpolate([[1, 2], [3, 4]], size=4, align_corners=True)`."""
     x = np.array([[1.0, 2.0], [3.0, 4.0]], "float32").reshape(1, 2, 2, 1)
     expected = [
         [1.0000, 1.3333, 1.6667, 2.0000],

@@ -145,7 +145,7 @@ def test_a_form_is_forced_inside_the_context_only(forms):
 
 @pytest.mark.tensorflow
 def test_jacobians_and_vectorized_maps_are_the_same_in_both_forms():
-    """TensorFlow vectorises neither the sparse product nor the loop: it falls back."""
+    """TensorFlow vectorizes neither the sparse product nor the loop: it falls back."""
     import tensorflow as tf
 
     def results():

@@ -46,7 +46,7 @@ def test_a_backbone_given_by_its_arguments_takes_weights_from_a_file(weights, da
 
 
 def test_a_backbone_given_by_its_name_takes_weights_from_a_file(tiny, tmp_path):
-    """As torchvision saves it, classifier and all; its normalisations stay as they were trained."""
+    """As torchvision saves it, classifier and all; its normalizations stay as they were trained."""
     part = backbone_part(ResNetBackbone(18), tables.RESNET_TORCHVISION, "")
     state = {"fc.weight": np.zeros((1000, 512), "float32"), "fc.bias": np.zeros(1000, "float32")}
     for path, weight in part.weights.items():
@@ -58,7 +58,7 @@ def test_a_backbone_given_by_its_name_takes_weights_from_a_file(tiny, tmp_path):
     assert not isinstance(backbone.get_layer("bn1"), keras.layers.BatchNormalization)
 
 
-def test_a_backbone_from_scratch_learns_its_normalisations(tiny):
+def test_a_backbone_from_scratch_learns_its_normalizations(tiny):
     given = tiny(backbone=TINY | {"batch_norm": "train"})
     for settings in (given, tiny(backbone="resnet18")):
         backbone = build_backbone(settings, SHAPE)

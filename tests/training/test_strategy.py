@@ -29,7 +29,7 @@ def cluster(count):
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "num_blocks"), [("retinanet", 0), *((name, 1) for name in SMALL)])
 def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path, name, num_blocks):
-    """Losses, weights, normalisations and clipped gradients; one shard has no object."""
+    """Losses, weights, normalizations and clipped gradients; one shard has no object."""
     results = [tmp_path / f"{index}.npz" for index in range(2)]
     here = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
     workers = [

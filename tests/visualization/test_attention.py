@@ -1,4 +1,4 @@
-"""The attention picture: right maps, one colour scale, no padding, no distortion."""
+"""The attention picture: right maps, one color scale, no padding, no distortion."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ LEVELS = 3
 
 
 def rows_of(figure):
-    """The axes with maps, row by row; the first row shows cells, the last column colour bars."""
+    """The axes with maps, row by row; the first row shows cells, the last column color bars."""
     maps = [axis for axis in figure.axes if len(axis.images) == 2]
     return [maps[i : i + LEVELS] for i in range(0, len(maps), LEVELS)]
 
@@ -30,7 +30,7 @@ def test_rows_are_the_steps_of_all_blocks(view, rows):
             np.testing.assert_allclose(axis.images[1].get_array(), expected, rtol=1e-5)
 
 
-def test_colours_mean_the_same_in_the_whole_figure_and_span_what_is_visible(view, rows):
+def test_colors_mean_the_same_in_the_whole_figure_and_span_what_is_visible(view, rows):
     """64 x 83 of 64 x 96 pixels are image: the last of P3's twelve columns is padding alone."""
     steps = [view.before, *(maps for block in view.blocks for maps in block.norms.values())]
     visible = [[maps[0][:, :11], *maps[1:]] for maps in steps]
@@ -41,7 +41,7 @@ def test_colours_mean_the_same_in_the_whole_figure_and_span_what_is_visible(view
     assert {axis.images[1].get_clim() for row in compared for axis in row} == {(0, 99)}
 
 
-def test_a_loud_cell_on_padding_alone_changes_no_colour(view, rows):
+def test_a_loud_cell_on_padding_alone_changes_no_color(view, rows):
     view.before[0][:, 11] += 1000
     try:
         again = [row[0].images[1].get_clim() for row in rows_of(draw_attention(view))]

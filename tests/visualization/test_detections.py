@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_dyhead.visualization import plot_detections, plot_examples
-from keras_dyhead.visualization.colours import class_colour
+from keras_dyhead.visualization.colors import class_color
 
 IMAGE = np.full((60, 80, 3), 200, "uint8")
 TRUTH = {"boxes": np.array([[10.0, 10, 30, 40], [0, 0, 0, 0]]), "labels": np.array([1, -1])}
@@ -17,10 +17,10 @@ FOUND = {
 
 
 def frame(axis, label):
-    """The outermost pixels, xyxy, of lines of a class's colour that are two pixels wide."""
+    """The outermost pixels, xyxy, of lines of a class's color that are two pixels wide."""
     drawn = np.asarray(axis.images[0].get_array())
     zoom = drawn.shape[1] / axis.images[0].get_extent()[1]
-    same = (drawn == class_colour(label)).all(-1)
+    same = (drawn == class_color(label)).all(-1)
     rows, columns = (np.flatnonzero(same.sum(a) > 0.8 * same.sum(a).max()) for a in (1, 0))
     return [round(float(x) / zoom) for x in (columns[0], rows[0], columns[-1], rows[-1])]
 
@@ -31,7 +31,7 @@ def test_truth_is_left_and_confident_detections_are_right():
     assert left.images[0].get_extent() == [0, 80, 60, 0]
     for axis, box in ((left, [10, 10, 30, 40]), (right, [11, 12, 31, 39])):
         assert frame(axis, 1) == box
-    assert not (np.asarray(right.images[0].get_array()) == class_colour(0)).all(-1).any()
+    assert not (np.asarray(right.images[0].get_array()) == class_color(0)).all(-1).any()
 
 
 def test_images_of_different_sizes_and_none_with_boxes_are_drawn():
@@ -45,8 +45,8 @@ def test_images_of_different_sizes_and_none_with_boxes_are_drawn():
 def test_crowded_pictures_carry_no_texts():
     many = {"boxes": np.tile(TRUTH["boxes"][:1], (40, 1)), "labels": np.zeros(40)}
     left, right = plot_detections([IMAGE], [many], [FOUND]).axes
-    coloured = [(np.asarray(a.images[0].get_array()) != 200).any(-1) for a in (left, right)]
-    assert coloured[1].sum() - 400 > coloured[0].sum() > 0
+    colored = [(np.asarray(a.images[0].get_array()) != 200).any(-1) for a in (left, right)]
+    assert colored[1].sum() - 400 > colored[0].sum() > 0
 
 
 def test_the_legend_shows_names_as_they_are(tmp_path):
@@ -56,8 +56,8 @@ def test_the_legend_shows_names_as_they_are(tmp_path):
     (legend,) = figure.legends
     shown = [text.get_text() for text in legend.get_texts()]
     assert shown == ["_hidden", "$\\frac$ [/s]\\n\\x1b"]
-    colours = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
-    np.testing.assert_allclose(colours, np.array([class_colour(0), class_colour(1)]) / 255)
+    colors = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
+    np.testing.assert_allclose(colors, np.array([class_color(0), class_color(1)]) / 255)
 
 
 def test_unequal_lengths_are_refused():

@@ -19,7 +19,7 @@ def test_drawn_boxes_lie_where_the_detections_are_in_an_enlarged_picture():
         "labels": np.array([1, 0, -1]),
         "confidence": np.array([0.9, 0.2, 0.9]),
     }
-    picture = np.asarray(draw_detections(image, found, ["a", "b"], labelled=False))
+    picture = np.asarray(draw_detections(image, found, ["a", "b"], labeled=False))
     assert picture.shape == (480, 640, 3)
     assert box_of(picture.any(-1)) == [160, 240, 400, 440]
     assert not picture[243:437, 163:397].any()  # only the frame is drawn
@@ -29,12 +29,12 @@ def test_drawn_boxes_lie_where_the_detections_are_in_an_enlarged_picture():
 
 @pytest.mark.parametrize("corner", [(0, 0), (70, 0), (0, 50), (70, 50), (30, 25)])
 def test_texts_lie_inside_the_picture_and_off_the_objects(corner):
-    """In every corner, with a neighbour at each side as close as may be."""
+    """In every corner, with a neighbor at each side as close as may be."""
     x, y = corner
     boxes = np.array([[x, y, x + 10, y + 10], [40, 0, 45, 60]], "float32")
     found = {"boxes": boxes, "labels": np.array([0, 1])}
     image = np.zeros((60, 80, 3), "uint8")
-    plain = np.asarray(draw_detections(image, found, ["first", "second"], labelled=False))
+    plain = np.asarray(draw_detections(image, found, ["first", "second"], labeled=False))
     picture = np.asarray(draw_detections(image, found, ["first", "second"]))
     added = (picture != plain).any(-1)
     assert added.sum() > 1500  # two texts, whole
@@ -42,7 +42,7 @@ def test_texts_lie_inside_the_picture_and_off_the_objects(corner):
         assert not added[upper + 3 : lower - 2, left + 3 : right - 2].any()
     alone = {"boxes": boxes[:1], "labels": np.array([0])}
     elsewhere = np.asarray(draw_detections(image, alone, ["first"]))
-    text = (elsewhere != np.asarray(draw_detections(image, alone, labelled=False))).any(-1)
+    text = (elsewhere != np.asarray(draw_detections(image, alone, labeled=False))).any(-1)
     assert 30 < box_of(text)[2] - box_of(text)[0] < 80 and 12 < text.any(1).sum() < 30
 
 
@@ -53,10 +53,10 @@ def test_odd_names_and_an_object_as_large_as_the_picture_are_drawn():
 
 
 @pytest.mark.parametrize("shape", [(60, 80), (60, 80, 1), (60, 80, 4)])
-def test_grey_and_transparent_images_are_drawn_in_colour(shape):
+def test_gray_and_transparent_images_are_drawn_in_color(shape):
     found = {"boxes": [[20, 30, 50, 55]], "labels": [0]}
-    picture = np.asarray(draw_detections(np.zeros(shape, "uint8"), found, labelled=False))
-    plain = draw_detections(np.zeros((60, 80, 3), "uint8"), found, labelled=False)
+    picture = np.asarray(draw_detections(np.zeros(shape, "uint8"), found, labeled=False))
+    plain = draw_detections(np.zeros((60, 80, 3), "uint8"), found, labeled=False)
     np.testing.assert_array_equal(picture, np.asarray(plain))
 
 

@@ -82,7 +82,7 @@ def test_points_of_a_block_are_what_its_convolutions_read(alignment):
 
 
 def test_the_coarser_level_is_read_where_the_offsets_point_in_the_papers_alignment():
-    """What is read are mixtures of mixtures: total and centre are those of the points.
+    """What is read are mixtures of mixtures: total and center are those of the points.
 
     Linear interpolation keeps both. All taps are inside.
     """
@@ -92,9 +92,9 @@ def test_the_coarser_level_is_read_where_the_offsets_point_in_the_papers_alignme
     expected = gradients("paper", block)["high"]
     points = dict(points_of_block(block, "paper", 1, np.array([CELL]), np.ones(1)))["high"]
     np.testing.assert_allclose(points.weights.sum(), expected.sum(), rtol=1e-5)
-    centre = np.einsum("yx,dyx->d", expected, np.indices(expected.shape)) / expected.sum()
+    center = np.einsum("yx,dyx->d", expected, np.indices(expected.shape)) / expected.sum()
     found = points.weights @ points.positions / points.weights.sum()
-    np.testing.assert_allclose(found, centre, atol=1e-5)
+    np.testing.assert_allclose(found, center, atol=1e-5)
 
 
 def test_blocks_compose_as_their_kernels_do():

@@ -25,8 +25,8 @@ def test_the_picture_has_the_points_in_pixels_of_the_image(view):
         )
         assert f"{view.blocks[0].weights[1][name]:.2f}" in axis.get_title()
         assert axis.get_aspect() == 1
-    centre = np.mean(mid.collections[1].get_offsets(), axis=0)
-    np.testing.assert_allclose(centre, np.array([2.5, 1.5]) * view.strides[1][::-1])
+    center = np.mean(mid.collections[1].get_offsets(), axis=0)
+    np.testing.assert_allclose(center, np.array([2.5, 1.5]) * view.strides[1][::-1])
 
 
 def test_the_second_row_composes_all_blocks_up_to_the_chosen_one(view):

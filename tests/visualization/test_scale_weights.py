@@ -11,7 +11,7 @@ LEVELS = ["P3", "P4", "P5"]
 
 
 def record(low, high):
-    """One image's weights: the level in the middle has both neighbours."""
+    """One image's weights: the level in the middle has both neighbors."""
     return [
         {"mid": 0.5, "high": 0.5},
         {"mid": 0.7, "low": low, "high": high},

@@ -1,4 +1,4 @@
-"""Colours of classes that can be told apart."""
+"""Colors of classes that can be told apart."""
 
 import functools
 
@@ -23,35 +23,35 @@ _LAB = np.array(
 
 
 @functools.cache
-def class_colour(label: int) -> tuple[int, int, int]:
-    """Returns the colour of a class, red, green and blue, the same in every picture.
+def class_color(label: int) -> tuple[int, int, int]:
+    """Returns the color of a class, red, green and blue, the same in every picture.
 
-    Each label has the colour that is farthest from those of all lower ones, among colours that are
-    neither grey nor as dark or as light as to vanish in a photograph. From 96 on, they come again.
+    Each label has the color that is farthest from those of all lower ones, among colors that are
+    neither gray nor as dark or as light as to vanish in a photograph. From 96 on, they come again.
     """
     return tuple(int(value) for value in _palette()[label % 96])
 
 
-def text_colour(colour: tuple[int, int, int]) -> str:
-    """Returns black or white, whichever is easier to read on a colour."""
-    return "white" if _oklab(np.array(colour) / 255)[0] < 0.68 else "black"
+def text_color(color: tuple[int, int, int]) -> str:
+    """Returns black or white, whichever is easier to read on a color."""
+    return "white" if _oklab(np.array(color) / 255)[0] < 0.68 else "black"
 
 
 @functools.cache
 def _palette() -> np.ndarray:
     levels = np.linspace(0, 1, 11)
-    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
-    seen = _oklab(colours)
+    colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
+    seen = _oklab(colors)
     usable = (abs(seen[:, 0] - 0.65) < 0.22) & (np.hypot(seen[:, 1], seen[:, 2]) > 0.1)
-    colours, seen = colours[usable], seen[usable]
+    colors, seen = colors[usable], seen[usable]
     chosen = [int(np.argmax(seen[:, 1]))]  # the reddest
     nearest = np.full(len(seen), np.inf)
     while len(chosen) < 96:
         nearest = np.minimum(nearest, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
         chosen.append(int(np.argmax(nearest)))
-    return np.round(255 * colours[chosen])
+    return np.round(255 * colors[chosen])
 
 
-def _oklab(colours: np.ndarray) -> np.ndarray:
-    linear = np.where(colours > 0.04045, ((colours + 0.055) / 1.055) ** 2.4, colours / 12.92)
+def _oklab(colors: np.ndarray) -> np.ndarray:
+    linear = np.where(colors > 0.04045, ((colors + 0.055) / 1.055) ** 2.4, colors / 12.92)
     return np.cbrt(linear @ _CONES.T) @ _LAB.T
