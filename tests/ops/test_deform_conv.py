@@ -133,7 +133,10 @@ def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem, form):
     with sampling_form(form):
         output, gradients = vjp(convolve, arrays, cotangent)
     expected = loop_reference(*arrays, stride, padding, dilation, grad=cotangent)
-    assert relative_error(output, expected[0]) <= 1e-5
+    # A weight next to the border is the rounded difference of two numbers near 1.
+    inputs, _, mask, kernel = (np.abs(a).max() for a in arrays)
+    error, scale = np.abs(output - expected[0]).max(), np.abs(expected[0]).max()
+    assert error <= 1e-5 * scale + 6e-8 * inputs * mask * kernel
     for name, found, wanted in zip(
         ("inputs", "offsets", "mask", "kernel"), gradients, expected[1:], strict=True
     ):
