@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dyhead.ops.arguments import at_least_float32
+
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class FrozenBatchNormalization(keras.layers.Layer):
@@ -48,7 +50,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
                 shape=(input_shape[-1],),
                 initializer=initializer,
                 trainable=trainable,
-                dtype=keras.backend.result_type(self.variable_dtype, "float32"),
+                dtype=at_least_float32(self.variable_dtype),
                 autocast=False,
             )
 

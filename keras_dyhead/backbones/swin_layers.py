@@ -4,6 +4,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_dyhead.ops.arguments import at_least_float32
+
 EPSILON = 1e-5
 MASKED = -100.0
 PATCH = 4  # pixels of a side
@@ -239,7 +241,7 @@ class WindowAttention(keras.layers.Layer):
         query, key, value = qkv[0], qkv[1], qkv[2]
         query = query * (channels // self.num_heads) ** -0.5
         logits = ops.matmul(query, ops.transpose(key, (0, 1, 3, 2)))
-        logits = ops.cast(logits, keras.backend.result_type(self.compute_dtype, "float32"))
+        logits = ops.cast(logits, at_least_float32(self.compute_dtype))
         logits = logits + ops.cast(self._position_bias(), logits.dtype)
         if regions is not None:
             apart = ops.cast(regions[:, :, None] != regions[:, None, :], logits.dtype) * MASKED

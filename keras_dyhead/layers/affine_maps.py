@@ -17,6 +17,7 @@ between is computed again (`keras.remat`) instead of kept.
 import keras
 from keras import ops
 
+from keras_dyhead.ops.arguments import at_least_float32
 from keras_dyhead.ops.resize import resize_align_corners
 
 
@@ -64,7 +65,7 @@ class WeighedSum:
 
         def maximum(z, *lines):
             a1, b1, a2, b2 = (_per_pixel(x, z) for x in lines)
-            return ops.maximum(z * a1 + b1, z * a2 + b2)
+            return ops.cast(ops.maximum(z * a1 + b1, z * a2 + b2), z.dtype)
 
         return self._over_pixels(maximum, [a1, a1 * self.shift + b1, a2, a2 * self.shift + b2])
 
@@ -84,8 +85,7 @@ class WeighedSum:
 
 def global_mean(inputs):
     """Mean of `(B, H, W, C)` over the pixels: `(B, C)`, at least float32."""
-    dtype = keras.backend.result_type(inputs.dtype, "float32")
-    return ops.mean(ops.cast(inputs, dtype), axis=(1, 2))
+    return ops.mean(ops.cast(inputs, at_least_float32(inputs.dtype)), axis=(1, 2))
 
 
 def _fit(values, size):

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_dyhead.ops.arguments import at_least_float32
+
 
 class _FullPrecision:
     """Keeps the weights from being cast to a lower precision where the caller computes in one.
@@ -11,7 +13,7 @@ class _FullPrecision:
     """
 
     def __init__(self, *args, dtype, **kwargs):
-        super().__init__(*args, dtype=keras.backend.result_type(dtype, "float32"), **kwargs)
+        super().__init__(*args, dtype=at_least_float32(dtype), **kwargs)
 
     def add_weight(self, *args, **kwargs):
         return super().add_weight(*args, autocast=False, **kwargs)

@@ -79,7 +79,7 @@ class TaskAwareAttention(CompositeLayer):
             ops.cast(coefficient, self.compute_dtype)[:, None, None]
             for coefficient in self.coefficients(global_mean(inputs))
         )
-        return ops.maximum(inputs * a1 + b1, inputs * a2 + b2)
+        return ops.cast(ops.maximum(inputs * a1 + b1, inputs * a2 + b2), inputs.dtype)
 
     def rectify(self, levels: list[WeighedSum]) -> list:
         """Applies the dynamic ReLU to maps of which the pixels are not computed yet."""

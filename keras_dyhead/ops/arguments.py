@@ -34,6 +34,11 @@ def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int,
     )
 
 
+def at_least_float32(dtype) -> str:
+    """Returns float32, or float64 for float64: Keras' `result_type` has none on JAX and PyTorch."""
+    return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
+
+
 def float_tensor(x):
     """Returns a tensor of floats; integers become float32."""
     x = ops.convert_to_tensor(x)

@@ -50,7 +50,7 @@ def _linear_neighbors(position, size, stored_size):
     size = ops.cast(size, position.dtype)
     inside = ops.logical_and(position > -1, position < size)  # False for NaN
     position = ops.where(inside, position, 0.0)
-    low = ops.floor(position)
+    low = ops.cast(ops.floor(position), position.dtype)
     fraction = position - low
     weights = [
         ops.where(ops.logical_and(inside, low >= 0), 1 - fraction, 0.0),

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import keras
 from keras import ops
 
-from keras_dyhead.ops.arguments import float_tensor, pair, whole_number
+from keras_dyhead.ops.arguments import at_least_float32, float_tensor, pair, whole_number
 from keras_dyhead.ops.corners import corners_of_taps
 from keras_dyhead.ops.gather_matmul import gather_matmul
 from keras_dyhead.ops.matmul_gather import matmul_gather
@@ -31,9 +30,8 @@ def deform_conv2d(
     `>= size` (or at a NaN position) is zero with zero derivatives. Where a tap lies exactly on a
     pixel, the derivative to its offset is the one towards the larger coordinate.
 
-    Coordinates are computed in float32 (float64 for float64 offsets; on JAX and PyTorch Keras knows
-    float32 only), the matrix product in the dtype of `inputs`. Training keeps no sampled columns:
-    the gradient samples again.
+    Coordinates are computed in float32, or in float64 for float64 offsets. The matrix product has
+    the dtype of `inputs`. Training keeps no sampled columns: the gradient samples again.
 
     Args:
         inputs: Tensor of shape `(B, H, W, C)`; integers are converted to float32.
@@ -121,7 +119,7 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
     num_taps = kernel_height * kernel_width
     positions = ops.shape(offsets)[1]
 
-    offsets = ops.cast(offsets, keras.backend.result_type(offsets.dtype, "float32"))
+    offsets = ops.cast(offsets, at_least_float32(offsets.dtype))
     offsets = _taps_first(offsets, (batch, positions, offset_groups, num_taps, 2))
     if mask is not None:
         mask = ops.cast(mask, offsets.dtype)

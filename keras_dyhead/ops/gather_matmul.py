@@ -1,8 +1,8 @@
 """The sampling engine: weighted row gather and one matrix product, chunk by chunk."""
 
-import keras
 from keras import ops
 
+from keras_dyhead.ops.arguments import at_least_float32
 from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
 from keras_dyhead.ops.rows import scatter_add_rows, take_rows, transposed_matmul
 from keras_dyhead.ops.sampling_form import chosen_form, sparse_matmul, sparse_weights
@@ -32,7 +32,7 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
     positions, samples, num_corners = ops.shape(indices)
     column_shape = (samples, rows.shape[-1])
     filters = kernel.shape[-1]
-    accumulator = keras.backend.result_type(rows.dtype, "float32")
+    accumulator = at_least_float32(rows.dtype)
     chunks = num_chunks(positions, column_shape, rows.dtype)
     sparse = chosen_form(rows.dtype) == "sparse"  # the gradient may be traced elsewhere
 
@@ -136,9 +136,9 @@ def _multiply(columns, kernel, groups):
     taps, width, filters = kernel.shape
     if groups == 1:
         columns = ops.reshape(columns, (-1, taps * width))
-        return ops.matmul(columns, ops.reshape(kernel, (-1, filters)))
+        return columns @ ops.reshape(kernel, (-1, filters))
     columns = _group_columns(columns, kernel.shape, groups)
-    outputs = ops.matmul(columns, _group_channels(kernel, groups))
+    outputs = columns @ _group_channels(kernel, groups)
     return ops.reshape(ops.swapaxes(outputs, 0, 1), (-1, filters))
 
 
@@ -146,10 +146,10 @@ def _multiply_back(grad, kernel, groups, column_shape):
     """Gradient of `_multiply` to the columns."""
     taps, width, filters = kernel.shape
     if groups == 1:
-        columns = ops.matmul(grad, ops.transpose(ops.reshape(kernel, (-1, filters))))
+        columns = grad @ ops.transpose(ops.reshape(kernel, (-1, filters)))
     else:
         kernel = ops.swapaxes(_group_channels(kernel, groups), 1, 2)
-        columns = ops.matmul(_group_channels(grad, groups), kernel)
+        columns = _group_channels(grad, groups) @ kernel
         columns = ops.transpose(ops.reshape(columns, (groups, -1, taps, width)), (1, 2, 0, 3))
     return ops.reshape(columns, (-1, *column_shape))
 

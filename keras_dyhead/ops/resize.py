@@ -38,7 +38,8 @@ def resize_align_corners(inputs, size):
     rows = ops.cast(_interpolation_matrix(height, size[0]), inputs.dtype)
     columns = ops.cast(_interpolation_matrix(width, size[1]), inputs.dtype)
     outputs = ops.matmul(rows, ops.reshape(inputs, (-1, height, width * channels)))
-    return ops.matmul(columns, ops.reshape(outputs, (-1, size[0], width, channels)))
+    outputs = ops.matmul(columns, ops.reshape(outputs, (-1, size[0], width, channels)))
+    return ops.cast(outputs, inputs.dtype)  # Keras multiplies float64 in float32 on PyTorch
 
 
 def mean_after_resize(inputs, size):
@@ -47,7 +48,8 @@ def mean_after_resize(inputs, size):
     rows = ops.mean(_interpolation_matrix(height, size[0]), axis=0)
     columns = ops.mean(_interpolation_matrix(width, size[1]), axis=0)
     weights = ops.cast(ops.reshape(rows[:, None] * columns, (1, height * width)), inputs.dtype)
-    return ops.matmul(weights, ops.reshape(inputs, (-1, height * width, channels)))[:, 0]
+    means = ops.matmul(weights, ops.reshape(inputs, (-1, height * width, channels)))[:, 0]
+    return ops.cast(means, inputs.dtype)
 
 
 def _interpolation_matrix(size, new_size):

@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-import keras
 from keras import ops
 
-from keras_dyhead.ops.arguments import float_tensor
+from keras_dyhead.ops.arguments import at_least_float32, float_tensor
 from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
 from keras_dyhead.ops.rows import MapRows, scatter_add_rows, take_rows
 
@@ -173,7 +172,7 @@ def _weigh_regions(rows, fields, max_pixels):
     chunks = num_chunks(regions, (usual, width), rows.dtype)
     # Every chunk of the gradient passes over the whole pyramid: fewer of them, and larger.
     gradient_chunks = num_chunks(regions, (usual, -(-width // 8)), rows.dtype)
-    accumulator = keras.backend.result_type(rows.dtype, "float32")
+    accumulator = at_least_float32(rows.dtype)
 
     @ops.custom_gradient
     def forward(rows, *fields):

@@ -60,7 +60,7 @@ def transposed_matmul(a, b):
         import tensorflow as tf
 
         return tf.matmul(a, b, transpose_a=True)
-    return ops.matmul(ops.swapaxes(a, -2, -1), b)
+    return ops.swapaxes(a, -2, -1) @ b
 
 
 def split_rows(tensor, sizes):

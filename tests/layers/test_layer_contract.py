@@ -70,6 +70,9 @@ LAYERS = {
 PARTS = ("DyHeadNeck", "DyHeadBlock", "ScaleAwareAttention", "TaskAwareAttention")
 PARTS += ("SpatialAwareAttention", "SpatialAwareAttention-published")
 EVERY_LAYER = pytest.mark.parametrize("name", slow_on_jax(LAYERS, PARTS))
+FLOAT64 = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX has no float64 unless it is asked for"
+)
 
 
 def build(layer, arguments):
@@ -125,6 +128,22 @@ def test_one_functional_model_with_unknown_sizes_serves_every_size(name, tmp_pat
     assert_close(run(loaded, arguments), expected, 1e-6)
 
 
+@FLOAT64
+@EVERY_LAYER
+def test_float64_layers_return_float64(name):
+    layer, arguments, expected = built(name)
+    double, _ = LAYERS[name](dtype="float64")
+    build(double, arguments)
+    double.set_weights(layer.get_weights())
+    tensors = keras.tree.map_structure(
+        lambda x: keras.ops.convert_to_tensor(x, "float64"), arguments
+    )
+    outputs = double(*tensors)
+    dtypes = {keras.backend.standardize_dtype(x.dtype) for x in keras.tree.flatten(outputs)}
+    assert dtypes == {"float64"}
+    assert_close(keras.tree.map_structure(to_numpy, outputs), expected, 1e-4)
+
+
 @pytest.mark.parametrize("dtype", ["mixed_bfloat16", "mixed_float16"])
 @EVERY_LAYER
 def test_mixed_precision_computes_in_half_and_stays_near_float32(name, dtype):
@@ -146,7 +165,9 @@ def test_mixed_precision_computes_in_half_and_stays_near_float32(name, dtype):
         assert np.sqrt(np.mean((a - b) ** 2)) <= 0.06 * np.std(b)
 
 
-@pytest.mark.parametrize("dtype", ["float32", "mixed_bfloat16"])
+@pytest.mark.parametrize(
+    "dtype", ["float32", "mixed_bfloat16", pytest.param("float64", marks=FLOAT64)]
+)
 @pytest.mark.parametrize(
     "name", slow_on_jax(["DeformConv2D", "DyHeadBlock", "DyHeadNeck-published"], PARTS)
 )
