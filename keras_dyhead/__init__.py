@@ -1,8 +1,8 @@
 """Dynamic Head (DyHead, CVPR 2021) for Keras 3.
 
-With the package imported, `keras.saving.load_model` knows its layers, backbones, detectors and
-optimizers. Each room is imported when it is first used: the command line's help needs no Keras.
-`export`, `training` and what makes `tf.data` sets need TensorFlow.
+Importing the package lets `keras.saving.load_model` find its layers, backbones, detectors and
+optimizers. Subpackages are imported on first use, so the command line's help does not need Keras.
+`export`, `training` and functions that create `tf.data` datasets need TensorFlow.
 """
 
 import importlib

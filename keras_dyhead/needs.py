@@ -1,4 +1,4 @@
-"""What some rooms need beside Keras and its backend, said in one sentence."""
+"""Checks for optional dependencies."""
 
 import importlib.util
 
@@ -12,15 +12,14 @@ def need_tensorflow(part: str) -> None:
     """Checks that TensorFlow can be imported.
 
     Args:
-        part: What needs it, such as `"keras_dyhead.export"`.
+        part: What needs TensorFlow, such as `"keras_dyhead.export"`.
 
     Raises:
-        ImportError: If it cannot.
+        ImportError: If TensorFlow cannot be imported.
     """
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:
         raise ImportError(
-            f"{part} needs TensorFlow, also where Keras runs on another backend: "
-            "pip install tensorflow"
+            f"{part} needs TensorFlow, even if Keras uses another backend: pip install tensorflow"
         ) from error

@@ -1,16 +1,16 @@
-"""Texts from other people's files, as terminals and pictures can show them."""
+"""Makes text from other people's files safe for terminals and figures."""
 
 import re
 
-# Control characters, line separators, turns of the writing direction, halves of characters.
+# Control characters, line separators, bidirectional controls and surrogates.
 _HIDDEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def printable(text: object) -> str:
-    r"""Returns a text in one line, with all that is no visible character spelled out.
+    r"""Returns text on one line with invisible characters escaped.
 
     Args:
-        text: A class name, a path, a message.
+        text: A class name, path or message.
 
     Example:
 

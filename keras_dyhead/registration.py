@@ -1,7 +1,7 @@
-"""Keras knows this package's classes as soon as both are imported, whichever comes first.
+"""Registers this package's classes with Keras once both are imported, in either order.
 
-`keras.saving.load_model` finds only classes that are registered, and registering them takes Keras,
-which takes seconds to import. The command line must answer `--help` without it.
+`keras.saving.load_model` finds only registered classes. Registering them imports Keras, which takes
+seconds, and the command line must answer `--help` without it.
 """
 
 import importlib
@@ -9,7 +9,7 @@ import importlib.abc
 import sys
 
 REGISTERING = ("backbones", "detectors", "layers", "ops", "optimizers")
-"""The rooms with classes of models."""
+"""Subpackages with serializable classes."""
 
 _NEEDING_KERAS = (
     *REGISTERING,
@@ -19,7 +19,7 @@ _NEEDING_KERAS = (
 
 
 def register_with_keras() -> None:
-    """Imports `REGISTERING` now if Keras is there, else right after the first import of it."""
+    """Imports `REGISTERING` now if Keras is imported, else right after Keras is."""
     if "keras" in sys.modules:
         _import_rooms()
     else:
@@ -32,7 +32,7 @@ def _import_rooms() -> None:
 
 
 class _FirstImport(importlib.abc.MetaPathFinder):
-    """Finds Keras and our rooms, until the first of them has been imported with all it needs."""
+    """Lets the first import of Keras, or of a subpackage that needs it, register our classes."""
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, room = fullname.partition(".")
@@ -46,7 +46,7 @@ class _FirstImport(importlib.abc.MetaPathFinder):
 
             def exec_module(module):
                 first = self in sys.meta_path
-                if first:  # what it imports in turn comes without detour
+                if first:  # its own imports need no hook
                     sys.meta_path.remove(self)
                 execute(module)
                 if first:

@@ -38,7 +38,7 @@ for room, name in (("export", ""), ("training", ""), *(("coco", name) for name i
     try:
         getattr(importlib.import_module(f"keras_dyhead.{room}"), name)
     except ImportError as error:
-        needs = "needs TensorFlow, also where Keras runs on another backend: pip install tensorflow"
+        needs = "needs TensorFlow, even if Keras uses another backend: pip install tensorflow"
         assert str(error) == ".".join(filter(None, ("keras_dyhead", room, name))) + f" {needs}"
     else:
         raise AssertionError(room)
