@@ -1,4 +1,4 @@
-"""Keras layers: the three attentions, block and neck built of them, and the feature pyramid."""
+"""The three attentions, the block and neck built from them, and other Keras layers."""
 
 from keras_dyhead.layers.deform_conv2d import DeformConv2D
 from keras_dyhead.layers.dyhead_block import DyHeadBlock

@@ -1,17 +1,17 @@
-"""Maps that are known up to a factor and a shift of each channel, so that pixels are read once.
+"""Maps known up to a scale and a shift per channel, so that pixels are read only once.
 
-Group normalization, scale- and task-aware attention all multiply a map by one number per image and
-channel and add another; the numbers depend on means and variances only. So they can be worked out
-first, on tensors of shape `(B, C)`, and applied to the pixels together. With `x` a convolved map:
+Group normalization, scale-aware and task-aware attention multiply each channel of an image by one
+number and add another. These numbers depend only on means and variances. So they can be computed
+first, on tensors of shape `(B, C)`, and applied to the pixels together. For convolved maps `x_i`:
 
-    normalized  y = scale * x + shift                          scale = gamma / sqrt(var + eps)
-    weighed     z = sum_i g_i * y_i = sum_i (g_i * scale_i) * x_i + sum_i g_i * shift_i
+    normalized  y_i = scale_i * x_i + shift_i          scale_i = gamma_i / sqrt(var_i + eps)
+    weighted    z = sum_i g_i * y_i = sum_i (g_i * scale_i) * x_i + sum_i g_i * shift_i
     rectified   max(a1 * z + b1, a2 * z + b2)
 
-`g_i` needs the mean of `y_i`, which is `scale_i * mean(x_i) + shift_i`; the a's and b's need the
-mean of `z`, which is the sum of `g_i * mean(y_i)`. So `x` is read once for its mean and variance,
-and once for the result; `y` and `z` never exist. Their gradients need `x` alone, too: what lies
-between is computed again (`keras.remat`) instead of kept.
+`g_i` needs the mean of `y_i`, which is `scale_i * mean(x_i) + shift_i`. The a's and b's need the
+mean of `z`, which is the sum of `g_i * mean(y_i)`. So `x_i` is read once for its mean and variance,
+and once for the result; `y_i` and `z` are never stored. Gradients need only `x_i`, too:
+intermediate results are recomputed (`keras.remat`).
 """
 
 import keras
@@ -28,8 +28,8 @@ class AffineMap:
         values: `(B, H, W, C)`.
         scale: `(B, C)`.
         shift: `(B, C)`.
-        mean: `(B, C)`: mean of the whole map over the pixels, after the resizing.
-        size: (height, width) to resize the map to, or `None`: as it is.
+        mean: `(B, C)`: mean of the resized map over its pixels.
+        size: (height, width) to resize the map to, or `None` to keep its size.
     """
 
     def __init__(self, values, scale, shift, mean, size=None):
@@ -41,12 +41,12 @@ class AffineMap:
         return values * _per_pixel(self.scale, values) + _per_pixel(self.shift, values)
 
 
-class WeighedSum:
-    """A sum of maps, each times a number per image, not yet computed.
+class WeightedSum:
+    """A weighted sum of maps, not yet computed.
 
     Args:
-        maps: List of `AffineMap` that have one size.
-        weights: List of tensors `(B, 1)`, or of numbers.
+        maps: List of `AffineMap` of the same size.
+        weights: List of tensors `(B, 1)`, one weight per image, or of numbers.
     """
 
     def __init__(self, maps, weights):
@@ -57,11 +57,11 @@ class WeighedSum:
         self.mean = sum(x.mean * weight for x, weight in pairs)
 
     def relu(self):
-        """Returns the map after a ReLU."""
+        """Returns the sum after a ReLU."""
         return self._over_pixels(lambda z, shift: ops.relu(z + _per_pixel(shift, z)), [self.shift])
 
-    def larger_line(self, a1, b1, a2, b2):
-        """Returns `max(a1 * z + b1, a2 * z + b2)` of the map `z`; coefficients are `(B, C)`."""
+    def dynamic_relu(self, a1, b1, a2, b2):
+        """Returns `max(a1 * z + b1, a2 * z + b2)` for the sum `z`; coefficients are `(B, C)`."""
 
         def maximum(z, *lines):
             a1, b1, a2, b2 = (_per_pixel(x, z) for x in lines)
@@ -70,7 +70,7 @@ class WeighedSum:
         return self._over_pixels(maximum, [a1, a1 * self.shift + b1, a2, a2 * self.shift + b2])
 
     def _over_pixels(self, function, coefficients):
-        """Calls `function(sum of the maps without their shifts, *coefficients)`."""
+        """Calls `function(weighted sum of the maps without their shifts, *coefficients)`."""
         count = len(self.maps)
 
         def compute(*tensors):
@@ -84,7 +84,7 @@ class WeighedSum:
 
 
 def global_mean(inputs):
-    """Mean of `(B, H, W, C)` over the pixels: `(B, C)`, at least float32."""
+    """Averages `(B, H, W, C)` over the pixels: `(B, C)`, at least float32."""
     return ops.mean(ops.cast(inputs, at_least_float32(inputs.dtype)), axis=(1, 2))
 
 
@@ -93,5 +93,5 @@ def _fit(values, size):
 
 
 def _per_pixel(coefficients, values):
-    """`(B, C)` as `(B, 1, 1, C)` of the dtype of `values`."""
+    """Reshapes `(B, C)` to `(B, 1, 1, C)` in the dtype of `values`."""
     return ops.cast(coefficients, values.dtype)[:, None, None]

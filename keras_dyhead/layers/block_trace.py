@@ -1,27 +1,26 @@
-"""What lies between the input and the output of a block."""
+"""The intermediate results of a block."""
 
 from typing import Any, NamedTuple
 
 
 class BlockTrace(NamedTuple):
-    """All steps of a `DyHeadBlock`, in the order in which the block takes them.
+    """All intermediate results of a `DyHeadBlock`, in the order in which it computes them.
 
     Every attribute is a list with one entry per level, fine to coarse. A *branch* is what a level
-    gets from one level of the pyramid: `"mid"` from itself, `"low"` from the finer one, `"high"`
-    from the coarser one; the finest level has no `"low"`, the coarsest no `"high"`.
+    gets from itself (`"mid"`), from the finer level (`"low"`) or from the coarser level (`"high"`).
+    The finest level has no `"low"`, the coarsest has no `"high"`.
 
     Attributes:
-        inputs: Maps `(B, H_l, W_l, C)` that the block received.
-        offsets: `(B, H_l, W_l, 9, 2)`: by how much each of the nine taps is moved from the regular
-            grid, (y, x) in pixels of the map it samples. Zero without spatial-aware attention.
-        masks: `(B, H_l, W_l, 9)`: the factor in [0, 1] of each tap. One without.
-        branches: Dicts of maps `(B, H_l, W_l, channels)`: sampled, normalized, and of the level's
-            size.
-        spatial: Maps after spatial-aware attention alone: the plain mean of the branches.
-        weights: Dicts of `(B,)`: the number that scale-aware attention multiplies each branch by.
-            One without.
+        inputs: Maps `(B, H_l, W_l, C)`: the inputs of the block.
+        offsets: `(B, H_l, W_l, 9, 2)`: displacement of each of the nine taps from the regular grid,
+            (y, x) in pixels of the sampled map. Zero without spatial-aware attention.
+        masks: `(B, H_l, W_l, 9)`: factor in [0, 1] of each tap. One without spatial-aware
+            attention.
+        branches: Dicts of sampled and normalized maps `(B, H_l, W_l, channels)`.
+        spatial: Maps after spatial-aware attention alone: the mean of the branches.
+        weights: Dicts of `(B,)`: weight of each branch in scale-aware attention. One without it.
         scale: Maps after scale-aware attention: the mean of the weighted branches.
-        outputs: Maps after task-aware attention: what the block returns.
+        outputs: Maps after task-aware attention: the outputs of the block.
     """
 
     inputs: list[Any]

@@ -9,11 +9,10 @@ from keras_dyhead.ops.deform_conv import check_shapes, deform_conv2d, resolve_pa
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class DeformConv2D(keras.layers.Layer):
-    """Modulated deformable convolution (DCNv2) with offsets and mask given by the caller.
+    """Modulated deformable convolution (DCNv2) with offsets and mask as inputs.
 
-    A thin layer around `keras_dyhead.ops.deform_conv2d`: it owns kernel and bias only. Offsets are
-    usually predicted by a zero-initialized convolution, with which the layer starts as an ordinary
-    one.
+    It adds only a kernel and a bias to `keras_dyhead.ops.deform_conv2d`. Offsets usually come from
+    a zero-initialized convolution, so that the layer starts as an ordinary convolution.
 
     Args:
         filters: Number of output channels.
@@ -22,12 +21,12 @@ class DeformConv2D(keras.layers.Layer):
         padding: `"same"` (default; `dilation_rate * (k - 1) // 2` pixels on both sides), `"valid"`,
             an int or a pair of pixels.
         dilation_rate: Int or pair. Defaults to 1.
-        groups: Blocks of input and output channels. Defaults to 1.
-        offset_groups: Blocks of input channels with offsets of their own. Defaults to 1.
+        groups: Number of groups of input and output channels. Defaults to 1.
+        offset_groups: Number of groups of input channels with separate offsets. Defaults to 1.
         use_bias: Whether to add a bias. Defaults to `True`.
-        kernel_initializer: Defaults to uniform `+-1 / sqrt(fan_in)`, as in the published code.
+        kernel_initializer: Defaults to uniform in `+-1 / sqrt(fan_in)`, as in the published code.
         bias_initializer: Defaults to `"zeros"`.
-        **kwargs: Of `keras.layers.Layer`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Tensor of shape `(B, H, W, C)`.
@@ -149,5 +148,5 @@ class DeformConv2D(keras.layers.Layer):
 
 
 def uniform_fan_in() -> keras.initializers.Initializer:
-    """Uniform within `+-1 / sqrt(fan_in)`: the start of the published deformable kernels."""
+    """Uniform in `+-1 / sqrt(fan_in)`, as published deformable kernels are initialized."""
     return keras.initializers.VarianceScaling(1 / 3, mode="fan_in", distribution="uniform")

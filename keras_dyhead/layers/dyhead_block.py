@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import WeighedSum
+from keras_dyhead.layers.affine_maps import WeightedSum
 from keras_dyhead.layers.block_trace import BlockTrace
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
@@ -14,23 +14,23 @@ from keras_dyhead.ops.arguments import whole_number
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class DyHeadBlock(PyramidLayer):
-    """Spatial-, scale- and task-aware attention over a feature pyramid.
+    """Applies spatial-, scale- and task-aware attention to a feature pyramid.
 
-    All levels share the weights and are computed from the block's input.
+    All levels share the weights. Every output level is computed from the inputs of the block.
 
     Args:
         channels: Number of output channels, a multiple of 16.
-        alignment: `"paper"` (default) or `"published"`, see `SpatialAwareAttention`.
+        alignment: `"paper"` (default) or `"published"`; see `SpatialAwareAttention`.
         use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
-        use_scale_attention: `False` averages the neighboring levels without weights.
-        use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
+        use_scale_attention: `False` averages neighboring levels with equal weights.
+        use_task_attention: `False` replaces the dynamic ReLU with an ordinary one.
         use_bias: Whether the deformable convolutions have a bias. Defaults to `True`.
-        start: Initial values, `"identity"` (default) or `"released"`, see `DyHeadNeck`.
-        **kwargs: Of `keras.layers.Layer`.
+        start: Initialization, `"identity"` (default) or `"released"`; see `DyHeadNeck`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Pyramid, fine to coarse: list or dict of maps `(B, H_l, W_l, C)` whose sizes halve
-            from level to level, rounded up.
+        inputs: Pyramid: list or dict of maps `(B, H_l, W_l, C)`, fine to coarse. Each is half the
+            size of the previous one, rounded up.
 
     Returns:
         Pyramid of the same structure and sizes, with `channels` channels.
@@ -41,8 +41,8 @@ class DyHeadBlock(PyramidLayer):
     >>> {name: x.shape for name, x in DyHeadBlock(channels=32)(pyramid).items()}
     {'P3': (1, 32, 32, 32), 'P4': (1, 16, 16, 32), 'P5': (1, 8, 8, 32)}
 
-    Source: paper, section 3.2 and figure 2(a). The paper writes scale before spatial attention; the
-    released code, followed here, samples first and weighs the samples.
+    Source: paper, section 3.2 and figure 2(a). The paper applies scale- before spatial-aware
+    attention. The released code, followed here, first samples and then weights the samples.
     """
 
     def __init__(
@@ -97,23 +97,23 @@ class DyHeadBlock(PyramidLayer):
         return self.spatial_attention.check_levels(shapes)
 
     def call(self, inputs):
-        # The three attentions, equations 4, 3 and 5. Between them maps are known up to a factor and
-        # a shift of each channel (`affine_maps`): only the last one reads their pixels.
+        # Equations 4, 3 and 5 of the paper. Between them, maps are known up to a scale and a shift
+        # per channel (`affine_maps`): only the last attention computes their pixels.
         sampled = self.spatial_attention.sample(inputs)
         if self.use_scale_attention:
-            weighed = self.scale_attention.weigh(sampled)
+            weighted = self.scale_attention.weigh(sampled)
         else:
-            weighed = [WeighedSum(list(x.values()), [1 / len(x)] * len(x)) for x in sampled]
+            weighted = [WeightedSum(list(x.values()), [1 / len(x)] * len(x)) for x in sampled]
         if self.use_task_attention:
-            outputs = self.task_attention.rectify(weighed)
+            outputs = self.task_attention.rectify(weighted)
         else:
-            outputs = [x.relu() for x in weighed]
+            outputs = [x.relu() for x in weighted]
         return dict(zip(inputs, outputs, strict=True)) if isinstance(inputs, dict) else outputs
 
     def trace(self, inputs) -> BlockTrace:
-        """Computes what a call computes, one attention after the other, and returns every step.
+        """Applies one attention after the other and returns all intermediate results.
 
-        For pictures and tests: a call passes over the pixels once and is quicker.
+        For visualization and tests. Calling the layer gives the same outputs faster.
         """
         levels = listed(inputs)
         offsets, masks = self.spatial_attention.offsets_and_masks(levels)

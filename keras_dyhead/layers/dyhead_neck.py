@@ -1,4 +1,4 @@
-"""Dynamic Head: a stack of blocks on a feature pyramid."""
+"""Dynamic Head: a stack of blocks that refines a feature pyramid."""
 
 from collections.abc import Iterator
 
@@ -16,37 +16,35 @@ from keras_dyhead.ops.arguments import whole_number
 class DyHeadNeck(PyramidLayer):
     """Refines a feature pyramid with `num_blocks` Dynamic Head blocks.
 
-    Goes between any feature pyramid and any prediction heads.
+    Fits between any feature pyramid and any prediction heads.
 
     Args:
-        num_blocks: Number of blocks. Defaults to 6, as in the paper. With 0 the pyramid is returned
-            as it is, projected where needed.
+        num_blocks: Number of blocks. Defaults to 6, as in the paper. With 0, levels are
+            only projected, where needed.
         channels: Number of output channels of every level, a multiple of 16. Defaults to 256.
         alignment: `"paper"` (default) or `"published"`, which published weights need; see
             `SpatialAwareAttention`.
         use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
-        use_scale_attention: `False` averages the neighboring levels without weights.
-        use_task_attention: `False` replaces the dynamic ReLU by an ordinary one.
-        use_bias: Whether the deformable convolutions have a bias: `True` (default) as in
-            Microsoft's weights, `False` as in OpenMMLab's.
-        start: `"identity"` (default): every block passes the pyramid on, almost unchanged, from the
-            first step, and gives maps as large as a pyramid's. `"released"`: the initial values of
-            the released code, with which the published detectors were trained. The two differ in
-            initial values, and by a factor of 8 in the weights that predict offsets, which
-            `keras_dyhead.checkpoints` takes into account.
-        **kwargs: Of `keras.layers.Layer`.
+        use_scale_attention: `False` averages neighboring levels with equal weights.
+        use_task_attention: `False` replaces the dynamic ReLU with an ordinary one.
+        use_bias: Whether the deformable convolutions have a bias. `True` (default) matches
+            Microsoft's weights, `False` OpenMMLab's.
+        start: Initialization. With `"identity"` (default), each block starts by passing the pyramid
+            on almost unchanged, with values as large as those of a pyramid. `"released"` is the
+            start of the released code and of the published detectors. The two also differ by a
+            factor of 8 in the weights that predict offsets: `keras_dyhead.checkpoints` handles it.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Pyramid, fine to coarse: dict `{"P3": map, ...}` or list of maps
-            `(B, H_l, W_l, C_l)` whose sizes halve from level to level, rounded up; H and W may be
-            unknown until the call. Levels with other than `channels` channels are projected by a
-            1x1 convolution first.
+        inputs: Pyramid: dict `{"P3": map, ...}` or list of maps `(B, H_l, W_l, C_l)`, fine to
+            coarse. Each is half the size of the previous one, rounded up; H and W may be unknown
+            until the call. 1x1 convolutions first project levels with other numbers of channels.
 
     Returns:
-        Pyramid with the same keys (or a list) and sizes, every level with `channels` channels.
+        Pyramid with the same keys (or a list) and sizes. Every level has `channels` channels.
 
     Raises:
-        ValueError: If the inputs are no such pyramid, or of other channels than in the first call.
+        ValueError: If the inputs do not form such a pyramid, or channels change between calls.
 
     Example:
 
@@ -116,7 +114,7 @@ class DyHeadNeck(PyramidLayer):
         levels = super().check_levels(shapes)
         if self.built and self._widths != [shape[-1] for shape in levels.values()]:
             raise ValueError(
-                f"The neck was built for levels of {self._widths} channels. "
+                f"The neck was built for levels with {self._widths} channels. "
                 f"Received: shapes {shapes}"
             )
         return levels
@@ -128,10 +126,10 @@ class DyHeadNeck(PyramidLayer):
         return dict(zip(inputs, levels, strict=True)) if isinstance(inputs, dict) else levels
 
     def trace(self, inputs) -> Iterator[BlockTrace]:
-        """Computes what a call computes, and yields the steps of each block.
+        """Computes the outputs block by block and yields the intermediate results of each block.
 
-        For pictures and tests. A trace is several times the size of the pyramid: keep what you
-        need of one before you take the next.
+        For visualization and tests. A trace is several times the size of the pyramid: keep only
+        what you need before you request the next one.
         """
         levels = self._project(inputs)
         for block in self.blocks:
@@ -140,7 +138,7 @@ class DyHeadNeck(PyramidLayer):
             yield trace
 
     def _project(self, inputs):
-        """Lists the levels, with `channels` channels each."""
+        """Returns a list of the levels, projected to `channels` channels."""
         levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
         return [
             projection(level) if projection else level

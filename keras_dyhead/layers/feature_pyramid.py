@@ -13,36 +13,35 @@ EXTRA_LEVELS = ("on_input", "on_output", "pool")
 class FeaturePyramid(PyramidLayer):
     """Merges backbone maps top-down into a pyramid of maps with equal channels.
 
-    Every backbone level passes a 1x1 *lateral* convolution; coarser maps are upsampled by nearest
-    neighbor to the exact size of the next finer map and added; a 3x3 *output* convolution ends
-    each level. Levels above the coarsest backbone map are made by stride-2 steps.
+    Each backbone map passes a 1x1 *lateral* convolution. Coarser maps are upsampled by nearest
+    neighbor to the exact size of the next finer map and added to it. A 3x3 *output* convolution
+    completes each level. Stride-2 steps produce the levels above the coarsest backbone map.
 
     Args:
         channels: int. Channels of every output map. Defaults to 256.
         min_level: int. Finest level to produce; level `l` has stride `2**l`. Defaults to 3.
         max_level: int. Coarsest level to produce. Defaults to 7.
-        extra_levels: Where the levels above the backbone's coarsest map `C` come from:
-            `"on_output"` (3x3 stride-2 convolutions starting from the pyramid's map of that
-            level: the published ATSS and RetinaNet with DyHead), `"on_input"` (the same starting
-            from `C` itself: the original RetinaNet) or `"pool"` (every second pixel, no weights:
-            Faster R-CNN). Defaults to `"on_output"`.
-        relu_before_extra_convs: bool. Apply a ReLU before every extra convolution but the first
-            (P7 = conv(relu(P6)), P6 = conv(P5)), as microsoft/DynamicHead and FCOS do.
-            Defaults to `False`.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        extra_levels: How to create the levels above the backbone's coarsest map `C`: `"on_output"`
+            (3x3 stride-2 convolutions of the pyramid's map of that level, as in the published ATSS
+            and RetinaNet with DyHead), `"on_input"` (3x3 stride-2 convolutions of `C` itself, as in
+            the original RetinaNet) or `"pool"` (every second pixel, without weights, as in Faster
+            R-CNN). Defaults to `"on_output"`.
+        relu_before_extra_convs: bool. Apply a ReLU before every extra convolution except the first
+            (P7 = conv(relu(P6))), as microsoft/DynamicHead and FCOS do. Defaults to `False`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: Dict `{"P3": (B, H, W, C3), "P4": ..., ...}` of backbone maps, as the
-            `pyramid_outputs` of a KerasHub backbone; levels outside
-            `min_level..max_level` are ignored. Or a list of maps, the first being `min_level`.
-            Each map is half the size of the one before, rounded up.
+        inputs: Dict `{"P3": (B, H, W, C3), "P4": ..., ...}` of backbone maps, such as the
+            `pyramid_outputs` of a KerasHub backbone. Levels outside `min_level..max_level` are
+            ignored. Or a list of maps that starts at `min_level`. Each map is half the size of the
+            previous one, rounded up.
 
     Returns:
         Dict `{"P3": (B, H, W, channels), ...}` from `min_level` to `max_level`; a list for a list.
 
     Raises:
-        ValueError: If an argument is out of range, the inputs lack `min_level` or a level between
-            it and the coarsest one, or their sizes do not halve.
+        ValueError: If an argument is out of range, if the inputs lack a level from `min_level` to
+            their coarsest one, or if their sizes do not halve.
 
     Example:
     ```python
@@ -116,7 +115,7 @@ class FeaturePyramid(PyramidLayer):
             if self.extra_levels == "pool":
                 x = x[:, ::2, ::2]
             else:
-                # Padded by hand: "same" would pad even sizes at the bottom and right only.
+                # "same" would pad even sizes only at the bottom and right.
                 x = self.extra_convs[level](ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))))
             pyramid[level] = x
             if self.relu_before_extra_convs:
@@ -148,34 +147,34 @@ class FeaturePyramid(PyramidLayer):
         check_halving(levels, round_down=False)
         if self.built and list(levels) != list(self.lateral_convs):
             raise ValueError(
-                f"The layer was built for the levels {list(self.lateral_convs)}. "
+                f"The layer was built for levels {list(self.lateral_convs)}. "
                 f"Received: shapes {levels}"
             )
         return levels
 
     def _as_levels(self, inputs):
-        """Names a list's maps by level, and keeps those between `min_level` and `max_level`."""
+        """Names the maps of a list by level, and drops levels outside `min_level..max_level`."""
         if not isinstance(inputs, dict):
             inputs = {f"P{self.min_level + i}": x for i, x in enumerate(inputs)}
         wanted = [f"P{number}" for number in range(self.min_level, self.max_level + 1)]
         present = [level for level in wanted if level in inputs]
         if not present or present != wanted[: len(present)]:
             raise ValueError(
-                f"`inputs` must hold consecutive levels from P{self.min_level} on. "
+                f"`inputs` must contain consecutive levels from P{self.min_level} on. "
                 f"Received levels: {list(inputs)}"
             )
         return {level: inputs[level] for level in present}
 
 
 def _upsample_to(coarser, finer):
-    """Doubles `coarser` (nearest neighbor) and cuts it to the size of `finer`."""
+    """Doubles `coarser` (nearest neighbor) and crops it to the size of `finer`."""
     height, width = ops.shape(finer)[1:3]
     return _repeat_twice(_repeat_twice(coarser, axis=1), axis=2)[:, :height, :width]
 
 
 def _repeat_twice(x, axis: int):
     if keras.backend.backend() == "torch":
-        # Keras' `repeat` reads values, which there are none of while a model is built: Keras would
-        # then compute the maps of 89 images to learn their shapes.
+        # Keras' `repeat` reads values, which symbolic tensors lack. To infer shapes, Keras would
+        # then compute the maps of 89 images.
         return x.repeat_interleave(2, axis)
     return ops.repeat(x, 2, axis=axis)

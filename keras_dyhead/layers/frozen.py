@@ -1,8 +1,8 @@
-"""Which layers inside a layer do not train, kept where it is saved.
+"""Saves which layers inside a layer or model are frozen.
 
-Keras keeps `trainable` of the layers in a functional graph. Of layers that a layer or a model makes
-in its constructor it knows nothing: they all train again after loading, and the optimizer's state,
-which then has another length, is dropped.
+Keras saves `trainable` for the layers of a functional graph, but not for layers that another layer
+or a model creates in its constructor. After loading, those would all train again, and the state of
+the optimizer, which then has a different length, would be dropped.
 """
 
 import collections
@@ -14,31 +14,29 @@ import keras
 
 
 class CompositeLayer(keras.layers.Layer):
-    """A layer of layers, which keeps those frozen that are.
+    """A layer that contains layers and saves which of them are frozen.
 
-    `trainable=False` in the constructor freezes all of them. What is set later, on the layer or on
-    any layer inside, is saved with the shapes that Keras builds the layer from.
+    `trainable=False` in the constructor freezes all of them. Later changes, to the layer or to any
+    layer inside, are saved together with the shapes that Keras builds the layer from.
     """
 
     def get_build_config(self):
-        """Returns what `build_from_config` needs."""
         config = super().get_build_config()
         return None if config is None else {**config, "frozen": frozen_layers(self)}
 
     def build_from_config(self, config):
-        """Builds the layer, and freezes what was frozen."""
         super().build_from_config(config)
         freeze_layers(self, config.get("frozen", ()))
 
     def _post_build(self):
         super()._post_build()
-        if not self.trainable:  # what the constructor was told reaches the layers made since
+        if not self.trainable:  # also for layers created after the constructor
             for inside in self._layers:
                 inside.trainable = False
 
 
 def frozen_layers(layer: keras.Layer) -> list[str]:
-    """Returns the paths of all layers inside a built layer or model that have `trainable=False`.
+    """Returns the paths of all layers with `trainable=False` inside a built layer or model.
 
     >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(3, name="first")])
     >>> model.get_layer("first").trainable = False
@@ -49,33 +47,32 @@ def frozen_layers(layer: keras.Layer) -> list[str]:
 
 
 def freeze_layers(layer: keras.Layer, paths: Iterable[str]) -> None:
-    """Has the layers of these paths not train, and all others inside train.
+    """Freezes the layers at these paths, and unfreezes all others inside `layer`.
 
-    Paths of layers that are not there, such as a teacher that was only hung on a student, are
-    warned of.
+    Warns about paths that do not exist, such as that of a teacher attached to a student.
     """
     inside = dict(_walk(layer, "", set()))
     unknown = [path for path in paths if path not in inside]
     if unknown:
         warnings.warn(f"{layer.name} has no such layers to freeze: {unknown}", stacklevel=3)
     for path, sublayer in inside.items():
-        # Keras' setter would pass it on to what is inside, where it may be another.
+        # Keras' setter would also change the layers inside, whose state may differ.
         sublayer._trainable = path not in paths
         for variable in sublayer._trainable_variables:
             variable.trainable = sublayer._trainable
 
 
 def with_frozen_layers(cls, config: Mapping):
-    """Builds a model from what its `get_config` returns, with `frozen_layers` as `"frozen"`."""
+    """Builds a model from its config, whose `"frozen"` is the result of `frozen_layers`."""
     model = cls(**{name: value for name, value in config.items() if name != "frozen"})
     freeze_layers(model, config.get("frozen", ()))
     return model
 
 
 def _walk(layer: keras.Layer, prefix: str, seen: set) -> Iterator[tuple[str, keras.Layer]]:
-    """Yields each layer inside once, by the names of those around it.
+    """Yields each layer inside once, with its path of layer names.
 
-    Names that Keras made up differ from model to model: they are counted anew.
+    Names that Keras generates differ from model to model, so they are numbered again here.
     """
     counts = collections.Counter()
     for inside in layer._layers:

@@ -6,10 +6,10 @@ from keras_dyhead.ops.arguments import at_least_float32
 
 
 class _FullPrecision:
-    """Keeps the weights from being cast to a lower precision where the caller computes in one.
+    """Keeps weights from being cast to the lower precision of the layer that reads them.
 
-    Keras casts weights on reading to the dtype of the layer that is running, which matters where
-    they are read outside their own layer.
+    Keras casts a weight to the compute dtype of the running layer, even if the weight belongs to
+    another layer.
     """
 
     def __init__(self, *args, dtype, **kwargs):
@@ -20,8 +20,8 @@ class _FullPrecision:
 
 
 class FullPrecisionDense(_FullPrecision, keras.layers.Dense):
-    """`keras.layers.Dense` in float32, or in `dtype` where that is wider."""
+    """`keras.layers.Dense` in float32, or in `dtype` if that is wider."""
 
 
 class FullPrecisionConv2D(_FullPrecision, keras.layers.Conv2D):
-    """`keras.layers.Conv2D` in float32, or in `dtype` where that is wider."""
+    """`keras.layers.Conv2D` in float32, or in `dtype` if that is wider."""

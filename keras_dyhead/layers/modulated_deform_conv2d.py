@@ -1,4 +1,4 @@
-"""Deformable convolution that predicts its own offsets and mask, as backbones use it."""
+"""Deformable convolution that predicts its own offsets and mask, as used in backbones."""
 
 import keras
 from keras import ops
@@ -10,18 +10,18 @@ from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
-    """DCNv2: a convolution of the inputs says where, and how much, each tap of another one reads.
+    """DCNv2: a deformable convolution whose offsets and mask another convolution predicts.
 
-    The offset convolution has the kernel size, strides and padding of the layer, a bias and, for
-    each tap, three outputs: all displacements (y, x) first, then the logits of the mask, a plain
-    sigmoid. It starts at zero: the layer is an ordinary convolution then, times the mask, 0.5.
-    Offsets and mask are float32 under every dtype policy.
+    The offset convolution has a bias and the kernel size, strides and padding of the layer. It has
+    three outputs per tap: first all displacements (y, x), then the mask logits, which pass through
+    a sigmoid. It is initialized with zeros: the layer starts as an ordinary convolution times a
+    mask of 0.5. Offsets and mask are at least float32 under every dtype policy.
 
     Args:
         filters: Number of output channels.
         kernel_size: Int or pair. Defaults to 3.
-        **kwargs: Of `DeformConv2D`: `strides`, `padding`, `dilation_rate`, `groups`,
-            `offset_groups`, `use_bias`, `kernel_initializer`, `bias_initializer`; of
+        **kwargs: Keyword arguments of `DeformConv2D`: `strides`, `padding`, `dilation_rate`,
+            `groups`, `offset_groups`, `use_bias`, `kernel_initializer`, `bias_initializer`; and of
             `keras.layers.Layer`.
 
     Call arguments:
@@ -37,7 +37,7 @@ class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
     (1, 9, 16, 32)
 
     Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019; `ModulatedDeformConv2dPack` of
-    OpenMMLab, from which the order of the offset convolution's outputs is.
+    OpenMMLab, whose offset convolution orders its outputs in the same way.
     """
 
     def __init__(self, filters: int, kernel_size=3, **kwargs):
@@ -59,7 +59,7 @@ class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
         self.offset_conv.build(self._padded(input_shape))
 
     def call(self, inputs):
-        (rows, columns) = self._pixels  # both sides alike, which Keras' "same" is not
+        (rows, columns) = self._pixels  # symmetric, unlike Keras' "same"
         padding = ((0, 0), (rows, rows), (columns, columns), (0, 0))
         fields = self.offset_conv(ops.pad(ops.cast(inputs, self.compute_dtype), padding))
         offsets, mask_logits = ops.split(fields, [self._offset_channels], axis=-1)

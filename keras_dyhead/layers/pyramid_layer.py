@@ -1,4 +1,4 @@
-"""Layers on several maps, which are checked in every call, be they tensors or symbols."""
+"""Layers on several maps that check the shapes in every call, eager or symbolic."""
 
 import re
 from collections.abc import Mapping
@@ -7,14 +7,14 @@ from keras_dyhead.layers.frozen import CompositeLayer
 
 
 class PyramidLayer(CompositeLayer):
-    """A layer on a list, or a dict by level, of maps `(B, H_l, W_l, C_l)`.
+    """A layer on maps `(B, H_l, W_l, C_l)`, in a list or in a dict by level.
 
-    What it takes is said by `check_levels`, which a subclass calls when it is built.
+    `check_levels` defines which inputs are valid. Subclasses call it in `build`.
     """
 
     def __call__(self, inputs, *args, **kwargs):
-        """Calls the layer, after a look at the shapes of the maps."""
-        if self.built:  # else `build` looks
+        """Checks the shapes of the maps and calls the layer."""
+        if self.built:  # otherwise `build` checks
             self.check_levels(_shapes(inputs))
         return super().__call__(inputs, *args, **kwargs)
 
@@ -22,7 +22,7 @@ class PyramidLayer(CompositeLayer):
         """Returns the shapes of a pyramid's maps by level.
 
         Raises:
-            ValueError: If they are no maps of one batch that halve in size, fine to coarse.
+            ValueError: If these are not maps of one batch whose sizes halve, fine to coarse.
         """
         levels = check_maps(shapes)
         check_halving(levels)
@@ -30,7 +30,7 @@ class PyramidLayer(CompositeLayer):
 
 
 def listed(pyramid) -> list:
-    """Returns the maps of a pyramid."""
+    """Returns the maps of a pyramid as a list."""
     return list(pyramid.values() if isinstance(pyramid, Mapping) else pyramid)
 
 
@@ -38,30 +38,30 @@ def check_maps(shapes) -> dict:
     """Returns the shapes of maps by name or number.
 
     Raises:
-        ValueError: If there are none, or one is no map of known channels, or of another batch.
+        ValueError: If there are no maps, if one lacks known channels, or if batch sizes differ.
     """
     levels = shapes if isinstance(shapes, Mapping) else dict(enumerate(shapes or ()))
-    # TensorFlow's shapes are sequences, and no tuples.
+    # TensorFlow's shapes are sequences but not tuples.
     levels = {name: tuple(s) if hasattr(s, "__len__") else s for name, s in levels.items()}
     maps = [s for s in levels.values() if isinstance(s, tuple) and len(s) == 4]
     batches = {shape[0] for shape in maps} - {None}
     if not 0 < len(maps) == len(levels) or None in {s[3] for s in maps} or len(batches) > 1:
         raise ValueError(
-            "Maps must have shape (batch, height, width, channels), of one batch and with known "
-            "channels; a pyramid must be a list or a dict of them, with at least one level. "
+            "Maps must have shape (batch, height, width, channels), equal batch sizes and known "
+            "channels. A pyramid must be a list or a dict of maps with at least one level. "
             f"Received: shapes {shapes}"
         )
     return levels
 
 
 def check_halving(levels: Mapping, round_down: bool = True) -> None:
-    """Checks that every map is half the size of the one before, as far as sizes are known.
+    """Checks that each map is half the size of the previous one, where sizes are known.
 
-    Halves are rounded up, or down where `round_down` allows it. Levels called P and a number must
-    be in the order of their numbers.
+    Halves are rounded up, or also down if `round_down` is true. Levels named P and a number must be
+    in ascending order.
 
     Raises:
-        ValueError: If one is not; the message shows all of them.
+        ValueError: If a level does not fit; the message shows all shapes.
     """
     shapes = list(levels.values())
     numbers = [int(name[1:]) for name in levels if re.fullmatch(r"P\d+", str(name))]
@@ -78,7 +78,7 @@ def check_halving(levels: Mapping, round_down: bool = True) -> None:
 
 
 def _shapes(inputs):
-    """Returns the same structure with shapes for tensors."""
+    """Replaces tensors with their shapes, in the same structure."""
     if isinstance(inputs, Mapping):
         return {name: _shapes(x) for name, x in inputs.items()}
     if isinstance(inputs, list | tuple):

@@ -1,33 +1,33 @@
-"""Scale-aware attention (π_L): how much each level counts."""
+"""Scale-aware attention (π_L): how much each level contributes."""
 
 import keras
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
+from keras_dyhead.layers.affine_maps import WeightedSum, global_mean
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, check_maps, listed
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class ScaleAwareAttention(PyramidLayer):
-    """Weighs maps of several levels by one learned number each, and averages them.
+    """Multiplies the maps of several levels by one learned weight each, and averages them.
 
-    The number is `activation(relu(w · mean(map) + b))`, with one `w` and `b` for all maps. With the
-    default activation, `relu6(x + 3) / 6`, it lies in [0.5, 1].
+    The weight is `activation(relu(w · mean(map) + b))`, with the same `w` and `b` for all maps.
+    With the default activation, `relu6(x + 3) / 6`, it lies in [0.5, 1].
 
-    `b` starts at 1, the number at 2/3. In the released code `b` starts at 0: the ReLU is zero for
-    about half of the maps from the beginning, in short trainings often soon for all, and a ReLU
-    that is zero for all maps does not learn.
+    `b` starts at 1, so the weight starts near 2/3. In the released code, `b` starts at 0. The ReLU
+    is then zero for about half of the maps at first, and in short trainings often soon for all. A
+    ReLU that is zero for all maps does not learn.
 
     Args:
         activation: Gate function. The default `"hard_sigmoid"` is the released code's
-            `relu6(x + 3) / 6`; the paper's `max(0, min(1, (x + 1) / 2))` would be
-            `lambda x: keras.ops.clip((x + 1) / 2, 0, 1)`, which ends at 1, where `b` starts: give
-            `gate.bias` a smaller value before training with it.
-        **kwargs: Of `keras.layers.Layer`.
+            `relu6(x + 3) / 6`. The paper's `max(0, min(1, (x + 1) / 2))` would be
+            `lambda x: keras.ops.clip((x + 1) / 2, 0, 1)`. It saturates at 1, where `b` starts:
+            before training with it, assign a smaller value to `gate.bias`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: List or dict of maps `(B, H, W, C)` of one size.
+        inputs: List or dict of maps `(B, H, W, C)` of the same size.
 
     Returns:
         Tensor of shape `(B, H, W, C)`: the mean of the weighted maps.
@@ -38,7 +38,7 @@ class ScaleAwareAttention(PyramidLayer):
     >>> ScaleAwareAttention()(branches).shape
     (2, 8, 8, 32)
 
-    Source: paper, section 3.2, equation 3; `AttnConv` in the released code, which has the ReLU.
+    Source: paper, section 3.2, equation 3; `AttnConv` in the released code, which adds the ReLU.
     """
 
     def __init__(self, activation="hard_sigmoid", **kwargs):
@@ -63,33 +63,32 @@ class ScaleAwareAttention(PyramidLayer):
         known = [{shape[axis] for shape in levels.values()} - {None} for axis in (1, 2, 3)]
         if max(map(len, known)) > 1 or self.built and known[2] != {self.gate.kernel.shape[0]}:
             raise ValueError(
-                "The maps must have one size, and the number of channels the layer was built for. "
+                "All maps must have the same size, and the same number of channels in every call. "
                 f"Received: shapes {shapes}"
             )
         return levels
 
     def gates(self, means):
-        """Turns means of maps, `(..., C)`, into the number each is weighed with, `(..., 1)`."""
+        """Turns the means of maps, `(..., C)`, into their weights, `(..., 1)`."""
         return self.activation(self.gate(means))
 
     def factors(self, inputs) -> list:
-        """Returns the number that a call multiplies each map by: one tensor `(B,)` per map."""
+        """Returns the weight of each map: one tensor `(B,)` per map."""
         gates = self.gates(ops.stack([global_mean(x) for x in inputs], axis=1))
         return ops.unstack(gates[..., 0], len(inputs), axis=1)
 
     def call(self, inputs):
         inputs = [ops.cast(x, self.compute_dtype) for x in listed(inputs)]
         pairs = zip(inputs, self.factors(inputs), strict=True)
-        weighed = [x * ops.cast(w, x.dtype)[:, None, None, None] for x, w in pairs]
-        return sum(weighed) / len(inputs)
+        weighted = [x * ops.cast(w, x.dtype)[:, None, None, None] for x, w in pairs]
+        return sum(weighted) / len(inputs)
 
-    def weigh(self, levels) -> list[WeighedSum]:
-        """Returns the mean of the weighted maps of every level, given as dicts of `AffineMap`."""
+    def weigh(self, levels) -> list[WeightedSum]:
+        """Returns the mean of the weighted maps of each level, a dict of `AffineMap`."""
         means = [x.mean for branches in levels for x in branches.values()]
         gates = iter(ops.unstack(self.gates(ops.stack(means, axis=1)), len(means), axis=1))
         return [
-            WeighedSum(list(branches.values()), [1 / len(branches) * next(gates) for _ in branches])
-            for branches in levels
+            WeightedSum(list(x.values()), [1 / len(x) * next(gates) for _ in x]) for x in levels
         ]
 
     def compute_output_shape(self, input_shape):

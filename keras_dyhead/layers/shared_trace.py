@@ -1,4 +1,4 @@
-"""Running layers of the same structure through one traced function."""
+"""Runs layers of the same structure through one traced function."""
 
 import keras
 
@@ -6,17 +6,17 @@ from keras_dyhead.ops.sampling_form import chosen_form
 
 
 class SharedTrace:
-    """Calls layers that differ in nothing but their weights; TensorFlow traces only the first.
+    """Calls layers that differ only in their weights; TensorFlow traces only one of them.
 
-    A tower of blocks traced one by one is a graph of as many copies: Python builds, and TensorFlow
-    optimizes and differentiates each. Here the block is traced once, as a function of its weights.
-    In training the graph holds it once, too, and calls it. Otherwise the calls are expanded, which
-    the converters to ONNX and LiteRT need.
+    If each block of a stack were traced, the graph would contain a copy per block. Python would
+    build each copy, and TensorFlow would optimize and differentiate it. Here one block is traced,
+    as a function of its weights. In training, the graph contains it once and calls it. Otherwise
+    the calls are inlined, as the converters to ONNX and LiteRT require.
 
-    Outside `tf.function`, and on other backends, the layers are called as they are.
+    Outside `tf.function`, and on other backends, the layers are called directly.
 
     Args:
-        layer: The built layer that lends its structure.
+        layer: A built layer with the structure of all.
     """
 
     def __init__(self, layer):
@@ -32,7 +32,7 @@ class SharedTrace:
         if tf.executing_eagerly():
             return layer(inputs)
         form = chosen_form(self._layer.compute_dtype)
-        mode = (form, training)  # all that the trace depends on beside the arguments
+        mode = (form, training)  # what else the trace depends on
         if mode not in self._functions:
             attributes = {"_noinline": True} if training else None
             self._functions[mode] = tf.function(
@@ -40,7 +40,7 @@ class SharedTrace:
             )
         weights = [tf.convert_to_tensor(variable.value) for variable in layer.variables]
         if training:
-            inputs = tf.nest.map_structure(_gradient_of_its_own, inputs)
+            inputs = tf.nest.map_structure(_separate_gradient, inputs)
         return self._functions[mode](weights, inputs)
 
     def _call_with(self, weights, inputs):
@@ -49,13 +49,13 @@ class SharedTrace:
             return self._layer(inputs)
 
 
-def _gradient_of_its_own(x):
-    """Returns `x`, whose gradient then comes from another node than that of any other tensor.
+def _separate_gradient(x):
+    """Returns `x`, with a gradient that comes from a separate node of the graph.
 
     The gradients of all inputs are outputs of the one node that calls the function. TensorFlow's
-    oneDNN pass for CPUs joins a convolution's gradient with that of a bias which comes from the
-    same node, without asking from which output: convolutions before the function would exchange
-    the gradients of their biases.
+    oneDNN pass for CPUs fuses a convolution's gradient with a bias gradient from the same node,
+    whichever output that is: convolutions before the function would swap the gradients of their
+    biases.
     """
     import tensorflow as tf
 

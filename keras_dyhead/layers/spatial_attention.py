@@ -1,4 +1,4 @@
-"""Spatial-aware attention (π_S): deformable sampling of each level and of its neighbors."""
+"""Spatial-aware attention (π_S): deformable sampling of each level and its neighbors."""
 
 import keras
 from keras import ops
@@ -7,7 +7,7 @@ from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
-from keras_dyhead.layers.start import NEIGHBOURS, SCALE, NearIdentity, check_start
+from keras_dyhead.layers.start import NEIGHBORS, SCALE, NearIdentity, check_start
 from keras_dyhead.ops.arguments import whole_number
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
@@ -18,46 +18,45 @@ from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 _TAPS = 9
 EPSILON = 1e-5  # of the group normalization
 MULTIPLY_FIRST = 128
-"""Channels from which on it is quicker to multiply a coarser level before sampling it: a third at
-256, by `matmul_gather`. With fewer, the products are too small a part."""
+"""With at least this many channels, it is faster to multiply a coarser level by the kernel before
+sampling it (`matmul_gather`), by a third at 256. With fewer, the products are too small a part."""
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class SpatialAwareAttention(PyramidLayer):
-    """Samples every level, its finer and its coarser neighbor where the level itself says to look.
+    """Samples each level and its neighbors at positions that the level itself predicts.
 
-    A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits. With them three
-    modulated deformable 3x3 convolutions, shared over the levels and each followed by a group
-    normalization of its own (epsilon 1e-5), sample the level (`mid`), the finer level with stride 2
-    (`low`) and the coarser one (`high`). Each kernel runs once over all levels of the pyramid.
-    Offsets and mask are float32 under every dtype policy.
+    A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits, in at least
+    float32. Three modulated deformable 3x3 convolutions,
+    `sum_k w_k * x(p + p_k + offset_k) * mask_k`, use them to sample the level (`mid`), the finer
+    level with stride 2 (`low`) and the coarser level (`high`). Each has its own group normalization
+    (epsilon 1e-5). All levels share the weights, and each kernel runs once over the whole pyramid.
 
     Args:
         channels: Number of output channels, a multiple of `groups`.
         alignment: How offsets predicted on a level act on the coarser map. `"paper"` (default)
-            resizes the coarser map to the level first, so that every offset acts where it was
+            first resizes the coarser map to the level, so that each offset acts where it was
             predicted. `"published"` is what every published checkpoint was trained with: the
-            coarser map is convolved on its own grid, with the level's offsets and masks read as
-            flat channel-first memory, normalized there, and the result is resized
+            coarser map is convolved and normalized on its own grid, with the level's offsets and
+            masks read as flat channel-first memory, and the result is resized
             (microsoft/DynamicHead issue 25).
         use_spatial_attention: `False` samples the regular grid: ordinary convolutions without
             offsets and mask. Defaults to `True`.
-        use_bias: Whether the three convolutions have a bias (Microsoft's have, OpenMMLab's have
-            not; the normalization does not absorb it). Defaults to `True`.
-        groups: Groups of the normalization. Defaults to 16.
-        start: `"identity"` (default) or `"released"`, see `DyHeadNeck`. Near the identity, `mid`
-            starts as its level, normalized to a standard deviation of 8; `low` and `high` are
-            0.3 times as large; offsets and mask logits are an eighth of what their convolution
-            gives.
-        **kwargs: Of `keras.layers.Layer`.
+        use_bias: Whether the three convolutions have a bias. Microsoft's do, OpenMMLab's do not.
+            The normalization does not absorb it. Defaults to `True`.
+        groups: Number of groups of the normalization. Defaults to 16.
+        start: `"identity"` (default) or `"released"`; see `DyHeadNeck`. Near the identity, `mid`
+            starts as the level normalized to a standard deviation of 8, and `low` and `high` are
+            0.3 times as large. The outputs of the offset convolution are divided by 8.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
-        inputs: List or dict of maps `(B, H_l, W_l, C)`, fine to coarse, each half the size of the
-            one before (rounded up).
+        inputs: List or dict of maps `(B, H_l, W_l, C)`, fine to coarse. Each is half the size of
+            the previous one, rounded up.
 
     Returns:
         List with one dict of maps `(B, H_l, W_l, channels)` per level: `{"mid", "low", "high"}`,
-        without `"low"` on the finest and without `"high"` on the coarsest level.
+        without `"low"` on the finest level and without `"high"` on the coarsest.
 
     Example:
 
@@ -120,7 +119,7 @@ class SpatialAwareAttention(PyramidLayer):
             )
             scale = SCALE if near_identity else 1.0
             if near_identity and branch != "mid":
-                scale *= NEIGHBOURS
+                scale *= NEIGHBORS
             vectors = {
                 "gamma": (self.gammas, keras.initializers.Constant(scale)),
                 "beta": (self.betas, "zeros"),
@@ -141,8 +140,8 @@ class SpatialAwareAttention(PyramidLayer):
         widths = {shape[-1] for shape in levels.values()}
         if len(widths) > 1 or self.built and widths != {self.kernels["mid"].shape[2]}:
             raise ValueError(
-                "All levels must have the same number of channels, that which the layer was built "
-                f"for. Received: shapes {shapes}"
+                "All levels must have the same number of channels in every call. "
+                f"Received: shapes {shapes}"
             )
         return levels
 
@@ -153,7 +152,7 @@ class SpatialAwareAttention(PyramidLayer):
         ]
 
     def sample(self, inputs) -> list[dict[str, AffineMap]]:
-        """Returns what a call returns, but leaves the normalization to whoever reads the pixels."""
+        """Returns the branches as `AffineMap`, whose normalization is not yet computed."""
         levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
         sizes = [ops.shape(level)[1:3] for level in levels]
         fields = [self._fields(level) for level in levels] if self.use_spatial_attention else None
@@ -197,8 +196,8 @@ class SpatialAwareAttention(PyramidLayer):
     def _normalize(self, branch, maps, sizes=None) -> list[AffineMap]:
         """Normalizes convolved maps in groups of channels, then resizes them to `sizes` if given.
 
-        The bias of the convolution is added here: it moves the mean of a channel, and the distance
-        of that mean from the group's widens the variance of the group.
+        The bias of the convolution is added here: it shifts the means of channels, whose distance
+        from the mean of their group adds to the variance of the group.
         """
         if not maps:
             return []
@@ -217,7 +216,7 @@ class SpatialAwareAttention(PyramidLayer):
                 ]
             return tuple(ops.stack(values, axis=1) for values in (means, variances, resized))
 
-        def of_group(values):
+        def average_group(values):
             shape = (-1, len(maps), self.groups, self.channels // self.groups)
             values = ops.mean(ops.reshape(values, shape), axis=-1, keepdims=True)
             return ops.reshape(
@@ -228,8 +227,8 @@ class SpatialAwareAttention(PyramidLayer):
         biased_mean = mean
         if self.use_bias:
             biased_mean = mean + ops.cast(self.biases[branch], mean.dtype)
-        group_mean = of_group(biased_mean)
-        group_variance = of_group(variance + ops.square(biased_mean - group_mean))
+        group_mean = average_group(biased_mean)
+        group_variance = average_group(variance + ops.square(biased_mean - group_mean))
         scale = ops.cast(self.gammas[branch], mean.dtype) * ops.rsqrt(group_variance + EPSILON)
         beta = ops.cast(self.betas[branch], mean.dtype)
         shift = beta - (group_mean - biased_mean + mean) * scale
@@ -241,11 +240,11 @@ class SpatialAwareAttention(PyramidLayer):
         ]
 
     def offsets_and_masks(self, inputs):
-        """Where the nine taps of every pixel look, for those who want to look along.
+        """Predicts where the nine taps of each pixel sample, for visualization.
 
         Returns:
             List of offsets from the regular grid, `(B, H_l, W_l, 9, 2)`, (y, x) in pixels of the
-            map that is sampled, and list of factors in [0, 1], `(B, H_l, W_l, 9)`.
+            sampled map, and list of masks in [0, 1], `(B, H_l, W_l, 9)`.
         """
         offsets, masks = [], []
         for level in inputs:
@@ -262,16 +261,16 @@ class SpatialAwareAttention(PyramidLayer):
         return offsets, masks
 
     def _fields(self, level):
-        """Offsets (18) and mask logits (9) of every pixel: `(B, H * W, 27)`, at least float32."""
+        """Predicts 18 offsets and 9 mask logits per pixel: `(B, H * W, 27)`, at least float32."""
         field = self.offset_conv(level) * self.offset_scale
         height, width = ops.shape(field)[1:3]
         return ops.reshape(field, (-1, height * width, 3 * _TAPS))
 
     def _convolve(self, branch, sources, sizes, fields, rows, first=0, strides=1, enlarged=False):
-        """Convolves all sources with one kernel; the outputs have the given sizes.
+        """Convolves all sources with one kernel, to outputs of the given sizes.
 
-        With spatial-aware attention, the sources are the maps of `rows` from number `first` on,
-        `enlarged` to the sizes of the outputs or not.
+        With spatial-aware attention, the sources are the maps of `rows` from number `first` on. If
+        `enlarged`, they are sampled as if resized to the sizes of the outputs.
         """
         if not sources:
             return []
@@ -326,11 +325,11 @@ class SpatialAwareAttention(PyramidLayer):
 
 
 def read_flat(field, positions):
-    """Reads a field as the released code does on the coarser level: as flat channel-first memory.
+    """Reads a field for the coarser level like the released code: as flat channel-first memory.
 
-    Offsets (18 channels) and mask (9) are read apart, each from the start of its sample's memory:
-    `offset.reshape(-1)[:18 * positions].reshape(18, positions)`. A field `(B, P, 27)` becomes
-    `(B, positions, 27)`, with as many positions as the coarser level has pixels, at most `P`.
+    Offsets (18 channels) and mask (9) are read separately, each from the start of its sample's
+    memory: `offset.reshape(-1)[:18 * positions].reshape(18, positions)`. A field `(B, P, 27)`
+    becomes `(B, positions, 27)`; the coarser level has `positions` pixels, at most `P`.
     """
     parts = []
     for part in (field[..., : 2 * _TAPS], field[..., 2 * _TAPS :]):

@@ -1,16 +1,15 @@
-"""Where the weights of a block start: near the identity, or as released.
+"""Initial weights of a block: near the identity, or as released.
 
-A block has no skip connection. As released, it hides what the backbone has learned behind three
-random convolutions of equal weight and a ReLU, as many times as there are blocks. Started near the
-identity, a block passes its level on, almost unchanged, from the first step: the level's own kernel
-(`mid`) is the identity plus a little noise, the maps of the neighboring levels are small, and the
-dynamic ReLU is nearly linear.
+A block has no skip connection. As released, each block hides what the backbone has learned behind
+three random convolutions of equal weight and a ReLU. Near the identity, a block passes each level
+on almost unchanged from the first step: the level's own kernel (`mid`) is the identity plus a
+little noise, the maps of the neighboring levels are small, and the dynamic ReLU is nearly linear.
 
-Maps have a size, too. As released they are an eighth as large as those of a feature pyramid, and
-predictions learn from them as much more slowly by an optimizer like Adam, whose steps have one
-size. Near the identity the normalizations start eight times as large. Offsets and masks then count
-an eighth of what their convolution gives: they see maps of the released size, and a step moves a
-sampling point no further than it does there.
+The size of the values matters, too. As released, they are an eighth as large as those of a feature
+pyramid. An optimizer like Adam takes steps of one size, so predictions learn from them that much
+more slowly. Near the identity, normalizations therefore scale by eight. Offsets and mask logits are
+divided by eight in turn: they are as large as released, and one step of the optimizer moves a
+sampling point no further.
 """
 
 import keras
@@ -20,27 +19,27 @@ from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 
 STARTS = ("identity", "released")
 NOISE = 0.1
-"""Part of the released random kernel that the identity is given."""
+"""Fraction of the released random kernel that is added to the identity."""
 SCALE = 8.0
-"""Scale of the level's own map; a power of two, so that weights convert without rounding."""
-NEIGHBOURS = 0.3
+"""Scale of the level's own map. A power of two, so that converting weights does not round."""
+NEIGHBORS = 0.3
 """Scale of the neighboring levels' maps, relative to the level's own."""
 SECOND_SLOPE = 0.9
-"""Slope of the dynamic ReLU on negative values; on positive values it is 1."""
+"""Slope of the dynamic ReLU for negative values. For positive values it is 1."""
 
 
 def check_start(start: str) -> str:
-    """Returns `start` if it is one of `STARTS`, else raises a `ValueError`."""
+    """Returns `start`, or raises a `ValueError` if it is not one of `STARTS`."""
     if start not in STARTS:
         raise ValueError(f"`start` must be one of {STARTS}. Received: start={start!r}")
     return start
 
 
 class NearIdentity(keras.initializers.Initializer):
-    """A convolution's kernel that returns its input, plus a little noise.
+    """A convolution kernel that returns its input plus a little noise.
 
-    With more filters than channels, the further filters are noise; with fewer, the further channels
-    are left out.
+    With more filters than channels, the extra filters are noise. With fewer, the extra channels are
+    dropped.
     """
 
     def __call__(self, shape, dtype=None):
@@ -51,9 +50,9 @@ class NearIdentity(keras.initializers.Initializer):
 
 
 class SecondSlope(keras.initializers.Initializer):
-    """Biases of the coefficients a1, b1, a2, b2 of the dynamic ReLU, with which a2 is 0.9."""
+    """Biases of the dynamic ReLU's coefficients a1, b1, a2 and b2 that set a2 to 0.9."""
 
     def __call__(self, shape, dtype=None):
-        # a2 is 2 (hard_sigmoid(bias) - 0.5), which is bias / 3.
+        # a2 = 2 (hard_sigmoid(bias) - 0.5) = bias / 3.
         a1, b1, a2, b2 = ops.split(ops.zeros(shape, dtype), 4)
         return ops.concatenate([a1, b1, a2 + 3 * SECOND_SLOPE, b2])

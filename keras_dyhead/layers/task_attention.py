@@ -1,9 +1,9 @@
-"""Task-aware attention (π_C): which channels serve which task."""
+"""Task-aware attention (π_C): switches channels on and off to favor different tasks."""
 
 import keras
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import WeighedSum, global_mean
+from keras_dyhead.layers.affine_maps import WeightedSum, global_mean
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.pyramid_layer import check_maps
@@ -13,23 +13,23 @@ from keras_dyhead.ops.arguments import whole_number
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class TaskAwareAttention(CompositeLayer):
-    """Dynamic ReLU: per image and channel, the larger of two learned linear functions.
+    """Dynamic ReLU: per image and channel, the maximum of two learned linear functions.
 
-    `out = max(a1 * x + b1, a2 * x + b2)`, where the coefficients of each channel come from the
-    global mean of the map through two dense layers: `s = hard_sigmoid(theta(mean))` in [0, 1], then
-    `a1 = 2 (s - 0.5) + 1`, `a2 = 2 (s - 0.5)` and `b = s - 0.5`. It starts close to
-    `max(x, 0.9 x)`, or as released, close to a plain ReLU.
+    `out = max(a1 * x + b1, a2 * x + b2)`. The coefficients of each channel come from the global
+    mean of the map through two dense layers: with `s = hard_sigmoid(theta(mean))` in [0, 1],
+    `a1 = 2 (s - 0.5) + 1`, `a2 = 2 (s - 0.5)` and `b = s - 0.5`. The layer starts close to
+    `max(x, 0.9 x)` or, as released, close to a plain ReLU.
 
     Args:
-        reduction: Factor by which the first dense layer narrows the channels. Defaults to 4.
-        start: Initial values, `"identity"` (default) or `"released"`, see `DyHeadNeck`.
-        **kwargs: Of `keras.layers.Layer`.
+        reduction: Factor by which the first dense layer reduces the channels. Defaults to 4.
+        start: Initialization, `"identity"` (default) or `"released"`; see `DyHeadNeck`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Tensor of shape `(B, H, W, C)`.
 
     Returns:
-        Tensor of the shape of `inputs`.
+        Tensor of the same shape as `inputs`.
 
     Example:
 
@@ -68,7 +68,7 @@ class TaskAwareAttention(CompositeLayer):
         self.built = True
 
     def coefficients(self, means):
-        """Turns the means of maps, `(..., C)`, into a1, b1, a2 and b2, each of the same shape."""
+        """Turns the means of maps, `(..., C)`, into a1, b1, a2 and b2 of the same shape."""
         s = self.excite(self.squeeze(means)) - 0.5
         slope1, bias1, slope2, bias2 = ops.split(s, 4, axis=-1)
         return 2 * slope1 + 1, bias1, 2 * slope2, bias2
@@ -81,11 +81,11 @@ class TaskAwareAttention(CompositeLayer):
         )
         return ops.cast(ops.maximum(inputs * a1 + b1, inputs * a2 + b2), inputs.dtype)
 
-    def rectify(self, levels: list[WeighedSum]) -> list:
-        """Applies the dynamic ReLU to maps of which the pixels are not computed yet."""
+    def rectify(self, levels: list[WeightedSum]) -> list:
+        """Applies the dynamic ReLU to maps whose pixels are not computed yet."""
         coefficients = self.coefficients(ops.stack([x.mean for x in levels], axis=1))
         per_level = zip(*(ops.unstack(x, len(levels), axis=1) for x in coefficients), strict=True)
-        return [x.larger_line(*lines) for x, lines in zip(levels, per_level, strict=True)]
+        return [x.dynamic_relu(*lines) for x, lines in zip(levels, per_level, strict=True)]
 
     def compute_output_shape(self, input_shape):
         return input_shape

@@ -49,7 +49,7 @@ def assert_refused(make, inputs, message, good=None):
 @pytest.mark.parametrize(
     ("shapes", "message"),
     [
-        ([(1, 8, 8, 16), (2, 4, 4, 16)], "one batch"),
+        ([(1, 8, 8, 16), (2, 4, 4, 16)], "equal batch sizes"),
         ([(8, 8, 16), (4, 4, 16)], "must have shape"),
         ([(1, 8, 8, 4, 16)], "must have shape"),
         ((1, 8, 8, 16), "a list or a dict"),
@@ -101,7 +101,10 @@ def test_a_backbone_that_rounds_down_is_refused_by_the_feature_pyramid(size):
 @pytest.mark.parametrize("other", [(1, 4, 4, 16), (1, 1, 1, 16), (2, 8, 8, 16), (1, 8, 8, 8)])
 def test_scale_attention_wants_maps_of_one_size(tensor, other):
     assert_refused(
-        ScaleAwareAttention, [tensor(GOOD[0]), tensor(other)], "one (size|batch)", GOOD[:1] * 2
+        ScaleAwareAttention,
+        [tensor(GOOD[0]), tensor(other)],
+        "(same size|equal batch)",
+        GOOD[:1] * 2,
     )
 
 
