@@ -1,4 +1,4 @@
-"""What functions and layers ask of the numbers and tensors that they are given."""
+"""Checks and conversions of arguments."""
 
 from collections.abc import Sequence
 
@@ -8,10 +8,10 @@ from keras import ops
 
 
 def whole_number(value: int, name: str, smallest: int = 1) -> int:
-    """Returns an int of Python for one of Python or NumPy; `name` is what the error calls it.
+    """Returns a Python int for a Python or NumPy int. Errors refer to it as `name`.
 
     Raises:
-        ValueError: If it is no int (a bool is none), or smaller than `smallest`.
+        ValueError: If `value` is not an integer (booleans are not) or is less than `smallest`.
     """
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
         raise ValueError(
@@ -21,7 +21,7 @@ def whole_number(value: int, name: str, smallest: int = 1) -> int:
 
 
 def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int, int]:
-    """Repeats an int, or checks a pair of ints; see `whole_number`."""
+    """Returns a pair of ints from an int or a pair; see `whole_number`."""
     values = (value, value) if np.ndim(value) == 0 else tuple(value)
     try:
         if len(values) == 2:
@@ -35,11 +35,11 @@ def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int,
 
 
 def at_least_float32(dtype) -> str:
-    """Returns float32, or float64 for float64: Keras' `result_type` has none on JAX and PyTorch."""
+    """Returns float32, or float64 for float64: on JAX and PyTorch Keras' `result_type` does not."""
     return "float64" if keras.backend.standardize_dtype(dtype) == "float64" else "float32"
 
 
 def float_tensor(x):
-    """Returns a tensor of floats; integers become float32."""
+    """Converts to a tensor of floats; integers become float32."""
     x = ops.convert_to_tensor(x)
     return x if keras.backend.is_float_dtype(x.dtype) else ops.cast(x, "float32")

@@ -5,7 +5,7 @@ import math
 from keras import ops
 
 MAX_LOG_SCALE = math.log(1000 / 16)
-EPSILON = 1e-6  # pixels², keeps areas that divide off zero
+EPSILON = 1e-6  # pixels², the least area to divide by
 
 
 def box_iou(boxes1, boxes2):
@@ -20,19 +20,19 @@ def box_iou(boxes1, boxes2):
 
 
 def paired_iou(boxes1, boxes2):
-    """Computes the IoU of `(..., 4)` xyxy boxes one by one: `(...)` float32, 0 without area."""
+    """Computes the IoU of corresponding `(..., 4)` xyxy boxes: `(...)` float32, 0 without area."""
     intersection, union = _overlap(ops.cast(boxes1, "float32"), ops.cast(boxes2, "float32"))
     return intersection / union
 
 
 def generalized_iou(boxes1, boxes2):
-    """Computes the generalized IoU box by box: the IoU minus the empty share of the hull.
+    """Computes the generalized IoU of corresponding `(..., 4)` xyxy boxes: `(...)` float32.
 
-    It is `(...)` float32 between -1 (far apart) and 1 (the same box).
+    It is the IoU minus the empty fraction of the enclosing box, from -1 (far apart) to 1 (equal).
 
-    Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019. The released
-    codes keep the divisors off zero in different ways (union + 1e-7, max(union, 1e-6)), which
-    is the same to 1e-6 for boxes of a pixel or more.
+    Source: Rezatofighi et al., "Generalized Intersection over Union", CVPR 2019. Released codes
+    keep divisors positive in different ways (union + 1e-7, max(union, 1e-6)), the same to 1e-6 for
+    boxes of a pixel or more.
     """
     boxes1, boxes2 = ops.cast(boxes1, "float32"), ops.cast(boxes2, "float32")
     intersection, union = _overlap(boxes1, boxes2)
@@ -45,19 +45,19 @@ def generalized_iou(boxes1, boxes2):
 
 
 def box_area(boxes):
-    """Computes the area of `(..., 4)` xyxy boxes; negative sides count as they are."""
+    """Computes the area of `(..., 4)` xyxy boxes, without clipping negative sides."""
     return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
 
 
 def is_empty(boxes):
-    """Tells which of `(..., 4)` xyxy boxes have no area: `(...)` bool."""
+    """Returns which of `(..., 4)` xyxy boxes have no area: `(...)` bool."""
     return ops.any(boxes[..., 2:] <= boxes[..., :2], axis=-1)
 
 
 def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
-    """Expresses `(..., 4)` xyxy boxes as offsets of center and size (log) relative to anchors.
+    """Encodes `(..., 4)` xyxy boxes as offsets of center and log size relative to anchors.
 
-    The float32 deltas (dx, dy, dw, dh) are multiplied by `weights`: `(10, 10, 5, 5)` equals
+    The float32 deltas (dx, dy, dw, dh) are multiplied by `weights`. `(10, 10, 5, 5)` corresponds to
     standard deviations of `(0.1, 0.1, 0.2, 0.2)`.
     """
     center, size = _center_and_size(boxes)
@@ -69,7 +69,7 @@ def encode_boxes(boxes, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
 def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
     """Applies deltas to anchors: the inverse of `encode_boxes`.
 
-    The scaled dw and dh are clamped to ±log(1000 / 16), so that no prediction overflows.
+    After division, dw and dh are clamped to ±log(1000 / 16), so that no size overflows.
     """
     deltas = ops.cast(deltas, "float32") / ops.convert_to_tensor(weights, "float32")
     anchor_center, anchor_size = _center_and_size(anchors)
@@ -79,16 +79,16 @@ def decode_boxes(deltas, anchors, weights=(1.0, 1.0, 1.0, 1.0)):
 
 
 def encode_distances(boxes, points):
-    """Expresses `(..., 4)` xyxy boxes as distances of their four sides from points `(..., 2)`.
+    """Encodes `(..., 4)` xyxy boxes as distances of their sides from points `(..., 2)`.
 
-    They are float32, to the left, top, right and bottom side, positive for points inside.
+    The float32 distances to the left, top, right and bottom side are positive for points inside.
     """
     boxes, points = ops.cast(boxes, "float32"), ops.cast(points, "float32")
     return ops.concatenate([points - boxes[..., :2], boxes[..., 2:] - points], axis=-1)
 
 
 def decode_distances(distances, points):
-    """Places boxes around points: the inverse of `encode_distances`."""
+    """Decodes distances from points to boxes: the inverse of `encode_distances`."""
     distances, points = ops.cast(distances, "float32"), ops.cast(points, "float32")
     return ops.concatenate([points - distances[..., :2], points + distances[..., 2:]], axis=-1)
 
@@ -108,7 +108,7 @@ def take_per_image(values, indices):
 
 
 def _overlap(boxes1, boxes2):
-    """Returns the areas of intersection and union, the latter kept off zero."""
+    """Returns the areas of intersection and union, the union at least `EPSILON`."""
     width = ops.minimum(boxes1[..., 2], boxes2[..., 2]) - ops.maximum(
         boxes1[..., 0], boxes2[..., 0]
     )

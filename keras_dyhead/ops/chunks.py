@@ -1,4 +1,4 @@
-"""Working through many positions chunk by chunk, and not before it is time."""
+"""Processes many positions in chunks, and delays work until it is needed."""
 
 import math
 
@@ -8,19 +8,19 @@ from keras import ops
 from keras_dyhead.ops.sampling_form import is_compiled
 
 CHUNK_BYTES = {"cpu": 12 * 2**20, "gpu": 512 * 2**20}
-"""Size of the sampled columns that exist at one time. On CPUs a chunk fits in the outer cache and
-its memory is used again for the next one; GPUs need large products."""
+"""Size of the sampled columns that exist at one time. On CPUs, a chunk fits in the outer cache, and
+the next chunk reuses its memory. GPUs need large products."""
 
 MAX_CHUNKS = 8
-"""Most chunks, which beyond 8 times the size above grow instead of becoming more: each adds a whole
-gradient to those before it, and time would grow with the square of the number of positions."""
+"""Maximum number of chunks. Beyond it, chunks grow: each adds a whole gradient to those before it,
+and time would otherwise grow with the square of the number of positions."""
 
 
 def num_chunks(positions, column_shape, dtype, most=MAX_CHUNKS):
-    """Into how many chunks to split positions that have a column of `column_shape` each.
+    """Returns the number of chunks for positions with a column of `column_shape` each.
 
-    From 1 to `most`; an int where all sizes are ints. XLA gets no less than 2 on CPUs, where
-    nothing but a loop keeps it from working before it is time (see `after`).
+    It lies between 1 and `most`, and is an int if all sizes are ints. XLA on CPUs gets at least 2:
+    only a loop keeps it from doing work too early (see `after`).
     """
     itemsize = 2 if "16" in keras.backend.standardize_dtype(dtype) else 4
     device = _device()
@@ -35,14 +35,14 @@ def scan_chunks(function, carry, arrays, chunks, like):
     """Calls `carry, outputs = function(carry, chunk_of_arrays)` for one chunk after another.
 
     Args:
-        function: Callable. Its outputs have the chunk's length.
-        carry: Tuple of tensors, the first carry.
-        arrays: Tensors `(P, ...)` to be split.
+        function: Callable. Its outputs have the length of the chunk.
+        carry: Tuple of tensors, the initial carry.
+        arrays: Tensors `(P, ...)` to split.
         chunks: Number of chunks, int or scalar tensor.
-        like: For every output the shape behind the first axis, and the dtype.
+        like: For each output, its shape without the first axis, and its dtype.
 
     Returns:
-        The last carry, and the outputs `(P, ...)`.
+        The final carry, and the outputs `(P, ...)`.
     """
     if isinstance(chunks, int) and chunks == 1:
         return function(carry, arrays)
@@ -58,10 +58,10 @@ def scan_chunks(function, carry, arrays, chunks, like):
 
 
 def after(event, tensors):
-    """The tensors, for use when `event` has been computed and not earlier.
+    """Returns the tensors, for use only once `event` has been computed.
 
-    A gradient that computes something again instead of storing it needs this: the work would be
-    done, or found to be done already, during the forward pass.
+    A gradient that recomputes results instead of storing them needs this. Otherwise the runtime
+    would compute them too early, or reuse those of the forward pass.
     """
     backend = keras.backend.backend()
     if backend == "tensorflow":
@@ -77,7 +77,7 @@ def after(event, tensors):
 
 
 def _split(array, chunks, length):
-    """`(P, ...)` to `(chunks, length, ...)`, padded with zeros."""
+    """Splits `(P, ...)` into `(chunks, length, ...)`, padded with zeros."""
     padding = chunks * length - ops.shape(array)[0]
     array = ops.pad(array, [(0, padding)] + [(0, 0)] * (len(array.shape) - 1))
     return ops.reshape(array, (chunks, length, *ops.shape(array)[1:]))

@@ -1,14 +1,14 @@
-"""Which pixels the taps of a deformable convolution read, and with which weights."""
+"""Which pixels the taps of a deformable convolution read, and with what weights."""
 
 import keras
 from keras import ops
 
 
 def corners_of_taps(grid, offset_y, offset_x, mask):
-    """Row numbers and weights of the pixels around each tap: two tensors `(B, P, K, G, J)`.
+    """Returns row numbers and weights of the pixels around each tap, both `(B, P, K, G, J)`.
 
-    There are `J = 4` pixels, or 9 of a map that is sampled as if it were enlarged: a position
-    between two pixels of the enlarged map depends on at most three of the map itself.
+    `J` is 4, or 9 for a map that is sampled as if it were enlarged: along each axis, a position
+    between two pixels of the enlarged map depends on at most three stored pixels.
 
     Args:
         grid: `SamplingGrid` of the `P` positions.
@@ -37,15 +37,15 @@ def corners_of_taps(grid, offset_y, offset_x, mask):
     (pixels_y, _), (pixels_x, _) = neighbors(offset_y, offset_x)
     rows = [start + y * width for y in pixels_y]
     indices = ops.stack([row + x for row in rows for x in pixels_x], axis=-1)
-    # A dozen intermediate results per tap would be kept for the gradient: it finds them again.
+    # The gradient recomputes a dozen intermediate results per tap instead of storing them.
     arguments = (offset_y, offset_x) if mask is None else (offset_y, offset_x, mask)
     return indices, keras.remat(weigh)(*arguments)
 
 
 def _linear_neighbors(position, size, stored_size):
-    """The pixels around a position on one axis, clipped, and their weights, zero outside.
+    """Returns the pixels around a position on one axis, clipped, and their weights, zero outside.
 
-    There are two, or three of a map of `stored_size` that is to be enlarged to `size`.
+    There are two, or three of a map of `stored_size` that is sampled as if enlarged to `size`.
     """
     size = ops.cast(size, position.dtype)
     inside = ops.logical_and(position > -1, position < size)  # False for NaN
@@ -66,11 +66,11 @@ def _linear_neighbors(position, size, stored_size):
 def _before_enlarging(pixels, weights, last, stored_last):
     """Turns two neighboring pixels of an enlarged map, and their weights, into three stored ones.
 
-    Pixel `i` of the enlarged map lies at `i * stored_last / last` of the stored one, and is the
-    mean of the two around it, the nearer one counting more.
+    Pixel `i` of the enlarged map lies at `i * stored_last / last` of the stored map, and is the
+    linear interpolation of the two pixels around it.
     """
     dtype, last = weights[0].dtype, ops.maximum(last, 1)
-    # Of integers: a rounded quotient could have another floor where the gradient computes it again.
+    # Integers: the floor of a rounded quotient might change when the gradient recomputes it.
     first = pixels[0] * stored_last // last
     stored = [first + step for step in range(3)]
     places = [ops.cast(x * stored_last, dtype) / ops.cast(last, dtype) for x in pixels]

@@ -25,20 +25,20 @@ def deform_conv2d(
 ):
     """Convolves `inputs` at displaced, bilinearly interpolated and modulated positions.
 
-    A tap reads position `output * strides - padding + tap * dilation_rate + offset`. Pixels outside
-    the image count as zero, each of the four neighbors on its own, and a tap at `<= -1` or
-    `>= size` (or at a NaN position) is zero with zero derivatives. Where a tap lies exactly on a
-    pixel, the derivative to its offset is the one towards the larger coordinate.
+    A tap reads position `output * strides - padding + tap * dilation_rate + offset`. Each of the
+    four neighboring pixels counts as zero if it is outside the image. A tap at `<= -1` or
+    `>= size`, or at a NaN position, is zero and has zero derivatives. If a tap lies exactly on a
+    pixel, the derivative with respect to its offset is the one towards larger coordinates.
 
     Coordinates are computed in float32, or in float64 for float64 offsets. The matrix product has
-    the dtype of `inputs`. Training keeps no sampled columns: the gradient samples again.
+    the dtype of `inputs`. Training stores no sampled columns: the gradient samples again.
 
     Args:
         inputs: Tensor of shape `(B, H, W, C)`; integers are converted to float32.
-        offsets: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw * 2)`: per offset group and
-            tap (row-major) the displacement `(y, x)` in pixels.
+        offsets: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw * 2)`: displacement `(y, x)`
+            in pixels per offset group and tap (row-major).
         mask: Tensor of shape `(B, Ho, Wo, offset_groups * kh * kw)` that multiplies the sampled
-            values, or `None` for the unmodulated convolution (DCNv1).
+            values, or `None` for unmodulated convolution (DCNv1).
         kernel: Tensor of shape `(kh, kw, C // groups, F)`.
         bias: Tensor of shape `(F,)` or `None`.
         strides: Int or pair (y, x). Defaults to 1.
@@ -46,15 +46,15 @@ def deform_conv2d(
             (`dilation_rate * (k - 1) // 2`). Symmetric as in DCN, not as in TensorFlow. Defaults to
             1.
         dilation_rate: Int or pair. Defaults to 1.
-        groups: Number of blocks that input and output channels are split into. Defaults to 1.
-        offset_groups: Number of blocks of input channels with offsets of their own. Defaults to 1.
+        groups: Number of groups of input and output channels. Defaults to 1.
+        offset_groups: Number of groups of input channels with separate offsets. Defaults to 1.
 
     Returns:
         Tensor of shape `(B, Ho, Wo, F)`, dtype of `inputs`.
 
     Raises:
-        ValueError: If ranks, channel counts or known sizes do not fit each other, or strides,
-            dilation rate or groups are not positive.
+        ValueError: If ranks, channels or known sizes do not match, or if strides, dilation rate or
+            groups are not positive.
 
     Example:
 
@@ -62,7 +62,7 @@ def deform_conv2d(
     >>> deform_conv2d(x, ops.zeros((1, 8, 8, 18)), None, keras.random.normal((3, 3, 4, 6))).shape
     (1, 8, 8, 6)
 
-    Source: Zhu et al., "Deformable ConvNets v2" (CVPR 2019); the border rule is that of
+    Source: Zhu et al., "Deformable ConvNets v2" (CVPR 2019). The border rule is that of
     `torchvision.ops.deform_conv2d`, the zero derivative at exactly -1 that of the CUDA kernel in
     microsoft/DynamicHead.
     """
@@ -99,17 +99,17 @@ def deform_conv2d(
 
 
 def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=1):
-    """Deformable convolution over flattened maps, of which one or many make up `rows`.
+    """Applies a deformable convolution to one or several flattened maps.
 
     Args:
         rows: Tensor of shape `(B, R, C)`: the pixels of one map, or of several one after the other.
-        grid: `SamplingGrid` of the `P` output positions. One with `stored_height` and
-            `stored_width` is for sparse products, and without groups.
+        grid: `SamplingGrid` of the `P` output positions. If it has `stored_height` and
+            `stored_width`, sparse products must be available and groups are not supported.
         offsets: Tensor of shape `(B, P, offset_groups * K * 2)`.
         mask: Tensor of shape `(B, P, offset_groups * K)` or `None`.
         kernel: Tensor of shape `(kh, kw, C // groups, F)` with `K == kh * kw`.
-        groups: As in `deform_conv2d`, like the next.
-        offset_groups: Likewise.
+        groups: As in `deform_conv2d`.
+        offset_groups: As in `deform_conv2d`.
 
     Returns:
         Tensor of shape `(B, P, F)`, dtype of `rows`.
@@ -127,7 +127,7 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
         mask = ops.squeeze(mask, axis=-1)
     indices, weights = corners_of_taps(grid, *ops.unstack(offsets, axis=-1), mask)
 
-    # Every (image, pixel, offset group) is a row of its own, gathered by one flat index.
+    # Each (image, pixel, offset group) is a separate row, gathered by one flat index.
     image = ops.reshape(ops.arange(batch, dtype="int32"), (batch, 1, 1, 1, 1)) * num_rows
     indices = indices + image
     if grid.stored_height is not None:
@@ -153,7 +153,7 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
 
 
 def resolve_padding(padding, kernel_size, dilation_rate) -> tuple[int, int]:
-    """Turns `"same"`, `"valid"`, an int or a pair into pixels per side."""
+    """Converts `"same"`, `"valid"`, an int or a pair to pixels per side."""
     if not isinstance(padding, str):
         return pair(padding, "padding", smallest=0)
     if padding == "valid":
@@ -167,7 +167,7 @@ def resolve_padding(padding, kernel_size, dilation_rate) -> tuple[int, int]:
 
 
 def _taps_first(tensor, shape):
-    """Turns `(B, P, groups * K * n)`, to be read as `shape`, into `(B, P, K, groups, n)`."""
+    """Turns `(B, P, groups * K * n)`, read as `shape`, into `(B, P, K, groups, n)`."""
     batch, positions, groups, taps, n = shape
     if groups == 1:
         return ops.reshape(tensor, (batch, positions, taps, 1, n))
@@ -186,7 +186,7 @@ def check_shapes(
     groups,
     offset_groups,
 ):
-    """Checks that the arguments of `deform_conv2d` fit each other, given as shapes as far as known.
+    """Checks that the shapes of the arguments of `deform_conv2d` match, as far as they are known.
 
     Raises:
         ValueError: If they do not; the message shows what was received.
@@ -207,7 +207,7 @@ def check_shapes(
     size = _output_size(inputs[1:3], kernel[:2], strides, padding, dilation_rate)
     if any(n is not None and n < 0 for n in size):
         raise ValueError(
-            "`inputs`, with `padding`, must be as large as the kernel. "
+            "`inputs` with `padding` must be at least as large as the kernel. "
             f"Received: inputs.shape={inputs}, kernel.shape={kernel}, padding={padding}"
         )
     for name, (shape, numbers) in fields.items():
@@ -232,8 +232,9 @@ def check_shapes(
     channels = inputs[-1]
     if channels != group_channels * groups or filters % groups:
         raise ValueError(
-            "`kernel` must have shape (kh, kw, channels // groups, filters), filters a multiple of "
-            f"groups. Received: kernel.shape={kernel}, channels={channels}, groups={groups}"
+            "`kernel` must have shape (kh, kw, channels // groups, filters), and filters must be a "
+            f"multiple of groups. Received: kernel.shape={kernel}, channels={channels}, "
+            f"groups={groups}"
         )
     if channels % offset_groups:
         raise ValueError(
@@ -245,12 +246,12 @@ def check_shapes(
 
 
 def _may_be_equal(found, wanted):
-    """Whether sizes are equal as far as they are known."""
+    """Whether sizes are equal wherever both are known."""
     return all(a is None or b is None or a == b for a, b in zip(found, wanted, strict=True))
 
 
 def _output_size(size, kernel_size, strides, padding, dilation_rate):
-    """(height, width) of the output; `None` where that of the input is unknown."""
+    """Returns the output's (height, width), `None` where the input's is unknown."""
     return tuple(
         None if n is None else (n + 2 * p - d * (k - 1) - 1) // s + 1
         for n, p, d, k, s in zip(size, padding, dilation_rate, kernel_size, strides, strict=True)

@@ -1,4 +1,4 @@
-"""The sampling engine: weighted row gather and one matrix product, chunk by chunk."""
+"""Sampling: a weighted gather of rows and one matrix product, in chunks."""
 
 from keras import ops
 
@@ -9,22 +9,22 @@ from keras_dyhead.ops.sampling_form import chosen_form, sparse_matmul, sparse_we
 
 
 def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
-    """Multiplies weighted sums of gathered rows with a kernel: `columns(rows) @ kernel`.
+    """Multiplies weighted sums of gathered rows by a kernel: `columns(rows) @ kernel`.
 
     Column `s` of output position `p` is `sum_j weights[p, s, j] * rows[indices[p, s, j]]`.
-    Deformable convolution is this operation with the four bilinear corners as `j` and the kernel's
-    taps as `s`.
+    Deformable convolution is this operation with the four bilinear corners as `j` and the taps of
+    the kernel as `s`.
 
-    The columns are `K` times as large as a map, and are never kept for the gradient: it stores the
-    arguments, waits for the gradient of the outputs, and gathers again, for one chunk of positions
-    at a time (see `chunks.num_chunks`).
+    The columns are `K` times as large as a map, and are never stored for the gradient. The gradient
+    starts from the arguments once the upstream gradient exists, and gathers again, one chunk of
+    positions at a time (see `chunks.num_chunks`).
 
     Args:
         rows: Tensor of shape `(R, D)`, float.
         indices: Tensor of shape `(P, S, J)`, int32, every entry in `[0, R)`.
         weights: Tensor of shape `(P, S, J)`, at least float32.
         kernel: Tensor of shape `(K, C // groups, F)` with `K * C == S * D`, dtype of `rows`.
-        groups: Number of blocks that input and output channels are split into.
+        groups: Number of groups of input and output channels.
 
     Returns:
         Tensor of shape `(P, F)`, dtype of `rows`.
@@ -41,7 +41,7 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
         def outputs_of_chunk(_, corners):
             return (), (_multiply(weighted_gather(rows, *corners, sparse), kernel, groups),)
 
-        # The converters to ONNX and LiteRT cannot follow a loop; they never see sparse products.
+        # Converters to ONNX and LiteRT cannot handle a loop. They never see sparse products.
         _, (outputs,) = scan_chunks(
             outputs_of_chunk,
             carry=(),
@@ -52,7 +52,7 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
 
         def gradient(*args, upstream=None):
             grad = args[0] if upstream is None else upstream
-            # Without this the runtime would gather again during the forward pass, and keep it.
+            # Otherwise the runtime would gather during the forward pass and keep the result.
             rows_again, *corners = after(grad, (rows, indices, weights))
 
             def gradients_of_chunk(sums, arrays):
@@ -85,13 +85,13 @@ def gather_matmul(rows, indices, weights, kernel, groups: int = 1):
 
 
 def weighted_gather(rows, indices, weights, sparse):
-    """Adds up gathered rows times their weights: `(P, S, D)`, dtype of `rows`."""
+    """Sums gathered rows times their weights: `(P, S, D)`, dtype of `rows`."""
     if sparse:
         positions, samples, _ = ops.shape(indices)
         matrix = sparse_weights(indices, weights, rows)
         columns = sparse_matmul(matrix, rows, positions * samples)
         return ops.reshape(columns, (positions, samples, rows.shape[-1]))
-    # One corner at a time: XLA makes one loop of gathers and sum, and others keep one corner.
+    # One corner at a time: XLA fuses gathers and sum, and other runtimes hold one corner only.
     weights = ops.cast(weights, rows.dtype)
     return sum(
         take_rows(rows, indices[..., j]) * weights[..., j, None] for j in range(indices.shape[-1])
@@ -99,9 +99,9 @@ def weighted_gather(rows, indices, weights, sparse):
 
 
 def weighted_gather_gradient(grad_columns, rows, indices, weights, grad_rows, sparse):
-    """Gathers again and goes back: columns, gradient to `rows`, gradient to `weights`.
+    """Gathers again and returns the columns and the gradients of `rows` and `weights`.
 
-    That of `rows` is added to `grad_rows`, whose dtype it is accumulated in.
+    The gradient of `rows` is added to `grad_rows`, in the dtype of `grad_rows`.
     """
     accumulator = grad_rows.dtype
 
@@ -132,7 +132,7 @@ def weighted_gather_gradient(grad_columns, rows, indices, weights, grad_rows, sp
 
 
 def _multiply(columns, kernel, groups):
-    """`(P, S, D)` columns times the kernel: `(P, F)`."""
+    """Multiplies `(P, S, D)` columns by the kernel: `(P, F)`."""
     taps, width, filters = kernel.shape
     if groups == 1:
         columns = ops.reshape(columns, (-1, taps * width))
@@ -143,7 +143,7 @@ def _multiply(columns, kernel, groups):
 
 
 def _multiply_back(grad, kernel, groups, column_shape):
-    """Gradient of `_multiply` to the columns."""
+    """Computes the gradient of `_multiply` with respect to the columns."""
     taps, width, filters = kernel.shape
     if groups == 1:
         columns = grad @ ops.transpose(ops.reshape(kernel, (-1, filters)))
@@ -155,7 +155,7 @@ def _multiply_back(grad, kernel, groups, column_shape):
 
 
 def _multiply_columns(columns, grad, kernel_shape, groups):
-    """Gradient of `_multiply` to the kernel."""
+    """Computes the gradient of `_multiply` with respect to the kernel."""
     taps, width, _ = kernel_shape
     if groups == 1:
         columns = ops.reshape(columns, (-1, taps * width))
@@ -166,12 +166,12 @@ def _multiply_columns(columns, grad, kernel_shape, groups):
 
 
 def _group_columns(columns, kernel_shape, groups):
-    """`(P, S, D)` columns to `(groups, P, K * C / groups)`."""
+    """Reshapes `(P, S, D)` columns to `(groups, P, K * C / groups)`."""
     taps, width, _ = kernel_shape
     columns = ops.transpose(ops.reshape(columns, (-1, taps, groups, width)), (2, 0, 1, 3))
     return ops.reshape(columns, (groups, -1, taps * width))
 
 
 def _group_channels(tensor, groups):
-    """`(..., F)` to `(groups, N, F / groups)`."""
+    """Reshapes `(..., F)` to `(groups, N, F / groups)`."""
     return ops.swapaxes(ops.reshape(tensor, (-1, groups, tensor.shape[-1] // groups)), 0, 1)

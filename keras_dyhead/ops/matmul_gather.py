@@ -1,4 +1,4 @@
-"""Matrix products before sampling, for maps with fewer pixels than are sampled from them."""
+"""Matrix products before sampling, for maps with fewer pixels than samples."""
 
 from keras import ops
 
@@ -8,13 +8,13 @@ from keras_dyhead.ops.sampling_form import sparse_matmul, sparse_weights
 
 
 def matmul_gather(rows, indices, weights, kernel):
-    """Multiplies rows with a kernel, then adds up weighted products: `gather_matmul` turned round.
+    """Multiplies rows by a kernel, then sums weighted products: `gather_matmul` in reverse order.
 
     Output `p` is `sum_s sum_j weights[p, s, j] * (rows[indices[p, s, j]] @ kernel[s])`. Sampling is
     linear, so the products may come first. There are `R` of them instead of `P`, and no columns.
 
-    It has sparse products only: TensorFlow on CPUs, float32 and float64. One row of the kernel
-    after the other is worked through, and nothing but the arguments is kept for the gradient.
+    It uses sparse products only: TensorFlow on CPUs, float32 and float64. It processes the kernel
+    row by row, and stores only the arguments for the gradient.
 
     Args:
         rows: Tensor of shape `(R, C)`, float.
@@ -29,13 +29,13 @@ def matmul_gather(rows, indices, weights, kernel):
 
     kernel_height, kernel_width, channels, filters = kernel.shape
     positions, num_rows = ops.shape(indices)[0], ops.shape(rows)[0]
-    # Each row has `kw` products, one after the other.
+    # Each row has `kw` consecutive products.
     tap = ops.tile(ops.arange(kernel_width, dtype="int32"), [kernel_height])
     shape = (positions, kernel_height, kernel_width * indices.shape[-1])
     indices = ops.reshape(indices * kernel_width + tap[:, None], shape)
 
     def multiply(rows, kernel):
-        """Products `(R * kw, F)` of all rows with one row of the kernel, `(C, kw * F)`."""
+        """Returns the products `(R * kw, F)` of all rows with a kernel row, `(C, kw * F)`."""
         return ops.reshape(ops.matmul(rows, kernel), (num_rows * kernel_width, filters))
 
     @ops.custom_gradient

@@ -1,10 +1,10 @@
-"""Bilinear resizing of images, equal to the bit to that of Pillow and of OpenCV.
+"""Bilinear image resizing that matches Pillow and OpenCV bit for bit.
 
-Published detectors were trained on images that one of the two had resized. Both compute in whole
-numbers and round to whole values. Here weights are computed in int32 and pixels in float32, where
-all products and sums are whole and small enough to be exact, TensorFloat-32 included.
+Published detectors were trained on images that one of the two had resized. Both compute with
+integers and round to integers. Here weights are int32 and pixels are float32: all products and sums
+are integers small enough to be exact, even in TensorFloat-32.
 
-NumPy arrays stay arrays: JAX would compile every operation anew for every size of an image.
+NumPy arrays stay NumPy arrays: JAX would compile every operation again for each image size.
 """
 
 from types import SimpleNamespace
@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-_BLOCK = 32  # places whose pixels are gathered together
+_BLOCK = 32  # output pixels whose inputs are gathered together
 _ARRAYS = SimpleNamespace(
     arange=np.arange,
     cast=np.asarray,
@@ -28,18 +28,18 @@ _ARRAYS = SimpleNamespace(
 
 
 def resize_like_pillow(images, size):
-    """Resizes images as `PIL.Image.resize(..., BILINEAR)` does: filtered where it shrinks them.
+    """Resizes images as `PIL.Image.resize(..., BILINEAR)` does: filtered when shrinking.
 
-    First columns, then rows are summed with weights in units of 2**-22, and rounded to whole
-    values. Pillow 10.4 does so; Pillow 13.0 begins with rows where that is less work, as in some
-    tall images, which changes up to a quarter of their values by 1.
+    First columns, then rows are summed with weights in units of 2**-22, and rounded to integers.
+    Pillow 10.4 does the same. Pillow 13.0 starts with rows where that is less work, as in some tall
+    images, which changes up to a quarter of their values by 1.
 
     Args:
-        images: Tensor or array of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
+        images: Tensor or array of shape `(B, H, W, C)`, integer values 0..255 of any dtype.
         size: Pair `(height, width)` of ints or scalar int32 tensors.
 
     Returns:
-        Tensor `(B, height, width, C)`, or for an array an array, whole values in float32.
+        Tensor `(B, height, width, C)`, or an array for an array, with integer values in float32.
     """
     if isinstance(images, np.ndarray):
         return np.stack([_resize_by_pillow(image, size) for image in images])
@@ -51,15 +51,15 @@ def resize_like_pillow(images, size):
 def resize_like_opencv(images, size):
     """Resizes images as `cv2.resize(..., interpolation=INTER_LINEAR)` does: without a filter.
 
-    Two neighbors each are summed with weights in units of 2**-11. Between columns and rows, and
-    in the rows' two products, bits are cut off.
+    Along each axis, two neighbors are summed with weights in units of 2**-11. Bits are truncated
+    between columns and rows, and in both products of the rows.
 
     Args:
-        images: Tensor or array of shape `(B, H, W, C)`, whole values 0..255 of any dtype.
+        images: Tensor or array of shape `(B, H, W, C)`, integer values 0..255 of any dtype.
         size: Pair `(height, width)` of ints or scalar int32 tensors.
 
     Returns:
-        Tensor `(B, height, width, C)`, or for an array an array, whole values in float32.
+        Tensor `(B, height, width, C)`, or an array for an array, with integer values in float32.
     """
     xp = _ARRAYS if isinstance(images, np.ndarray) else ops
     height, width = xp.shape(images)[1:3]
@@ -76,7 +76,7 @@ def resize_like_opencv(images, size):
 
 
 def _resize_by_pillow(image, size):
-    """Columns, then rows, whichever of the two a version of Pillow begins with by itself."""
+    """Resizes columns, then rows, even if this version of Pillow would start with rows."""
     height, width = size
     resized = []
     for channel in np.moveaxis(image, -1, 0).astype("uint8"):
@@ -88,14 +88,14 @@ def _resize_by_pillow(image, size):
 
 
 def _sum_filtered(images, new_size):
-    """Pillow's weighted sums along the first side of `(B, size, M, C)`: `(B, new_size, M, C)`."""
+    """Applies Pillow's weights along the first side of `(B, size, M, C)`: `(B, new_size, M, C)`."""
     _, size, others, channels = ops.shape(images)
     pixels, weights = _pillow_weights(size, new_size)
     blocks, window = ops.shape(pixels)
     images = ops.reshape(images, (-1, size, others * channels))
     images = ops.take(images, ops.reshape(ops.clip(pixels, 0, size - 1), (-1,)), axis=1)
     images = ops.reshape(images, (-1, blocks, window, others * channels))
-    # Digits of 11 bits: the sums of 32 pixels stay below 2**24. Of more, last bits may get lost.
+    # Digits of 11 bits: sums of 32 pixels stay below 2**24. Longer sums may lose their last bits.
     weights = ops.concatenate([weights // 2048, weights % 2048], axis=1)
     sums = ops.matmul(ops.cast(weights, "float32"), ops.cast(images, "float32"))
     high, low = sums[:, :, :_BLOCK], ops.floor(sums[:, :, _BLOCK:] / 2048)
@@ -106,8 +106,8 @@ def _sum_filtered(images, new_size):
 def _pillow_weights(size, new_size):
     """Returns input pixels `(blocks, window)`, and their weights `(blocks, _BLOCK, window)`.
 
-    A triangle around the center of a place, as wide as the longer of an input and an output pixel,
-    is sampled at input pixels and made to sum up to 2**22: all in fractions of whole numbers.
+    A triangle around the center of an output pixel, as wide as the larger of an input and an output
+    pixel, is sampled at input pixels and normalized to a sum of 2**22, all with integers.
     """
     longer = _larger(size, new_size)
     reach = (longer - 1) // new_size + 2
@@ -125,10 +125,10 @@ def _pillow_weights(size, new_size):
 
 
 def _neighbors(xp, size, new_size):
-    """Returns the first of two neighbors of every place, -1 to size - 1, and the other's weight.
+    """Returns the first of two neighbors per output pixel, -1 to size - 1, and the other's weight.
 
-    OpenCV rounds positions to float32, and then the weight, in units of 2**-11, to the nearest
-    whole number, halves to even ones. Here a position is counted in units of 2**-24.
+    OpenCV rounds positions to float32, and then weights, in units of 2**-11, to the nearest integer
+    (halves to even). Here positions are in units of 2**-24.
     """
     places = xp.arange(new_size, dtype="int32")
     position = (2 * places + 1) * size + new_size  # from pixel -1, in units of 1 / (2 * new_size)
@@ -142,7 +142,7 @@ def _neighbors(xp, size, new_size):
 
 
 def _divide(numerator, denominator, bits):
-    """Long division: `numerator * 2**sum(bits) // denominator` below 2**31, and the remainder."""
+    """Computes `numerator * 2**sum(bits) // denominator`, below 2**31, and the remainder."""
     quotient, rest = numerator * 0, numerator
     for n in bits:
         rest = rest * 2**n
@@ -152,21 +152,21 @@ def _divide(numerator, denominator, bits):
 
 
 def _round(xp, value, unit, is_more):
-    """`value / unit` to the nearest whole number; a half to the even one, unless it is more."""
+    """Rounds `value / unit` to the nearest integer; a half to even, or up if `is_more`."""
     quotient, rest = value // unit, value % unit
     up = (2 * rest > unit) | ((2 * rest == unit) & (is_more | (quotient % 2 == 1)))
     return quotient + xp.cast(up, "int32")
 
 
 def _product(xp, weight, values):
-    """`weight * values // 2**16` for values below 2**16."""
+    """Computes `weight * values // 2**16` for values below 2**16."""
     high = xp.floor(values / 256)
     low = values - high * 256
     return xp.floor((weight * high + xp.floor(weight * low / 256)) / 256)
 
 
 def _take(xp, images, index, axis):
-    """Pixels along an axis, those beyond the border from the border."""
+    """Takes pixels along an axis; indices beyond the border read the border."""
     last = xp.shape(images)[axis] - 1
     return xp.cast(xp.take(images, xp.clip(index, 0, last), axis=axis), "float32")
 

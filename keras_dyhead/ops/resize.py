@@ -21,7 +21,7 @@ def resize_align_corners(inputs, size):
         Tensor of shape `(B, height, width, C)`, dtype of `inputs`.
 
     Raises:
-        ValueError: If `inputs` have no 4 dimensions, or `size` is none.
+        ValueError: If `inputs` do not have 4 dimensions, or `size` is invalid.
 
     Example:
 
@@ -43,7 +43,7 @@ def resize_align_corners(inputs, size):
 
 
 def mean_after_resize(inputs, size):
-    """Means over the pixels that the maps have after `resize_align_corners`: `(B, C)`."""
+    """Returns the means that maps have after `resize_align_corners`: `(B, C)`."""
     _, height, width, channels = ops.shape(inputs)
     rows = ops.mean(_interpolation_matrix(height, size[0]), axis=0)
     columns = ops.mean(_interpolation_matrix(width, size[1]), axis=0)
@@ -53,7 +53,7 @@ def mean_after_resize(inputs, size):
 
 
 def _interpolation_matrix(size, new_size):
-    """Matrix `(new_size, size)` whose row holds the two bilinear weights of one output pixel."""
+    """Returns the `(new_size, size)` matrix of bilinear weights, one row per output pixel."""
     if isinstance(size, int) and isinstance(new_size, int):  # a constant of the graph
         position = np.linspace(0, size - 1, new_size)
         distance = position[:, None] - np.arange(size)

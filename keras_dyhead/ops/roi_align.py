@@ -1,4 +1,4 @@
-"""RoIAlign: regions of a feature pyramid as maps of one size."""
+"""RoIAlign: resamples regions of a feature pyramid to maps of one size."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from keras_dyhead.ops.arguments import at_least_float32, float_tensor
 from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
 from keras_dyhead.ops.rows import MapRows, scatter_add_rows, take_rows
 
-_USUAL_PIXELS = 1024  # of a region, for planning where the number is known at run time only
+_USUAL_PIXELS = 1024  # of a region, for planning if the number is known only at run time
 
 
 def roi_align(
@@ -23,38 +23,37 @@ def roi_align(
     """Averages bilinear samples over `size` x `size` equal bins of every region.
 
     A bin of `h` x `w` pixels holds `ceil(h)` x `ceil(w)` evenly spaced samples. Pixel centers lie
-    at halves ("aligned"). A sample more than a pixel outside the map counts as zero, one that is
-    nearer reads the border.
+    at half-integers ("aligned"). A sample more than a pixel outside the map counts as zero; a
+    closer one reads the border.
 
-    The samples of a bin are no array: the weight that each of them gives to its neighbors is
-    added up in closed form, and every pixel of a region is read once, however many samples lie
-    around it. Training keeps no region's pixels: the gradient reads them again. There is none to
-    the boxes.
+    Samples are never stored. Their weights for the pixels around them are summed in closed form,
+    and each pixel of a region is read once, however many samples are near it. Training does not
+    store the pixels of regions: the gradient reads them again. Boxes get no gradient.
 
     Args:
         maps: Maps `(B, H_l, W_l, C)` of the levels; integers are converted to float32.
-        boxes: `(B, R, 4)` xyxy boxes in pixels of the image.
-        levels: `(B, R)` int32, number of the map each region is read from.
-        strides: Pixels of the image per pixel of each map.
+        boxes: `(B, R, 4)` xyxy boxes in image pixels.
+        levels: `(B, R)` int32, number of the map that each region is read from.
+        strides: Image pixels per pixel of each map.
         size: int. Bins in each direction. Defaults to 7.
-        sampling_ratio: int. Samples per bin in each direction, or `None` for as many as above.
-            Defaults to `None`.
-        max_pixels: int. A number of map pixels that no region covers more of; what exceeds it is
-            not read. It makes all shapes static, which XLA needs. `None` is the largest region
-            there is at run time. Defaults to `None`.
+        sampling_ratio: int. Samples per bin in each direction. Defaults to `None`: as many as
+            above.
+        max_pixels: int. Maximum number of map pixels per region; further pixels are not read. It
+            makes all shapes static, which XLA needs. Defaults to `None`: the largest region at run
+            time.
 
     Returns:
         `(B, R, size, size, C)`, dtype of the maps. Weights are computed in float32.
 
     Raises:
-        ValueError: If the number of strides is not that of the maps.
+        ValueError: If there is not one stride per map.
 
-    Source: He et al., "Mask R-CNN", ICCV 2017, section 3; sampling and borders as in detectron2
-    and mmcv (`aligned=True`).
+    Source: He et al., "Mask R-CNN", ICCV 2017, section 3; sampling and borders as in detectron2 and
+    mmcv (`aligned=True`).
     """
     if len(maps) != len(strides):
         raise ValueError(
-            f"`strides` must have one number per map. Received: {len(maps)} maps, {strides}"
+            f"`strides` must contain one number per map. Received: {len(maps)} maps, {strides}"
         )
     rows = MapRows([float_tensor(x) for x in maps])
     batch, num_rows, channels = ops.shape(rows.values)
@@ -89,26 +88,25 @@ def roi_align(
 
 
 def _pixels_along(start, end, side, size, sampling_ratio, sides):
-    """Finds which pixels a region reads along one axis, and what each gives to every bin.
+    """Finds the pixels that each region reads along one axis, and their weights in every bin.
 
     Args:
-        start: `(N,)` float32, where the region begins, in pixels whose centers are integers.
-        end: `(N,)` float32.
+        start: `(N,)` float32, where each region begins, in pixels whose centers are integers.
+        end: `(N,)` float32, where it ends.
         side: `(N,)` int32, pixels of the map.
         size: int. Number of bins.
         sampling_ratio: Samples per bin, or `None`.
-        sides: Pixels of every map there is, or `None` to find at run time how many are needed.
+        sides: Pixels of every map, or `None` to find the number of pixels needed at run time.
 
     Returns:
-        Number of the first pixel `(N,)`, of how many there are `(N,)`, and weights
-        `(N, pixels, bins)`.
+        Number of the first pixel `(N,)`, number of pixels `(N,)`, and weights `(N, pixels, bins)`.
     """
     extent = end - start
-    # Kept off zero: a region without extent has samples of equal positions, or none.
+    # Positive: a region without extent has samples at equal positions, or none.
     bin_side = ops.maximum(extent, 1e-5) / size
     if sampling_ratio is None:
         samples = ops.maximum(ops.ceil(extent / size), 0.0)
-        # XLA multiplies by a rounded 1 / size.
+        # XLA multiplies by a rounded 1 / size, which may give one sample too many.
         samples -= ops.cast((samples - 1) * size >= extent, "float32") * ops.sign(samples)
     else:
         samples = ops.full_like(extent, sampling_ratio)
@@ -130,10 +128,10 @@ def _pixels_along(start, end, side, size, sampling_ratio, sides):
 
 
 def _samples_passed(pixel, first_sample, step, samples, side):
-    """Counts the samples before a pixel; one that is a fraction before it counts as that.
+    """Counts the samples before a pixel; a sample less than one pixel before it counts in part.
 
-    Between two pixels the count grows by what the samples give to the first of them. Samples beyond
-    the border are counted so that they give to the border, and to nothing from a pixel on.
+    Between two pixels, the count grows by the weight of the samples for the first of them. Samples
+    beyond the border count for the border pixel, or for none if they are a pixel or more away.
     """
     pixel, side = ops.cast(pixel, "float32"), ops.cast(side, "float32")
 
@@ -153,13 +151,12 @@ def _samples_passed(pixel, first_sample, step, samples, side):
 
 
 def _weigh_regions(rows, fields, max_pixels):
-    """Adds up the pixels of every region times their weights, chunk by chunk.
+    """Sums the pixels of every region times their weights, in chunks.
 
     Args:
         rows: `(all pixels, C)`.
-        fields: For each of N regions the number of its first row, the number of rows between two
-            lines of its map, how many pixels it has in y and x, and their weights `(N, pixels,
-            bins)` in y and x.
+        fields: For each of N regions: number of its first row, number of rows per line of its map,
+            numbers of its pixels in y and x, and their weights `(N, pixels, bins)` in y and x.
         max_pixels: int or scalar tensor.
 
     Returns:
@@ -170,7 +167,7 @@ def _weigh_regions(rows, fields, max_pixels):
     usual = max_pixels if isinstance(max_pixels, int) else _USUAL_PIXELS
     regions, width = ops.shape(fields[0])[0], channels + num_bins
     chunks = num_chunks(regions, (usual, width), rows.dtype)
-    # Every chunk of the gradient passes over the whole pyramid: fewer of them, and larger.
+    # Each chunk of the gradient passes over the whole pyramid, so chunks are fewer and larger.
     gradient_chunks = num_chunks(regions, (usual, -(-width // 8)), rows.dtype)
     accumulator = at_least_float32(rows.dtype)
 
@@ -187,7 +184,7 @@ def _weigh_regions(rows, fields, max_pixels):
 
         def gradient(*args, upstream=None):
             grad = args[0] if upstream is None else upstream
-            # Without this the runtime would prepare all this during the forward pass, and keep it.
+            # Otherwise the runtime would do this during the forward pass and keep the result.
             fields_again = after(grad, fields)
 
             def gradients_of_chunk(carry, arrays):
@@ -209,7 +206,7 @@ def _weigh_regions(rows, fields, max_pixels):
 
 
 def _pixels_of(fields, max_pixels, dtype):
-    """Returns row number `(N, pixels)` and weights `(N, bins * bins, pixels)` of all pixels."""
+    """Returns row numbers `(N, pixels)` and weights `(N, bins * bins, pixels)` of all pixels."""
     first_row, width, count_y, count_x, weights_y, weights_x = fields
     regions, lines, num_bins = ops.shape(weights_y)
     columns = ops.shape(weights_x)[1]

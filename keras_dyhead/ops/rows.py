@@ -1,4 +1,4 @@
-"""Joining, gathering, adding up and splitting rows, in the form that suits each backend."""
+"""Joins, gathers, sums and splits rows, in the form that suits each backend."""
 
 import keras
 from keras import ops
@@ -27,12 +27,12 @@ class MapRows:
 
 
 def take_rows(rows, index):
-    """Gathers `rows[index]` for an index known to be in range."""
+    """Gathers `rows[index]`. The index must be in range."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         return tf.gather(rows, index)
-    if rows.shape[0] == 0:  # of an empty batch; JAX would ask for a row
+    if rows.shape[0] == 0:  # empty batch; JAX needs at least one row
         return ops.zeros((*index.shape, *rows.shape[1:]), rows.dtype)
     if keras.backend.backend() == "jax":
         return rows.at[index].get(mode="promise_in_bounds", wrap_negative_indices=False)
@@ -40,7 +40,7 @@ def take_rows(rows, index):
 
 
 def scatter_add_rows(total, updates, index):
-    """Adds each of `updates` `(N, D)` to the row of `total` `(R, D)` that `index` `(N,)` names."""
+    """Adds each row of `updates` `(N, D)` to row `index` `(N,)` of `total` `(R, D)`."""
     backend = keras.backend.backend()
     if backend == "jax":
         return total.at[index].add(updates, mode="promise_in_bounds", wrap_negative_indices=False)
@@ -55,7 +55,7 @@ def scatter_add_rows(total, updates, index):
 
 
 def transposed_matmul(a, b):
-    """`a.T @ b`, of matrices or stacks of them, without a copy of `a` on TensorFlow."""
+    """Computes `a.T @ b` for (stacks of) matrices, without a copy of `a` on TensorFlow."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""The two forms of a weighted row gather, sparse matrix products or gathers, and their choice."""
+"""Chooses how to gather weighted rows: by sparse matrix products or by gathers."""
 
 import contextlib
 import sys
@@ -13,11 +13,11 @@ _forced = None
 
 
 def chosen_form(dtype="float32") -> str:
-    """Returns the form in which rows are gathered that are computed or traced now.
+    """Returns the form in which rows are gathered, now or in the current trace.
 
-    `"sparse"` wherever TensorFlow's own runtime on CPUs will run it: several times as fast there as
-    `"gather"` (see `benchmarks`), and equal to rounding. XLA, ONNX and LiteRT have no such
-    operation, and half precision has no kernel.
+    `"sparse"` if TensorFlow's own runtime will execute it on CPUs. There it is several times as
+    fast as `"gather"` (see `benchmarks`), and equal up to rounding. XLA, ONNX and LiteRT have no
+    such operation, and half precision has no kernel.
 
     Args:
         dtype: dtype of the rows. Defaults to `"float32"`.
@@ -41,13 +41,13 @@ def chosen_form(dtype="float32") -> str:
 def sampling_form(form: str):
     """Forces one form in everything run or traced inside the context, for tests and benchmarks.
 
-    Where the backend or the dtype does not have it, gathers stay.
+    Gathers remain where the backend or the dtype does not support the form.
 
     Args:
         form: `"sparse"` or `"gather"`.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If `form` is neither.
 
     Example:
 
@@ -66,9 +66,9 @@ def sampling_form(form: str):
 
 
 def sparse_weights(indices, weights, rows):
-    """The matrix that `weighted_gather` multiplies `rows` with: `(P * S, R)`, compressed rows.
+    """Returns the matrix `(P * S, R)` that `weighted_gather` multiplies `rows` by, in CSR format.
 
-    Where there are no positions or no rows it has one all the same, see `sparse_matmul`.
+    Without positions or rows, it still has one of them; see `sparse_matmul`.
     """
     import tensorflow as tf
 
@@ -84,20 +84,20 @@ def sparse_weights(indices, weights, rows):
 
 
 def sparse_matmul(matrix, dense, num_lines, transpose=False):
-    """`matrix @ dense`, or `matrix.T @ dense`: the first `num_lines` of it, which may be none.
+    """Computes the first `num_lines` lines of `matrix @ dense` or `matrix.T @ dense`.
 
-    TensorFlow divides by the number of lines, and ends the process where that is zero.
+    `num_lines` may be zero. TensorFlow divides by the number of lines and would end the process.
     """
     import tensorflow as tf
 
-    if transpose:  # `transpose_a` does not give the same bits every time, and takes twice as long
+    if transpose:  # `transpose_a` is not deterministic and takes twice as long
         matrix = tf.raw_ops.SparseMatrixTranspose(input=matrix, type=dense.dtype)
     dense = tf.pad(dense, [[0, tf.maximum(1 - tf.shape(dense)[0], 0)], [0, 0]])
     return tf.raw_ops.SparseMatrixMatMul(a=matrix, b=dense)[:num_lines]
 
 
 def is_compiled() -> bool:
-    """Whether what TensorFlow traces now is for XLA, which wants to know all shapes beforehand."""
+    """Whether TensorFlow is tracing for XLA, which needs to know all shapes beforehand."""
     import tensorflow as tf
     from tensorflow.python.ops.control_flow_util import GraphOrParentsInXlaContext
 
@@ -105,9 +105,9 @@ def is_compiled() -> bool:
 
 
 def _is_exported() -> bool:
-    """Whether an exporter asked for the trace: then any runtime may get it, now or later.
+    """Whether an exporter asked for the current trace, which any runtime may then execute later.
 
-    None of them says so anywhere but in the calls that led here.
+    Only the call stack shows this.
     """
     frame = sys._getframe()
     while frame is not None:

@@ -9,19 +9,18 @@ from keras import ops
 
 
 class SamplingGrid(NamedTuple):
-    """Where `P` output positions with `K` taps each lie, before offsets, and in which map.
+    """Positions of `P` outputs with `K` taps each on a map, before offsets.
 
     Attributes:
-        y: Pixel coordinate of the position's first tap, `(P, 1)`, float32.
+        y: Pixel coordinate of the first tap of each output, `(P, 1)`, float32.
         x: Likewise.
         taps_y: Distance of each tap from the first, `(K,)`, float32.
         taps_x: Likewise.
         height: Size of the sampled map, `(P, 1)`, int32.
         width: Likewise.
         start: Number of the map's first row among all rows, `(P, 1)`, int32.
-        stored_height: Size of the map that the rows hold where it is to be sampled as if it were
-            enlarged to `height` and `width`, with aligned corners, `(P, 1)`, int32. `None` where
-            it is sampled as it is.
+        stored_height: Size of the stored map if it is sampled as if enlarged to `height` and
+            `width` with aligned corners, `(P, 1)`, int32. `None` if it is sampled as it is.
         stored_width: Likewise.
     """
 
@@ -46,13 +45,13 @@ def sampling_grid(
     start=0,
     stored_size=None,
 ) -> SamplingGrid:
-    """Lays the taps of a convolution with output `size` over a map of `input_size`.
+    """Places the taps of a convolution with output `size` on a map of `input_size`.
 
-    Sizes are pairs of ints or scalar tensors, `padding` is in pixels on both sides, and `start` is
-    the row number of the map's first pixel where several maps are concatenated. `stored_size` is
-    that of a smaller map which is sampled as if it were enlarged to `input_size`.
+    Sizes are pairs of ints or scalar tensors. `padding` is in pixels on both sides. `start` is the
+    row number of the map's first pixel if several maps are concatenated. `stored_size` is that of a
+    smaller map that is sampled as if enlarged to `input_size`.
     """
-    # Sizes known beforehand become constants of the graph, unknown ones a few operations.
+    # Known sizes become constants of the graph, unknown sizes a few operations.
     static = all(isinstance(n, int) for n in (*size, *input_size, start, *(stored_size or ())))
     np_or_ops = np if static else ops
     y, x = (
@@ -82,7 +81,7 @@ def sampling_grid(
 
 
 def concatenate_grids(grids: Sequence[SamplingGrid]) -> SamplingGrid:
-    """Joins grids of the same kernel over several maps, in the order of their positions."""
+    """Concatenates the positions of grids with the same kernel over several maps."""
     per_position = [
         name
         for name, field in grids[0]._asdict().items()
