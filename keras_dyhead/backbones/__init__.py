@@ -1,7 +1,7 @@
-"""Backbones as published detectors use them: images in, maps of strides 4 to 32 out.
+"""Backbones of published detectors: images in, maps of strides 4 to 32 out.
 
-Layers are named after the published modules, so that a weight's `path` tells the tensor it comes
-from (`L` counts ResNet's stages from 1, `S` Swin's from 0, `N` blocks from 0):
+Layers are named after the published modules, so a weight's `path` shows which tensor it comes from
+(`L` numbers ResNet's stages from 1, `S` Swin's from 0, `N` blocks from 0):
 
 | `ResNetBackbone` | torchvision, mmdet | detectron2 |
 |---|---|---|
@@ -25,9 +25,9 @@ from (`L` counts ResNet's stages from 1, `S` Swin's from 0, `N` blocks from 0):
 | `stageS_downsample/reduction/kernel` | `layers.S.downsample.reduction.*` | `stages.S...` |
 | `normS/{gamma,beta}` | `normS.*` | `normS.*` |
 
-Convolution kernels are HWIO where PyTorch's are OIHW, matrices `(in, out)` where PyTorch's are
-`(out, in)`. Patch merging reads the four pixels of a patch as Microsoft, timm and torchvision do;
-mmdet's tensors need the permutation given by `PatchMerging`.
+Convolution kernels are HWIO instead of PyTorch's OIHW, matrices are `(in, out)` instead of
+`(out, in)`. Patch merging orders the four pixels of a patch as Microsoft, timm and torchvision do;
+mmdet's tensors need the permutation described in `PatchMerging`.
 """
 
 from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
@@ -45,7 +45,7 @@ BACKBONES = {
     "resnext101_64x4d_dcn": (ResNetBackbone, _RESNEXT | {"deformable_stages": (3, 4, 5)}),
     "swin_tiny": (SwinBackbone, {}),
 }
-"""Classes and arguments of the backbones that settings and command lines call by name."""
+"""Classes and arguments of the backbones that settings and the command line refer to by name."""
 
 __all__ = [
     "BACKBONES",

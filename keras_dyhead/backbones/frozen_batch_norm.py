@@ -8,17 +8,17 @@ from keras_dyhead.ops.arguments import at_least_float32
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class FrozenBatchNormalization(keras.layers.Layer):
-    """Normalizes channels by stored means and variances, in training too.
+    """Normalizes channels by stored means and variances, even in training.
 
-    Published detectors are trained with few images per device, too few for statistics of their
-    own; they keep those of the pretrained backbone. Setting `trainable = True` on a model does not
-    thaw what this layer holds fixed.
+    Published detectors are trained with too few images per device for batch statistics, so they
+    keep those of the pretrained backbone. Setting `trainable = True` on a model does not unfreeze
+    these weights.
 
     Args:
-        train_affine: bool. Train the scale `gamma` and the shift `beta`. Defaults to `False`.
+        train_affine: bool. Whether to train scale `gamma` and shift `beta`. Defaults to `False`.
         epsilon: float. Added to the variance. Defaults to 1e-5.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`. Weights and
-            arithmetic are at least float32 under every policy.
+        **kwargs: Keyword arguments of `keras.layers.Layer`. Weights and arithmetic are at least
+            float32 under every dtype policy.
 
     Call arguments:
         inputs: `(..., C)` float maps.

@@ -1,16 +1,16 @@
-"""Grouped convolution without Keras' detour."""
+"""Grouped convolution that does not need XLA on TensorFlow."""
 
 import keras
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class GroupedConv2D(keras.layers.Conv2D):
-    """`keras.layers.Conv2D` in groups, computed by TensorFlow's own kernel.
+    """`keras.layers.Conv2D` with groups, computed by TensorFlow's own kernel.
 
     On TensorFlow, Keras compiles every grouped convolution with XLA, once per image size. That
-    takes seconds each for the gradient, runs slower than the kernel used here, and has no form in
-    ONNX and LiteRT. That kernel's gradient needs a GPU, or a processor for which TensorFlow turns
-    oneDNN on; without a GPU, gradients are taken group by group.
+    takes seconds for each gradient, runs slower than this kernel, and does not export to ONNX and
+    LiteRT. The kernel's own gradient needs a GPU, or a CPU on which TensorFlow enables oneDNN.
+    Without a GPU, gradients are computed group by group.
 
     Args:
         *args: As in `keras.layers.Conv2D`.
@@ -38,20 +38,20 @@ def _convolve(inputs, kernel, strides, padding, groups):
     @tf.custom_gradient
     def convolve(x, kernel):
         def gradient(upstream):
-            of_x, of_kernel = [], []
+            grads_x, grads_kernel = [], []
             parts = (tf.split(tensor, groups, axis=-1) for tensor in (x, kernel, upstream))
             for maps, weights, out in zip(*parts, strict=True):
-                of_x.append(
+                grads_x.append(
                     tf.raw_ops.Conv2DBackpropInput(
                         input_sizes=tf.shape(maps), filter=weights, out_backprop=out, **options
                     )
                 )
-                of_kernel.append(
+                grads_kernel.append(
                     tf.raw_ops.Conv2DBackpropFilter(
                         input=maps, filter_sizes=weights.shape, out_backprop=out, **options
                     )
                 )
-            return tf.concat(of_x, axis=-1), tf.concat(of_kernel, axis=-1)
+            return tf.concat(grads_x, axis=-1), tf.concat(grads_kernel, axis=-1)
 
         return tf.nn.conv2d(x, kernel, strides, padding), gradient
 

@@ -26,30 +26,30 @@ EPSILON = 1e-5
 class ResNetBackbone(keras.Model):
     """ResNet-18 to ResNet-152 and ResNeXt, with the padding and strides of PyTorch's weights.
 
-    Every strided convolution and the max pooling pad both sides alike: Keras' `"same"` would pad
-    even sizes at the bottom and right only, and gives other numbers with published weights.
+    Strided convolutions and the max pooling pad both sides equally. Keras' `"same"` would pad even
+    sizes only at the bottom and right, which changes the results of published weights.
 
     Args:
         depth: int. 18, 34 (two 3x3 convolutions per block), 50, 101 or 152 (1x1, 3x3, 1x1).
             Defaults to 50.
-        style: Which convolution of a block with three has the stride: `"pytorch"`, the 3x3
+        style: Which convolution of a three-convolution block has the stride: `"pytorch"`, the 3x3
             (torchvision, most of mmdet) or `"caffe"`, the first 1x1 (detectron2's MSRA weights,
             microsoft/DynamicHead, mmdet's `caffe`). Defaults to `"pytorch"`.
-        batch_norm: `"frozen"` normalizes by stored statistics and trains nothing, `"affine"`
-            trains scale and shift alone, `"train"` is ordinary batch normalization, for training
-            from scratch with large batches. Defaults to `"frozen"`.
-        frozen_stages: int. Convolutions that do not train: -1 none, 0 those of the stem, 1 those
-            of `layer1` too, and so on; their normalization is fully frozen. Defaults to -1.
+        batch_norm: `"frozen"` normalizes by stored statistics and trains nothing, `"affine"` trains
+            only scale and shift, `"train"` is ordinary batch normalization, for training from
+            scratch with large batches. Defaults to `"frozen"`.
+        frozen_stages: int. Which convolutions do not train: -1 for none, 0 for the stem, 1 for the
+            stem and `layer1`, and so on. Their normalization is fully frozen. Defaults to -1.
         groups: int. Groups of the 3x3 convolutions (ResNeXt). Defaults to 1.
-        width_per_group: int. Channels of a group where the first stage's blocks have
-            `base_channels`; ResNeXt-101-64x4d has 64 groups of 4. Defaults to 64.
-        deformable_stages: Stages whose 3x3 convolutions, the strided ones too, are modulated
-            deformable ones (DCNv2, see `ModulatedDeformConv2D`). A stage is called by the level of
-            its output: 2 is `layer1`, 3 to 5 are `layer2` to `layer4`. Published detectors "with
-            DCN" have (3, 4, 5). Defaults to none.
+        width_per_group: int. Channels per group in the first stage if `base_channels` is 64;
+            ResNeXt-101-64x4d has 64 groups of 4. Defaults to 64.
+        deformable_stages: Stages whose 3x3 convolutions, including strided ones, are modulated
+            deformable convolutions (DCNv2, see `ModulatedDeformConv2D`). A stage is numbered by the
+            level of its output: 2 is `layer1`, 3 to 5 are `layer2` to `layer4`. Published detectors
+            "with DCN" use (3, 4, 5). Defaults to none.
         base_channels: int. Channels of the stem. Defaults to 64.
         image_shape: Shape of an image. Defaults to `(None, None, 3)`.
-        dtype: Policy of all layers. Defaults to the global policy.
+        dtype: Dtype policy of all layers. Defaults to the global policy.
         **kwargs: `name` and `trainable`.
 
     Call arguments:
@@ -57,10 +57,10 @@ class ResNetBackbone(keras.Model):
 
     Returns:
         Dict `{"P2": (B, H / 4, W / 4, C2), "P3": ..., "P4": ..., "P5": (B, H / 32, W / 32, C5)}`,
-        sizes halved by rounding up; also as symbolic tensors in the attribute `pyramid_outputs`.
+        with sizes rounded up. The attribute `pyramid_outputs` has the maps as symbolic tensors.
 
     Raises:
-        ValueError: If an argument is not one of those named above.
+        ValueError: If an argument has a value that is not listed above.
 
     Example:
     ```python
@@ -113,7 +113,7 @@ class ResNetBackbone(keras.Model):
         stem = _Layers(dtype, batch_norm, trainable=frozen_stages < 0)
         x = stem.conv(images, base_channels, 7, 2, name="conv1")
         x = layers.ReLU(name="relu1", dtype=dtype)(stem.norm(x, "bn1"))
-        # Zeros pad as well as -inf would: no value here is negative.
+        # Padding with zeros equals padding with -inf: no value here is negative.
         x = layers.ZeroPadding2D(1, name="maxpool_pad", dtype=dtype)(x)
         x = layers.MaxPooling2D(3, 2, name="maxpool", dtype=dtype)(x)
         pyramid = {}
@@ -148,7 +148,7 @@ class ResNetBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        """Returns the arguments of the constructor, and which layers are frozen."""
+        """Returns the constructor arguments and which layers are frozen."""
         return {
             "depth": self.depth,
             "style": self.style,
@@ -195,7 +195,7 @@ class _Layers:
         return self.add(x, y, strides, f"{name}", project)
 
     def add(self, x, y, strides, name, project):
-        """Adds the shortcut, a strided 1x1 convolution where a stage begins."""
+        """Adds the shortcut, a strided 1x1 convolution at the start of a stage."""
         if project:
             x = self.conv(x, y.shape[-1], 1, strides, f"{name}downsample_conv")
             x = self.norm(x, f"{name}downsample_bn")

@@ -19,24 +19,22 @@ class SwinBackbone(keras.Model):
     | base | 128 | 2, 2, 18, 2 | 4, 8, 16, 32 |
     | large | 192 | 2, 2, 18, 2 | 6, 12, 24, 48 |
 
-    There is no embedding of absolute positions. Each output has a normalization of its own.
+    There is no absolute position embedding. Each output has its own normalization.
 
     Args:
-        embed_dim: int. Channels of the first stage; each further stage has twice as many.
-            Defaults to 96.
-        depths: Four ints, blocks of each stage; every second block shifts its windows by
+        embed_dim: int. Channels of the first stage; each stage doubles them. Defaults to 96.
+        depths: Four ints, blocks of each stage. Every second block shifts its windows by
             `window_size // 2`. Defaults to `(2, 2, 6, 2)`.
         num_heads: Four ints, attention heads of each stage. Defaults to `(3, 6, 12, 24)`.
-        window_size: int. Side of the attention windows, 7 or 12 in published models. Defaults
-            to 7.
-        mlp_ratio: float. Hidden features of the blocks' perceptrons per channel. Defaults to 4.0.
-        drop_path_rate: float. Probability to skip a residual branch in training, growing linearly
-            from 0 in the first block to this in the last. Defaults to 0.2.
-        min_level: int, 2 to 5. Finest level to return. Defaults to 3, as published detectors do:
-            their weights hold no normalization for P2.
+        window_size: int. Side of attention windows, 7 or 12 in published models. Defaults to 7.
+        mlp_ratio: float. Ratio of hidden features to channels in the MLPs. Defaults to 4.0.
+        drop_path_rate: float. Probability of skipping a residual branch in training. It grows
+            linearly from 0 in the first block to this value in the last. Defaults to 0.2.
+        min_level: int, 2 to 5. Finest level to return. Defaults to 3, as in published detectors:
+            their weights have no normalization for P2.
         image_shape: Shape of an image. Defaults to `(None, None, 3)`.
-        dtype: Policy of all layers; attention weights and normalization are computed in float32
-            under every policy. Defaults to the global policy.
+        dtype: Dtype policy of all layers. Attention weights and normalization are computed in
+            at least float32. Defaults to the global policy.
         **kwargs: `name` and `trainable`.
 
     Call arguments:
@@ -44,8 +42,8 @@ class SwinBackbone(keras.Model):
 
     Returns:
         Dict `{"P3": (B, H / 8, W / 8, 2 * embed_dim), ..., "P5": (B, H / 32, W / 32,
-        8 * embed_dim)}`, sizes halved by rounding up; also as symbolic tensors in the attribute
-        `pyramid_outputs`.
+        8 * embed_dim)}`, with sizes rounded up. The attribute `pyramid_outputs` has the maps as
+        symbolic tensors.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -119,7 +117,7 @@ class SwinBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        """Returns the arguments of the constructor, and which layers are frozen."""
+        """Returns the constructor arguments and which layers are frozen."""
         return {
             "embed_dim": self.embed_dim,
             "depths": self.depths,

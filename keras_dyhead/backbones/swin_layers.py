@@ -8,7 +8,7 @@ from keras_dyhead.ops.arguments import at_least_float32
 
 EPSILON = 1e-5
 MASKED = -100.0
-PATCH = 4  # pixels of a side
+PATCH = 4  # side in pixels
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -19,7 +19,7 @@ class PatchEmbedding(keras.layers.Layer):
 
     Args:
         channels: int. Length of the vectors.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         images: `(B, H, W, 3)`.
@@ -50,16 +50,16 @@ class PatchEmbedding(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class PatchMerging(keras.layers.Layer):
-    """Halves a map and doubles its channels: 2x2 pixels, normalized, through one matrix.
+    """Halves a map and doubles its channels: normalizes 2x2 pixels and applies one matrix to them.
 
-    The four pixels follow each other as blocks of C features in the order (row, column) (0, 0),
-    (1, 0), (0, 1), (1, 1), as in Microsoft's, timm's and torchvision's weights. mmdet's weights
-    have feature `4 * c + 2 * row + column` instead of `(2 * column + row) * C + c`:
-    `array.reshape(C, 2, 2).transpose(2, 1, 0).reshape(4 * C)` brings a scale or shift of mmdet's
-    normalization into the order used here, and likewise the input axis of its matrix.
+    The pixels are concatenated as blocks of C features in the order (row, column) (0, 0), (1, 0),
+    (0, 1), (1, 1), as in Microsoft's, timm's and torchvision's weights. mmdet's weights have
+    feature `4 * c + 2 * row + column` instead of `(2 * column + row) * C + c`.
+    `array.reshape(C, 2, 2).transpose(2, 1, 0).reshape(4 * C)` converts a scale or shift of mmdet's
+    normalization to the order used here, and likewise the input axis of its matrix.
 
     Args:
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: `(B, H, W, C)`; odd sizes are padded with zeros at the bottom and right.
@@ -89,25 +89,24 @@ class PatchMerging(keras.layers.Layer):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class SwinBlock(keras.layers.Layer):
-    """Attention within (shifted) windows, then a two-layer perceptron, both residual.
+    """Attention within (shifted) windows, then a two-layer MLP, both residual.
 
     The map is normalized first and then padded with zeros to whole windows, at the bottom and
-    right; padded pixels are attended to like others, as in the published code. Shifted blocks
-    shift and mask even where the map is a single window.
+    right. Padded pixels are attended to like others, as in the published code. Shifted blocks shift
+    and mask even if the map is a single window.
 
     Args:
-        num_heads: int. Attention heads; divides the channels.
+        num_heads: int. Attention heads; must divide the channels.
         window_size: int. Side of a window. Defaults to 7.
-        shift: int. Pixels that windows are moved by to the bottom and right; 0 for none.
-            Defaults to 0.
-        mlp_ratio: float. Hidden features of the perceptron per channel. Defaults to 4.0.
-        drop_path: float. Probability to skip a residual branch of an image in training.
+        shift: int. Pixels by which windows move down and right. Defaults to 0.
+        mlp_ratio: float. Ratio of hidden features to channels in the MLP. Defaults to 4.0.
+        drop_path: float. Probability of skipping a residual branch of an image in training.
             Defaults to 0.0.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: `(B, H, W, C)`.
-        training: bool. Whether `drop_path` acts.
+        training: bool. Whether `drop_path` applies.
 
     Returns:
         `(B, H, W, C)`.
@@ -170,7 +169,7 @@ class SwinBlock(keras.layers.Layer):
         return x[:, :height, :width]
 
     def _regions(self, height, width):
-        """Numbers the parts of a rolled map that were no neighbors before: `(1, H, W, 1)`."""
+        """Numbers the parts of a rolled map that were not adjacent before: `(1, H, W, 1)`."""
 
         def bands(size):
             place = ops.arange(size, dtype="int32")
@@ -180,7 +179,7 @@ class SwinBlock(keras.layers.Layer):
         return (3 * bands(height)[:, None] + bands(width))[None, ..., None]
 
     def compute_output_shape(self, input_shape):
-        return tuple(input_shape)  # JAX cannot divide open sizes into windows
+        return tuple(input_shape)  # JAX cannot split unknown sizes into windows
 
     def get_config(self):
         return super().get_config() | {
@@ -197,14 +196,14 @@ class WindowAttention(keras.layers.Layer):
     """Multi-head self-attention within windows, with a learned bias per relative position.
 
     Args:
-        num_heads: int. Attention heads; divides the channels.
+        num_heads: int. Attention heads; must divide the channels.
         window_size: int. Side of a window; N is its square.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         windows: `(B * W, N, C)`, image by image.
-        regions: `(W, N)` int32: pixels of different regions do not attend to each other. `None`
-            if all do. Defaults to `None`.
+        regions: `(W, N)` int32. Pixels of different regions do not attend to each other. Defaults
+            to `None`: all do.
 
     Returns:
         `(B * W, N, C)`.
@@ -253,7 +252,7 @@ class WindowAttention(keras.layers.Layer):
         return self.proj(ops.reshape(out, (-1, pixels, channels)))
 
     def _position_bias(self):
-        """Returns the bias of every head and pair of pixels, `(heads, N, N)`."""
+        """Returns the bias of each head and pair of pixels, `(heads, N, N)`."""
         size = self.window_size
         places = np.stack(np.meshgrid(np.arange(size), np.arange(size), indexing="ij"), -1)
         places = places.reshape(-1, 2)
@@ -292,20 +291,20 @@ def _pad_to_multiple(x, multiple):
 
 
 def _roll(x, shift):
-    """Moves rows and columns by `shift` to the top and left, around the edge."""
+    """Rolls rows and columns up and left by `shift`."""
     x = ops.concatenate([x[:, shift:], x[:, :shift]], axis=1)
     return ops.concatenate([x[:, :, shift:], x[:, :, :shift]], axis=2)
 
 
 def _split_windows(x, size):
-    """Cuts `(B, H, W, C)` into windows, `(B * H * W / size**2, size**2, C)`."""
+    """Splits `(B, H, W, C)` into windows, `(B * H * W / size**2, size**2, C)`."""
     width, channels = ops.shape(x)[2], x.shape[-1]
     x = ops.reshape(x, (-1, size, width // size, size * channels))
     return ops.reshape(ops.transpose(x, (0, 2, 1, 3)), (-1, size * size, channels))
 
 
 def _join_windows(windows, padded, size):
-    """Undoes `_split_windows` for maps of the (height, width) `padded`."""
+    """Reverses `_split_windows` for maps of the size `padded`, (height, width)."""
     height, width = padded
     channels = windows.shape[-1]
     x = ops.reshape(windows, (-1, width // size, size, size * channels))
