@@ -1,4 +1,4 @@
-"""Detectors: one class per detector, and the small objects they are made of."""
+"""Detectors: one class per detector, and their building blocks."""
 
 from keras_dyhead.detectors.assigners import (
     Assigner,
@@ -35,7 +35,7 @@ DETECTORS = {
     "reppoints": RepPoints,
     "retinanet": RetinaNet,
 }
-"""The detectors by the names that settings, recipes and command lines call them."""
+"""The detectors by their names in settings, recipes and command lines."""
 
 __all__ = [
     "ATSS",

@@ -1,4 +1,4 @@
-"""Rules that decide which anchor or point learns which object."""
+"""Rules that assign objects to anchors or points."""
 
 import dataclasses
 import functools
@@ -18,13 +18,13 @@ IGNORED = -2
 
 
 class Assigner(Settings):
-    """A rule that says of every anchor or point which object it learns."""
+    """Base class of the rules that assign an object to every anchor or point."""
 
     def __call__(self, locations, boxes, labels, level_counts=None):
         """Assigns locations to objects, image by image.
 
         Args:
-            locations: `(A, 4)` float32 xyxy anchors, or `(A, 3)` points: x, y and stride; level by
+            locations: `(A, 4)` float32 xyxy anchors, or `(A, 3)` points (x, y and stride), level by
                 level.
             boxes: `(B, N, 4)` float32 xyxy boxes of the objects, N >= 1.
             labels: `(B, N)` int classes; -1 marks padding.
@@ -40,21 +40,21 @@ class Assigner(Settings):
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class MaxIoUAssigner(Assigner):
-    """Gives each anchor the object it overlaps most, if it overlaps enough.
+    """Assigns each anchor the object it overlaps most, if the overlap is large enough.
 
-    An anchor is positive from `positive_iou` on, negative (background) below `negative_iou`, and
-    ignored between. Besides, every object takes the anchors that overlap it best, however
-    little, so that no object goes without ("low-quality matches").
+    An anchor is positive if its IoU is at least `positive_iou`, negative (background) if it is
+    below `negative_iou`, and otherwise ignored. In addition, the anchors with the highest IoU for
+    each object are positive, however low that IoU is ("low-quality matches").
 
     Args:
         positive_iou: float. Defaults to 0.5.
         negative_iou: float. Defaults to 0.4.
-        reassign: bool. What a low-quality match does to an anchor that overlaps another object
-            even more: `True` gives it to the object that has no better anchor (OpenMMLab; of
-            several the last), `False` leaves it with the object it overlaps most
-            (detectron2, microsoft/DynamicHead). Defaults to `False`.
-        low_quality_iou: float. The least IoU of a low-quality match; any that is not 0 will do if
-            it is 0. `None` is no such matches. Defaults to 0.0.
+        reassign: bool. Where the anchor of a low-quality match overlaps another object more:
+            `True` assigns it the object of the match, the last of several (OpenMMLab); `False`
+            keeps the object it overlaps most (detectron2, microsoft/DynamicHead). Defaults to
+            `False`.
+        low_quality_iou: float. Minimum IoU of a low-quality match, which always exceeds 0. `None`
+            turns these matches off. Defaults to 0.0.
 
     Example:
     ```python
@@ -87,7 +87,7 @@ class MaxIoUAssigner(Assigner):
             iou = box_iou(ops.swapaxes(boxes, 0, 1), anchors)
             iou = ops.where(ops.transpose(real)[..., None], iou, -1.0)  # (B, some of N, A)
             best_of_some = ops.max(iou, axis=1)
-            better = best_of_some > best_iou  # of equals the first
+            better = best_of_some > best_iou  # the first of equals wins
             first = ops.take(index, ops.argmax(iou, axis=1), axis=0)
             best_of_object = ops.max(iou, axis=2, keepdims=True)
             claims = (iou == best_of_object) & (best_of_object > 0) & (best_of_object >= least)
@@ -98,14 +98,14 @@ class MaxIoUAssigner(Assigner):
                 ops.maximum(claimant, last_claimant),
             ), ()
 
-        # Some objects after others: the IoUs of a crowded image at once would be gigabytes.
+        # In chunks of objects: all the IoUs of a crowded image would take gigabytes.
         nothing = ops.zeros(shape, "int32")
         (best_iou, assigned, last_claimant), _ = scan_chunks(
             match_some,
             (ops.full(shape, -1.0), nothing, nothing - 1),
             (
                 ops.arange(count, dtype="int32"),
-                ops.transpose(labels >= 0),  # False, too, where the last chunk is filled up
+                ops.transpose(labels >= 0),  # also False where the last chunk is padded
                 ops.swapaxes(boxes, 0, 1),
             ),
             num_chunks(count, shape, "float32", most=64),
@@ -123,16 +123,16 @@ class MaxIoUAssigner(Assigner):
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class ATSSAssigner(Assigner):
-    """Gives each object the anchors that suit it better than most near its center do.
+    """Assigns each object the nearby anchors with an IoU above an adaptive threshold.
 
-    Candidates are the `top_k` anchors of every level whose centers are nearest to the object's.
-    Those are positive whose IoU reaches the mean plus the standard deviation of the candidates'
-    IoUs, and whose center lies inside the object. An anchor that several objects want goes to the
-    one it overlaps most, the first of equals. An object may go without.
+    Candidates are the `top_k` anchors of every level with centers nearest to the object's center.
+    A candidate is positive if its IoU is at least the mean plus the standard deviation of the
+    candidates' IoUs, and its center lies inside the object. An anchor claimed by several objects
+    goes to the one it overlaps most, the first of equals. An object may get no anchor.
 
     Args:
         top_k: int. Candidates per level. Defaults to 9.
-        margin: float. Pixels by which a center must lie inside. Defaults to 0.01.
+        margin: float. Pixels by which a center must lie inside the object. Defaults to 0.01.
 
     Example:
     ```python
@@ -143,8 +143,8 @@ class ATSSAssigner(Assigner):
     ```
 
     Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via
-    Adaptive Training Sample Selection", CVPR 2020, algorithm 1; deviation (of a sample, divided
-    by n - 1) and margin as in the released codes.
+    Adaptive Training Sample Selection", CVPR 2020, algorithm 1; sample standard deviation (divided
+    by n - 1) and margin as in the reference implementations.
     """
 
     top_k: int = 9
@@ -172,7 +172,7 @@ class ATSSAssigner(Assigner):
         return _award(claims, iou, candidates, ops.shape(anchors)[0])
 
     def _nearest(self, anchors, boxes, level_counts):
-        """Returns the indices `(B, N, C)` of the anchors nearest to each object, of all levels."""
+        """Returns the indices `(B, N, C)` of the anchors nearest to each object on all levels."""
         anchor_centers = _centers(anchors)
         x, y = ops.unstack(_centers(boxes)[:, :, None], axis=-1)
         nearest, start = [], 0
@@ -188,18 +188,18 @@ class ATSSAssigner(Assigner):
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class FCOSAssigner(Assigner):
-    """Gives each point the smallest of the objects around it that are of its level's size.
+    """Assigns each point the smallest object that contains it and fits its level.
 
-    An object is of a level's size where its farthest side is at least half `max_distance` and at
-    most `max_distance` away from the point. There is no lower limit on the finest level and no
-    upper one on the coarsest. Of objects of equal area the first is taken.
+    An object fits a level if its farthest side is between half of `max_distance` and
+    `max_distance` away from the point. There is no lower limit on the finest level and no upper
+    limit on the coarsest. Of objects of equal area, the first is assigned.
 
     Args:
         max_distance: float. In strides of the level. Defaults to 8.0: up to 64 px on P3, 64 to
             128 px on P4, and so on.
-        center_radius: float or `None`. An object is learned only by points that lie within so many
-            strides of its center, along both axes ("center sampling"). `None` is anywhere inside
-            the object. Defaults to 1.5.
+        center_radius: float or `None`. Points must lie within this many strides of the object's
+            center along both axes ("center sampling"). `None` accepts any point inside the object.
+            Defaults to 1.5.
 
     Example:
     ```python
@@ -240,7 +240,7 @@ class FCOSAssigner(Assigner):
         return ops.where(ops.any(candidates, axis=1), assigned, NEGATIVE)
 
     def _middles(self, sides, stride):
-        """Returns the sides, `(B, N, A)`, of what points of each stride may lie in of boxes."""
+        """Returns the sides `(B, N, A)` of the region of each box for points of each stride."""
         left, top, right, bottom = sides
         x, y, reach = (left + right) / 2, (top + bottom) / 2, self.center_radius * stride
         return (
@@ -252,15 +252,14 @@ class FCOSAssigner(Assigner):
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class NearestPointAssigner(Assigner):
-    """Gives each object the points nearest to its center, on the one level that fits its size.
+    """Assigns each object the points nearest to its center, on the one level that fits its size.
 
-    That is the coarsest level whose stride, times `scale`, is no larger than the object (the root
-    of its area), or the finest where none is. Distances count in widths and heights of the object.
-    A point that several objects want goes to the one it is nearer to, the first of equals.
+    This is the coarsest level whose stride times `scale` does not exceed the square root of the
+    object's area, or else the finest level. Distances are in widths and heights of the object. A
+    point claimed by several objects goes to the nearest, the first of equals.
 
     Args:
-        scale: float. Sides of the smallest objects of a level in units of its stride. Defaults to
-            4.0.
+        scale: float. Size of the smallest objects of a level, in strides. Defaults to 4.0.
         top_k: int. Points per object. Defaults to 1.
 
     Example:
@@ -273,7 +272,7 @@ class NearestPointAssigner(Assigner):
     ```
 
     Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
-    section 3.3, with the level of OpenMMLab's mmdetection.
+    section 3.3; levels as in OpenMMLab's mmdetection.
     """
 
     scale: float = 4.0
@@ -281,10 +280,10 @@ class NearestPointAssigner(Assigner):
 
     def __post_init__(self):
         if self.scale <= 0 or self.top_k < 1:
-            raise ValueError(f"`scale` must be positive, `top_k` at least 1. Received: {self}")
+            raise ValueError(f"`scale` must be positive and `top_k` at least 1. Received: {self}")
 
     def __call__(self, points, boxes, labels, level_counts=None):
-        """Assigns points of whole cells, as `PointGenerator` places them; see `Assigner`."""
+        """Assigns points of a `PointGenerator`; see `Assigner`."""
         positions, strides = points[:, :2], points[:, 2]
         sizes = ops.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6)
         sides = ops.sqrt(ops.prod(sizes, axis=-1, keepdims=True))
@@ -298,10 +297,10 @@ class NearestPointAssigner(Assigner):
 
 
 def _closest(distances, count):
-    """Returns the largest of `-distances` and their indices; of equals the first comes first."""
+    """Returns the largest of `-distances` and their indices, with ties in their original order."""
     if keras.backend.backend() != "torch":
         return ops.top_k(-distances, count)
-    index = ops.argsort(distances, axis=-1)[..., :count]  # PyTorch's `topk` has no order of equals
+    index = ops.argsort(distances, axis=-1)[..., :count]  # PyTorch's `topk` orders ties arbitrarily
     return -ops.take_along_axis(distances, index, axis=-1), index
 
 
@@ -310,16 +309,16 @@ def _centers(boxes):
 
 
 def _distances(sides, points):
-    """Returns how far points, x and y `(A,)`, lie inside of each side: four of `(B, N, A)`."""
+    """Returns the distances of points, x and y `(A,)`, to each side: four of `(B, N, A)`."""
     (left, top, right, bottom), (x, y) = sides, points
     return x - left, y - top, right - x, bottom - y
 
 
 def _award(claims, merits, candidates, num_locations):
-    """Gives every claimed anchor or point to the claimant of most merit, the first of equals.
+    """Assigns every claimed location the claimant with the most merit, the first of equals.
 
-    `claims`, `merits` and `candidates`, indices of anchors or points, are `(B, N, C)`; the result
-    is `(B, num_locations)`, indices of the objects, -1 where nobody claims.
+    `claims`, `merits` and `candidates` (indices of locations) are `(B, N, C)`. The result is
+    `(B, num_locations)`: indices of the objects, -1 where there is no claim.
     """
     batch, num_objects, _ = ops.shape(claims)
     first_rows = ops.arange(batch, dtype="int32")[:, None, None] * num_locations

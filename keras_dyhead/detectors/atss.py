@@ -13,10 +13,10 @@ from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class ATSS(AnchorDetector):
-    """Dense detector with one anchor per location and adaptive assignment; the paper's main one.
+    """Dense detector with one anchor per location and adaptive assignment, the paper's main model.
 
-    It predicts classes, boxes and centerness, how central a location is in its object; confidence
-    is the product of class probability and centerness. The released codes differ in:
+    It predicts classes, boxes and centerness: how central a location is in its object. Confidence
+    is the product of class probability and centerness. The two reference implementations differ:
 
     | | microsoft/DynamicHead | OpenMMLab |
     |---|---|---|
@@ -32,23 +32,22 @@ class ATSS(AnchorDetector):
         backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`: a `DyHeadNeck`, or `None` for the baseline.
-        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
+        pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
         image_shape: As in `Detector`.
-        head_layers: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
-            classes, one for boxes and centerness. Defaults to 0, straight from DyHead as
-            published; ATSS without DyHead has 4.
+        head_layers: int. Number of 3x3 convolutions with GroupNorm before the predictions, in one
+            branch for classes and one for boxes and centerness. Defaults to 0, as published with
+            DyHead; ATSS without DyHead has 4.
         head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
-        anchors: `AnchorGenerator`. Defaults to one square of 8 strides in the middle of each cell.
+        anchors: `AnchorGenerator`. Defaults to a square of 8 strides at the center of each cell.
         assigner: Defaults to `ATSSAssigner()`.
         box_weights: Four floats that scale the box deltas. Defaults to `(10, 10, 5, 5)`.
         box_loss_weight: float. Weight of the box loss. Defaults to 2.0.
         loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. The box loss
-            is divided by the sum of the centerness targets instead, which `"image"` takes as at
-            least 1. Defaults to `"image"`.
+            is instead divided by the sum of the centerness targets (at least 1 for `"image"`).
+            Defaults to `"image"`.
         decoder: Defaults to `DetectionDecoder(iou_threshold=0.6)`.
-        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
-            global policy.
-        **kwargs: Of `Detector`: `preprocessor`, `class_names`, `name`, `trainable`.
+        dtype: As in `Detector`, and for the head. Defaults to the global policy.
+        **kwargs: `preprocessor`, `class_names`, `name` and `trainable`, as in `Detector`.
 
     Example:
     ```python
@@ -66,7 +65,7 @@ class ATSS(AnchorDetector):
     Source: Zhang et al., "Bridging the Gap Between Anchor-based and Anchor-free Detection via
     Adaptive Training Sample Selection", CVPR 2020; with DyHead, the configurations
     `dyhead_*_atss_*` of microsoft/DynamicHead and `atss_*_dyhead_*` of OpenMMLab. The ATSS paper
-    takes the square root of the product as confidence, both released codes do not.
+    takes the square root of the product as confidence; neither implementation does.
     """
 
     loss_names = ("class_loss", "box_loss", "centerness_loss")
@@ -126,7 +125,7 @@ class ATSS(AnchorDetector):
         }
 
     def compute_losses(self, raw, boxes, labels, training=False):
-        """Returns the focal loss of classes, the GIoU loss of boxes, cross-entropy of centerness.
+        """Returns a focal loss for classes, a GIoU loss for boxes, cross-entropy for centerness.
 
         The box loss of an anchor is weighted by its centerness target.
         """

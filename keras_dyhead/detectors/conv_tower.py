@@ -1,4 +1,4 @@
-"""The convolutions that heads of dense detectors are made of."""
+"""The convolutions in the heads of dense detectors."""
 
 import math
 
@@ -8,12 +8,12 @@ PRIOR_PROBABILITY = 0.01
 
 
 def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool, dtype) -> list:
-    """Builds the 3x3 convolutions with ReLU between DyHead and a prediction, layer by layer.
+    """Builds the layers between DyHead and a prediction: 3x3 convolutions with ReLU.
 
-    Names begin with `branch`. `use_group_norm` normalizes after each convolution, in groups of 8
-    channels (32 groups of 256), in place of a bias. The size of its kernel then decides nothing but
-    how much of it a step changes: kernels start as He et al. (ICCV 2015) have it. All others start
-    with a standard deviation of 0.01, as in released code.
+    Names begin with `branch`. `use_group_norm` replaces the bias with normalization in groups of 8
+    channels (32 groups of 256). The scale of a normalized kernel only affects how much a step
+    changes it, so these kernels use the initialization of He et al. (ICCV 2015). All others start
+    with a standard deviation of 0.01, as in the reference implementations.
     """
     layers = []
     for i in range(num_convs):
@@ -33,14 +33,14 @@ def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool,
 
 
 def apply_tower(layers, x):
-    """Calls the layers of a tower, one after the other."""
+    """Applies the layers of a tower in sequence."""
     for layer in layers:
         x = layer(x)
     return x
 
 
 def head_conv(filters: int, kernel_size: int, name: str, dtype) -> keras.layers.Conv2D:
-    """Returns a convolution that starts as those of dense heads do."""
+    """Returns a convolution with the initialization of dense heads."""
     return keras.layers.Conv2D(
         filters,
         kernel_size,
@@ -52,5 +52,5 @@ def head_conv(filters: int, kernel_size: int, name: str, dtype) -> keras.layers.
 
 
 def prior_bias() -> keras.initializers.Initializer:
-    """Starts class logits as background: their sigmoid is the prior probability, 0.01."""
+    """Initializes the sigmoid of class logits to the prior probability 0.01."""
     return keras.initializers.Constant(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))

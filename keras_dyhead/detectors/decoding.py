@@ -1,4 +1,4 @@
-"""From raw head outputs to detections."""
+"""From the raw outputs of a head to detections."""
 
 import dataclasses
 import numbers
@@ -18,24 +18,23 @@ RANKINGS = ("class", "confidence")
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class DetectionDecoder(Settings):
-    """Selects candidates level by level, then suppresses duplicates within each class.
+    """Selects candidates on each level, then suppresses duplicates within each class.
 
-    The confidence of a candidate is the probability of its class, times its centerness where the
-    detector predicts one.
+    The confidence of a candidate is its class probability, times its centerness if the detector
+    predicts centerness.
 
     Args:
-        score_threshold: float. A (box, class) pair is a candidate when the probability of the
-            class, without centerness, is larger than this. Defaults to 0.05.
-        iou_threshold: float. Of two detections of one class with a larger IoU the better one
-            stays. Defaults to 0.5.
-        max_candidates: int. Best pairs kept per level. Defaults to 1000.
-        max_detections: int. Detections per image. Defaults to 100.
-        clip: Whether boxes are clipped to the image, and empty ones dropped, `"before_nms"`
-            (OpenMMLab) or `"after_nms"` (detectron2, microsoft/DynamicHead: boxes outside the
-            image use up places). Defaults to `"before_nms"`.
-        rank_by: What makes the best pairs of a level: the probability of the `"class"`
-            (OpenMMLab) or the `"confidence"`, with centerness (microsoft/DynamicHead). Defaults to
-            `"class"`.
+        score_threshold: float. A (box, class) pair is a candidate if its class probability,
+            without centerness, exceeds this. Defaults to 0.05.
+        iou_threshold: float. Of two detections of the same class with a larger IoU, only the
+            better one is kept. Defaults to 0.5.
+        max_candidates: int. Candidates kept per level. Defaults to 1000.
+        max_detections: int. Maximum detections per image. Defaults to 100.
+        clip: When to clip boxes to the image and drop empty ones: `"before_nms"` (OpenMMLab) or
+            `"after_nms"` (detectron2, microsoft/DynamicHead), where boxes outside the image count
+            toward `max_detections`. Defaults to `"before_nms"`.
+        rank_by: How to rank the candidates of a level: by `"class"` probability (OpenMMLab) or by
+            `"confidence"`, with centerness (microsoft/DynamicHead). Defaults to `"class"`.
 
     Example:
     ```python
@@ -80,8 +79,8 @@ class DetectionDecoder(Settings):
 
         Returns:
             Dict `{"boxes": (B, N, 4) float32, "labels": (B, N) int32, "confidence": (B, N)
-            float32, "num_detections": (B,) int32}`, N = `max_detections`, by descending
-            confidence; unused places have box 0, label -1 and confidence 0.
+            float32, "num_detections": (B,) int32}`, N = `max_detections`, sorted by descending
+            confidence and padded with box 0, label -1 and confidence 0.
         """
         num_classes = class_logits.shape[-1]
         centerness = None if centerness_logits is None else ops.sigmoid(centerness_logits)
@@ -100,12 +99,12 @@ class DetectionDecoder(Settings):
         """Decodes a batch of a two-stage detector, which predicts a box for every class.
 
         Args:
-            probabilities: `(B, R, K)` float32, of the classes without the background.
+            probabilities: `(B, R, K)` float32 class probabilities without the background.
             boxes: `(B, R, K, 4)` float32 xyxy boxes.
-            image_sizes: As above.
+            image_sizes: As in `__call__`.
 
         Returns:
-            As above; the regions count as one level.
+            The dict of `__call__`, with all regions as one level.
         """
         regions, num_classes = ops.shape(probabilities)[1:]
         probabilities = ops.where(probabilities > self.score_threshold, probabilities, 0.0)
@@ -114,10 +113,9 @@ class DetectionDecoder(Settings):
         return self.suppress(boxes, scores, pairs % num_classes, image_sizes)
 
     def suppress(self, boxes, scores, labels, image_sizes, groups=None):
-        """Turns candidates `(B, C)`, those with score 0 aside, into detections.
+        """Turns candidates `(B, C)` with scores above 0 into detections.
 
-        Only candidates of one of the `groups` `(B, C)` suppress each other, which defaults to the
-        labels.
+        Candidates suppress only those of the same group. `groups` `(B, C)` default to the labels.
         """
         groups = labels if groups is None else groups
         if image_sizes is not None and self.clip == "before_nms":
@@ -140,7 +138,7 @@ class DetectionDecoder(Settings):
         }
 
     def _probabilities(self, logits):
-        """Returns the sigmoids, 0 where they do not exceed the threshold."""
+        """Returns the sigmoids, or 0 where they do not exceed the threshold."""
         probabilities = ops.sigmoid(logits)
         return ops.where(probabilities > self.score_threshold, probabilities, 0.0)
 

@@ -1,4 +1,4 @@
-"""What dense detectors share: which location learns what, and how raw outputs become detections."""
+"""The base classes of dense detectors: targets of locations, losses and decoding."""
 
 import keras
 from keras import ops
@@ -13,25 +13,25 @@ from keras_dyhead.detectors.replicas import sum_over_replicas
 from keras_dyhead.ops.boxes import decode_boxes, take_per_image
 
 LOSS_NORMALIZERS = ("image", "batch", "running")
-RUNNING_MOMENTUM, RUNNING_START = 0.9, 100.0  # of detectron2
+RUNNING_MOMENTUM, RUNNING_START = 0.9, 100.0  # as in detectron2
 
 
 class DenseDetector(Detector):
-    """A detector whose raw outputs belong to locations, with a focal loss on the classes.
+    """A detector that predicts for locations, with a focal loss for the classes.
 
     Locations are anchors or points, `locations_per_cell` in each cell of the pyramid. A subclass
-    says where they are in `locations`, and what boxes were predicted there in `boxes_at`.
+    implements `locations`, their positions, and `boxes_at`, the boxes predicted for them.
 
     Args:
         backbone: As in `Detector`.
-        head: The layer from the pyramid to the raw outputs; it has `num_classes`.
-        assigner: The `Assigner`: which location learns which object.
-        loss_normalizer: The number of positive locations that losses are divided by: of the
-            batch, where every `"image"` counts as at least one (OpenMMLab's detectors with
-            anchors), of the `"batch"`, at least one (Microsoft's ATSS, FCOS), or its `"running"`
-            mean over the training steps, with momentum 0.9 from 100 on (detectron2, Microsoft's
-            RetinaNet). Defaults to `"image"`.
-        **kwargs: Of `Detector`.
+        head: Layer that turns the pyramid into raw outputs; it has `num_classes`.
+        assigner: The `Assigner` of objects to locations.
+        loss_normalizer: Which number of positive locations to divide losses by. `"image"`: that of
+            the batch, where every image counts as at least one (OpenMMLab's detectors with
+            anchors). `"batch"`: that of the batch, at least one (Microsoft's ATSS, FCOS).
+            `"running"`: its running mean over training steps, which starts at 100 and has momentum
+            0.9 (detectron2, Microsoft's RetinaNet). Defaults to `"image"`.
+        **kwargs: As in `Detector`.
     """
 
     def __init__(
@@ -68,15 +68,15 @@ class DenseDetector(Detector):
         }
 
     def locations(self, level_sizes):
-        """Returns the locations `(A, ...)` of levels of these (height, width)."""
+        """Returns the locations `(A, ...)` for the (height, width) of each level."""
         raise NotImplementedError
 
     def boxes_at(self, locations, raw):
-        """Returns the boxes `(B, A, 4)` that raw outputs stand for, xyxy pixels, unclipped."""
+        """Returns the boxes `(B, A, 4)` of raw outputs in xyxy pixels, unclipped."""
         raise NotImplementedError
 
     def match(self, raw, boxes, labels):
-        """Says what every location has to learn.
+        """Returns the target of every location.
 
         Args:
             raw: Dict of raw outputs.
@@ -84,9 +84,9 @@ class DenseDetector(Detector):
             labels: `(B, N)` int32, -1 where padded.
 
         Returns:
-            Tuple of the locations `(A, ...)`, the index of each one's object `(B, A)` (negative
-            where it has none), and that object's box `(B, A, 4)` (the image's first where it has
-            none).
+            Tuple of the locations `(A, ...)`, the indices of their objects `(B, A)`, and the boxes
+            of these objects `(B, A, 4)`. Without an object, the index is negative and the box is
+            the image's first.
         """
         level_sizes = self.level_sizes(raw)
         locations = self.locations(level_sizes)
@@ -94,7 +94,7 @@ class DenseDetector(Detector):
         return locations, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
 
     def sum_class_losses(self, raw, labels, assigned):
-        """Sums the focal losses of all locations but the ignored ones."""
+        """Sums the focal losses of all locations that are not ignored."""
         classes = take_per_image(labels, ops.maximum(assigned, 0))
         classes = ops.where(assigned >= 0, classes, -1)
         targets = ops.one_hot(classes, self.num_classes)  # -1 is all zeros: background
@@ -102,7 +102,7 @@ class DenseDetector(Detector):
         return ops.sum(ops.where((assigned != IGNORED)[..., None], loss, 0.0))
 
     def num_positives(self, positive, training=False):
-        """Returns what losses are divided by, of `positive` `(B, A)`; see `loss_normalizer`."""
+        """Returns what to divide losses by, given `positive` `(B, A)`; see `loss_normalizer`."""
         counts = ops.sum(ops.cast(positive, "float32"), axis=1)
         if self.loss_normalizer == "image":
             return sum_over_replicas(ops.sum(ops.maximum(counts, 1.0)))
@@ -118,18 +118,18 @@ class DenseDetector(Detector):
     def losses_with_centerness(self, raw, labels, assigned, centerness, box_loss, training=False):
         """Returns the losses of a detector that predicts centerness.
 
-        The box loss of a location is weighted by its centerness, and divided by the sum of these.
+        The box loss is the average over locations, weighted by their centerness.
 
         Args:
             raw: Dict of raw outputs.
             labels: `(B, N)` int32, -1 where padded.
             assigned: `(B, A)` int32, index of each location's object.
-            centerness: `(B, A)` float32, how central each location is in that object.
+            centerness: `(B, A)` float32 targets.
             box_loss: `(B, A)` float32.
             training: bool. Whether this is a training step.
 
         Returns:
-            Dict of the scalars `"class_loss"`, `"box_loss"` and `"centerness_loss"`.
+            Dict of scalars `"class_loss"`, `"box_loss"` and `"centerness_loss"`.
         """
         positive = assigned >= 0
         normalizer = self.num_positives(positive, training)
@@ -162,16 +162,16 @@ class DenseDetector(Detector):
 
 
 class AnchorDetector(DenseDetector):
-    """A dense detector whose locations are anchors, from which it predicts deltas.
+    """A dense detector that predicts box deltas from anchors.
 
     Args:
         backbone: As in `Detector`.
         head: The `PredictionHead`.
         anchors: The `AnchorGenerator`.
-        assigner: Which anchor learns which object.
+        assigner: The `Assigner` of objects to anchors.
         box_weights: Four floats that scale the box deltas.
         loss_normalizer: As in `DenseDetector`. Defaults to `"image"`.
-        **kwargs: Of `Detector`.
+        **kwargs: As in `Detector`.
     """
 
     def __init__(
@@ -196,7 +196,7 @@ class AnchorDetector(DenseDetector):
         }
 
     def locations(self, level_sizes):
-        """Returns the anchors `(A, 4)` of levels of these (height, width)."""
+        """Returns the anchors `(A, 4)` for the (height, width) of each level."""
         return self.anchors(level_sizes, self.pyramid.min_level)
 
     def boxes_at(self, locations, raw):
@@ -204,6 +204,6 @@ class AnchorDetector(DenseDetector):
         return decode_boxes(raw["box_deltas"], locations, self.box_weights)
 
     def match(self, raw, boxes, labels):
-        """Says what every anchor has to learn; the box of those without an object is their own."""
+        """Returns the target of every anchor; without an object, its box is the anchor itself."""
         anchors, assigned, targets = super().match(raw, boxes, labels)
         return anchors, assigned, ops.where((assigned >= 0)[..., None], targets, anchors)

@@ -1,4 +1,4 @@
-"""What all detectors share: backbone, pyramid and DyHead, and the training and prediction loop."""
+"""The base class of all detectors: backbone, pyramid, DyHead, training and prediction."""
 
 from collections.abc import Iterable, Sequence
 
@@ -22,45 +22,41 @@ from keras_dyhead.ops.sampling_form import is_compiled
 class Detector(CheckedModel):
     """A `keras.Model` that trains on boxes and predicts detections.
 
-    Backbone, feature pyramid, DyHead and head make the functional graph from preprocessed images
-    to raw outputs. A subclass brings the head, names its losses in `loss_names`, and implements
-    `compute_losses` and `decode`.
+    Backbone, feature pyramid, DyHead and head form a functional graph from preprocessed images to
+    raw outputs. A subclass builds the head, lists its losses in `loss_names`, and implements
+    `compute_losses` and `decode`. Its `get_config` adds the arguments it builds the head from.
 
-    Training data are `(images, targets)` batches: preprocessed images `(B, H, W, 3)` and a dict
-    with `"boxes"` `(B, N, 4)`, xyxy pixels of those images, and `"labels"` `(B, N)`, padded with
-    -1. Further entries of the dict are ignored. Images without objects train the background.
+    Training batches are tuples `(images, targets)`: preprocessed images `(B, H, W, 3)` and a dict
+    with `"boxes"` `(B, N, 4)`, xyxy in pixels of those images, and `"labels"` `(B, N)`, padded
+    with -1. Other entries of the dict are ignored. Images without objects are all background.
 
-    Under a `tf.distribute` strategy losses are normalized by the positives of all replicas: one
-    step equals the step of a single device on the whole batch.
-
-    A subclass may make its `head` from arguments of its own, which its `get_config` then adds.
+    Under a `tf.distribute` strategy, losses are normalized by the positives of all replicas: a
+    step equals that of a single device on the whole batch.
 
     Args:
         backbone: A model with `pyramid_outputs`, such as a KerasHub `FeaturePyramidBackbone`, or a
-            model or layer that maps images to a dict `{"P3": C3, ...}` of maps.
-        head: Layer from the pyramid to the raw outputs.
-        neck: Layer from pyramid to pyramid before the head, such as a `DyHeadNeck`; `None` is the
-            detector without DyHead. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's
-            channels.
+            model or layer that maps images to a dict `{"P3": C3, ...}` of feature maps.
+        head: Layer that turns the pyramid into raw outputs.
+        neck: Layer between pyramid and head that returns a pyramid, such as a `DyHeadNeck`. `None`
+            leaves DyHead out. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's channels.
         pyramid: The `FeaturePyramid`. Defaults to `default_pyramid` with the neck's channels.
         image_shape: Shape of a preprocessed image. A known height and width give XLA static
             shapes. Defaults to `(None, None, 3)`.
         decoder: Defaults to `DetectionDecoder()`.
         preprocessor: Defaults to a `DetectionPreprocessor` for `image_shape`.
-        class_names: Names of the labels, for those who read detections; saved along. Defaults to
-            `None`.
-        dtype: Policy of what `neck` and `pyramid` default to. Defaults to the global policy.
+        class_names: Names of the labels, saved with the model. Defaults to `None`.
+        dtype: Dtype policy of the default `neck` and `pyramid`. Defaults to the global policy.
         **kwargs: `name` and `trainable`.
 
     Raises:
-        TypeError: If `neck` or `pyramid` is no such layer.
-        ValueError: If `image_shape` is another than the preprocessor's, of three channels, or
-            `class_names` are not one for every class.
+        TypeError: If `neck` or `pyramid` has the wrong type.
+        ValueError: If `image_shape` does not have three entries or, without a `preprocessor`,
+            three channels, or if `class_names` does not have one name per class.
     """
 
     loss_names = ("class_loss", "box_loss")
-    class_layers = ("class_logits",)  # whose weights belong to the classes
-    locations_per_cell = 1  # rows of raw output for every pixel of a pyramid level
+    class_layers = ("class_logits",)  # layers with weights for each class
+    locations_per_cell = 1  # rows of raw output per pixel of a pyramid level
 
     def __init__(
         self,
@@ -79,7 +75,7 @@ class Detector(CheckedModel):
         image_shape = tuple(n if n is None else whole_number(n, "image_shape") for n in image_shape)
         if len(image_shape) != 3 or (preprocessor is None and image_shape[-1] != 3):
             raise ValueError(
-                "`image_shape` must be (height, width, 3), as the preprocessor makes RGB images. "
+                "`image_shape` must be (height, width, 3) for RGB images. "
                 f"Received: image_shape={image_shape}"
             )
         if not isinstance(pyramid, FeaturePyramid | None):
@@ -104,15 +100,15 @@ class Detector(CheckedModel):
         self.class_names = class_names
         self.dtype_policy = dtype
         self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
-        self.jit_compile = keras.backend.backend() == "jax"  # until `compile` says otherwise
+        self.jit_compile = keras.backend.backend() == "jax"  # until `compile` sets it
 
     @classmethod
     def default_pyramid(cls, channels: int = 256, dtype=None) -> FeaturePyramid:
-        """Returns the pyramid that this detector has where none is given."""
+        """Returns the pyramid to use if none is given."""
         return FeaturePyramid(channels, dtype=dtype, name="feature_pyramid")
 
     def compute_losses(self, raw, boxes, labels, training=False):
-        """Returns a scalar for each of `loss_names`.
+        """Returns a dict with a scalar for each of `loss_names`.
 
         Args:
             raw: Dict of raw outputs.
@@ -127,24 +123,24 @@ class Detector(CheckedModel):
 
         Args:
             raw: Dict of raw outputs, as `model(images)` returns it.
-            image_sizes: `(B, 2)` (height, width) of each image without its padding, to which boxes
-                are clipped. `None` leaves boxes unclipped.
+            image_sizes: `(B, 2)` (height, width) of each image without its padding. Boxes are
+                clipped to it; `None` leaves them unclipped.
 
         Returns:
             Dict `{"boxes": (B, N, 4) float32 xyxy pixels of the preprocessed images, "labels":
-            (B, N) int32, "confidence": (B, N) float32, "num_detections": (B,) int32}`, by
-            descending confidence, padded with label -1.
+            (B, N) int32, "confidence": (B, N) float32, "num_detections": (B,) int32}`, sorted by
+            descending confidence and padded with label -1.
         """
         raise NotImplementedError
 
     def detect(self, batch) -> dict:
-        """Detects in a batch of the preprocessor; boxes are in pixels of the images as they were.
+        """Detects objects in a preprocessed batch, with boxes in pixels of the original images.
 
         Args:
-            batch: What `model.preprocessor(images)` returns.
+            batch: The output of `model.preprocessor(images)`.
 
         Returns:
-            See `decode`.
+            A dict like that of `decode`.
         """
         detections = self.decode(self(batch["images"], training=False), batch["image_sizes"])
         scales = ops.tile(ops.flip(batch["scales"], axis=-1), (1, 2))  # x, y, x, y
@@ -156,15 +152,16 @@ class Detector(CheckedModel):
         Args:
             optimizer: Defaults to AdamW with learning rate 1e-4, weight decay 1e-4 and gradients
                 clipped to a global norm of 10.
-            jit_compile: bool. Compile steps with XLA, once per image size. On TensorFlow that
-                takes minutes. Defaults to `True` on JAX, else `False`.
-            **kwargs: Further arguments of `keras.Model.compile`; the losses are built in.
+            jit_compile: bool. Whether to compile steps with XLA, once per image size, which takes
+                minutes on TensorFlow. Defaults to `True` on JAX, else `False`.
+            **kwargs: Other arguments of `keras.Model.compile` except `loss`.
         """
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4, global_clipnorm=10.0)
         if kwargs.get("loss") is not None:
             raise ValueError(
-                f"{type(self).__name__} brings its own losses. Received: loss={kwargs['loss']!r}"
+                f"{type(self).__name__} has built-in losses, so `loss` must be None. "
+                f"Received: loss={kwargs['loss']!r}"
             )
         if jit_compile is None:
             jit_compile = keras.backend.backend() == "jax"
@@ -174,7 +171,7 @@ class Detector(CheckedModel):
 
     @property
     def decoder(self):
-        """The `DetectionDecoder`; assigning another one takes effect in the next `predict`."""
+        """The `DetectionDecoder`. A new one takes effect at the next `predict`."""
         return self._decoder
 
     @decoder.setter
@@ -184,24 +181,24 @@ class Detector(CheckedModel):
 
     @property
     def class_names(self):
-        """Names of the labels, or `None`; there must be one for every class."""
+        """Names of the labels, one for each class, or `None`."""
         return self._class_names
 
     @class_names.setter
     def class_names(self, class_names):
         names = None if class_names is None else _names(class_names)
         if names is not None:
-            # A head of one's own need not say how many classes it has.
+            # A custom head may lack `num_classes`.
             count = getattr(self.head, "num_classes", len(names) or 1)
             if len(names) != count:
                 raise ValueError(
-                    f"`class_names` must be a name for each of the {count} classes. "
+                    f"`class_names` must have one name for each of the {count} classes. "
                     f"Received: {class_names!r}"
                 )
         self._class_names = names
 
     def get_config(self):
-        """Returns the arguments of the constructor but the head, and which layers are frozen."""
+        """Returns the constructor arguments except `head`, and the names of frozen layers."""
         return {
             "backbone": serialize_keras_object(self.backbone),
             "neck": serialize_keras_object(self.neck),
@@ -222,20 +219,20 @@ class Detector(CheckedModel):
         return with_frozen_layers(cls, config)
 
     def with_classes(self, class_names: Sequence[str]) -> "Detector":
-        """Returns this detector for other classes, to fine-tune.
+        """Returns a copy of this detector that can be fine-tuned for other classes.
 
-        It keeps all weights but those of the layers in `class_layers`, which belong to the classes
-        and start anew: the scores, and in Faster R-CNN also the boxes of every class. For its own
-        `class_names` it keeps these, too. What is frozen stays frozen.
+        Layers in `class_layers` are reinitialized: those that predict class scores and, in Faster
+        R-CNN, a box for each class. All other weights are kept; if `class_names` are the model's
+        own, so are these. Frozen layers stay frozen.
 
         Args:
             class_names: Names of the new labels.
 
         Returns:
-            A new detector, not compiled; this one is left as it is.
+            A new detector, not compiled. The original does not change.
 
         Raises:
-            ValueError: If there are no names, or one of them twice.
+            ValueError: If there are no names or duplicate names.
 
         Example:
 
@@ -258,28 +255,28 @@ class Detector(CheckedModel):
         return model
 
     def compile_from_config(self, config):
-        """Restores optimizer and compile arguments of a saved model."""
+        """Restores the optimizer and the compile arguments of a saved model."""
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        """Sums the losses of a batch, and updates the metric of each."""
+        """Sums the losses of a batch and updates their metrics."""
         if not isinstance(y, dict) or not {"boxes", "labels"} <= set(y):
             raise ValueError(
                 'Targets must be a dict with "boxes" (B, N, 4) and "labels" (B, N). '
                 f"Received: {list(y) if isinstance(y, dict) else type(y).__name__}"
             )
         if sample_weight is not None:
-            raise ValueError("Detectors take no `sample_weight`.")
-        if keras.backend.backend() == "torch":  # whose step is not compiled
+            raise ValueError("Detectors do not support `sample_weight`.")
+        if keras.backend.backend() == "torch":  # its steps are not compiled
             check_targets((x, y), self.num_classes)
-        boxes, labels = _without_unused_places(y["boxes"], y["labels"])
-        # One padded place more, so that there is one even where no image has objects.
+        boxes, labels = _without_unused_padding(y["boxes"], y["labels"])
+        # Without this, N would be 0 if no image had objects.
         boxes = ops.pad(ops.cast(boxes, "float32"), ((0, 0), (0, 1), (0, 0)))
         labels = ops.pad(ops.cast(labels, "int32"), ((0, 0), (0, 1)), constant_values=-1)
         losses = self.compute_losses(y_pred, boxes, labels, training)
         for name, value in losses.items():
-            # Replicas add up their shares, whereas the metric averages over replicas.
+            # Losses are summed over replicas, metrics are averaged.
             self.loss_trackers[name].update_state(
                 value * num_replicas(), sample_weight=ops.shape(labels)[0]
             )
@@ -287,9 +284,9 @@ class Detector(CheckedModel):
         return sum([*losses.values(), *regularization])
 
     def make_train_function(self, force=False):
-        """Creates the compiled training step, with the optimizer's variables created before.
+        """Creates the training step after the optimizer's variables.
 
-        Variables created during the first step would have TensorFlow trace it a second time.
+        Variables created during the first step would make TensorFlow trace it twice.
         """
         if keras.backend.backend() == "tensorflow" and not self.optimizer.built:
             with self.distribute_strategy.scope():
@@ -297,18 +294,18 @@ class Detector(CheckedModel):
         return super().make_train_function(force)
 
     def _maybe_symbolic_build(self, *args, **kwargs):
-        """Builds nothing: a detector is built already.
+        """Does nothing: a detector is already built.
 
-        Under a strategy Keras would read a batch to see shapes, which fails where several
-        processes share it, and takes an epoch from a data set that counts its epochs.
+        Under a strategy, Keras would read a batch to infer shapes. That fails when several
+        processes share the batch, and uses up an epoch of a dataset that counts its epochs.
         """
 
     def train_step(self, *args):
-        """Takes a step; its logs can be averaged over processes."""
+        """Runs a training step, with logs that can be averaged over processes."""
         return logs_to_average(super().train_step(*args))
 
     def test_step(self, *args):
-        """Evaluates a batch; its logs can be averaged over processes."""
+        """Evaluates a batch, with logs that can be averaged over processes."""
         return logs_to_average(super().test_step(*args))
 
     def predict_step(self, *args):
@@ -316,21 +313,21 @@ class Detector(CheckedModel):
         outputs = super().predict_step(*args)
         images = keras.utils.unpack_x_y_sample_weight(args[-1])[0]
         canvas = ops.stack(ops.shape(images)[1:3])[None]
-        if keras.backend.backend() == "jax":  # whose step also hands on the model's state
+        if keras.backend.backend() == "jax":  # its step also returns the model's state
             raw, state = outputs
             variables = [
                 *zip(self.trainable_variables, args[0][0], strict=True),
                 *zip(self.non_trainable_variables, args[0][1], strict=True),
             ]
-            with keras.StatelessScope(variables):  # a second stage has weights, too
+            with keras.StatelessScope(variables):  # a second stage has weights too
                 return self.decode(raw, canvas), state
         return self.decode(outputs, canvas)
 
     def level_sizes(self, raw, image_sizes=None):
         """Returns the (height, width) of the pyramid levels that raw outputs come from.
 
-        Raw outputs stored without their `"level_sizes"` are matched against the model's
-        `image_shape`, and the largest of `image_sizes` without and with padding.
+        Raw outputs without `"level_sizes"` are matched against the model's `image_shape` and the
+        largest of `image_sizes`, without and with padding.
         """
         if "level_sizes" in raw:
             return known_sizes(raw["level_sizes"])
@@ -345,19 +342,19 @@ class Detector(CheckedModel):
 
 
 def _names(class_names) -> tuple[str, ...]:
-    """Returns the names as a tuple of texts: empty for one text, or for what is no sequence."""
+    """Returns names as a tuple of strings, empty for a single string or a non-iterable."""
     if isinstance(class_names, str) or not isinstance(class_names, Iterable):
         return ()
     return tuple(map(str, class_names))
 
 
 def as_neck(neck, pyramid=None, **arguments):
-    """Returns the layer that the argument `neck` of a detector stands for, or `None`.
+    """Returns the layer for a detector's `neck` argument, or `None`.
 
-    `"dyhead"` stands for a `DyHeadNeck` of these arguments, with as many channels as `pyramid`.
+    `"dyhead"` gives a `DyHeadNeck` with these arguments and the channels of `pyramid`.
 
     Raises:
-        TypeError: If it is no layer, and neither `None` nor `"dyhead"`.
+        TypeError: If `neck` is not a layer, `None` or `"dyhead"`.
     """
     if isinstance(neck, str) and neck == "dyhead":
         if hasattr(pyramid, "channels"):
@@ -366,16 +363,15 @@ def as_neck(neck, pyramid=None, **arguments):
     if neck is None or isinstance(neck, keras.layers.Layer):
         return neck
     raise TypeError(
-        '`neck` must be a layer from pyramid to pyramid such as DyHeadNeck(), None or "dyhead". '
-        f"Received: {neck!r}"
+        '`neck` must be "dyhead", None, or a layer that maps a pyramid to a pyramid, such as '
+        f"DyHeadNeck(). Received: {neck!r}"
     )
 
 
 def backbone_pyramid(backbone, min_level: int, max_level: int):
-    """Returns a callable from images to the backbone's maps as a dict `{"P3": C3, ...}`.
+    """Returns a callable that maps images to the backbone's dict `{"P3": C3, ...}` of maps.
 
-    A backbone is a model with `pyramid_outputs`, as KerasHub's, or a model or layer that returns
-    such a dict.
+    A backbone without `pyramid_outputs`, which KerasHub's models have, returns this dict itself.
     """
     if not hasattr(backbone, "pyramid_outputs"):
         return backbone
@@ -384,15 +380,14 @@ def backbone_pyramid(backbone, min_level: int, max_level: int):
     return keras.Model(backbone.inputs, maps, name=f"{backbone.name}_pyramid")
 
 
-def _without_unused_places(boxes, labels):
-    """Cuts off the places that no image of the batch uses, where sizes may be found at run time.
+def _without_unused_padding(boxes, labels):
+    """Trims targets to the fullest image of the batch, where shapes may be dynamic.
 
-    A data set pads every batch to its fullest image, and each place costs as many numbers as there
-    are anchors.
+    A dataset may pad to its fullest image, and losses need memory for each anchor and object.
     """
     if keras.backend.backend() != "tensorflow" or is_compiled():
         return boxes, labels
     labels = ops.convert_to_tensor(labels)
-    places = ops.arange(1, ops.shape(labels)[1] + 1, dtype="int32")
-    used = ops.max(ops.where(labels >= 0, places, 0), initial=0)
+    numbers = ops.arange(1, ops.shape(labels)[1] + 1, dtype="int32")
+    used = ops.max(ops.where(labels >= 0, numbers, 0), initial=0)
     return boxes[:, :used], labels[:, :used]

@@ -24,57 +24,55 @@ ARRANGEMENTS = ("released", "paper")
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class FasterRCNN(Detector):
-    """Two-stage detector: proposals from DyHead's maps, then a class and a box for each of them.
+    """Two-stage detector: proposals from DyHead's maps, then a class and a box for each proposal.
 
-    `model(images)` runs the first stage. Its raw outputs are objectness and deltas of every anchor
-    and the maps that regions are read from; `decode` and `compute_losses` choose the regions,
-    which takes the sizes of the images or the objects, and run the second stage on them.
+    `model(images)` runs the first stage. Its raw outputs are the objectness and deltas of every
+    anchor, and the maps to pool regions from. `decode` and `compute_losses` choose the regions,
+    given the image sizes or the objects, and run the second stage on them.
 
-    The released codes differ in:
+    The two reference implementations differ:
 
     | | microsoft/DynamicHead | OpenMMLab |
     |---|---|---|
-    | `assigner` | as by default | `MaxIoUAssigner(0.7, 0.3, reassign=True, low_quality_iou=0.3)` |
+    | `assigner` | default | `MaxIoUAssigner(0.7, 0.3, reassign=True, low_quality_iou=0.3)` |
     | `pooler.epsilon` | 1e-8 | 1e-6 / 4 |
     | `neck.use_bias` | `True` | `False` |
 
     Args:
         backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
-        neck: The layer from pyramid to pyramid before the heads, such as a `DyHeadNeck`; `None` is
-            the detector without DyHead. Defaults to `"dyhead"`: `DyHeadNeck` with the pyramid's
-            channels, in the paper's arrangement without task-aware attention.
-        pyramid: The `FeaturePyramid`. Defaults to one of P2 to P6 with the neck's channels, whose
-            P6 is every second pixel of P5.
+        neck: As in `Detector`. With `arrangement="paper"`, the default `DyHeadNeck` has no
+            task-aware attention.
+        pyramid: The `FeaturePyramid`. Defaults to P2 to P6 with the neck's channels, where P6 is
+            every second pixel of P5.
         image_shape: As in `Detector`.
-        arrangement: `"released"`: all of DyHead before the regions are read, two fully connected
-            layers after. `"paper"` (figure 2(c)): scale- and spatial-aware attention before,
-            task-aware attention in place of each fully connected layer after. Without DyHead the
-            two are the same. Defaults to `"released"`, which the published weights have.
-        max_pooled_level: int. Coarsest level that regions are read from. Defaults to 5.
+        arrangement: `"released"`: all of DyHead before pooling, two fully connected layers after
+            it. `"paper"` (figure 2(c)): scale- and spatial-aware attention before pooling,
+            task-aware attention in place of each fully connected layer. Without DyHead, both are
+            the same. Defaults to `"released"`, as in the published weights.
+        max_pooled_level: int. Coarsest level to pool regions from. Defaults to 5.
         head_layers: int. Layers between a region and its predictions. Defaults to 2.
-        head_units: int. Units of these where they are fully connected. Defaults to 1024.
-        anchors: `AnchorGenerator`. Defaults to three ratios of 8 strides, in the corner of each
-            cell.
-        assigner: Which anchor learns which object. Defaults to `MaxIoUAssigner(0.7, 0.3)`.
-        sampler: Which anchors a training step learns from. Defaults to `RandomSampler(256, 0.5)`.
+        head_units: int. Units of these layers if they are fully connected. Defaults to 1024.
+        anchors: `AnchorGenerator`. Defaults to a size of 8 strides in three ratios, at the corner
+            of each cell.
+        assigner: Assigns objects to anchors. Defaults to `MaxIoUAssigner(0.7, 0.3)`.
+        sampler: Samples anchors for a training step. Defaults to `RandomSampler(256, 0.5)`.
         proposals: Defaults to `ProposalSelector()`.
-        region_assigner: Which proposal learns which object. Defaults to
+        region_assigner: Assigns objects to proposals. Defaults to
             `MaxIoUAssigner(0.5, 0.5, low_quality_iou=None)`.
-        region_sampler: Which proposals a step learns from. Defaults to
+        region_sampler: Samples proposals for a training step. Defaults to
             `RandomSampler(512, 0.25)`.
         pooler: Defaults to `RegionPooler()`.
         box_weights: Four floats that scale the box deltas of regions. Defaults to
             `(10, 10, 5, 5)`.
         smooth_l1_beta: float. 0 is the L1 loss. Defaults to 0.0.
         decoder: Defaults to `DetectionDecoder(max_candidates=4000)`.
-        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
-            global policy.
-        **kwargs: Of `Detector`: `preprocessor`, `class_names`, `name`, `trainable`.
+        dtype: As in `Detector`, and for the head. Defaults to the global policy.
+        **kwargs: `preprocessor`, `class_names`, `name` and `trainable`, as in `Detector`.
 
     Raises:
-        ValueError: If `arrangement` is neither of the two, or it is `"paper"` and the neck has
-            task-aware attention itself.
+        ValueError: If `arrangement` is neither of the two, or is `"paper"` and the neck has
+            task-aware attention.
 
     Example:
     ```python
@@ -87,8 +85,8 @@ class FasterRCNN(Detector):
 
     Source: Ren et al., "Faster R-CNN", NeurIPS 2015; Lin et al., "Feature Pyramid Networks for
     Object Detection", CVPR 2017; with DyHead, the configuration `dyhead_r50_rcnn_fpn_1x` of
-    microsoft/DynamicHead, and for `arrangement="paper"` section 3.3 of its paper, which leaves
-    open how many task-aware attentions there are.
+    microsoft/DynamicHead, and for `arrangement="paper"` section 3.3 of its paper, which does not
+    say how many task-aware attentions there are.
     """
 
     loss_names = ("class_loss", "box_loss", "objectness_loss", "proposal_loss")
@@ -130,7 +128,7 @@ class FasterRCNN(Detector):
             neck = as_neck(neck, pyramid, use_task_attention=False, dtype=dtype)
             if getattr(neck, "use_task_attention", False):
                 raise ValueError(
-                    'With `arrangement="paper"` task-aware attention comes after the pooling: the '
+                    'With `arrangement="paper"`, task-aware attention follows the pooling, so the '
                     "neck must have `use_task_attention=False`. Received: use_task_attention=True"
                 )
         head = TwoStageHead(
@@ -173,7 +171,7 @@ class FasterRCNN(Detector):
 
     @classmethod
     def default_pyramid(cls, channels: int = 256, dtype=None) -> FeaturePyramid:
-        """Returns a pyramid of P2 to P6; see `Detector.default_pyramid`."""
+        """Returns a pyramid with levels P2 to P6; see `Detector.default_pyramid`."""
         return FeaturePyramid(channels, 2, 6, "pool", dtype=dtype, name="feature_pyramid")
 
     def get_config(self):
@@ -195,13 +193,13 @@ class FasterRCNN(Detector):
         }
 
     def propose(self, raw, image_sizes=None, training=False) -> Proposals:
-        """Returns the regions that the first stage takes for objects; no gradient goes through.
+        """Returns the regions that the first stage proposes, without gradients.
 
         Args:
             raw: Dict of raw outputs.
             image_sizes: `(B, 2)` (height, width) of the images without padding, to clip regions
                 to, or `None`.
-            training: bool. Whether to choose among as many candidates as in training.
+            training: bool. Whether to use the number of candidates for training.
         """
         level_sizes = self.level_sizes(raw, image_sizes)
         logits, deltas = (
@@ -226,7 +224,7 @@ class FasterRCNN(Detector):
         return self.head.box_head(self.pooler(self.head.pooled_levels(raw), boxes))
 
     def decode(self, raw, image_sizes=None):
-        """Turns raw outputs into detections, by the second stage; see `Detector.decode`."""
+        """Turns raw outputs into detections with the second stage; see `Detector.decode`."""
         regions = self.propose(raw, image_sizes)
         outputs = self.classify(raw, regions.boxes)
         probabilities = ops.softmax(outputs["class_logits"])[..., :-1]
@@ -237,9 +235,9 @@ class FasterRCNN(Detector):
         )
 
     def compute_losses(self, raw, boxes, labels, training=False):
-        """Returns the losses of both stages, on anchors and proposals drawn at random.
+        """Returns the losses of both stages on random samples of anchors and proposals.
 
-        Proposals are chosen as in training, and clipped to the batch's height and width.
+        Proposals are chosen as in training and clipped to the batch's height and width.
         """
         stride = 2**self.pyramid.min_level
         canvas = [side * stride for side in self.level_sizes(raw)[0]]
@@ -253,9 +251,9 @@ class FasterRCNN(Detector):
         }
 
     def proposal_losses(self, raw, boxes, labels, noise):
-        """Returns cross-entropy of the objectness and L1 loss of the deltas of drawn anchors.
+        """Returns the cross-entropy of objectness and the L1 loss of deltas of sampled anchors.
 
-        Those with the largest `noise`, `(B, A)` in [0, 1), are drawn.
+        The anchors with the largest `noise`, `(B, A)` in [0, 1), are sampled.
         """
         anchors = self.anchors(self.level_sizes(raw), self.pyramid.min_level)
         assigned = self.assigner(anchors, boxes, labels)
@@ -267,7 +265,7 @@ class FasterRCNN(Detector):
         )
         anchors = ops.take(anchors, sample.indices, axis=0)
         objects = ops.maximum(take_per_image(assigned, sample.indices), 0)
-        # Anchors without an object have themselves as target, for which the deltas are finite.
+        # An anchor without an object is its own target, so that the deltas are finite.
         targets = ops.where(sample.positive[..., None], take_per_image(boxes, objects), anchors)
         box_loss = smooth_l1_loss(
             encode_boxes(targets, anchors),
@@ -280,9 +278,9 @@ class FasterRCNN(Detector):
         }
 
     def region_losses(self, raw, proposals, boxes, labels, noise):
-        """Returns cross-entropy of the classes and L1 loss of the boxes of drawn regions.
+        """Returns the cross-entropy of classes and the L1 loss of boxes of sampled regions.
 
-        The objects themselves are regions too, whose `noise`, `(B, N + R)` in [0, 1), comes first.
+        The objects themselves are also regions; they come first in `noise`, `(B, N + R)` in [0, 1).
         """
         assigned = self.region_assigner(proposals.boxes, boxes, labels)
         assigned = ops.where(proposals.found, assigned, IGNORED)
@@ -305,7 +303,7 @@ class FasterRCNN(Detector):
             from_logits=True,
         )
         targets = ops.where(sample.positive[..., None], take_per_image(boxes, objects), regions)
-        # The deltas of the object's class alone; -1, of no object, is all zeros.
+        # Only the deltas of the object's class; -1, where there is no object, is all zeros.
         own = ops.one_hot(ops.where(sample.positive, classes, -1), self.num_classes)
         deltas = ops.sum(outputs["box_deltas"] * own[..., None], axis=2)
         box_loss = smooth_l1_loss(
@@ -322,5 +320,5 @@ class FasterRCNN(Detector):
 
 
 def _count(used):
-    """Returns how many places of the batch are used, on all replicas, at least 1."""
+    """Returns the number of used places in the batch, over all replicas, at least 1."""
     return ops.maximum(sum_over_replicas(ops.sum(ops.cast(used, "float32"))), 1.0)

@@ -19,13 +19,13 @@ BOX_LOSSES = {"iou": iou_loss, "giou": giou_loss}
 class FCOS(DenseDetector):
     """Dense detector without anchors: each point predicts the distances to the sides of its box.
 
-    It predicts classes, distances and centerness, how central a point is in its object; confidence
+    It predicts classes, distances and centerness: how central a point is in its object. Confidence
     is the product of class probability and centerness. Defaults follow the later paper (TPAMI
-    2020). The first one (ICCV 2019) and OpenMMLab's `fcos_r50-caffe_fpn_gn-head_1x_coco` differ:
+    2020). The first (ICCV 2019) and OpenMMLab's `fcos_r50-caffe_fpn_gn-head_1x_coco` differ:
 
     | | default | first paper, OpenMMLab |
     |---|---|---|
-    | `head_layers` | 0, straight from DyHead | 4 |
+    | `head_layers` | 0, directly after DyHead | 4 |
     | `assigner.center_radius` | 1.5 | `None` |
     | `box_loss` | `"giou"` | `"iou"` |
     | `distance_unit` | `"stride"` | `"pixel"` |
@@ -36,27 +36,25 @@ class FCOS(DenseDetector):
         backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`.
-        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
+        pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
         image_shape: As in `Detector`.
-        head_layers: int. 3x3 convolutions with GroupNorm before the predictions, one branch for
-            classes, one for boxes. Defaults to 0, straight from DyHead; FCOS without DyHead has 4.
+        head_layers: int. Number of 3x3 convolutions with GroupNorm before the predictions, in one
+            branch for classes and one for boxes. Defaults to 0; FCOS without DyHead has 4.
         head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
-        centerness_branch: Whether centerness is predicted in the branch of the `"box"` or in that
-            of the `"class"`; the same where `head_layers` is 0. Defaults to `"box"`.
-        distance_unit: What a distance of `exp(0)` is: one `"pixel"`, or one `"stride"` of its
-            level, which is learned faster. Raw outputs are pixels in both cases. Defaults to
-            `"stride"`.
-        points: `PointGenerator`. Defaults to the middle of each cell.
+        centerness_branch: The branch that predicts centerness, `"box"` or `"class"`. No difference
+            if `head_layers` is 0. Defaults to `"box"`.
+        distance_unit: Unit of predicted distances: `"pixel"`, or the level's `"stride"`, which is
+            learned faster. Raw outputs are in pixels in both cases. Defaults to `"stride"`.
+        points: `PointGenerator`. Defaults to the center of each cell.
         assigner: Defaults to `FCOSAssigner()`.
-        box_loss: `"giou"` or `"iou"`, its negative logarithm. Defaults to `"giou"`.
+        box_loss: `"giou"` (see `giou_loss`) or `"iou"` (see `iou_loss`). Defaults to `"giou"`.
         box_loss_weight: float. Weight of the box loss. Defaults to 1.0.
         loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. The box loss
-            is divided by the sum of the centerness targets instead, which `"image"` takes as at
-            least 1. Defaults to `"batch"`.
+            is instead divided by the sum of the centerness targets (at least 1 for `"image"`).
+            Defaults to `"batch"`.
         decoder: Defaults to `DetectionDecoder()`.
-        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
-            global policy.
-        **kwargs: Of `Detector`: `preprocessor`, `class_names`, `name`, `trainable`.
+        dtype: As in `Detector`, and for the head. Defaults to the global policy.
+        **kwargs: `preprocessor`, `class_names`, `name` and `trainable`, as in `Detector`.
 
     Example:
     ```python
@@ -69,8 +67,8 @@ class FCOS(DenseDetector):
 
     Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", ICCV 2019, and
     "FCOS: A Simple and Strong Anchor-Free Object Detector", TPAMI 2020. The latter takes the
-    square root of the product as confidence, and its code, in units of strides, a ReLU for the
-    exponential.
+    square root of the product as confidence. Its code uses ReLU in place of the exponential if
+    distances are in strides.
     """
 
     loss_names = ("class_loss", "box_loss", "centerness_loss")
@@ -143,15 +141,15 @@ class FCOS(DenseDetector):
         }
 
     def locations(self, level_sizes):
-        """Returns the points `(A, 3)`, x, y and stride, of levels of these (height, width)."""
+        """Returns the points `(A, 3)` (x, y and stride) for the (height, width) of each level."""
         return self.points(level_sizes, self.pyramid.min_level)
 
     def boxes_at(self, locations, raw):
-        """Places the boxes of raw outputs around the points."""
+        """Turns the distances of raw outputs into boxes around the points."""
         return decode_distances(raw["box_distances"], locations[:, :2])
 
     def compute_losses(self, raw, boxes, labels, training=False):
-        """Returns the focal loss of classes, the IoU loss of boxes, cross-entropy of centerness.
+        """Returns a focal loss for classes, an IoU loss for boxes, cross-entropy for centerness.
 
         The box loss of a point is weighted by its centerness target.
         """

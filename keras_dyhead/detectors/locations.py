@@ -1,4 +1,4 @@
-"""Where dense detectors look: anchors or points in every cell of a pyramid."""
+"""The locations of dense detectors: anchors or points in every cell of a pyramid."""
 
 import dataclasses
 import math
@@ -13,21 +13,21 @@ from keras_dyhead.detectors.settings import Settings
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class AnchorGenerator(Settings):
-    """Places the same set of boxes in every cell of every pyramid level.
+    """Places the same set of anchor boxes in every cell of every pyramid level.
 
     Level `l` has stride `2**l`. The cell in row `y` and column `x` holds boxes centered on
-    `((x + offset) * stride, (y + offset) * stride)`: one for every octave step and ratio, of area
-    `(scale * stride * 2**(step / octaves))**2`. Anchors may leave the image.
+    `((x + offset) * stride, (y + offset) * stride)`: one for every octave step and ratio, with area
+    `(scale * stride * 2**(step / octaves))**2`. Anchors may extend beyond the image.
 
     Args:
-        scale: float. Side of the smallest square anchor in units of the stride. Defaults to 4.0
-            (RetinaNet; ATSS uses 8.0).
-        octaves: int. Number of sizes per cell, between `scale` and `2 * scale`. Defaults to 3.
-        ratios: Heights divided by widths. Defaults to `(0.5, 1.0, 2.0)`.
+        scale: float. Side of the smallest square anchor in strides. Defaults to 4.0 (RetinaNet;
+            ATSS uses 8.0).
+        octaves: int. Number of sizes per cell, from `scale` to below `2 * scale`. Defaults to 3.
+        ratios: Height divided by width. Defaults to `(0.5, 1.0, 2.0)`.
         offset: float. Position of the anchor's center within its cell: 0.0 (corner; RetinaNet) or
-            0.5 (middle; ATSS of microsoft/DynamicHead). Defaults to 0.0.
-        ratios_first: bool. Order within the cell: the ratios of each step (`False`; detectron2)
-            or the steps of each ratio (`True`; OpenMMLab). Defaults to `False`.
+            0.5 (center; ATSS of microsoft/DynamicHead). Defaults to 0.0.
+        ratios_first: bool. Order of anchors within a cell. `False`: ratios vary fastest
+            (detectron2). `True`: sizes vary fastest (OpenMMLab). Defaults to `False`.
 
     Example:
     ```python
@@ -43,10 +43,10 @@ class AnchorGenerator(Settings):
     ratios_first: bool = False
 
     def __post_init__(self):
-        object.__setattr__(self, "ratios", tuple(self.ratios))  # a list, once through JSON
+        object.__setattr__(self, "ratios", tuple(self.ratios))  # a list if loaded from JSON
         if self.scale <= 0 or self.octaves < 1 or not self.ratios or min(self.ratios) <= 0:
             raise ValueError(
-                f"`scale` and `ratios` must be positive, `octaves` at least 1. Received: {self}"
+                f"`scale` and `ratios` must be positive and `octaves` at least 1. Received: {self}"
             )
 
     @property
@@ -55,7 +55,7 @@ class AnchorGenerator(Settings):
         return self.octaves * len(self.ratios)
 
     def cell(self, stride: int) -> np.ndarray:
-        """Returns the `(per_cell, 4)` anchors of a level, around the origin."""
+        """Returns the anchors of a level around the origin, `(per_cell, 4)`."""
         boxes = []
         for step in range(self.octaves):
             size = self.scale * stride * 2 ** (step / self.octaves)
@@ -67,7 +67,7 @@ class AnchorGenerator(Settings):
         return (boxes.swapaxes(0, 1) if self.ratios_first else boxes).reshape(-1, 4)
 
     def __call__(self, level_sizes, min_level: int):
-        """Generates the anchors of a whole pyramid.
+        """Generates the anchors of a pyramid.
 
         Args:
             level_sizes: `(height, width)` of each level: ints or scalar int tensors.
@@ -98,7 +98,7 @@ class PointGenerator(Settings):
     `((x + offset) * stride, (y + offset) * stride)`.
 
     Args:
-        offset: float. Position within the cell: 0.0 (corner; RepPoints) or 0.5 (middle; FCOS).
+        offset: float. Position within the cell: 0.0 (corner; RepPoints) or 0.5 (center; FCOS).
             Defaults to 0.5.
 
     Example:
@@ -110,7 +110,7 @@ class PointGenerator(Settings):
     offset: float = 0.5
 
     def __call__(self, level_sizes, min_level: int):
-        """Generates the points of a whole pyramid.
+        """Generates the points of a pyramid.
 
         Args:
             level_sizes: `(height, width)` of each level: ints or scalar int tensors.
@@ -128,7 +128,7 @@ class PointGenerator(Settings):
 
 
 def _cell_points(height, width, stride: int, offset: float):
-    """Returns x and y in pixels of every cell of a level, `(height, width, 2)` float32."""
+    """Returns x and y in pixels for every cell of a level, `(height, width, 2)` float32."""
     y = (ops.arange(height, dtype="float32") + offset) * stride
     x = (ops.arange(width, dtype="float32") + offset) * stride
     y, x = ops.meshgrid(y, x, indexing="ij")

@@ -1,4 +1,4 @@
-"""Losses of detectors, element by element in float32, and the centerness that some learn."""
+"""Element-wise losses of detectors in float32, and centerness targets."""
 
 from keras import ops
 
@@ -6,16 +6,16 @@ from keras_dyhead.ops.boxes import encode_distances, generalized_iou, paired_iou
 
 
 def sigmoid_focal_loss(targets, logits, alpha: float = 0.25, gamma: float = 2.0):
-    """Cross-entropy that fades out for well-classified examples.
+    """Computes the cross-entropy, down-weighted for well-classified examples.
 
-    Keras' own `BinaryFocalCrossentropy` goes through clipped probabilities, which loses the
-    gradient of confident mistakes; this one stays with logits.
+    Keras' own `BinaryFocalCrossentropy` clips probabilities, which loses the gradient of confident
+    mistakes. This function uses logits throughout.
 
     Args:
         targets: `(...)` float tensor of 0 and 1.
         logits: `(...)` float tensor.
-        alpha: float. Weight of the ones; zeros weigh `1 - alpha`. Defaults to 0.25.
-        gamma: float. Exponent of the fading. Defaults to 2.0.
+        alpha: float. Weight of ones; zeros have weight `1 - alpha`. Defaults to 0.25.
+        gamma: float. Focusing exponent. Defaults to 2.0.
 
     Returns:
         `(...)` float32 tensor of losses.
@@ -29,12 +29,12 @@ def sigmoid_focal_loss(targets, logits, alpha: float = 0.25, gamma: float = 2.0)
 
 
 def smooth_l1_loss(targets, predictions, beta: float = 0.0):
-    """Absolute error, quadratic below `beta`.
+    """Computes the absolute error, smoothed to a quadratic below `beta`.
 
     Args:
         targets: `(...)` float tensor.
         predictions: `(...)` float tensor.
-        beta: float. Error at which the quadratic part ends; 0 is plain L1. Defaults to 0.0.
+        beta: float. Error below which the loss is quadratic; 0 is L1. Defaults to 0.0.
 
     Returns:
         `(...)` float32 tensor of losses.
@@ -46,7 +46,7 @@ def smooth_l1_loss(targets, predictions, beta: float = 0.0):
 
 
 def iou_loss(targets, boxes):
-    """Returns minus the logarithm of the IoU of boxes with their targets, kept off infinity.
+    """Returns minus the logarithm of the IoU of boxes with their targets.
 
     Args:
         targets: `(..., 4)` xyxy boxes.
@@ -55,8 +55,8 @@ def iou_loss(targets, boxes):
     Returns:
         `(...)` float32 tensor of losses.
 
-    Source: Yu et al., "UnitBox: An Advanced Object Detection Network", ACM MM 2016; the bound
-    1e-6 as in OpenMMLab's code.
+    Source: Yu et al., "UnitBox: An Advanced Object Detection Network", ACM MM 2016; IoUs are at
+    least 1e-6, as in OpenMMLab's code.
     """
     return -ops.log(ops.maximum(paired_iou(boxes, targets), 1e-6))
 
@@ -75,19 +75,19 @@ def giou_loss(targets, boxes):
 
 
 def centerness_of(points, boxes):
-    """Returns how central points are in boxes: 1 in the middle, 0 at and beyond the border.
+    """Returns how central points are in boxes: 1 at the center, 0 at or outside the border.
 
     Args:
         points: `(A, 2)` x and y.
         boxes: `(..., A, 4)` xyxy boxes.
 
     Returns:
-        `(..., A)` float32: the root of the product, over both axes, of the distance to the
-        nearer side divided by that to the farther one.
+        `(..., A)` float32: the square root of the product, over both axes, of the distance to the
+        nearer side divided by that to the farther side.
 
     Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", equation 3.
     """
     distances = encode_distances(boxes, points)
-    before, behind = distances[..., :2], distances[..., 2:]
-    nearer, farther = ops.minimum(before, behind), ops.maximum(before, behind)
+    before, after = distances[..., :2], distances[..., 2:]
+    nearer, farther = ops.minimum(before, after), ops.maximum(before, after)
     return ops.sqrt(ops.prod(ops.relu(nearer) / ops.maximum(farther, 1e-6), axis=-1))

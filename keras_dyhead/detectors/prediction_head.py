@@ -1,4 +1,4 @@
-"""The head that reads classes and boxes off every pyramid level."""
+"""The head that predicts classes and boxes on every pyramid level."""
 
 import keras
 from keras import ops
@@ -23,29 +23,29 @@ class PredictionHead(CompositeLayer):
     Args:
         num_classes: int. Number of classes K.
         anchors_per_cell: int. Defaults to 1, as for points.
-        head_layers: int. 3x3 convolutions with ReLU before the predictions, one branch for classes,
-            one for boxes, with as many channels as the maps. Defaults to 0.
+        head_layers: int. Number of 3x3 convolutions with ReLU before the predictions, in one branch
+            for classes and one for boxes, with the channels of the input. Defaults to 0.
         kernel_size: int. Kernel size of the predictions. Defaults to 3.
-        use_centerness: bool. Predict centerness too. Such a head, as those of FCOS and ATSS, also
-            normalizes after each of those convolutions, in groups of 8 channels (32 groups of 256),
-            in place of a bias, and multiplies the box outputs of each level by a learned number of
-            its own. Defaults to `False`.
-        box_output: `"box_deltas"`, as they come, or `"box_distances"`, their exponentials, which
-            are positive. Defaults to `"box_deltas"`.
-        distance_unit: What a distance of `exp(0)` is: one `"pixel"`, or one `"stride"` of its
-            level. Defaults to `"pixel"`.
-        centerness_branch: Whether centerness is predicted in the branch of the `"box"` or in that
-            of the `"class"`. Defaults to `"box"`.
+        use_centerness: bool. Whether to predict centerness. If so, as in FCOS and ATSS, each of
+            those convolutions has group normalization, in groups of 8 channels (32 groups of 256),
+            in place of a bias, and the box outputs of each level are multiplied by a learned scale.
+            Defaults to `False`.
+        box_output: `"box_deltas"`, or `"box_distances"`, which are exponentials and so positive.
+            Defaults to `"box_deltas"`.
+        distance_unit: Unit of predicted distances: `"pixel"`, or the level's `"stride"`. Defaults
+            to `"pixel"`.
+        centerness_branch: The branch that predicts centerness, `"box"` or `"class"`. Defaults to
+            `"box"`.
         **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
 
     Call arguments:
         pyramid: Dict `{"P3": (B, H, W, C), ...}` of maps in ascending level order.
 
     Returns:
-        Dict, float32 under every policy, flat over level, row, column and anchor:
-        `"class_logits"` `(B, A, K)`, `"box_deltas"` or `"box_distances"` (pixels) `(B, A, 4)`,
-        `"centerness_logits"` `(B, A)` if wanted; and `"level_sizes"` `(L, 2)` int32, height and
-        width of each level, which tell what lies where in A.
+        Dict, float32 under every policy, flat over level, row, column and anchor: `"class_logits"`
+        `(B, A, K)`, `"box_deltas"` or `"box_distances"` (pixels) `(B, A, 4)`, and with centerness
+        `"centerness_logits"` `(B, A)`; and `"level_sizes"` `(L, 2)` int32, the height and width of
+        each level, which give the layout of A.
 
     Example:
     ```python
@@ -147,7 +147,7 @@ class PredictionHead(CompositeLayer):
         return ops.reshape(x, (-1, cells * self.anchors_per_cell, width))
 
     def _branches(self):
-        """Returns the layers before, and the convolutions of, the predictions of each branch."""
+        """Returns the tower and the prediction layers of each branch."""
         classes, boxes = [self.class_logits], [self.boxes]
         if self.use_centerness:
             branch = boxes if self.centerness_branch == "box" else classes

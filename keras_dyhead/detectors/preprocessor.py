@@ -1,4 +1,4 @@
-"""Raw images to the batch a detector was trained on."""
+"""From raw images to batches for a detector."""
 
 import functools
 import numbers
@@ -21,38 +21,37 @@ RESIZINGS = ("fast", "pillow", "opencv")
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class DetectionPreprocessor(keras.layers.Layer):
-    """Resizes, orders, normalizes and pads images; belongs to a detector and is saved with it.
+    """Resizes, normalizes and pads images. Every detector has a preprocessor and saves it.
 
-    The aspect ratio is kept: both sides are multiplied by one factor and rounded,
-    `int(side * factor + 0.5)`. Padding is zero, at the bottom and the right, after normalization.
+    Resizing keeps the aspect ratio: both sides are multiplied by the same factor and rounded by
+    `int(side * factor + 0.5)`. Zeros are padded at the bottom and right after normalization.
 
     Args:
-        image_size: `(height, width)` of the batch, into which every image is fitted, or `None`
-            to follow the next three arguments. Defaults to `None`.
-        min_side: int. The shorter side becomes this long ... Defaults to 800.
-        max_side: int. ... unless the longer side would exceed this. Defaults to 1333.
-        pad_multiple: int. The batch is padded to multiples of this. Defaults to 128, the
+        image_size: `(height, width)` of the batch that images are resized to fit, or `None` to use
+            the next three arguments. Defaults to `None`.
+        min_side: int. Length of the shorter side, unless `max_side` limits it. Defaults to 800.
+        max_side: int. Maximum length of the longer side. Defaults to 1333.
+        pad_multiple: int. The batch is padded to a multiple of this. Defaults to 128, the
             coarsest stride of a P3..P7 pyramid.
-        mean: Three floats subtracted from the channels, in `channel_order`. Defaults to
+        mean: Three floats to subtract from the channels, in `channel_order`. Defaults to
             ImageNet's RGB means.
-        std: Three floats the channels are divided by. Defaults to ImageNet's.
-        channel_order: `"RGB"` or `"BGR"`, what the backbone expects. Inputs are always RGB.
-            Defaults to `"RGB"`.
-        resizing: How, always bilinearly. `"pillow"` and `"opencv"` give the values of these
-            libraries to the bit, as published detectors were trained. `"fast"` filters as Pillow
-            does where images shrink, and a sixth of its values differs from Pillow's by 1; it
-            takes a quarter of the time. Defaults to `"fast"`.
+        std: Three floats to divide the channels by. Defaults to ImageNet's.
+        channel_order: `"RGB"` or `"BGR"`, as the backbone expects. Inputs are always RGB. Defaults
+            to `"RGB"`.
+        resizing: Bilinear method. `"pillow"` and `"opencv"` match these libraries bit for bit, as
+            published detectors were trained. `"fast"` takes a quarter of the time. Like Pillow, it
+            antialiases when shrinking, but a sixth of its values differ by 1. Defaults to `"fast"`.
         **kwargs: `name` and other arguments of `keras.layers.Layer`. The layer computes in
             float32 under every policy.
 
     Call arguments:
-        images: RGB values 0..255 of any dtype: one batch `(B, H, W, 3)`, or a list of images
+        images: RGB values 0..255 of any dtype: a batch `(B, H, W, 3)`, or a list of images
             `(H, W, 3)` of different sizes.
 
     Returns:
         Dict `{"images": (B, H', W', 3) float32, "image_sizes": (B, 2) int32 height and width
-        without padding, "scales": (B, 2) float32 factors of height and width}`. A box in the
-        original image is the detected box divided by (scale_x, scale_y, scale_x, scale_y).
+        without padding, "scales": (B, 2) float32 factors of height and width}`. To get a box in
+        the original image, divide the detected box by (scale_x, scale_y, scale_x, scale_y).
 
     Example:
     ```python
@@ -108,19 +107,19 @@ class DetectionPreprocessor(keras.layers.Layer):
 
     @classmethod
     def for_shape(cls, image_shape, max_level: int):
-        """Returns the default preprocessor of a detector with this input shape."""
+        """Returns the default preprocessor for a detector with this input shape."""
         fixed = None not in image_shape[:2]
         return cls(image_size=image_shape[:2] if fixed else None, pad_multiple=2**max_level)
 
     def __call__(self, images, **kwargs):
-        """Calls the layer; arrays stay arrays where JAX would compile for each of their sizes."""
+        """Calls the layer. On JAX, arrays skip Keras' conversion, which compiles for each size."""
         parts = images if isinstance(images, (list, tuple)) else [images]
         if keras.backend.backend() == "jax" and all(isinstance(x, np.ndarray) for x in parts):
             return self.call(images)
         return super().__call__(images, **kwargs)
 
     def call(self, images):
-        """Preprocesses a batch, or images of different sizes into one batch."""
+        """Preprocesses a batch, or images of different sizes, into one batch."""
         groups = (
             [image[None] for image in images] if isinstance(images, (list, tuple)) else [images]
         )
@@ -145,11 +144,11 @@ class DetectionPreprocessor(keras.layers.Layer):
         }
 
     def resized_size(self, height, width):
-        """Returns the (height, width) an image takes, for ints or scalar int tensors."""
+        """Returns the (height, width) of a resized image, for ints or scalar int tensors."""
         if isinstance(height, int) and isinstance(width, int):
             factor = self._factor(height, width, min, max)
             return tuple(max(1, int(side * factor + 0.5)) for side in (height, width))
-        # float64 as in the published code, whose rounding of .5 this must meet.
+        # float64 to round .5 like the published code.
         height, width = ops.cast(height, "float64"), ops.cast(width, "float64")
         factor = self._factor(height, width, ops.minimum, ops.maximum)
         return tuple(
@@ -164,13 +163,13 @@ class DetectionPreprocessor(keras.layers.Layer):
         )
 
     def canvas_size(self, sizes):
-        """Returns the (height, width) of a batch that holds resized images of these sizes."""
+        """Returns the (height, width) of a batch of resized images of these sizes."""
         if self.image_size:
             return self.image_size
         canvas = []
         for sides in zip(*sizes, strict=True):
             largest = functools.reduce(_larger, sides)
-            # Floors of negative numbers would come out wrong in ONNX.
+            # Not `-(-a // b)`: ONNX does not round negative quotients down.
             multiples = (largest + self.pad_multiple - 1) // self.pad_multiple
             canvas.append(multiples * self.pad_multiple)
         return tuple(canvas)
@@ -178,34 +177,34 @@ class DetectionPreprocessor(keras.layers.Layer):
     def resize(self, images, size):
         """Resizes `(B, H, W, 3)` images bilinearly to whole values 0..255 in float32.
 
-        Images are tensors of Keras' backend; NumPy arrays, which stay arrays; or, on any backend,
-        tensors of TensorFlow in a data set. So are those of the next two methods.
+        This and the next two methods take tensors of Keras' backend, NumPy arrays (and return
+        arrays), or TensorFlow tensors in a dataset, on any backend.
         """
         if self.resizing != "fast":
             return _resize_as_published(self.resizing, images, size)
         functions = _functions_for(images)
         images = self.interpolate(functions.cast(images, "float32"), size)
-        # Plain ratios give many values midway between two. They are rounded up by every runtime,
-        # whatever its last bits say; the values next to them are multiples of 1/1024 or 1/4096.
+        # Simple ratios give many ties. The offset makes every runtime round them up, whatever its
+        # last bits are; the nearest other values are multiples of 1/1024 or 1/4096.
         return functions.floor(images + 0.5006)
 
     def interpolate(self, images, size):
         """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
         if isinstance(images, np.ndarray):
             return np.stack([_resize_array(image, size) for image in images])
-        # Keras' own resize takes no dynamic size of TensorFlow.
+        # Keras' own resize does not take dynamic sizes on TensorFlow.
         if keras.backend.backend() == "tensorflow" or _is_tensorflow(images):
             return resize_bilinear(images, size)
         return ops.image.resize(images, size, antialias=True, data_format="channels_last")
 
     def normalize(self, images):
-        """Orders the channels of RGB images `(..., 3)` and normalizes them, in float32."""
+        """Reorders the channels of RGB images `(..., 3)` and normalizes them in float32."""
         functions = _functions_for(images)
         images = functions.cast(images, "float32")
         if self.channel_order == "BGR":
             images = functions.flip(images, axis=-1)
         shape = functions.shape(images)
-        # By whole rows: an innermost dimension of 3 keeps a CPU from vectorizing the arithmetic.
+        # By whole rows: CPUs do not vectorize over an innermost dimension of 3.
         rows = functions.reshape(images, (*shape[:-2], shape[-2] * 3))
         mean, std = (
             functions.tile(functions.cast(x, "float32"), (shape[-2],))
@@ -214,7 +213,7 @@ class DetectionPreprocessor(keras.layers.Layer):
         return functions.reshape((rows - mean) / std, shape)
 
     def get_config(self):
-        """Returns the arguments of the constructor."""
+        """Returns the constructor arguments."""
         config = super().get_config()
         del config["dtype"]
         return config | {
@@ -230,10 +229,9 @@ class DetectionPreprocessor(keras.layers.Layer):
 
 
 def resize_bilinear(images, size):
-    """Resizes `(B, H, W, 3)` images to float32 in TensorFlow, filtered where it shrinks them.
+    """Resizes `(B, H, W, 3)` images to float32 in TensorFlow, antialiased only when shrinking.
 
-    TensorFlow's filtering kernel takes five times as long as its plain one, and gives the same
-    where nothing shrinks.
+    Antialiasing takes TensorFlow five times as long, and changes nothing unless images shrink.
     """
     import tensorflow as tf
 
@@ -249,7 +247,7 @@ def resize_bilinear(images, size):
 
 
 def _resize_as_published(resizing, images, size):
-    """Resizes images of any kind, see `DetectionPreprocessor.resize`, to the bit."""
+    """Resizes any images of `DetectionPreprocessor.resize` to match a library bit for bit."""
     function = resize_like_pillow if resizing == "pillow" else resize_like_opencv
     if keras.backend.backend() != "tensorflow" and _is_tensorflow(images):
         import tensorflow as tf
@@ -264,10 +262,10 @@ def _resize_as_published(resizing, images, size):
 
 
 def _resize_array(image, size):
-    """Resizes an `(H, W, 3)` float32 array bilinearly by Pillow, filtered where it shrinks it."""
+    """Resizes an `(H, W, 3)` float32 array bilinearly with Pillow."""
     height, width = size
     resized = []
-    for channel in np.moveaxis(image, -1, 0):  # Pillow knows no three channels of float32
+    for channel in np.moveaxis(image, -1, 0):  # Pillow has no RGB mode for float32
         channel = Image.fromarray(np.ascontiguousarray(channel))
         resized.append(np.asarray(channel.resize((width, height), Image.Resampling.BILINEAR)))
     return np.stack(resized, axis=-1)
@@ -279,7 +277,7 @@ def _is_tensorflow(images) -> bool:
 
 
 def _functions_for(images):
-    """Keras' functions; NumPy's for arrays; TensorFlow's for its tensors on another backend."""
+    """Returns NumPy's functions for arrays, TensorFlow's for its tensors, otherwise Keras'."""
     if isinstance(images, np.ndarray):
         return SimpleNamespace(
             cast=np.asarray,
@@ -304,7 +302,7 @@ def _functions_for(images):
 
 
 def shrinks(size, new_size):
-    """Whether any side of (height, width) becomes shorter: a bool, or a tensor if one is."""
+    """Returns whether height or width becomes smaller: a bool, or a tensor if given tensors."""
     return (new_size[0] < size[0]) | (new_size[1] < size[1])
 
 
@@ -313,13 +311,13 @@ def pad_images(images, canvas):
     missing = [side - actual for side, actual in zip(canvas, ops.shape(images)[1:3], strict=True)]
     pad = np.pad if isinstance(images, np.ndarray) else ops.pad
     padded = pad(images, ((0, 0), (0, missing[0]), (0, missing[1]), (0, 0)))
-    if all(isinstance(side, int) for side in canvas):  # tell the graph what it cannot infer
+    if all(isinstance(side, int) for side in canvas):  # the graph cannot infer the size
         padded = ops.reshape(padded, (-1, *canvas, 3))
     return padded
 
 
 def _repeat(sizes, batches):
-    """Stacks the (height, width) of groups into a row for each of their images."""
+    """Stacks the (height, width) of groups of images into one row per image."""
     rows = [
         ops.tile(ops.cast(ops.stack(size), "int32")[None], (batch, 1))
         for size, batch in zip(sizes, batches, strict=True)
@@ -332,7 +330,7 @@ def _larger(a, b):
 
 
 def _check_positive(name, values, count, kind):
-    """Raises a `ValueError` unless there are so many numbers, finite and above zero."""
+    """Raises a `ValueError` unless `values` are `count` finite, positive numbers."""
     many = isinstance(values, (Sequence, np.ndarray)) and len(values) == count
     if not many or not all(isinstance(v, kind) and 0 < v < float("inf") for v in values):
         what = "integers" if kind is numbers.Integral else "numbers"

@@ -1,4 +1,4 @@
-"""From the outputs of a region proposal network to regions."""
+"""From the outputs of a region proposal network to proposals."""
 
 import dataclasses
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from keras_dyhead.ops.nms import non_max_suppression
 
 
 class Proposals(NamedTuple):
-    """Regions that may hold objects, the most likely ones first.
+    """Regions that may contain objects, the most likely first.
 
     Attributes:
-        boxes: `(B, R, 4)` float32 xyxy pixels; unused places are zeros.
+        boxes: `(B, R, 4)` float32 xyxy pixels, padded with zeros.
         logits: `(B, R)` float32 objectness.
-        found: `(B, R)` bool, which places are used.
+        found: `(B, R)` bool. `False` where padded.
     """
 
     boxes: keras.KerasTensor
@@ -29,14 +29,14 @@ class Proposals(NamedTuple):
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class ProposalSelector(Settings):
-    """Takes the best anchors of every level, and of those that overlap on a level only the best.
+    """Selects the best anchors of every level, then suppresses duplicates within each level.
 
     Args:
-        max_candidates: int. Best anchors per level. Defaults to 1000.
+        max_candidates: int. Candidates kept per level. Defaults to 1000.
         training_candidates: int. The same in training. Defaults to 2000.
-        max_proposals: int. Proposals per image, of all levels. Defaults to 1000.
-        iou_threshold: float. Of two candidates of a level with a larger IoU the better one stays.
-            Defaults to 0.7.
+        max_proposals: int. Maximum proposals per image over all levels. Defaults to 1000.
+        iou_threshold: float. Of two candidates of the same level with a larger IoU, only the better
+            one is kept. Defaults to 0.7.
 
     Example:
     ```python
@@ -47,7 +47,7 @@ class ProposalSelector(Settings):
     ```
 
     Source: Ren et al., "Faster R-CNN", NeurIPS 2015, section 3.3; level by level as in detectron2
-    and mmdetection, whose proposals are the same.
+    and mmdetection, with the same proposals.
     """
 
     max_candidates: int = 1000
@@ -67,18 +67,18 @@ class ProposalSelector(Settings):
             deltas: `(B, A, 4)` float32, relative to the anchors.
             anchors: `(A, 4)` float32.
             level_counts: Number of anchors in each level, ints or scalar tensors; their sum is A.
-            image_sizes: `(B, 2)` (height, width) of the images without padding, to clip boxes to;
-                those that are empty then are dropped. `None` leaves them unclipped.
-            training: bool. Whether to take `training_candidates`. Defaults to `False`.
+            image_sizes: `(B, 2)` (height, width) of the images without padding, to clip boxes to.
+                `None` leaves them unclipped. Empty boxes are dropped.
+            training: bool. Whether to use `training_candidates`. Defaults to `False`.
 
         Returns:
-            `Proposals`, R = `max_proposals` (less where there are fewer candidates).
+            `Proposals`, with R = `max_proposals`, or less if there are fewer candidates.
         """
         logits, index, levels = self._candidates(logits, level_counts, training)
         boxes = decode_boxes(take_per_image(deltas, index), ops.take(anchors, index, axis=0))
         if image_sizes is not None:
             boxes = clip_boxes(boxes, image_sizes)
-        # Positive whatever the logits, and as many different numbers as candidates.
+        # Ranks are positive and distinct, whatever the logits.
         num = ops.shape(logits)[1]
         ranks = ops.cast(num - ops.arange(num), "float32")
         scores = ops.where(is_empty(boxes), 0.0, ranks)
@@ -89,7 +89,7 @@ class ProposalSelector(Settings):
         return Proposals(ops.where(found[..., None], boxes, 0.0), logits, found)
 
     def _candidates(self, logits, level_counts, training):
-        """Returns logit, index and level `(B, C)` of the best of each level, the best first."""
+        """Returns logits, indices and levels `(B, C)` of candidates, sorted by descending logit."""
         most = self.training_candidates if training else self.max_candidates
         best, indices, levels, start = [], [], [], 0
         for level, count in enumerate(level_counts):

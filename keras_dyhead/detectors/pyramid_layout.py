@@ -1,4 +1,4 @@
-"""Which pyramid level the flat outputs of a detector come from."""
+"""The layout of a detector's flat outputs over the pyramid levels."""
 
 import keras
 import numpy as np
@@ -8,9 +8,8 @@ from keras import ops
 def stack_sizes(sizes):
     """Packs (height, width) pairs into `(L, 2)` int32, which `known_sizes` unpacks.
 
-    On JAX, where sizes are always known, it is a NumPy array: a compiled function cannot look into
-    its tensors. While a model of open height and width is built, they are symbols, and nobody looks
-    at the values.
+    On JAX, this is a NumPy array of static sizes, as compiled functions cannot read the values of
+    tensors. It is all zeros, and never read, while a model of unknown image size is being built.
     """
     if keras.backend.backend() == "jax":
         known = all(isinstance(side, int) for size in sizes for side in size)
@@ -19,7 +18,7 @@ def stack_sizes(sizes):
 
 
 def known_sizes(level_sizes):
-    """Unpacks a `(L, 2)` tensor into (height, width) pairs, of ints where the graph knows them."""
+    """Unpacks an `(L, 2)` tensor into (height, width) pairs, of ints if statically known."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -32,7 +31,7 @@ def known_sizes(level_sizes):
 
 
 def sizes_for(canvas, levels):
-    """Returns the (height, width) of each level on a canvas: stride `2**level`, rounded up."""
+    """Returns the (height, width) of each level for a canvas: divided by `2**level`, rounded up."""
     height, width = canvas
     return [(-(-height // 2**level), -(-width // 2**level)) for level in levels]
 
@@ -41,19 +40,19 @@ def sizes_that_fit(num_cells, canvases, levels):
     """Returns the level sizes of the first canvas that has `num_cells` cells.
 
     Raises:
-        ValueError: If none has.
+        ValueError: If there is no such canvas.
     """
     for canvas in canvases:
         sizes = sizes_for(canvas, levels)
         if sum(height * width for height, width in sizes) == num_cells:
             return sizes
     raise ValueError(
-        f"Cannot tell how the outputs of {num_cells} cells are spread over the levels: none of "
-        f"the image sizes {canvases} has as many. Pass `level_sizes` (L, 2) along with the raw "
-        "outputs, as `model(images)` does, or the `image_sizes` they were computed for."
+        f"Cannot tell which levels the outputs of {num_cells} cells belong to: none of the image "
+        f"sizes {canvases} has this number of cells. Pass `level_sizes` (L, 2) with the raw "
+        "outputs, as `model(images)` returns it, or pass their `image_sizes`."
     )
 
 
 def smaller(a, b):
-    """Returns the minimum as an int where both are ints: XLA needs that of `top_k`."""
+    """Returns the minimum, as an int if both are ints: XLA requires it for `top_k`."""
     return min(a, b) if isinstance(b, int) else ops.minimum(a, b)

@@ -1,4 +1,4 @@
-"""Which level a region is read from, and what it looks like there."""
+"""Pools regions from the levels of a pyramid."""
 
 import dataclasses
 import math
@@ -16,18 +16,19 @@ CANONICAL_LEVEL = 4
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class RegionPooler(Settings):
-    """Reads regions by RoIAlign, large ones from coarse levels.
+    """Pools regions with RoIAlign, large regions from coarse levels.
 
-    A region whose side (the root of its area) is `canonical_size` or more is read from P4, one of
-    twice that from P5, one of half of it from P3, and so on, as far as there are levels.
+    Regions with sides (square roots of their areas) of at least `canonical_size` are pooled from
+    P4, of at least twice that from P5, of at least half that from P3, and so on for the levels
+    that exist.
 
     Args:
-        size: int. Height and width of what comes out. Defaults to 7.
-        sampling_ratio: int. Samples per bin in each direction, or `None`: the number of pixels of
-            the bin, rounded up. Defaults to `None`.
+        size: int. Height and width of a pooled region. Defaults to 7.
+        sampling_ratio: int. Samples per bin in each direction, or `None` for the number of pixels
+            in the bin, rounded up. Defaults to `None`.
         canonical_size: float. In pixels. Defaults to 224.0.
-        epsilon: float. What the ratio of side and canonical size is raised by, before rounding
-            down: 1e-8 in detectron2, 2.5e-7 in mmdetection (1e-6 of 56 px). Defaults to 1e-8.
+        epsilon: float. Added to the ratio of side to canonical size before rounding down: 1e-8 in
+            detectron2, 2.5e-7 in mmdetection (1e-6 of 56 px). Defaults to 1e-8.
 
     Example:
     ```python
@@ -48,12 +49,12 @@ class RegionPooler(Settings):
         ratio = self.sampling_ratio
         if self.size < 1 or self.canonical_size <= 0 or (ratio is not None and ratio < 1):
             raise ValueError(
-                "`size` and `sampling_ratio` must be at least 1, `canonical_size` positive. "
+                "`size` and `sampling_ratio` must be at least 1 and `canonical_size` positive. "
                 f"Received: {self}"
             )
 
     def levels(self, boxes, min_level: int, max_level: int):
-        """Returns the level `(B, R)` int32 of each of the boxes `(B, R, 4)`."""
+        """Returns the levels `(B, R)` int32 for boxes `(B, R, 4)`."""
         side = ops.sqrt(ops.relu(box_area(boxes)))
         level = ops.full_like(side, min_level, dtype="int32")
         for coarser in range(min_level + 1, max_level + 1):
@@ -62,11 +63,10 @@ class RegionPooler(Settings):
         return level
 
     def __call__(self, pyramid, boxes):
-        """Reads regions.
+        """Pools regions.
 
         Args:
-            pyramid: Dict `{"P2": (B, H, W, C), ...}` of the levels to read from, in ascending
-                order without gaps.
+            pyramid: Dict `{"P2": (B, H, W, C), ...}` of consecutive levels in ascending order.
             boxes: `(B, R, 4)` float32 xyxy pixels.
 
         Returns:
@@ -86,9 +86,9 @@ class RegionPooler(Settings):
         )
 
     def _most_pixels(self, sizes):
-        """Returns how many pixels a region can cover at most, where the maps' sizes are known.
+        """Returns the most pixels a region can cover, or `None` if map sizes are dynamic.
 
-        On all levels but the coarsest its area is limited, so that only slivers are long.
+        On all but the coarsest level, the area of a region is limited.
         """
         if not all(isinstance(side, int) for size in sizes for side in size):
             return None
@@ -96,7 +96,7 @@ class RegionPooler(Settings):
         most = [height * width for height, width in sizes]
         for i, (height, width) in enumerate(sizes[:-1]):
             longest = max(height, width, side)
-            # Up to three pixels more than its length are touched in each direction.
+            # A region touches up to three pixels more than its length in each direction.
             touched = (longest + 3) * (side**2 / longest + 3)
             most[i] = min(most[i], math.ceil(touched))
         return max(most)

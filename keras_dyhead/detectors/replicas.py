@@ -1,10 +1,10 @@
-"""What Keras leaves to do under `tf.distribute` strategies."""
+"""What Keras lacks for training under `tf.distribute` strategies."""
 
 import keras
 
 
 def sum_over_replicas(value):
-    """Sums a scalar over the replicas of a running `tf.distribute` strategy, if there is one."""
+    """Sums a scalar over the replicas of a `tf.distribute` strategy, if there is one."""
     if num_replicas() > 1:
         import tensorflow as tf
 
@@ -13,7 +13,7 @@ def sum_over_replicas(value):
 
 
 def num_replicas() -> int:
-    """Returns how many replicas share a batch."""
+    """Returns the number of replicas that share a batch."""
     if keras.backend.backend() != "tensorflow":
         return 1
     import tensorflow as tf
@@ -22,11 +22,11 @@ def num_replicas() -> int:
 
 
 def sum_gradients_first(optimizer) -> None:
-    """Has an optimizer sum the gradients of all replicas before it does anything else with them.
+    """Makes an optimizer sum the gradients of all replicas before any other operation.
 
-    Keras clips the gradient of each replica, and looks for infinities in that of the first one,
-    before it sums them, so that a step would depend on the number of replicas. The optimizer, which
-    may be a `LossScaleOptimizer`, is changed in place, once.
+    Keras clips the gradients of each replica and checks those of the first for infinities before it
+    sums them, so a step would depend on the number of replicas. This changes the optimizer, which
+    may be a `LossScaleOptimizer`, in place. Further calls have no effect.
     """
     if "apply" in vars(optimizer):
         return
@@ -44,9 +44,9 @@ def sum_gradients_first(optimizer) -> None:
 
 
 def logs_to_average(logs):
-    """Returns what a step logs in the form that Keras can average over processes.
+    """Returns the logs of a step in a form that Keras can average over processes.
 
-    It averages over the first axis, too, which scalars do not have.
+    Keras averages over the first axis, which scalars do not have.
     """
     if keras.backend.backend() != "tensorflow":
         return logs

@@ -15,38 +15,35 @@ from keras_dyhead.ops.boxes import take_per_image
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class RepPoints(DenseDetector):
-    """Dense detector that finds objects by nine points each, in two stages.
+    """Dense detector that represents each object by nine points, in two stages.
 
-    Every location predicts initial points, samples the map there, and refines them; a box is
-    the mean of the points and their standard deviation (`RepPointsHead`). The initial points
-    learn the object whose center is nearest, classes and refined points the object that the
+    Every location predicts initial points, samples the map there, and refines the points. Boxes
+    come from the mean and standard deviation of the points (`RepPointsHead`). Initial points learn
+    the object with the nearest center; classes and refined points learn the object that the
     initial box overlaps most.
 
     Args:
         backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`.
-        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
+        pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
         image_shape: As in `Detector`.
-        head_layers: int. 3x3 convolutions before the predictions, one branch for classes, one for
-            points. Defaults to 0, straight from DyHead; RepPoints as published has 3.
-        head_group_norm: bool. Normalize after each of those convolutions. Defaults to `True`.
-        initial_spread: float. Strides between the points of the 3x3 grid that initial points start
-            as. With 3.0 their boxes are about as large as the objects of their level, which
-            training from scratch learns faster from. Defaults to 0.0, as published: all start in
-            the location itself.
-        point_assigner: Of the initial points. Defaults to `NearestPointAssigner()`.
-        assigner: Of classes and refined points, by initial boxes. Defaults to
+        head_layers: int. Number of 3x3 convolutions before the predictions, in one branch for
+            classes and one for points. Defaults to 0; RepPoints as published has 3.
+        head_group_norm: bool. Whether to normalize after these convolutions. Defaults to `True`.
+        initial_spread: float. Strides between initial points before training, on a 3x3 grid. With
+            3.0, boxes are about as large as the objects of their level, which speeds up training
+            from scratch. Defaults to 0.0, as published: all points start at the location.
+        point_assigner: For the initial points. Defaults to `NearestPointAssigner()`.
+        assigner: For classes and refined points, from initial boxes. Defaults to
             `MaxIoUAssigner(reassign=True)`.
         smooth_l1_beta: float. Error, in units of `point_assigner.scale` strides, below which box
             losses are quadratic. Defaults to 0.11.
-        initial_loss_weight: float. Weight of the loss of the initial boxes. Defaults to 0.5.
-        loss_normalizer: What a loss is divided by: the number of its positive locations in the
-            batch, where every `"image"` counts as at least one, or the `"batch"` does. Defaults to
-            `"image"`.
-        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
-            global policy.
-        **kwargs: Of `Detector`: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`.
+        initial_loss_weight: float. Weight of the loss of initial boxes. Defaults to 0.5.
+        loss_normalizer: `"image"` or `"batch"`, as in `DenseDetector`, with the positive locations
+            of each loss. Defaults to `"image"`.
+        dtype: As in `Detector`, and for the head. Defaults to the global policy.
+        **kwargs: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`, as in `Detector`.
 
     Example:
     ```python
@@ -57,8 +54,8 @@ class RepPoints(DenseDetector):
     model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 
-    Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019, in
-    its moment form; assignment and losses as in `reppoints-moment_r50_fpn_1x_coco` of OpenMMLab.
+    Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
+    moment variant; assignment and losses as in `reppoints-moment_r50_fpn_1x_coco` of OpenMMLab.
     """
 
     loss_names = ("class_loss", "initial_box_loss", "box_loss")
@@ -83,8 +80,8 @@ class RepPoints(DenseDetector):
     ):
         if loss_normalizer == "running":
             raise ValueError(
-                'RepPoints has a `loss_normalizer` of "image" or "batch", as its two stages have '
-                f"positives of their own. Received: {loss_normalizer!r}"
+                '`loss_normalizer` must be "image" or "batch", because both stages of RepPoints '
+                f"have their own positives. Received: {loss_normalizer!r}"
             )
         head = RepPointsHead(
             num_classes,
@@ -124,7 +121,7 @@ class RepPoints(DenseDetector):
         }
 
     def locations(self, level_sizes):
-        """Returns x, y and stride of the points `(A, 3)` of levels of these (height, width)."""
+        """Returns the points `(A, 3)` (x, y and stride) for the (height, width) of each level."""
         return PointGenerator(offset=0.0)(level_sizes, self.pyramid.min_level)
 
     def boxes_at(self, locations, raw):
@@ -132,20 +129,20 @@ class RepPoints(DenseDetector):
         return _in_pixels(raw["refined_boxes"], locations)
 
     def match_initial(self, raw, boxes, labels):
-        """Says what the initial points of every location have to learn; see `match`."""
+        """Returns the target of the initial points of every location; see `match`."""
         points = self.locations(self.level_sizes(raw))
         assigned = self.point_assigner(points, boxes, labels)
         return points, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
 
     def match(self, raw, boxes, labels):
-        """Says what class and refined points of every location learn; see `DenseDetector.match`."""
+        """Returns the target of classes and refined points; see `DenseDetector.match`."""
         points = self.locations(self.level_sizes(raw))
         initial_boxes = ops.stop_gradient(_in_pixels(raw["initial_boxes"], points))
         assigned = self.assigner(initial_boxes, boxes, labels)
         return points, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
 
     def compute_losses(self, raw, boxes, labels, training=False):
-        """Returns the focal loss of the classes and smooth L1 losses of both stages' boxes."""
+        """Returns a focal loss for classes and smooth L1 losses for the boxes of both stages."""
         matches = self.match_initial(raw, boxes, labels), self.match(raw, boxes, labels)
         initial_box_loss, box_loss = (
             self._box_loss(raw[name], *match)
@@ -168,5 +165,5 @@ class RepPoints(DenseDetector):
 
 
 def _in_pixels(boxes, points):
-    """Turns boxes in strides relative to points into boxes in pixels."""
+    """Converts boxes relative to points, in strides, to pixels."""
     return boxes * points[:, 2:] + ops.tile(points[:, :2], (1, 2))

@@ -1,4 +1,4 @@
-"""The head that reads classes and points off every pyramid level."""
+"""The head that predicts classes and points on every pyramid level."""
 
 import keras
 import numpy as np
@@ -24,32 +24,31 @@ TAPS = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).ravel().
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class RepPointsHead(CompositeLayer):
-    """Predicts nine points per location, looks there, and predicts classes and better points.
+    """Predicts nine points per location, samples the map there, and predicts classes and points.
 
-    On every level, with the same weights, a 3x3 convolution predicts initial points. A deformable
-    convolution each for the class and for the points samples the map just at these points; the
-    latter corrects them. A box spans as many standard deviations of the points around their mean
-    as two learned numbers say ("moment"). Points and boxes are float32 under every policy.
+    On every level, with the same weights, a 3x3 convolution predicts initial points. Two deformable
+    convolutions sample the map at these points, to predict classes and to refine the points. A box
+    extends from the mean of the points by their standard deviation times two learned factors, for x
+    and y ("moment"). Points and boxes are float32 under every policy.
 
     Args:
         num_classes: int. Number of classes K.
         head_layers: As in `RepPoints`, like the next two. Defaults to 0.
         use_group_norm: bool. Defaults to `False`.
         initial_spread: float. Defaults to 0.0.
-        offset_gradient: float. What part of the gradient of the places looked at reaches the
-            initial points. Defaults to 0.1.
-        moment_gradient: float. What part of their gradient reaches the two numbers. Defaults to
-            0.01.
-        **kwargs: Of `keras.layers.Layer`.
+        offset_gradient: float. Factor of the gradient from sampling positions to initial points.
+            Defaults to 0.1.
+        moment_gradient: float. Factor of the gradient to the two learned factors. Defaults to 0.01.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         pyramid: Dict of `(B, H, W, C)` maps in ascending level order.
 
     Returns:
         Dict, float32, flat over level, row and column: `"class_logits"` `(B, A, K)`;
-        `"initial_points"` and `"refined_points"` `(B, A, 18)`, nine times y and x;
-        `"initial_boxes"` and `"refined_boxes"` `(B, A, 4)`, xyxy; all in strides, relative to the
-        location; and `"level_sizes"` `(L, 2)` int32, height and width of each level.
+        `"initial_points"` and `"refined_points"` `(B, A, 18)`, nine pairs of y and x;
+        `"initial_boxes"` and `"refined_boxes"` `(B, A, 4)`, xyxy; points and boxes in strides
+        relative to the location; and `"level_sizes"` `(L, 2)` int32, (height, width) of each level.
 
     Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
     figure 2; `RepPointsHead` of OpenMMLab's mmdetection.
@@ -124,24 +123,24 @@ class RepPointsHead(CompositeLayer):
             for size, start in zip(initial.sizes, initial.starts, strict=True)
         ]
         grid = concatenate_grids(grids)
-        # A tap of the kernel looks at its point in place of its own position.
+        # Each kernel tap samples its point instead of its own position.
         offsets = ops.subtract(scale_gradient(initial_points, self.offset_gradient), TAPS)
 
-        def look(maps, kernel):
+        def sample(maps, kernel):
             return ops.relu(deform_conv_rows(MapRows(maps).values, grid, offsets, None, kernel))
 
         if self.head_layers:
-            seen_for_class = look(class_maps, self.class_kernel)
-            seen_for_points = look(point_maps, self.refining_kernel)
-        else:  # the same maps, looked at once for both
+            class_features = sample(class_maps, self.class_kernel)
+            point_features = sample(point_maps, self.refining_kernel)
+        else:  # the maps are the same, so sample once for both
             kernels = ops.concatenate([self.class_kernel, self.refining_kernel], axis=-1)
-            seen_for_class, seen_for_points = ops.split(look(maps, kernels), 2, axis=-1)
-        refinement = self.refined_points(seen_for_points)
+            class_features, point_features = ops.split(sample(maps, kernels), 2, axis=-1)
+        refinement = self.refined_points(point_features)
         refined_points = ops.stop_gradient(initial_points) + refinement
         transfer = ops.convert_to_tensor(self.moment_transfer)
         transfer = scale_gradient(transfer, self.moment_gradient)
         return {
-            "class_logits": ops.cast(self.class_logits(seen_for_class), "float32"),
+            "class_logits": ops.cast(self.class_logits(class_features), "float32"),
             "initial_points": initial_points,
             "refined_points": refined_points,
             "initial_boxes": moment_boxes(initial_points, transfer),
@@ -161,16 +160,16 @@ class RepPointsHead(CompositeLayer):
 
 
 def moment_boxes(points, transfer):
-    """Spans xyxy boxes around points: their mean, plus and minus so many standard deviations.
+    """Returns xyxy boxes: the mean of points, plus and minus multiples of their standard deviation.
 
-    The points are `(..., 18)`, nine times y and x; `transfer` holds the logarithms of the numbers
-    of standard deviations (of a sample, divided by n - 1) in x and y.
+    The points are `(..., 18)`, nine pairs of y and x. `transfer` holds the logarithms of the
+    multiples of the sample standard deviation (divided by n - 1) in x and y.
     """
     axes, ends = (points[..., 1::2], points[..., ::2]), []
     for coordinates, log_factor in zip(axes, ops.unstack(transfer), strict=True):
         mean = ops.mean(coordinates, axis=-1, keepdims=True)
         variance = ops.sum(ops.square(coordinates - mean), axis=-1) / (NUM_POINTS - 1)
-        # Kept off zero, where all points coincide and the root has no derivative.
+        # If all points coincide, the square root has no derivative at zero.
         half = ops.sqrt(ops.maximum(variance, 1e-12)) * ops.exp(log_factor)
         ends.append((mean[..., 0] - half, mean[..., 0] + half))
     (left, right), (top, bottom) = ends
@@ -178,5 +177,5 @@ def moment_boxes(points, transfer):
 
 
 def scale_gradient(values, factor):
-    """Returns the values, whose gradient is multiplied by a factor on its way back."""
+    """Returns the values unchanged, and multiplies their gradient by a factor."""
     return (1 - factor) * ops.stop_gradient(values) + factor * values

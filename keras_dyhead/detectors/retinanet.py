@@ -14,25 +14,24 @@ from keras_dyhead.ops.boxes import encode_boxes
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class RetinaNet(AnchorDetector):
-    """Anchor-based dense detector: backbone, feature pyramid, DyHead, shared prediction head.
+    """Dense detector that predicts classes and box deltas for several anchors per location.
 
     Args:
         backbone: As in `Detector`.
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`.
-        pyramid: The `FeaturePyramid`. Defaults to one of P3 to P7 with the neck's channels.
+        pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
         image_shape: As in `Detector`.
-        head_layers: int. 3x3 convolutions before each prediction, after DyHead. Defaults to 4
-            as published; 0 predicts straight from DyHead.
-        anchors: `AnchorGenerator`. Defaults to `AnchorGenerator()`: 3 sizes x 3 ratios.
+        head_layers: int. Number of 3x3 convolutions between DyHead and each prediction. Defaults
+            to 4, as published.
+        anchors: `AnchorGenerator`. Defaults to `AnchorGenerator()`: 3 sizes and 3 ratios.
         assigner: Defaults to `MaxIoUAssigner()`.
         box_weights: Four floats that scale the box deltas. Defaults to ones.
         smooth_l1_beta: float. 0 is the L1 loss. Defaults to 0.0.
         loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. Defaults to
             `"image"`.
-        dtype: Policy of the head and of what `neck` and `pyramid` default to. Defaults to the
-            global policy.
-        **kwargs: Of `Detector`: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`.
+        dtype: As in `Detector`, and for the head. Defaults to the global policy.
+        **kwargs: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`, as in `Detector`.
 
     Example:
     ```python
@@ -89,11 +88,11 @@ class RetinaNet(AnchorDetector):
         }
 
     def compute_losses(self, raw, boxes, labels, training=False):
-        """Returns the focal loss of the classes and the L1 loss of the box deltas."""
+        """Returns a focal loss for classes and a smooth L1 loss for box deltas."""
         anchors, assigned, targets = self.match(raw, boxes, labels)
         positive = assigned >= 0
         normalizer = self.num_positives(positive, training)
-        # Anchors without an object have themselves as target, for which the deltas are finite.
+        # An anchor without an object is its own target, so that the deltas are finite.
         deltas = encode_boxes(targets, anchors, self.box_weights)
         box_loss = smooth_l1_loss(deltas, raw["box_deltas"], self.smooth_l1_beta)
         return {

@@ -1,4 +1,4 @@
-"""Which of many anchors or regions a training step learns from."""
+"""Samples anchors or regions for a training step."""
 
 import dataclasses
 from typing import NamedTuple
@@ -13,12 +13,12 @@ from keras_dyhead.ops.boxes import take_per_image
 
 
 class Sample(NamedTuple):
-    """What was drawn for each image.
+    """The samples of each image.
 
     Attributes:
         indices: `(B, S)` int32.
-        positive: `(B, S)` bool, which of them have an object.
-        negative: `(B, S)` bool, which of them are background; the others are unused places.
+        positive: `(B, S)` bool. Whether a sample has an object.
+        negative: `(B, S)` bool. Whether a sample is background. If it is neither, it is padding.
     """
 
     indices: keras.KerasTensor
@@ -27,18 +27,18 @@ class Sample(NamedTuple):
 
     @property
     def used(self):
-        """`(B, S)` bool, which places hold something."""
+        """`(B, S)` bool. `False` for padding."""
         return self.positive | self.negative
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
 class RandomSampler(Settings):
-    """Draws positives, up to their share, and fills up with negatives.
+    """Draws positives up to a fraction of the sample, and negatives for the rest.
 
     Args:
-        num: int. Anchors or regions per image, if there are so many. Defaults to 256.
-        positive_fraction: float. Largest share of positives among `num`. Defaults to 0.5.
+        num: int. Maximum samples per image. Defaults to 256.
+        positive_fraction: float. Maximum fraction of positives in `num`. Defaults to 0.5.
 
     Example:
     ```python
@@ -60,14 +60,14 @@ class RandomSampler(Settings):
             )
 
     def __call__(self, assigned, noise):
-        """Draws those with the largest noise.
+        """Draws the samples with the largest noise.
 
         Args:
             assigned: `(B, A)` int32: index of an object, -1 for background, -2 for ignored.
             noise: `(B, A)` float32 random numbers in [0, 1).
 
         Returns:
-            A `Sample` of `num` places per image (A, if that is less), the positives first.
+            A `Sample` with `num` entries per image (or A, if smaller), the positives first.
         """
         count = ops.shape(assigned)[1]
         num_positives = smaller(int(self.num * self.positive_fraction), count)
@@ -78,7 +78,7 @@ class RandomSampler(Settings):
             noises.append(best)
             indices.append(ops.cast(index, "int32"))
         drawn = ops.concatenate(noises, axis=1) >= 0
-        # Positives and negatives that were found, in this order, come before unused places.
+        # Positives come first, then negatives, then padding.
         rank = ops.where(drawn, -ops.cumsum(ops.ones_like(drawn, dtype="int32"), axis=1), -(2**30))
         kept = ops.top_k(rank, places)[1]
         drawn = take_per_image(drawn, kept)

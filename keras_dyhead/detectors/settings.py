@@ -4,9 +4,9 @@ import dataclasses
 
 
 class Settings:
-    """Base of the frozen dataclasses a detector is made of: anchors, assigner, decoder.
+    """Base class of the frozen dataclasses that configure a detector, such as its decoder.
 
-    Their fields are their configuration. To change one, replace the object:
+    To change a field, replace the object:
     `model.decoder = dataclasses.replace(model.decoder, score_threshold=0.3)`.
     """
 

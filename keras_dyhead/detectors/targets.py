@@ -1,4 +1,4 @@
-"""What a detector can learn from, checked outside its compiled step on whatever road data come."""
+"""Checks training data outside the compiled step, however it is passed to the model."""
 
 import functools
 import re
@@ -10,9 +10,9 @@ _MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
 
 
 def check_classes(detector, data) -> None:
-    """Refuses data of other classes than a detector's, as far as both sides tell theirs.
+    """Checks that data has the classes of a detector, if both are known.
 
-    Either side may have `class_names`, a detector `num_classes`.
+    Both may have `class_names`; a detector may have only `num_classes`.
 
     Raises:
         ValueError: If names, their order or their number differ.
@@ -25,23 +25,21 @@ def check_classes(detector, data) -> None:
     if known is not None and list(known) != list(names) or count not in (None, len(names)):
         has = f"{count} classes" if known is None else f"the classes {list(known)[:20]}"
         raise ValueError(
-            f"The model has {has}, the data have {len(names)}: {list(names)[:20]}. Open the data "
-            "with `class_names=` the model's names in their order, or build the model for theirs."
+            f"The model has {has}, the data have {len(names)}: {list(names)[:20]}. Pass the "
+            "model's names, in order, as `class_names` of the data, or build a model for the data."
         )
 
 
 def check_targets(data, num_classes: int, num_devices: int = 1):
-    """Returns a batch `(images, targets)` that a step may learn from; ragged targets become dense.
+    """Returns a checked batch `(images, targets)` for a step; ragged targets become dense.
 
-    This runs on the processor before the step, which waits for it, also where the step is compiled:
-    a label or a box that nothing can be learned from never reaches the weights. Labels must be
-    whole numbers below `num_classes`, or -1 where padded; `num_devices` share what the data set
-    delivers.
+    This runs on the CPU before the step, even if the step is compiled, so that invalid labels and
+    boxes never reach the weights. Labels must be integers below `num_classes`, or -1 where padded.
+    `num_devices` share each batch of the dataset.
 
     Raises:
-        ValueError: If a label or the box of an object is none, or there is no image. Inside a graph
-            of TensorFlow it is an `InvalidArgumentError` with the same message, see
-            `target_error`.
+        ValueError: If a label or the box of an object is invalid, or a device has no images. Inside
+            a TensorFlow graph, this is an `InvalidArgumentError`; see `target_error`.
     """
     images, targets, weights = keras.utils.unpack_x_y_sample_weight(data)
     checks = []
@@ -49,11 +47,11 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
         if num_devices > 1:
             count = ops.reshape(ops.shape(images)[0], (1,))
             fewer = (
-                "Images must be at least as many in a batch as devices share it: leave smaller "
-                "last batches out, as `drop_remainder=True` of `load_coco` does"
+                "Images must number at least one per device in each batch: drop a smaller last "
+                "batch, as `load_coco` does with `drop_remainder=True`"
             )
             checks.append(_check(count > 0, fewer, lambda: count))
-        if isinstance(targets, dict) and {"boxes", "labels"} <= set(targets):  # else the step says
+        if isinstance(targets, dict) and {"boxes", "labels"} <= set(targets):  # else the step fails
             targets = {
                 key: value.to_tensor(-1) if hasattr(value, "to_tensor") else value
                 for key, value in targets.items()
@@ -89,7 +87,7 @@ def _check_objects(boxes, labels, num_classes: int) -> list:
 
 
 def _check(valid, expected: str, received):
-    """Asserts that all is valid: an error at once, or an operation of TensorFlow's graph."""
+    """Asserts that all is valid: raises an error, or returns a TensorFlow graph operation."""
     valid = ops.all(valid)
     if _in_graph():
         import tensorflow as tf
@@ -113,26 +111,25 @@ def _in_graph() -> bool:
 
 
 def target_error(error: Exception) -> ValueError | None:
-    """What `check_targets` had to say inside a graph that failed, or `None` if it was not that."""
+    """Returns the error of `check_targets` that made a graph fail, or `None` if another did."""
     found = _MESSAGE.search(str(error))
     return found and ValueError(found[0])
 
 
 class CheckedModel(keras.Model):
-    """A `keras.Model` that learns from data of its classes only; it has `num_classes`."""
+    """A `keras.Model` with `num_classes` that checks its training data."""
 
     _checks_all_devices = False
     class_names = None
 
     def fit(self, x=None, *args, validation_data=None, **kwargs):
-        """Trains as `keras.Model.fit` does, on data of the model's classes.
+        """Trains like `keras.Model.fit`, on data with the classes of the model.
 
-        A model without `class_names` takes those of a data set that has them, such as
-        `load_coco`'s.
+        A model without `class_names` takes those of the dataset, if it has any.
 
         Raises:
-            ValueError: If data have other classes, in number or by name, or a label that the model
-                does not have, or a box that is not finite.
+            ValueError: If the number or the names of the classes differ, a label is out of range,
+                or a box is not finite.
         """
         check_classes(self, x)
         if self.class_names is None and getattr(x, "class_names", None) is not None:
@@ -141,18 +138,18 @@ class CheckedModel(keras.Model):
         return super().fit(x, *args, validation_data=validation_data, **kwargs)
 
     def evaluate(self, x=None, *args, **kwargs):
-        """Computes the losses as `keras.Model.evaluate` does; see `fit`."""
+        """Computes the losses like `keras.Model.evaluate`, with the checks of `fit`."""
         check_classes(self, x)
         return super().evaluate(x, *args, **kwargs)
 
     def _make_function(self, step_function, **options):
-        """Makes Keras' function of an iterator; each batch is checked before the compiled step."""
+        """Makes Keras' function of an iterator check each batch before the compiled step."""
         if keras.backend.backend() == "jax":
 
             def checked_step(state, data):
                 try:
                     data = check_targets(data, self.num_classes)
-                except ValueError:  # Keras has taken the weights out while it steps
+                except ValueError:  # put back the weights, which Keras takes out for a step
                     names = ("trainable", "non_trainable", "optimizer", "metrics")
                     names = names if len(state) == 4 else (*names[:2], "metrics")
                     self._jax_state = {
@@ -180,11 +177,11 @@ class CheckedModel(keras.Model):
         return checked
 
     def _autoconvert_optionals(self, step_func):
-        """Is where Keras calls TensorFlow's compiled step on a batch, outside of what XLA sees."""
+        """Checks a batch where Keras calls TensorFlow's compiled step, outside XLA."""
         strategy = self.distribute_strategy
         devices = strategy.num_replicas_in_sync
         check = functools.partial(check_targets, num_classes=self.num_classes, num_devices=devices)
-        # Steps of training run on all devices from here, those of `predict` are on one already.
+        # Training steps run on all devices from here; those of `predict` already run on one.
         on_all = self._checks_all_devices and devices > 1
 
         def checked_step(data):

@@ -1,4 +1,4 @@
-"""The heads of a two-stage detector, and both as the one layer after DyHead."""
+"""The two heads of a two-stage detector, and the layer that holds both."""
 
 import keras
 from keras import ops
@@ -15,9 +15,9 @@ HIDDEN = ("dense", "task_attention")
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class RPNHead(CompositeLayer):
-    """Predicts for every anchor whether it holds an object of any class, and a better box.
+    """Predicts for every anchor whether it contains an object of any class, and a refined box.
 
-    Before the predictions comes a 3x3 convolution with as many channels as the maps.
+    A 3x3 convolution that keeps the number of channels precedes the predictions.
 
     Call arguments:
         pyramid: Dict `{"P2": (B, H, W, C), ...}` of maps in ascending level order.
@@ -62,16 +62,16 @@ class RPNHead(CompositeLayer):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class BoxHead(CompositeLayer):
-    """Predicts the class of every region, and a better box for each class.
+    """Predicts the class of every region, and a refined box for each class.
 
     Args:
         num_classes: int. Number of classes K.
         head_layers: int. Layers between the regions and the predictions. Defaults to 2.
-        units: int. Units of the dense ones. Defaults to 1024.
-        hidden: What these layers are: `"dense"`, fully connected with ReLU, or `"task_attention"`,
-            task-aware attention over the channels of each region (`TaskAwareAttention`), whose
-            values then go to the predictions as they are. Defaults to `"dense"`.
-        **kwargs: Of `keras.layers.Layer`.
+        units: int. Units of the layers if they are dense. Defaults to 1024.
+        hidden: Type of these layers: `"dense"`, fully connected with ReLU, or `"task_attention"`,
+            task-aware attention over the channels of each region (`TaskAwareAttention`) in place of
+            fully connected layers. Defaults to `"dense"`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         regions: `(B, R, height, width, C)`.
@@ -155,18 +155,18 @@ class BoxHead(CompositeLayer):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class TwoStageHead(CompositeLayer):
-    """Predicts for anchors, and hands on the maps that regions will be read from.
+    """Predicts for anchors, and returns the maps to pool regions from.
 
-    Which regions these are depends on more than the images: in training on the objects, in
-    detection on the sizes of the images. So the second stage, `box_head`, is called by the detector
-    where that is known. Arguments are those of `RPNHead` and `BoxHead`, `max_pooled_level`, the
-    coarsest level that regions are read from, and `region_size`, the side of one that was read.
+    The detector calls the second stage, `box_head`, because the choice of regions depends on the
+    objects in training and on the image sizes in detection. Arguments are those of `RPNHead` and
+    `BoxHead`, `max_pooled_level`, the coarsest level to pool regions from, and `region_size`, the
+    side of a pooled region.
 
     Call arguments:
         pyramid: Dict `{"P2": (B, H, W, C), ...}` of maps in ascending level order.
 
     Returns:
-        What `RPNHead` returns, and the maps of `pyramid` up to `max_pooled_level`, by name.
+        The dict of `RPNHead`, with the maps of `pyramid` up to `max_pooled_level` added.
     """
 
     def __init__(
@@ -208,7 +208,7 @@ class TwoStageHead(CompositeLayer):
         return self.rpn(pyramid) | self.pooled_levels(pyramid)
 
     def pooled_levels(self, maps) -> dict:
-        """Picks the maps that regions are read from, fine to coarse, of a dict that has them."""
+        """Picks the maps to pool regions from out of a dict, fine to coarse."""
         levels = sorted(int(name[1:]) for name in maps if name[:1] == "P" and name[1:].isdecimal())
         return {f"P{n}": maps[f"P{n}"] for n in levels if n <= self.max_pooled_level}
 

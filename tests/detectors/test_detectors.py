@@ -341,7 +341,7 @@ def test_regularization_of_the_backbone_is_part_of_the_loss():
 def test_wrong_calls_are_explained():
     model = small_detector("atss")
     images, targets = scene()
-    with pytest.raises(ValueError, match="brings its own losses"):
+    with pytest.raises(ValueError, match="has built-in losses"):
         model.compile(loss="mse")
     model.compile()
     with pytest.raises(ValueError, match="Received: \\['boxes', 'classes'\\]"):

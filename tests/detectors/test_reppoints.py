@@ -194,5 +194,5 @@ def test_detections_are_the_refined_boxes_in_pixels():
 
 
 def test_a_running_normalizer_is_refused():
-    with pytest.raises(ValueError, match="positives of their own. Received: 'running'"):
+    with pytest.raises(ValueError, match="their own positives. Received: 'running'"):
         small_detector("reppoints", loss_normalizer="running")

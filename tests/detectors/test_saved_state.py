@@ -142,7 +142,7 @@ def test_names_of_other_classes_are_checked():
 
 def test_names_that_are_not_one_for_every_class_are_refused():
     """In the constructor, and when others are assigned: then the names stay as they were."""
-    message = "a name for each of the 3 classes. Received: "
+    message = "one name for each of the 3 classes. Received: "
     with pytest.raises(ValueError, match=message):
         atss(class_names="abc")
     model = atss(class_names=np.array(["a", "b", "c"]))
