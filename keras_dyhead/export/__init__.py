@@ -1,6 +1,6 @@
-"""Detectors as files that run without this package: SavedModel, ONNX, LiteRT."""
+"""Export of detectors to files that run without this package: SavedModel, ONNX, LiteRT."""
 
-# ruff: noqa: E402 (without TensorFlow, one sentence comes before what it cannot import)
+# ruff: noqa: E402 (explains that TensorFlow is missing before the imports fail)
 
 from keras_dyhead.needs import need_tensorflow
 

@@ -1,4 +1,4 @@
-"""Detectors as LiteRT (TensorFlow Lite) files."""
+"""Export of detectors to LiteRT (TensorFlow Lite)."""
 
 import os
 import tempfile
@@ -19,12 +19,12 @@ from keras_dyhead.ops.sampling_form import sampling_form
 
 
 class _IntegerPreprocessor(PortablePreprocessor):
-    """Finds sizes in whole numbers, as LiteRT has no float64."""
+    """Computes sizes with integers, as LiteRT has no float64."""
 
     def resized_size(self, height, width):
-        """Returns the (height, width) an image takes, for scalar int tensors."""
+        """Returns the (height, width) of a resized image, for scalar int tensors."""
         full_height, full_width = self.image_size
-        tall = full_height * width <= full_width * height  # the height is what limits the size
+        tall = full_height * width <= full_width * height  # the height limits the size
         new_height = (2 * full_width * height + width) // (2 * width)
         new_width = (2 * full_height * width + height) // (2 * height)
         return (
@@ -39,24 +39,24 @@ def export_litert(
     image_size: tuple[int, int] | None = None,
     preprocessor: DetectionPreprocessor | None = None,
 ) -> None:
-    """Writes a detector as a LiteRT file that does preprocessing and decoding itself.
+    """Exports a detector to a LiteRT file that includes preprocessing and decoding.
 
     Its signature `serving_default` takes one image at a time, `images` `(1, H, W, 3)`: RGB, float32
-    values 0..255, of any size; it is fitted into `image_size`. Outputs: `boxes` `(1, N, 4)`
+    values 0..255, of any size; it is resized to fit `image_size`. Outputs: `boxes` `(1, N, 4)`
     float32 xyxy in pixels of the given image, `labels` `(1, N)` int32 padded with -1, `confidence`
-    `(1, N)` float32 and `num_detections` `(1,)` int32. The file uses LiteRT's own operations
-    alone, none of TensorFlow's.
+    `(1, N)` float32 and `num_detections` `(1,)` int32. The file uses only LiteRT's built-in
+    operations, none of TensorFlow's.
 
     Args:
-        model: A detector of the float32 policy, as `export_saved_model` takes it.
+        model: A detector as in `export_saved_model`, with the float32 policy.
         path: File to write.
-        image_size: `(height, width)` every image is fitted into. Needed unless the model or its
-            preprocessor fixes it: LiteRT plans the model's memory for one size. Defaults to `None`.
-        preprocessor: As for `export_saved_model`. Defaults to `None`.
+        image_size: `(height, width)` that images are resized to fit. Required unless the
+            preprocessor fixes it: LiteRT plans memory for one size. Defaults to `None`.
+        preprocessor: As in `export_saved_model`. Defaults to `None`.
 
     Raises:
-        TypeError: If `model` is no such detector.
-        ValueError: If the size is not fixed, or differs from a size the model is built for, or the
+        TypeError: If `model` is not a supported detector.
+        ValueError: If the size is not fixed or differs from the one the model is built for, or the
             model computes in half precision.
 
     Example:
@@ -70,13 +70,13 @@ def export_litert(
     check_full_precision(model)
     if preprocessor.image_size is None:
         raise ValueError(
-            "LiteRT needs a fixed size to fit images into, such as image_size=(320, 320). "
+            "LiteRT needs a fixed `image_size`, such as (320, 320). "
             f"Received: image_size={image_size}"
         )
 
     def serve(images):
         batch = preprocessor(images)
-        # Telling that there is one image lets every size in the graph be a constant.
+        # With one image, all sizes in the graph are constants.
         fixed = tf.reshape(batch["images"], (1, *preprocessor.image_size, 3))
         return detector.detect(batch | {"images": fixed})
 

@@ -1,4 +1,4 @@
-"""Detectors as ONNX files."""
+"""Export of detectors to ONNX."""
 
 import json
 import os
@@ -26,27 +26,27 @@ def export_onnx(
     image_size: tuple[int, int] | None = None,
     preprocessor: DetectionPreprocessor | None = None,
 ) -> None:
-    """Writes a detector as an ONNX file that does preprocessing and decoding itself.
+    """Exports a detector to an ONNX file that includes preprocessing and decoding.
 
     Input `images`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size. Outputs: `boxes`
     `(B, N, 4)` float32 xyxy in pixels of the given images, `labels` `(B, N)` int32 padded with -1,
-    `confidence` `(B, N)` float32 and `num_detections` `(B,)` int32. The file uses ONNX's standard
-    operations (opset 18) alone. The names of the classes, if the model has any, are a JSON list in
-    its metadata, as `class_names`.
+    `confidence` `(B, N)` float32 and `num_detections` `(B,)` int32. The file uses only standard
+    ONNX operations (opset 18). If the model has class names, the metadata entry `class_names` has
+    them as a JSON list.
 
     Args:
-        model: A detector of the float32 policy, as `export_saved_model` takes it.
+        model: A detector as in `export_saved_model`, with the float32 policy.
         path: File to write.
-        image_size: `(height, width)` every image is fitted into, or `None` to follow the model's
-            preprocessor. A fixed size makes a smaller and quicker graph, converted in half the time
-            (six DyHead blocks take minutes); images may be of any size in both cases. Defaults to
-            `None`.
-        preprocessor: As for `export_saved_model`. Defaults to `None`.
+        image_size: `(height, width)` that images are resized to fit, or `None` to follow the
+            preprocessor. A fixed size makes the graph smaller and faster, and halves the conversion
+            time (minutes for six DyHead blocks). Images may have any size in both cases. Defaults
+            to `None`.
+        preprocessor: As in `export_saved_model`. Defaults to `None`.
 
     Raises:
-        ImportError: If tf2onnx is missing: `pip install '.[export]'` in a clone.
-        TypeError: If `model` is no such detector.
-        ValueError: If the model computes in half precision, or `image_size` differs from a size it
+        ImportError: If onnx or tf2onnx is missing: run `pip install '.[export]'` in a clone.
+        TypeError: If `model` is not a supported detector.
+        ValueError: If the model computes in half precision, or `image_size` differs from the one it
             is built for.
 
     Example:
@@ -70,14 +70,14 @@ def export_onnx(
 
 
 def convert(function: Callable, signature: tf.TensorSpec):
-    """Converts a function of one tensor, which returns a dict of tensors, to an ONNX model.
+    """Converts a function from one tensor to a dict of tensors to an ONNX model.
 
     Args:
         function: Callable, such as a Keras model.
-        signature: What it takes; its name is the name of the ONNX model's input.
+        signature: Spec of the tensor. Its name becomes the name of the ONNX model's input.
 
     Returns:
-        An `onnx.ModelProto` that has passed ONNX's own checks.
+        An `onnx.ModelProto` that has passed ONNX's checker.
 
     Raises:
         ImportError: If onnx or tf2onnx is missing.
@@ -100,19 +100,19 @@ def convert(function: Callable, signature: tf.TensorSpec):
                 "FloorMod": (_floor_mod, []),
             },
         )
-    onnx.checker.check_model(proto)  # tf2onnx merely logs an operation it does not know
+    onnx.checker.check_model(proto)  # tf2onnx only logs unsupported operations
     return proto
 
 
 def _erfc(graph, node, name, args):
-    """The complement of the error function, part of GELU, which tf2onnx 1.17 lacks."""
+    """Converts the complementary error function, part of GELU, which tf2onnx 1.17 lacks."""
     erf = graph.make_node("Erf", node.input)
     one = graph.make_const(f"{name}_one", np.ones((), "float32"))
     _replace(graph, node, "Sub", [one.output[0], erf.output[0]])
 
 
 def _floor_div(graph, node, name, args):
-    """Divides integers rounding down, where tf2onnx 1.17 rounds towards zero."""
+    """Converts integer division to round down, where tf2onnx 1.17 rounds toward zero."""
     dividend, divisor = node.input
     if _is_floating(graph, dividend):
         quotient = graph.make_node("Div", [dividend, divisor])
@@ -124,7 +124,7 @@ def _floor_div(graph, node, name, args):
 
 
 def _floor_mod(graph, node, name, args):
-    """The remainder that belongs to `_floor_div`."""
+    """Converts the remainder to match `_floor_div`."""
     dividend, divisor = node.input
     if not _is_floating(graph, dividend):
         _replace(graph, node, "Mod", [dividend, divisor])
@@ -142,7 +142,7 @@ def _is_floating(graph, tensor):
 
 
 def _replace(graph, node, operation, inputs):
-    """Puts an operation in the place of a node."""
+    """Replaces a node with an operation."""
     outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
     graph.remove_node(node.name)
     graph.make_node(

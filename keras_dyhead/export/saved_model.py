@@ -1,4 +1,4 @@
-"""Detectors as SavedModels."""
+"""Export of detectors to SavedModel."""
 
 import os
 import re
@@ -22,36 +22,35 @@ def export_saved_model(
     class_names: Sequence[str] | None = None,
     preprocessor: DetectionPreprocessor | None = None,
 ) -> None:
-    """Writes a detector as a SavedModel that does preprocessing and decoding itself.
+    """Exports a detector to a SavedModel that includes preprocessing and decoding.
 
-    `tf.saved_model.load(path)` runs it without Keras or this package. Its signatures:
+    `tf.saved_model.load(path)` loads it without Keras or this package. Its signatures:
 
     - `serving_default(images)`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size.
-    - `serving_bytes(files)`: `(B,)` strings, the bytes of JPEG or PNG files of any sizes; JPEG is
-      decoded to the pixels that Pillow gives.
+    - `serving_bytes(files)`: `(B,)` strings, the bytes of JPEG or PNG files of any sizes. JPEGs are
+      decoded to the same pixels as by Pillow.
 
     Both return `"boxes"` `(B, N, 4)` float32 xyxy in pixels of the given images, `"labels"`
     `(B, N)` int32 padded with -1, `"confidence"` `(B, N)` float32 and `"num_detections"` `(B,)`
     int32.
 
     Args:
-        model: A detector of this package, or one of these, with DyHead or without it: KerasCV's
-            RetinaNet and YOLOV8Detector, KerasHub's RetinaNetObjectDetector.
-        path: Directory to write, created as needed.
-        image_size: `(height, width)` every image is fitted into, or `None` to follow the model's
-            preprocessor. Only where one of the two fixes the size does `serving_bytes` run the
-            files as one batch; otherwise each goes through the model by itself, at its own size.
-            Defaults to `None`.
-        class_names: Names of the classes, written one a line to `assets.extra/class_names.txt`.
+        model: A detector of this package, KerasCV's RetinaNet or YOLOV8Detector, or KerasHub's
+            RetinaNetObjectDetector, with or without DyHead.
+        path: Directory to write, created if needed.
+        image_size: `(height, width)` that images are resized to fit, or `None` to follow the
+            preprocessor. If the size is fixed, `serving_bytes` runs all files as one batch;
+            otherwise it runs each file separately, at its own size. Defaults to `None`.
+        class_names: Names of the classes, written to `assets.extra/class_names.txt`, one per line.
             Defaults to those of the model, if it has any.
-        preprocessor: A `DetectionPreprocessor` in the place of the model's own. Detectors of
-            KerasCV have none: their images keep the values 0..255. Those of KerasHub follow scale
-            and offset of their preset, if they have one. Defaults to `None`.
+        preprocessor: A `DetectionPreprocessor` in place of the model's own. KerasCV's detectors
+            have none and take values 0..255. KerasHub's use the scale and offset of their preset,
+            if they have one. Defaults to `None`.
 
     Raises:
-        TypeError: If `model` is no such detector.
-        ValueError: If `image_size` differs from a size the model is built for, or the number of
-            names from that of its classes; or if TensorFlow could not load from `path`.
+        TypeError: If `model` is not a supported detector.
+        ValueError: If `image_size` differs from the one the model is built for, the number of
+            names differs from that of its classes, or TensorFlow cannot load from `path`.
 
     Example:
     ```python
@@ -65,7 +64,8 @@ def export_saved_model(
     class_names = detector.class_names if class_names is None else class_names
     if class_names is not None and len(class_names) != detector.num_classes:
         raise ValueError(
-            f"Expected {detector.num_classes} class names. Received: {len(class_names)} names"
+            f"`class_names` must have {detector.num_classes} names. "
+            f"Received: {len(class_names)} names"
         )
 
     def preprocess_file(file):
@@ -93,7 +93,7 @@ def export_saved_model(
 
     images = tf.TensorSpec((None, None, None, 3), tf.float32, name="images")
     files = tf.TensorSpec((None,), tf.string, name="files")
-    with sampling_form(chosen_form()):  # TensorFlow alone will run it, as it does here
+    with sampling_form(chosen_form()):  # it will run in TensorFlow, as here
         archive = serving_archive(
             model,
             serving_default=(serving_default, [images]),
@@ -107,24 +107,24 @@ def export_saved_model(
 
 
 def check_loadable(path: str | os.PathLike) -> None:
-    """Checks that TensorFlow can load a SavedModel from a folder: it takes the name for a pattern.
+    """Checks that TensorFlow, which treats a folder's name as a pattern, can load from the folder.
 
     Args:
         path: The folder.
 
     Raises:
-        ValueError: If the name has a bracket or a backslash, or is no text in UTF-8.
+        ValueError: If the name contains a bracket or a backslash, or is not valid UTF-8.
     """
     name = os.fspath(path).replace(os.sep, "/")
     if re.search(r"[\[\\\ud800-\udfff]", name):
         raise ValueError(
             "TensorFlow cannot load a SavedModel from a folder with a bracket, a backslash or "
-            f"bytes that are no UTF-8 in its name: choose another. Received: {name}"
+            f"invalid UTF-8 in its name: choose another. Received: {name}"
         )
 
 
 def _map_files(function, files, signature):
-    """Applies `function`, which returns a dict of batches of one, to every file."""
+    """Maps `function`, which returns a dict of batches of size one, over files."""
 
     def first(file):
         return {name: batch[0] for name, batch in function(file).items()}

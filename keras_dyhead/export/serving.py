@@ -1,4 +1,4 @@
-"""What every exported graph does: preprocess, detect, and return boxes in the image's pixels."""
+"""The parts that all exported graphs share."""
 
 import keras
 from keras import ops
@@ -9,9 +9,9 @@ from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
 
 
 class PortablePreprocessor(DetectionPreprocessor):
-    """Preprocesses by matrix products, for runtimes without TensorFlow's resize operations.
+    """Resizes with matrix products, for runtimes without TensorFlow's resize operations.
 
-    Every output pixel is the same weighted sum of input pixels as with `tf.image.resize`.
+    Every output pixel is the same weighted sum of input pixels as in `tf.image.resize`.
     """
 
     def interpolate(self, images, size):
@@ -27,8 +27,8 @@ class PortablePreprocessor(DetectionPreprocessor):
 def _weights(size, new_size, filtered):
     """Returns the weights of all input pixels for every output pixel, `(new_size, size)`.
 
-    Computed in the order of TensorFlow's two kernels, so that few bits differ; with divisions, as
-    LiteRT's XNNPACK got products with reciprocals of unknown size wrong (TensorFlow 2.21).
+    The order of operations is that of TensorFlow's two kernels, so that few bits differ. LiteRT's
+    XNNPACK needs divisions: it multiplies by reciprocals of dynamic size wrongly (TensorFlow 2.21).
     """
     size, new = ops.cast(size, "float32"), ops.cast(new_size, "float32")
     step = ops.where(filtered, 1.0 / (new / size), size / new)
@@ -46,30 +46,30 @@ def servable(
     preprocessor: DetectionPreprocessor | None = None,
     cls: type[DetectionPreprocessor] | None = None,
 ) -> tuple[Detector | HostedDetector, DetectionPreprocessor]:
-    """Returns what an exported graph runs: a detector, and the preprocessor it follows.
+    """Returns the detector and the preprocessor for an exported graph.
 
     Args:
-        model: A detector of this package, or one of KerasCV or KerasHub, see `HostedDetector`.
-        image_size: `(height, width)` every image is fitted into, or `None` to follow the
+        model: A detector of this package, or one of KerasCV or KerasHub; see `HostedDetector`.
+        image_size: `(height, width)` that images are resized to fit, or `None` to follow the
             preprocessor. Defaults to `None`.
-        preprocessor: Takes the place of the model's own. Defaults to `None`.
-        cls: Class of the preprocessor. Defaults to that of the one it takes after.
+        preprocessor: Replaces the model's own. Defaults to `None`.
+        cls: Class of the returned preprocessor. Defaults to that of the given or the model's one.
 
     Raises:
-        TypeError: If `model` is no such detector.
-        ValueError: If `image_size` differs from a size the model is built for, or is needed, or if
-            Keras does not run on TensorFlow.
+        TypeError: If `model` is not a supported detector.
+        ValueError: If `image_size` is missing or differs from the one the model is built for, or if
+            the Keras backend is not TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
-            "Models are exported where Keras runs on TensorFlow: save this one as a .keras file, "
-            "and export it with KERAS_BACKEND=tensorflow. "
+            "Export needs the TensorFlow backend: save the model as a .keras file, and export it "
+            "with KERAS_BACKEND=tensorflow. "
             f"Received: the backend {keras.backend.backend()!r}"
         )
     hosted = is_hosted(model)
     if not hosted and not isinstance(model, Detector):
         raise TypeError(
-            "`model` must be a detector of keras_dyhead, a RetinaNet or YOLOV8Detector of KerasCV "
+            "`model` must be a detector of keras_dyhead, a RetinaNet or YOLOV8Detector of KerasCV, "
             f"or a RetinaNetObjectDetector of KerasHub. Received: {type(model)}"
         )
     detector = HostedDetector(model) if hosted else model
@@ -80,19 +80,20 @@ def servable(
     size = config["image_size"]
     if hosted and size is None:
         raise ValueError(
-            "The model computes anchors for one size: give it, such as image_size=(512, 512). "
+            "The model needs a fixed `image_size` for its anchors, such as (512, 512). "
             f"Received: image_size={image_size}"
         )
     built_for = detector.image_shape[:2]
     if size is not None and any(b not in (None, s) for b, s in zip(built_for, size, strict=True)):
         raise ValueError(
-            f"The model is built for images of {built_for}. Received: image_size={size}"
+            f"`image_size` must match the size the model is built for, {built_for}. "
+            f"Received: image_size={size}"
         )
     return detector, (cls or type(preprocessor)).from_config(config)
 
 
 def check_full_precision(model: keras.Model) -> None:
-    """Raises a `ValueError` if a layer computes in half precision, which converters cannot."""
+    """Raises a `ValueError` if a layer has half precision, which converters do not support."""
     half = {
         layer.compute_dtype
         for layer in model._flatten_layers()
@@ -100,13 +101,13 @@ def check_full_precision(model: keras.Model) -> None:
     }
     if half:
         raise ValueError(
-            'Only models of the "float32" policy can be converted: build the model anew with '
+            'Only models with the "float32" policy can be converted: rebuild the model with '
             f'dtype="float32" and copy the weights with `set_weights`. Received: {sorted(half)}'
         )
 
 
 def serving_archive(model: keras.Model, **endpoints) -> keras.export.ExportArchive:
-    """Returns an archive of the model with endpoints `name=(function, signature)`."""
+    """Returns an export archive of the model with endpoints `name=(function, signature)`."""
     archive = keras.export.ExportArchive()
     archive.track(model)
     for name, (function, signature) in endpoints.items():
