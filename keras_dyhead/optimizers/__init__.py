@@ -1,4 +1,4 @@
-"""The optimizer and the schedule of the published trainings, which Keras lacks."""
+"""The optimizer and learning rate schedule of published trainings, which Keras lacks."""
 
 from keras_dyhead.optimizers.sgd import RegularizedSGD, is_named
 from keras_dyhead.optimizers.warmup import LinearWarmup

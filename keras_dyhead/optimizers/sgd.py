@@ -1,4 +1,4 @@
-"""SGD as the published detectors were trained with it."""
+"""SGD as used to train published detectors."""
 
 import re
 from collections.abc import Sequence
@@ -15,17 +15,16 @@ class RegularizedSGD(keras.optimizers.SGD):
     weight = weight - learning_rate * velocity
     ```
 
-    So were the published detectors trained. `keras.optimizers.SGD` has the same name and numbers
-    for something else: its `weight_decay` bypasses the momentum, so that at 0.9 it takes away a
-    tenth as much, and its velocity keeps the learning rates of the steps it comes from.
+    Published detectors were trained like this. With the same settings, `keras.optimizers.SGD`
+    behaves differently: its `weight_decay` bypasses the momentum, so that with momentum 0.9 the
+    decay is only a tenth, and its velocity includes the learning rates of past steps.
 
     Args:
-        learning_rate: As of `keras.optimizers.SGD`, like all else. Defaults to `0.01`.
-        momentum: Defaults to `0.9`.
+        learning_rate: As in `keras.optimizers.SGD`. Defaults to `0.01`.
+        momentum: As in `keras.optimizers.SGD`. Defaults to `0.9`.
         l2: The weight decay. Defaults to `0.0`.
-        no_l2: Regular expressions; weights with a path in which one is found do not decay.
-            Defaults to `()`.
-        **kwargs: Of `keras.optimizers.SGD`, except `nesterov` and `weight_decay`.
+        no_l2: Regular expressions. Weights with matching paths do not decay. Defaults to `()`.
+        **kwargs: Other arguments of `keras.optimizers.SGD` except `nesterov` and `weight_decay`.
 
     Example:
 
@@ -54,7 +53,7 @@ class RegularizedSGD(keras.optimizers.SGD):
             self.rates_of_decay = [0.0 if is_named(v, self.no_l2) else self.l2 for v in variables]
 
     def update_step(self, gradient, variable, learning_rate):
-        """Updates one weight."""
+        """Updates a weight."""
         index = self._get_variable_index(variable)
         gradient = keras.ops.cast(gradient, variable.dtype)
         velocity = gradient + self.rates_of_decay[index] * variable
@@ -70,7 +69,7 @@ class RegularizedSGD(keras.optimizers.SGD):
 
 
 def is_named(variable: keras.Variable, patterns: Sequence[str]) -> bool:
-    """Returns whether one of the regular expressions is found in a weight's path.
+    """Returns whether any of the regular expressions matches part of a weight's path.
 
     Args:
         variable: The weight.

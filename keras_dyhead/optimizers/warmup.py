@@ -1,4 +1,4 @@
-"""The learning rate over the steps of a training."""
+"""A learning rate schedule with linear warmup."""
 
 import keras
 from keras import ops
@@ -6,14 +6,14 @@ from keras import ops
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
-    """A schedule that is approached on a line, from a small part of it to the whole.
+    """A `LearningRateSchedule` that starts at a fraction of another and rises linearly to it.
 
     `rate(step) = schedule(step) * (start + (1 - start) * min(step / steps, 1))`
 
     Args:
         schedule: Another `LearningRateSchedule`.
-        steps: Length of the warm-up, at least 1.
-        start: Part of the schedule in step 0. Defaults to `0.001`.
+        steps: Number of warmup steps, at least 1.
+        start: Fraction of the schedule at step 0. Defaults to `0.001`.
 
     Example:
 
@@ -39,7 +39,7 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         self.start = start
 
     def __call__(self, step):
-        """Returns the learning rate of a step, which counts from 0."""
+        """Returns the learning rate of a step, counted from 0."""
         progress = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
         return self.schedule(step) * (self.start + (1.0 - self.start) * progress)
 
