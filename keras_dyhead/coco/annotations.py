@@ -34,13 +34,13 @@ from keras_dyhead.coco.image_files import find_file, inspect_images
 
 @dataclasses.dataclass(eq=False)
 class CocoImage:
-    """One image of a data set with the boxes to learn from (no crowd regions).
+    """An image of a data set with its boxes, crowd regions excluded.
 
     Args:
-        id: The image id of the annotation file, an integer or text.
-        number: The integer that stands for it in a data set: the id itself, or, in a file with
-            ids that are text or exceed int64, the place of the image in that file, from 1.
-        path: The image file.
+        id: The image id in the annotation file, an integer or text.
+        number: The id as an integer. If any id in the file is text or exceeds int64, it is the
+            position of the image in the file, counted from 1.
+        path: Path of the image file.
         height: Height in pixels.
         width: Width in pixels.
         boxes: float32 array of shape `(num_boxes, 4)`, xyxy pixels, clipped to the image.
@@ -57,43 +57,42 @@ class CocoImage:
 
 
 class CocoAnnotations:
-    """A COCO annotation file, read, checked and indexed; `load_coco` opens one by itself.
+    """A COCO annotation file, read, checked and indexed. `load_coco` opens one itself.
 
-    What has one meaning is read: numbers as text, `640.0`, flags as words, ids that are text,
-    UTF-8 or UTF-16 with or without a byte order mark, backslashes in file names. What has none is
-    reported: ids that are missing or used for two things; image files that are missing, cannot be
-    decoded or have another size than annotated; boxes that are not four finite numbers, have no
-    area, lie outside their image or seem to be of another form than `[x, y, width, height]` in
-    pixels; unknown categories and images. Ids of annotations may be missing or repeat. Heights and
-    widths that the file does not tell come from the image files, areas from the boxes. A box that
-    reaches over the edge of its image is clipped and reported (from half a pixel on), never an
-    error. EXIF orientations are not applied: boxes count on the pixels as they are stored.
+    Unambiguous content is read: numbers as text, `640.0`, flags as words, text ids, UTF-8 or UTF-16
+    with or without a byte order mark, backslashes in file names. Everything else is reported: ids
+    that are missing or used twice; image files that are missing, cannot be decoded or differ in
+    size from their annotations; boxes that are not four finite numbers, have no area, lie outside
+    their image or seem to use another format than `[x, y, width, height]` in pixels; unknown
+    categories and images. Annotation ids may be missing or repeat. Missing heights and widths come
+    from the image files, missing areas from the boxes. A box that extends beyond its image is
+    clipped, never an error. It is reported if it extends by more than half a pixel. EXIF
+    orientations are not applied: boxes refer to the pixels as stored.
 
     Args:
         annotations: Path of the JSON file.
-        images: Folder that its file names are relative to, or `None` to leave the image files
+        images: Folder that the file names are relative to. `None` leaves the image files
             unchecked. Defaults to `None`.
-        class_names: The category names to use, in the order of the labels: to select some, or to
+        class_names: The category names to use, in label order. Pass it to select categories, or to
             give a validation file the labels of the training file. Annotations of other
-            categories are left out. `None` takes all, by ascending category id, integers before
+            categories are left out. `None` uses all categories by ascending id, integers before
             text. Defaults to `None`.
-        on_error: `"raise"` raises an error that lists all problems; `"skip"` leaves the offending
-            items out, warns once and keeps the list in `problems`. Defaults to `"raise"`.
+        on_error: `"raise"` raises an error that lists all problems. `"skip"` leaves out unusable
+            items, warns once and keeps the list in `problems`. Defaults to `"raise"`.
         verify: Whether to decode every image file once, in threads, to find broken ones. With
-            `False` files must only exist. Defaults to `True`.
+            `False`, files only have to exist. Defaults to `True`.
 
     Attributes:
         path: The JSON file.
         class_names: The name of each label.
         category_ids: The category id of each label.
-        other_classes: The names of the categories that `class_names` leaves out.
-        images: A list of `CocoImage`, in the order of the file.
-        problems: A list of `Problem`: everything found.
+        other_classes: Names of the categories that `class_names` leaves out.
+        images: A list of `CocoImage`, in file order.
+        problems: All problems found, a list of `Problem`.
 
     Raises:
-        ValueError: If the file cannot be read as COCO annotations at all, if no image is left, if
-            none of `class_names` is a category, or if `on_error="raise"` and anything in it cannot
-            be used.
+        ValueError: If the file is not a COCO annotation file, no image is left, none of
+            `class_names` is a category, or, with `on_error="raise"`, any item cannot be used.
 
     Example:
     ```python
@@ -132,17 +131,17 @@ class CocoAnnotations:
         )
         report_problems(self.problems, str(self.path), on_error)
         if not self.images:
-            raise ValueError(f"{self.path} names no usable image.")
+            raise ValueError(f"{self.path} has no usable images.")
 
     def ground_truth(self, image_ids: Iterable[Id] | None = None) -> dict[str, list[dict]]:
-        """The annotations in COCO's own form, crowd regions and unclipped boxes included.
+        """Returns the annotations in COCO's format, with crowd regions and unclipped boxes.
 
         Args:
-            image_ids: The images to include. `None` takes all. Defaults to `None`.
+            image_ids: The images to include. `None` includes all. Defaults to `None`.
 
         Returns:
-            A dictionary with `images`, `annotations` and `categories`, as in the JSON file, values
-            as they were read; annotations are numbered anew where their ids repeat or are missing.
+            A dictionary with `images`, `annotations` and `categories`, as in the JSON file, with
+            values as they were read. Annotations are renumbered if ids repeat or are missing.
         """
         wanted = {image.id for image in self.images}
         wanted = wanted if image_ids is None else wanted.intersection(image_ids)
@@ -171,10 +170,10 @@ class CocoAnnotations:
         if class_names is None:
             class_names = list(categories)
         received, class_names = class_names, [read_name(name) for name in class_names]
-        different = len(set(class_names)) == len(class_names)
-        if isinstance(received, str) or not different or None in class_names:
+        unique = len(set(class_names)) == len(class_names)
+        if isinstance(received, str) or not unique or None in class_names:
             raise ValueError(
-                f"`class_names` must be different names. Received: class_names={received!r}"
+                f"`class_names` must be unique names. Received: class_names={received!r}"
             )
         if class_names and categories and categories.keys().isdisjoint(class_names):
             raise ValueError(
@@ -187,7 +186,7 @@ class CocoAnnotations:
             if name not in ids:  # a validation file may lack a class of the training file
                 unused_id += 1
                 ids[name] = unused_id
-                message = f"no category of that name; the file has {list(categories)[:20]}"
+                message = f"not a category of the file, which has {list(categories)[:20]}"
                 self.problems.append(Problem(f"class {name!r}", message, kept=True))
         self.class_names = class_names
         self.category_ids = [ids[name] for name in class_names]
@@ -213,7 +212,7 @@ class CocoAnnotations:
         return images
 
     def _open_annotations(self, records: list, known_images: set, known_categories: set) -> None:
-        """Fills the boxes of the images, and keeps what pycocotools is to see, in columns."""
+        """Fills in the boxes of the images, and stores the records for pycocotools in columns."""
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         rows = {image.id: row for row, image in enumerate(self.images)}
         ids = [read_id(r.get("id")) if isinstance(r, dict) else None for r in records]
@@ -226,7 +225,7 @@ class CocoAnnotations:
             place = f" at position {position}" if found is None or counts[found] > 1 else ""
             self.problems.append(Problem(name + place, message, kept))
 
-        # A million records take a tenth of the memory in columns.
+        # Columns take a tenth of the memory of records.
         columns = {key: [] for key in ("position", "category_id", "bbox", "area", "iscrowd")}
         row_of_box = []
         for position, record in enumerate(records):
@@ -236,11 +235,11 @@ class CocoAnnotations:
                 continue
             image_id, category_id, box, area, crowd = values
             if image_id not in rows or category_id not in labels:
-                continue  # of what is already reported, or of a class that is not wanted
+                continue  # the image is already reported, or the class is left out
             if area is None:
                 area = max(0.0, box[2] * box[3])
                 if record.get("area") is not None:
-                    message = f"its area {record['area']!r:.80} is none; that of its box counts"
+                    message = f"its area {record['area']!r:.80} is invalid; the box area is used"
                     report(position, message, kept=True)
             row_of_box.append(rows[image_id])
             for column, value in zip(
@@ -284,7 +283,7 @@ class CocoAnnotations:
 def _read_annotation(record: Any, images: set, categories: set) -> tuple[tuple, str | None]:
     """The image id, category id, box, area and crowd flag of a record, or what is wrong with it."""
     if not isinstance(record, dict):
-        return (), f"is no record. Received: {record!r:.80}"
+        return (), f"is not an object. Received: {record!r:.80}"
     missing = [key for key in ("image_id", "category_id", "bbox") if key not in record]
     if missing:
         return (), f"lacks {', '.join(map(repr, missing))}"

@@ -1,4 +1,4 @@
-"""How training images are varied, and their boxes with them."""
+"""Random variations of training images and their boxes."""
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -20,38 +20,37 @@ from keras_dyhead.coco.geometry import (
 class Augmentation:
     """How `load_coco` varies training images: size, crop, flip and colors.
 
-    An image is cropped, resized, cut to its canvas, mirrored and colored, in this order, each
-    with its own probability or range. Boxes follow the pixels exactly; each image is resized once.
-    In a mosaic, all this is done to each of its four images, whose canvas is a part of the whole.
+    An image is cropped, resized, cut to its canvas, flipped and recolored, in this order, each
+    with its own probability or range. Boxes follow the pixels exactly. Each image is resized once.
+    In a mosaic, each of the four images is varied and cut to its part of the canvas.
 
     Args:
         horizontal_flip: Probability of a left-right flip. Defaults to `0.5`.
-        scale: Smallest and largest zoom, drawn uniformly and relative to the size at which the
-            image just fits its canvas (or which the preprocessor gives it): an enlarged image is
-            cropped to the canvas at a random place, a reduced one padded. `(0.1, 2.0)` is
-            large-scale jitter. `None` means no zoom. Defaults to `(0.8, 1.25)`.
-        sizes: Shorter sides in pixels, one of which is drawn for each image: multi-scale training.
-            The image becomes smaller where `max_side` or its canvas demands it. They take the
-            place of `scale`. Defaults to `None`.
-        max_side: Longest side in pixels with `sizes`. Defaults to `1333`.
-        crop: Probability of cutting out a part of the image before it is resized. Defaults to
+        scale: Smallest and largest zoom, drawn uniformly. Zoom 1 fits the image to its canvas, or
+            to the size that the preprocessor sets. An enlarged image is cropped to the canvas at a
+            random place, a reduced one is padded. `(0.1, 2.0)` is large-scale jitter. `None`
+            disables zoom. Defaults to `(0.8, 1.25)`.
+        sizes: Lengths of the shorter side in pixels, one of which is drawn for each image
+            (multi-scale training). The image is made smaller if `max_side` or its canvas requires
+            it. Replaces `scale`. Defaults to `None`.
+        max_side: Maximum length of the longer side in pixels with `sizes`. Defaults to `1333`.
+        crop: Probability of cropping the image before it is resized. Defaults to `0.0`.
+        crop_size: Smallest and largest height and width of the crop in pixels, each drawn
+            independently and limited to the image. Defaults to `(384, 600)`.
+        crop_sides: Lengths of the shorter side of the image in pixels, one of which is drawn for
+            each crop. `crop_size` refers to the image at that size, or with `None` to the pixels
+            of the file. Defaults to `(400, 500, 600)`. With `crop=0.5` and `sizes=range(480, 801,
+            32)`, this is the published "resize, or resize-crop-resize" training of Swin and DETR.
+        brightness: Maximum change of pixel values, as a fraction of 255. Defaults to `0.0`.
+        contrast: Maximum relative change of the contrast, less than 1. Defaults to `0.0`.
+        saturation: Maximum relative change of the saturation, less than 1. Defaults to `0.0`.
+        hue: Maximum rotation of the hue, as a fraction of the circle, at most 0.5. Defaults to
             `0.0`.
-        crop_size: Smallest and largest height and width of that part in pixels, each drawn by
-            itself and at most the image's. Defaults to `(384, 600)`.
-        crop_sides: Shorter sides in pixels, one of which is drawn for each crop: the size of the
-            image that `crop_size` counts on. `None` counts on the pixels of the file. Defaults to
-            `(400, 500, 600)`; with `crop=0.5` and `sizes=range(480, 801, 32)` that is the
-            published "resize, or resize-crop-resize" training of Swin and DETR.
-        brightness: Largest change of the values, as a share of 255. Defaults to `0.0`.
-        contrast: Largest change of the contrast, as a share of it, under 1. Defaults to `0.0`.
-        saturation: Largest change of the saturation, as a share of it, under 1. Defaults to `0.0`.
-        hue: Largest turn of the hue, as a share of the full circle, at most 0.5. Defaults to
-            `0.0`.
-        mosaic: Probability of laying four images around a random point of the canvas: the image,
+        mosaic: Probability of combining four images around a random point of the canvas: the image
             and three drawn from the whole data set. Each is resized as if it had the canvas to
-            itself, and cut to its part. Defaults to `0.0`.
-        min_visible: Smallest share of its area that a box must keep to stay a target when the
-            image is cropped. Defaults to `0.25`.
+            itself, then cut to its part. Defaults to `0.0`.
+        min_visible: Minimum fraction of its area that a box must keep after cropping to remain a
+            target. Defaults to `0.25`.
 
     Raises:
         ValueError: If an argument is out of range, or both `sizes` and a `scale` are given.
@@ -65,8 +64,8 @@ class Augmentation:
     )
     ```
 
-    Colors are changed by `tf.image`: the random color layers of Keras draw from a state of
-    their own, so that what an image gets would depend on the images before it.
+    Colors are changed with `tf.image`. Keras' random color layers keep their own random state, so
+    an image's colors would depend on the images before it.
     """
 
     horizontal_flip: float = 0.5
@@ -84,14 +83,14 @@ class Augmentation:
     min_visible: float = 0.25
 
     def __post_init__(self):
-        for name in ("scale", "sizes", "crop_size", "crop_sides"):  # lists of a JSON file, ranges
+        for name in ("scale", "sizes", "crop_size", "crop_sides"):  # JSON lists and ranges
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
         if self.sizes is not None:
             self._check("sizes", len(self.sizes) > 0 and min(self.sizes) > 0, "positive lengths")
             if self.scale not in (None, type(self).scale):
                 raise ValueError(
-                    "`sizes` take the place of `scale`: give one of them. "
+                    "`sizes` replaces `scale`: pass only one of them. "
                     f"Received: sizes={self.sizes}, scale={self.scale}"
                 )
             object.__setattr__(self, "scale", None)
@@ -106,7 +105,7 @@ class Augmentation:
         self._check("crop_sides", min(sides) > 0, "positive lengths")
         self._check("brightness", 0 <= self.brightness <= 1, "between 0 and 1")
         for name in ("contrast", "saturation"):
-            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and under 1")
+            self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
         self._check("hue", 0 <= self.hue <= 0.5, "between 0 and 0.5")
         self._check("min_visible", 0 <= self.min_visible <= 1, "between 0 and 1")
 
@@ -125,22 +124,22 @@ def augment(
     resize: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = resize_bilinear,
     window: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Varies one image; the same seed varies it in the same way.
+    """Varies one image. The same seed gives the same result.
 
     Args:
         image: `(height, width, 3)`, RGB 0..255.
         boxes: `(num_boxes, 4)`, float32, xyxy pixels.
         labels: `(num_boxes,)`.
-        canvas: `(height, width)` that the image is made to fit, before it is zoomed.
-        augmentation: What to do.
+        canvas: `(height, width)` that the image is fitted to before the zoom.
+        augmentation: The variations to apply.
         seed: Two integers.
         limits: Lengths of the shorter and longer side before the zoom, see `fitting_factor`.
         resize: See `resize_into`.
-        window: `(height, width)` that the result must not exceed; by default the canvas.
+        window: Maximum `(height, width)` of the result. Defaults to the canvas.
 
     Returns:
-        The image, float32, at most as large as the window; the boxes, clipped to it, and the
-        labels that are left.
+        The float32 image, no larger than the window; the boxes, clipped to it; the remaining
+        labels.
     """
     draws = tf.unstack(tf.random.stateless_uniform([10], seed))
     flip, zoom, *corner, crop_chance, crop_side = draws[:6]
@@ -170,7 +169,7 @@ def _choose(values: Sequence[int], draw: tf.Tensor) -> tf.Tensor:
 
 
 def _crop_window(size, augmentation, side_draw, draws):
-    """Top left corner, height and width of a part of an image, in its own whole pixels."""
+    """The top left corner and the (height, width) of a crop, in whole pixels of the image."""
     size = tf.cast(size, "float32")
     factor = 1.0
     if augmentation.crop_sides is not None:
@@ -184,7 +183,6 @@ def _crop_window(size, augmentation, side_draw, draws):
 
 
 def _vary_colors(image, augmentation, seed):
-    """Changes brightness, contrast, saturation and hue, in this order, within 0..255."""
     contrast, saturation = augmentation.contrast, augmentation.saturation
     changes = (
         (tf.image.stateless_random_brightness, (255 * augmentation.brightness,)),

@@ -19,41 +19,41 @@ class CocoDataset(keras.utils.PyDataset):
     """Loads a COCO data set as NumPy batches, on every backend and without TensorFlow.
 
     The batches `(images, targets)` are those of `load_coco` with one canvas, as arrays. With
-    `training=True` the order changes every epoch and some images are mirrored; the other variations
-    of `Augmentation` are `load_coco`'s alone. All batches but the last have one shape, so that JAX
-    compiles a step once, with a smaller last batch twice.
+    `training=True`, the order changes every epoch and some images are flipped. Only `load_coco`
+    has the other variations of `Augmentation`. All batches but the last have the same shape, so
+    JAX compiles a step once, or twice if the last batch is smaller.
 
-    What an epoch delivers follows from the seed and the epoch alone. Pass `shuffle=False` to `fit`,
-    which else shuffles the batches once more, by a state of its own.
+    The batches of an epoch depend only on the seed and the epoch. Pass `shuffle=False` to `fit`,
+    which otherwise shuffles the batches again with its own random state.
 
     Args:
-        images: As in `load_coco`, like all arguments that are not explained here.
+        images: See `load_coco`, also for arguments that are not explained here.
         annotations: Path of the COCO JSON file, or a `CocoAnnotations`.
         batch_size: Images per batch. The last batch may be smaller. Defaults to `8`.
         image_size: The canvas: `(height, width)` in pixels. Defaults to `(512, 512)`.
-        training: Whether to shuffle and mirror. Defaults to `False`.
+        training: Whether to shuffle and flip. Defaults to `False`.
         preprocessor: A `DetectionPreprocessor`, usually `model.preprocessor`. Defaults to `None`.
-        horizontal_flip: Probability that an image is mirrored in training. Defaults to `0.5`.
-        class_names: Category names in the order of the labels. Defaults to `None`.
-        on_error: `"raise"` or `"skip"`. A file that goes bad later is a `ValueError`, or with
-            `"skip"` a black image without boxes and a warning. Defaults to `"raise"`.
+        horizontal_flip: Probability of a left-right flip in training. Defaults to `0.5`.
+        class_names: Category names in label order. Defaults to `None`.
+        on_error: `"raise"` or `"skip"`. A file that becomes unreadable later raises a `ValueError`
+            or, with `"skip"`, becomes a black image without boxes. Defaults to `"raise"`.
         verify: Defaults to `True`.
-        shuffle: Defaults to `None`: as `training` says.
+        shuffle: Defaults to `None`: the value of `training`.
         seed: Defaults to `None`: drawn from Python's `random`.
-        initial_epoch: The epoch that comes first. Defaults to `0`.
+        initial_epoch: The first epoch. Defaults to `0`.
         max_boxes: Defaults to `None`: room for all.
         drop_remainder: Defaults to `False`.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
 
     Attributes:
         class_names: The name of each label.
-        annotations: The `CocoAnnotations`, with all problems that were found.
-        epoch: The epoch that comes next; `fit` counts it on, and it may be set.
+        annotations: The `CocoAnnotations`, with all problems found.
+        epoch: The next epoch. `fit` advances it, and you may set it.
 
     Raises:
-        TypeError: If `preprocessor` is no `DetectionPreprocessor`.
+        TypeError: If `preprocessor` is not a `DetectionPreprocessor`.
         ValueError: If an argument is out of range, no image is left, or, with `on_error="raise"`,
-            any image or annotation cannot be used; the message lists them.
+            images or annotations cannot be used. The message lists them.
 
     Example:
     ```python
@@ -113,13 +113,13 @@ class CocoDataset(keras.utils.PyDataset):
         self.epoch, self._begun = initial_epoch, False
         if not len(self):
             raise ValueError(
-                f"{len(self._rows)} images make no batch of {batch_size}, and `drop_remainder` "
-                "drops all smaller ones. Received: drop_remainder=True"
+                f"{len(self._rows)} images do not fill a batch of {batch_size}. "
+                "Received: drop_remainder=True"
             )
 
     @property
     def epoch(self) -> int:
-        """The epoch that comes next."""
+        """The next epoch."""
         return self._epoch
 
     @epoch.setter
@@ -130,22 +130,22 @@ class CocoDataset(keras.utils.PyDataset):
             self._rows = np.random.default_rng((self.seed, epoch)).permutation(self._rows)
 
     def on_epoch_begin(self) -> None:
-        """Begins an epoch; `fit` calls it."""
+        """Begins an epoch. `fit` calls it."""
         self._begun = True
 
     def on_epoch_end(self) -> None:
-        """Goes on to the next epoch; `fit` calls it, also once before the first epoch."""
+        """Moves on to the next epoch. `fit` calls it, also once before the first epoch."""
         if self._begun:
             self.epoch += 1
         self._begun = False
 
     def __len__(self) -> int:
-        """The number of batches of an epoch."""
+        """The number of batches in an epoch."""
         batches, rest = divmod(len(self._rows), self.batch_size)
         return batches + (rest > 0 and not self.drop_remainder)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """A batch of the epoch, see the class."""
+        """Returns a batch of the epoch."""
         check("index", index, 0 <= index < len(self), f"less than {len(self)} batches")
         rows = self._rows[index * self.batch_size :][: self.batch_size]
         images, targets = zip(*map(self._load, rows.tolist()), strict=True)
@@ -154,7 +154,6 @@ class CocoDataset(keras.utils.PyDataset):
         }
 
     def _load(self, row: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """The image of a row, padded, and its targets."""
         record = self.annotations.images[row]
         pixels, boxes, labels = self._read(record)
         original = np.array([record.height, record.width])
@@ -178,11 +177,11 @@ class CocoDataset(keras.utils.PyDataset):
         return image, targets
 
     def _read(self, record: CocoImage) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Pixels, boxes and labels; a black image without boxes for a file to be skipped."""
+        """Pixels, boxes and labels. A skipped file becomes a black image without boxes."""
         try:
             pixels = read_rgb(record.path)
             if pixels.shape[:2] != (record.height, record.width):
-                raise ValueError(f"{record.path} has another size than annotated.")
+                raise ValueError(f"{record.path} differs in size from its annotation.")
         except ValueError as error:
             if self.on_error == "raise":
                 raise
@@ -192,7 +191,7 @@ class CocoDataset(keras.utils.PyDataset):
         return pixels, record.boxes, record.labels
 
     def _factor(self, original: np.ndarray) -> float:
-        """By which the image is resized, see `keras_dyhead.coco.geometry.fitting_factor`."""
+        """The resizing factor, see `keras_dyhead.coco.geometry.fitting_factor`."""
         factors = np.divide(self.image_size, original).tolist()
         limits = size_limits(self.preprocessor)
         if limits is not None:
@@ -206,7 +205,7 @@ class CocoDataset(keras.utils.PyDataset):
         return self.preprocessor.normalize(self.preprocessor.resize(pixels[None], size))[0]
 
     def _make_dense(self, boxes: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
-        """Boxes and labels, padded with -1; of too many, the largest."""
+        """Pads boxes and labels with -1. If there are too many, keeps the largest boxes."""
         largest = np.sort(np.argsort(-box_area(boxes), kind="stable")[: self.max_boxes])
         dense = np.full((self.max_boxes, 5), -1, "float32")
         dense[: len(largest)] = np.column_stack([boxes, labels])[largest]
@@ -214,7 +213,7 @@ class CocoDataset(keras.utils.PyDataset):
 
 
 def size_limits(preprocessor) -> tuple[int, int] | None:
-    """The sides that a preprocessor gives to images, where it is not one canvas for all."""
+    """A preprocessor's `(min_side, max_side)`, or `None` if it has one size for all images."""
     if getattr(preprocessor, "image_size", None) is not None:
         return None
     limits = getattr(preprocessor, "min_side", None), getattr(preprocessor, "max_side", None)

@@ -1,4 +1,4 @@
-"""The checks that a COCO annotation file has to pass, and the report of what does not."""
+"""Checks of a COCO annotation file, and reports of the problems found."""
 
 import dataclasses
 import json
@@ -16,13 +16,13 @@ _SHOWN = 10  # problems of a kind in one message
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with an annotation file or with the images it names.
+    """A problem with an annotation file or an image it names.
 
     Args:
-        item: The offending item, such as `"annotation 12"` or `"image 3 (a.jpg)"`.
+        item: The affected item, such as `"annotation 12"` or `"image 3 (a.jpg)"`.
         message: What is wrong with it.
-        kept: `True` for an item that stays in use (a box that reached over the edge of its image
-            and was clipped), `False` for one that cannot be used. Defaults to `False`.
+        kept: Whether the item stays in use, such as a box that was clipped to its image. Defaults
+            to `False`.
     """
 
     item: str
@@ -34,30 +34,27 @@ class Problem:
 
 
 def check(name: str, value: Any, valid: bool, expected: str) -> None:
-    """Raises a `ValueError` that names an argument which is not valid."""
+    """Raises a `ValueError` that names an invalid argument."""
     if not valid:
         raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
 
 
 def check_count(least: int, **counts: int | None) -> None:
-    """Raises a `ValueError` that names an argument which is no whole number of at least `least`.
-
-    `None` is one that was not given.
-    """
+    """Raises a `ValueError` if an argument is neither `None` nor an integer of at least `least`."""
     for name, value in counts.items():
         valid = value is None or (isinstance(value, numbers.Integral) and value >= least)
-        check(name, value, valid, f"a whole number of at least {least}")
+        check(name, value, valid, f"an integer of at least {least}")
 
 
 def check_on_error(on_error: str) -> None:
-    """Refuses an `on_error` other than `"raise"` and `"skip"`."""
+    """Raises a `ValueError` unless `on_error` is `"raise"` or `"skip"`."""
     check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
 
 
 def report_problems(problems: Sequence[Problem], source: str, on_error: str) -> None:
-    """Raises an error that lists the unusable items, or warns once of all problems.
+    """Raises an error that lists the unusable items, or warns once about all problems.
 
-    Problems of items that stay in use never raise.
+    Items that stay in use never raise an error.
     """
     unusable = [problem for problem in problems if not problem.kept]
     if unusable and on_error == "raise":
@@ -76,9 +73,9 @@ def _count(problems: Sequence[Problem]) -> str:
 
 
 def list_problems(problems: Iterable[Problem | str]) -> list[str]:
-    """Returns a line for each problem; of more than ten of one kind, how many there are.
+    """Returns one line per problem. Beyond ten of the same kind, a single line counts them.
 
-    Problems of one kind have the same words, names and numbers aside.
+    Problems of the same kind differ only in names and numbers.
     """
     kinds = defaultdict(list)
     for line in map(str, problems):
@@ -94,8 +91,8 @@ def list_problems(problems: Iterable[Problem | str]) -> list[str]:
 def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
     """Reads an annotation file and checks that it has images, annotations and categories.
 
-    Keys in `without` are dropped while it is parsed: the segmentations of COCO take ten times the
-    memory of all the rest.
+    Keys in `without` are dropped during parsing: COCO's segmentations take ten times the memory of
+    everything else.
     """
 
     def drop(record):
@@ -128,9 +125,9 @@ def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
 def check_records(
     records: Iterable[Any], kind: str, keys: Sequence[str], problems: list[Problem]
 ) -> Iterator[dict]:
-    """Yields the records that have these keys, and an id seen for the first time, as it is read.
+    """Yields the records that have all `keys` and a new id, with their id as it is read.
 
-    What is wrong with the others is appended to `problems`, by the `kind` of record.
+    Problems with other records are appended to `problems`. `kind` names the records.
     """
     seen = {}
     for position, record in enumerate(records):
@@ -143,9 +140,9 @@ def check_records(
         missing = [key for key in keys if key not in record]
         name = name_record(record, kind)
         if first is not record and first == record:
-            problems.append(Problem(name, "is listed twice and counts once", kept=True))
+            problems.append(Problem(name, "is listed twice and used once", kept=True))
         elif first is not record:
-            problems.append(Problem(name, "its id is used twice; the first one counts"))
+            problems.append(Problem(name, "its id is used twice; the first record is kept"))
         elif missing:
             problems.append(Problem(name, f"lacks {', '.join(map(repr, missing))}"))
         else:
@@ -153,13 +150,13 @@ def check_records(
 
 
 def name_record(record: dict, kind: str) -> str:
-    """Names a record in a report, with the file name of an image."""
+    """Returns the name of a record for a report, with the file name of an image."""
     file_name = shorten(record["file_name"]) if "file_name" in record else None
     return f"{kind} {record['id']}" + ("" if file_name is None else f" ({file_name})")
 
 
 def shorten(text: Any, length: int = 100) -> str:
-    """Text that fits into a message."""
+    """Shortens text to fit into a message."""
     text = str(text)
     return text if len(text) <= length else f"{text[:length]}..."
 
@@ -167,16 +164,16 @@ def shorten(text: Any, length: int = 100) -> str:
 def check_categories(
     records: Iterable[Any], annotations: Sequence[Any], problems: list[Problem]
 ) -> dict[str, Id]:
-    """Returns the id of every usable name in the order of the ids.
+    """Returns the id of every usable category name, ordered by id.
 
-    Of several categories of one name the one that annotations use counts: exporters add a root of
-    all categories, which no annotation uses. If several are used, they have no one meaning.
+    If categories share a name, the one that annotations use is chosen: exporters add a root
+    category that no annotation uses. If annotations use several of them, the name is ambiguous.
     """
     ids = defaultdict(list)
     for record in check_records(records, "category", ("name",), problems):
         name = read_name(record["name"])
         if name is None:
-            message = f"its name {record['name']!r:.80} is no text"
+            message = f"its name {record['name']!r:.80} is not text"
             problems.append(Problem(f"category {record['id']}", message))
         else:
             ids[name].append(record["id"])
@@ -188,8 +185,8 @@ def check_categories(
         chosen[name] = first = next((i for i in same if i in used), same[0])
         for other in same:
             if other != first:
-                message = f"its name {name!r} is already that of category {first}"
-                message += "" if other in used else ", and no annotation uses it"
+                message = f"its name {name!r} is already the name of category {first}"
+                message += "" if other in used else "; no annotation uses this category"
                 problems.append(Problem(f"category {other}", message, other not in used))
     return dict(sorted(chosen.items(), key=lambda pair: id_order(pair[1])))
 
@@ -197,10 +194,9 @@ def check_categories(
 def check_images(
     records: Iterable[Any], without_files: bool, problems: list[Problem]
 ) -> list[dict]:
-    """Returns the image records with a file name, and their `size`, as far as they tell it.
+    """Returns the image records that have a file name, with their `size` (height, width).
 
-    A height or width that is no number of pixels is `None`, or, `without_files` to look it up in, a
-    problem.
+    A side that is not a valid number of pixels becomes `None` or, `without_files`, a problem.
     """
     kept = []
     for record in check_records(records, "image", ("file_name",), problems):

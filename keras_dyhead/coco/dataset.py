@@ -19,7 +19,7 @@ from keras_dyhead.coco.geometry import assign_canvases, check_canvases
 from keras_dyhead.coco.mosaic import PARTS
 
 _DEFAULT_AUGMENTATION = Augmentation()
-_PREFETCHED_BATCHES = 2  # enough to bridge a slow image, and not more memory than that
+_PREFETCHED_BATCHES = 2  # enough to bridge a slow image at little memory
 
 
 def load_coco(
@@ -43,11 +43,11 @@ def load_coco(
 ) -> tf.data.Dataset:
     """Loads a COCO data set as batches of padded images and dense boxes.
 
-    Images are read, decoded and resized while the data set is iterated, in parallel; they are
-    never all in memory. Each is resized, its aspect ratio kept, to fit its canvas, and padded at
-    the bottom and the right with zeros. With `training=True` the order changes every epoch and
-    images are varied at random, their boxes with them, see `Augmentation`. All images of a batch
-    have one canvas, so a compiled step is traced at most once for each.
+    Images are read, decoded and resized in parallel during iteration. They are never all in
+    memory. Each is resized to fit its canvas, keeping its aspect ratio, and padded with zeros at
+    the bottom and right. With `training=True`, the order changes every epoch and images are varied
+    at random together with their boxes, see `Augmentation`. All images of a batch have the same
+    canvas, so a compiled step is traced at most once per canvas.
 
     The elements are `(images, targets)`:
 
@@ -57,55 +57,52 @@ def load_coco(
     - with `training=False` also `targets["image_id"]`: int64 `(batch,)`,
       `targets["original_size"]`: int32 `(batch, 2)`, height and width of the file, and
       `targets["scale"]`: float32 `(batch, 2)`, resized over original size, `(y, x)`. `fit` and
-      `evaluate` ignore them; `CocoEvaluation` maps boxes back with them.
+      `evaluate` ignore them. `CocoEvaluation` uses them to map boxes back.
 
-    Every image comes once per epoch (mosaics bring some more often). Order and augmentation follow
-    from the seed, the epoch and the image id alone: reopened with `initial_epoch`, a data set goes
-    on as if it had never been closed. Crowd regions are no targets. Images without boxes are kept.
+    Every image appears once per epoch, in mosaics also more often. Order and augmentation depend
+    only on the seed, the epoch and the image id. Reopened with `initial_epoch`, a data set
+    continues as if it had never been closed. Crowd regions are not targets. Images without boxes
+    are kept.
 
     The returned data set has four more attributes, which its transformations do not inherit:
-    `class_names`; `annotations`, the `CocoAnnotations` with all problems that were found;
-    `epochs`, an `EpochCounter` that says, and can be told, which epoch comes next; and
-    `image_ids(epoch, step)`, which lists the images of a batch (also those in a mosaic) without
-    reading them. A file that goes bad after the check ends the iteration with an
-    `InvalidArgumentError` that names it, or, with `on_error="skip"`, becomes a black image without
-    boxes, and its name is printed.
+    `class_names`; `annotations`, the `CocoAnnotations` with all problems found; `epochs`, an
+    `EpochCounter` to get or set the next epoch; and `image_ids(epoch, step)`, which lists the
+    image ids of a batch, including mosaics, without reading images. A file that becomes unreadable
+    after the check ends the iteration with an `InvalidArgumentError` that names it. With
+    `on_error="skip"`, its name is printed and it becomes a black image without boxes.
 
     Args:
-        images: Folder of JPEG or PNG files, which become RGB whatever they are. An EXIF
-            orientation is not applied: COCO boxes count on the pixels as they are stored.
-        annotations: Path of the COCO JSON file; or a `CocoAnnotations`, which has been opened with
-            `images` and `class_names` and is not checked again.
+        images: Folder of JPEG or PNG files, which are converted to RGB. EXIF orientations are not
+            applied: COCO boxes refer to the pixels as stored.
+        annotations: Path of the COCO JSON file, or a `CocoAnnotations` opened with `images` and
+            `class_names`, which is not checked again.
         batch_size: Images per batch. The last batch of a canvas may be smaller. Defaults to `8`.
         image_size: The canvas: `(height, width)` of the batches in pixels. With several, such as
-            `((800, 1344), (1344, 800))`, each image goes to the one in which it is largest, of
-            these the one it fills best. Defaults to `(512, 512)`.
+            `((800, 1344), (1344, 800))`, each image goes to the canvas where it is largest. Ties
+            go to the canvas it fills best. Defaults to `(512, 512)`.
         training: Whether to shuffle and augment. Defaults to `False`.
         preprocessor: Usually `model.preprocessor`: an object with a method `normalize(images)`,
-            applied to RGB images `(1, height, width, 3)` in 0..255 before the padding. A method
-            `resize(images, size)` takes the place of bilinear resizing with antialiasing. A
-            `min_side` and a `max_side`, if its `image_size` is `None`, say how large images become
-            at most. Defaults to `None`: pixels stay as they are.
-        augmentation: How images are varied in training; `None` leaves them as they are. Defaults
-            to `Augmentation()`, flips and zooms.
-        class_names: Category names in the order of the labels, see `CocoAnnotations`. Defaults to
-            `None`: all, by ascending category id.
-        on_error: `"raise"` or `"skip"`, what to do about broken files and unusable annotations.
-            Defaults to `"raise"`.
-        verify: Whether to decode every file once beforehand, which is what finds broken ones, see
+            applied to RGB images `(1, height, width, 3)` in 0..255 before padding. A method
+            `resize(images, size)` replaces bilinear resizing with antialiasing. If its
+            `image_size` is `None`, its `min_side` and `max_side` limit the size of images.
+            Defaults to `None`: pixels are unchanged.
+        augmentation: How images are varied in training. `None` leaves them unchanged. Defaults to
+            `Augmentation()`, flips and zooms.
+        class_names: Category names in label order. Defaults to `None`: all, by ascending id.
+        on_error: `"raise"` or `"skip"`, for unusable files and annotations. Defaults to `"raise"`.
+        verify: Whether to decode every file once beforehand to find broken ones, see
             `CocoAnnotations`. Defaults to `True`.
-        shuffle: Whether to shuffle the images anew in each epoch. `None` means as `training` says.
-            Defaults to `None`.
+        shuffle: Whether to shuffle in each epoch. Defaults to `None`: the value of `training`.
         seed: Seed of order and augmentation. `None` draws one from Python's `random`, which
-            `keras.utils.set_random_seed` governs. Defaults to `None`.
-        initial_epoch: The epoch that the first iteration delivers; the n-th after it delivers
-            epoch `initial_epoch + n`. Defaults to `0`.
-        initial_step: Batches to leave out, unread, at the beginning of epoch `initial_epoch`. The
-            cardinality still is that of a whole epoch: in its first epoch `fit` must be stopped
-            when the data have ended, as `keras-dyhead train` does; otherwise Keras runs a step
-            without data, which counts for the learning rate. Defaults to `0`.
-        max_boxes: Boxes per image to make room for; of more, the largest are kept. Defaults to
-            `None`: room for all, with mosaics for four times as many.
+            `keras.utils.set_random_seed` seeds. Defaults to `None`.
+        initial_epoch: The epoch of the first iteration. The n-th iteration after it delivers epoch
+            `initial_epoch + n`. Defaults to `0`.
+        initial_step: Number of batches to skip, unread, at the start of epoch `initial_epoch`. The
+            cardinality remains that of a whole epoch, so stop `fit` in its first epoch when the
+            data end, as `keras-dyhead train` does. Otherwise Keras runs a step without data, which
+            advances the learning rate schedule. Defaults to `0`.
+        max_boxes: Maximum number of boxes per image; the largest are kept. Defaults to `None`:
+            enough for every image, and four times as many with mosaics.
         drop_remainder: Whether to drop smaller last batches. Defaults to `False`.
 
     Returns:
@@ -113,7 +110,7 @@ def load_coco(
 
     Raises:
         ValueError: If an argument is out of range, no image is left, or, with `on_error="raise"`,
-            any image or annotation cannot be used; the message lists them.
+            images or annotations cannot be used. The message lists them.
 
     Example:
     ```python
@@ -197,14 +194,14 @@ def _load_batches(
     several_canvases: bool,
     drop_remainder: bool,
 ) -> tf.data.Dataset:
-    """Loads the images of batches of rows in parallel, over the borders of the batches."""
+    """Loads the images of batches of rows in parallel, across batch boundaries."""
     load = tf.autograph.experimental.do_not_convert(examples)
     if not several_canvases:
         rows = batches.unbatch()
         loaded = rows.map(load, num_parallel_calls=tf.data.AUTOTUNE)
         return loaded.batch(batch_size, drop_remainder)
 
-    # Batches in the middle of an epoch may be smaller: each image carries the number and the size
+    # Batches in the middle of an epoch may be smaller, so each image carries the number and size
     # of its batch as one key.
     def add_key(number, batch):
         epochs, rows = batch

@@ -1,4 +1,4 @@
-"""Detections by the hundred thousand: one compact array instead of a dictionary each."""
+"""Detections in one compact array instead of a dictionary each."""
 
 import json
 import os
@@ -19,22 +19,22 @@ DETECTION = np.dtype(
 )
 """One detection in COCO's results format, 56 bytes: `bbox` is `[x, y, width, height]` in pixels."""
 
-_ROWS = 10_000  # turned into Python objects at a time
+_ROWS = 10_000  # converted to Python objects at a time
 
 
 def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
-    """Returns detections as an array of the dtype `DETECTION`.
+    """Returns detections as an array of dtype `DETECTION`.
 
-    Ids that are text or exceed int64 make the fields `image_id` and `category_id` fields of
-    objects.
+    The fields `image_id` and `category_id` hold objects if any of their ids is text or exceeds
+    int64.
 
     Args:
         results: Such an array, or a list of `{"image_id", "category_id", "bbox", "score"}` as in a
             COCO results file.
 
     Raises:
-        ValueError: If an entry is not of that form, or a box or a score is not finite; the message
-            shows it.
+        ValueError: If an entry has another form, or its box or score is not finite. The message
+            shows the entry.
 
     Example:
     ```python
@@ -66,7 +66,7 @@ def _read_detection(record: Mapping) -> tuple:
 
 
 def detection_table(image_ids: np.ndarray, category_ids: np.ndarray, boxes, scores) -> np.ndarray:
-    """Returns these columns as an array, see `detection_array`."""
+    """Combines columns into an array, see `detection_array`."""
     dtype = [(name, DETECTION[name]) for name in DETECTION.names]
     dtype[:2] = [("image_id", image_ids.dtype), ("category_id", category_ids.dtype)]
     table = np.zeros(len(image_ids), dtype)
@@ -77,23 +77,23 @@ def detection_table(image_ids: np.ndarray, category_ids: np.ndarray, boxes, scor
 
 
 def xywh_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Returns `(..., 4)` boxes left, top, right, bottom as left, top, width, height."""
+    """Converts `(..., 4)` boxes from left, top, right, bottom to left, top, width, height."""
     return np.concatenate([boxes[..., :2], boxes[..., 2:] - boxes[..., :2]], axis=-1)
 
 
 def xyxy_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Returns `(..., 4)` boxes left, top, width, height as left, top, right, bottom."""
+    """Converts `(..., 4)` boxes from left, top, width, height to left, top, right, bottom."""
     return np.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], axis=-1)
 
 
 def detection_records(detections: np.ndarray) -> list[dict]:
-    """Returns detections as a list of dictionaries, as evaluation servers take them in JSON."""
+    """Returns detections as a list of dictionaries, as in a COCO results file."""
     columns = [detections[name].tolist() for name in DETECTION.names]
     return [dict(zip(DETECTION.names, row, strict=True)) for row in zip(*columns, strict=True)]
 
 
 def write_detections(detections: np.ndarray, path: str | os.PathLike) -> None:
-    """Writes a COCO results file, a part at a time; missing folders are made."""
+    """Writes a COCO results file in parts and creates missing folders."""
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w", encoding="utf-8") as file:
         file.write("[")

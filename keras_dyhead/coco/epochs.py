@@ -1,19 +1,19 @@
-"""Which images come when: the order of an epoch, and their division into batches."""
+"""The order of images in each epoch and their division into batches."""
 
 from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
-_EPOCH = 0  # the one key of the table
+_EPOCH = 0  # the only key of the table
 
 
 class EpochCounter:
-    """Says which epoch the next iteration over a data set delivers.
+    """Keeps the epoch that the next iteration over a data set delivers.
 
-    `load_coco` leaves it at `dataset.epochs`. Every iteration counts, also one that is broken off,
-    and `fit` under a strategy of several devices begins one more than it has epochs. Where epochs
-    must be those of `fit`, set them in a callback, as in the example.
+    `load_coco` stores it in `dataset.epochs`. Every iteration counts, even an interrupted one, and
+    `fit` with several devices starts one more iteration than it has epochs. To keep in step with
+    the epochs of `fit`, set them in a callback, as in the example.
 
     Args:
         initial_epoch: The epoch of the first iteration. Defaults to `0`.
@@ -29,20 +29,20 @@ class EpochCounter:
     """
 
     def __init__(self, initial_epoch: int = 0):
-        # A table, because a variable would be mirrored where this runs in a strategy's scope.
+        # A table: a variable would be mirrored in a strategy's scope.
         self._table = tf.lookup.experimental.MutableHashTable("int64", "int64", default_value=-1)
         self.set(initial_epoch)
 
     def set(self, epoch: int | tf.Tensor) -> None:
-        """Makes the next iteration deliver this epoch."""
+        """Sets the epoch of the next iteration."""
         self._table.insert(tf.constant(_EPOCH, "int64"), tf.cast(epoch, "int64"))
 
     def get(self) -> tf.Tensor:
-        """The epoch that the next iteration delivers, an int64 scalar."""
+        """Returns the epoch of the next iteration, an int64 scalar."""
         return self._table.lookup(tf.constant(_EPOCH, "int64"))
 
     def advance(self) -> tf.Tensor:
-        """Returns the epoch and goes on to the next one."""
+        """Returns the epoch and moves on to the next one."""
         epoch = self.get()
         with tf.control_dependencies([epoch]):
             self.set(epoch + 1)
@@ -59,13 +59,13 @@ def batches_of_rows(
     drop_remainder: bool = False,
     skipped_steps: int = 0,
 ) -> tf.data.Dataset:
-    """The rows of each batch of an epoch: a function of the seed and the epoch only.
+    """The rows of each batch of an epoch, which depend only on the seed and the epoch.
 
-    Rows are dealt out in their order to a batch of each canvas, and a batch comes when it is full;
-    those that stay incomplete come last. With one canvas these are plain batches.
+    Rows are collected in order into one batch per canvas, which is delivered when it is full.
+    Incomplete batches come last. With one canvas, these are plain batches.
 
     The elements are `(epochs, rows)`, the epoch of each row and the row, both int64 `(batch,)`. The
-    first iteration begins after `skipped_steps` batches.
+    first iteration skips `skipped_steps` batches.
     """
     count = len(canvas_of_row)
     several = len(set(canvas_of_row)) > 1
@@ -99,6 +99,6 @@ def batches_of_rows(
 
 
 def count_batches(canvas_of_row: Sequence[int], batch_size: int, drop_remainder: bool) -> int:
-    """The number of batches of an epoch."""
+    """The number of batches in an epoch."""
     counts = np.unique(canvas_of_row, return_counts=True)[1]
     return int(np.sum(counts // batch_size if drop_remainder else -(-counts // batch_size)))

@@ -1,4 +1,4 @@
-"""COCO evaluation of a detector, whichever package it comes from, after a training or during it."""
+"""COCO evaluation of any Keras detector, during or after training."""
 
 import os
 import warnings
@@ -36,39 +36,37 @@ def evaluate_coco(
 ) -> CocoResult:
     """Evaluates a detector with pycocotools in the coordinates of the original images.
 
-    A data set gives a model batches as they come; so `CocoEvaluation` evaluates during a training.
-    A `CocoAnnotations` gives image files one by one to a function, as published figures are
-    measured: `image_detector(model)` resizes each as the model wants, and knows test-time
-    augmentation.
+    A data set passes batches to a model, as `CocoEvaluation` does during training. A
+    `CocoAnnotations` passes one image file at a time to a function, as published figures are
+    measured. `image_detector(model)` returns such a function, which resizes each image for the
+    model and supports test-time augmentation.
 
     Args:
         detector: For a data set, a model whose `predict` returns `{"boxes", "labels",
-            "confidence", "num_detections"}`: the detectors of this package, KerasHub's, and
-            KerasCV's (which say `classes` for `labels`). Its boxes, and those of the targets, are
-            of Keras' format `model.bounding_box_format`; without such an attribute, `"xyxy"`. For
-            a `CocoAnnotations`, a function of one image, see
-            `keras_dyhead.inference.image_detector`.
-        data: Batches of `(images, targets)`, from `load_coco(..., training=False)` or a
-            `CocoDataset`, of which only the delivered images count; or the annotations of image
-            files, with as many classes as the detector has, in the order of its labels.
+            "confidence", "num_detections"}`: detectors of this package, KerasHub and KerasCV (where
+            `labels` are `classes`). Its boxes and those of the targets are in the Keras format
+            `model.bounding_box_format`, or in `"xyxy"` without that attribute. For a
+            `CocoAnnotations`, a function of one image, see `keras_dyhead.inference.image_detector`.
+        data: Batches of `(images, targets)` from `load_coco(..., training=False)` or a
+            `CocoDataset`, where only the delivered images count; or a `CocoAnnotations` with image
+            files and the detector's classes in label order.
         annotations: The ground truth of a data set, a `CocoAnnotations` or the path of a JSON file.
-            `None` takes `data.annotations`, which both set and transformations of a `tf.data` set
-            lose. Where that is missing, the ground truth is rebuilt from the targets, which
-            know no crowd regions and no segmentation areas: any data set with `boxes` and `labels`
-            (or `classes`) will do. Defaults to `None`.
-        max_detections: How many count, see `coco_metrics`; the detector must find as many, see
-            `DetectionDecoder`. Defaults to `100`.
-        size_limits: What is small and what is large, see `coco_metrics`. Defaults to `(32, 96)`.
-        workers: Processes to match in, see `coco_metrics`. Defaults to `None`.
-        verbose: `1` shows a progress bar, `0` nothing. Defaults to `1`.
+            `None` uses `data.annotations`, which transformations of a `tf.data` set lose. Without
+            it, the ground truth is rebuilt from the targets, without crowd regions and segmentation
+            areas. Any data set with `boxes` and `labels` (or `classes`) works. Defaults to `None`.
+        max_detections: Number of detections that count, see `coco_metrics`. The detector must
+            return as many, see `DetectionDecoder`. Defaults to `100`.
+        size_limits: Limits of small and large objects, see `coco_metrics`. Defaults to `(32, 96)`.
+        workers: Number of matching processes, see `coco_metrics`. Defaults to `None`.
+        verbose: `1` shows a progress bar, `0` shows nothing. Defaults to `1`.
 
     Returns:
-        The figures, those of every class, and the detections, see `CocoResult`.
+        The figures overall and per class, and the detections, see `CocoResult`.
 
     Raises:
-        TypeError: If the detector does not go with the data.
-        ValueError: If the model's output or the data set's targets lack what is needed, images
-            come twice, or the classes differ, in number or, where both sides know them, by name.
+        TypeError: If the detector does not match the data.
+        ValueError: If the model's output or the data set's targets lack a required entry, images
+            repeat, or the classes differ in number or, if both sides name them, by name.
 
     Example:
     ```python
@@ -82,8 +80,8 @@ def evaluate_coco(
     """
     if isinstance(detector, keras.Model) == isinstance(data, CocoAnnotations):
         raise TypeError(
-            "A data set is evaluated with a Keras model, a `CocoAnnotations` with a "
-            "function of one image, such as `image_detector(model)`. "
+            "Evaluate a data set with a Keras model, and a `CocoAnnotations` with a function of "
+            "one image, such as `image_detector(model)`. "
             f"Received: detector={detector!r}, data={data!r}"
         )
     if isinstance(data, CocoAnnotations):
@@ -99,24 +97,24 @@ class CocoEvaluation(keras.callbacks.Callback):
     """Runs pycocotools at the end of epochs and adds the twelve COCO figures to the logs.
 
     The history, the progress bar and the callbacks listed after this one (`ModelCheckpoint`,
-    `EarlyStopping`, `CSVLogger`) then know `val_AP`, `val_AP50` and so on, see `METRIC_NAMES`;
-    callbacks listed before it do not. A figure is -1 where there is no ground truth of that size.
+    `EarlyStopping`, `CSVLogger`) then have `val_AP`, `val_AP50` and so on, see `METRIC_NAMES`.
+    Callbacks listed before it do not. A figure is -1 if there is no ground truth of that size.
 
     Args:
         dataset: The images to evaluate on, from `load_coco(..., training=False)` or a
             `CocoDataset`, see `evaluate_coco`.
-        annotations: The ground truth, where the data set has lost its own, see `evaluate_coco`.
+        annotations: The ground truth, if the data set has lost its own, see `evaluate_coco`.
             Defaults to `None`.
-        eval_freq: Evaluate every so many epochs, and after the last one. The logs of other epochs
-            lack the figures, as with `fit`'s `validation_freq`. Defaults to `1`.
-        on_result: Called with the number of the epoch, counted from 1, and the `CocoResult`: to
-            keep the detections, or to write them for TensorBoard, see
+        eval_freq: Number of epochs per evaluation; the last epoch is always evaluated. The logs of
+            other epochs lack the figures, as with `fit`'s `validation_freq`. Defaults to `1`.
+        on_result: Called with the epoch, counted from 1, and the `CocoResult`, for example to keep
+            the detections or to write them for TensorBoard, see
             `keras_dyhead.visualization.TensorBoardLog`. Defaults to `None`.
-        verbose: `1` shows a progress bar, `0` none, `"auto"` does as `fit` does. Defaults to
+        verbose: `1` shows a progress bar, `0` shows nothing, `"auto"` follows `fit`. Defaults to
             `"auto"`.
 
     Raises:
-        ValueError: If `eval_freq` is less than 1, or as `evaluate_coco`.
+        ValueError: If `eval_freq` is less than 1, or as in `evaluate_coco`.
 
     Example:
     ```python
@@ -152,7 +150,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         verbose = self.params.get("verbose", 0) if self.verbose == "auto" else self.verbose
         verbose = 1 if verbose in ("auto", 1) else 0
         if verbose:
-            print()  # fit's own bar has not ended its line yet
+            print()  # the progress bar of `fit` has not ended its line
         found = _detect_in_batches(self.model, self.dataset, self.annotations, verbose)
         result = coco_metrics(*found)
         if self.on_result is not None:
@@ -165,7 +163,7 @@ def _find_annotations(
     dataset: "tf.data.Dataset | keras.utils.PyDataset",
     annotations: CocoAnnotations | str | os.PathLike | None,
 ) -> CocoAnnotations | None:
-    """The ground truth of a data set, see `evaluate_coco`; checks that its targets go with it."""
+    """The ground truth of a data set, see `evaluate_coco`. Checks that the targets match it."""
     annotations = getattr(dataset, "annotations", None) if annotations is None else annotations
     if isinstance(annotations, (str, os.PathLike)):
         annotations = CocoAnnotations(annotations)
@@ -176,28 +174,28 @@ def _find_annotations(
         )
     is_array = isinstance(dataset, keras.utils.PyDataset)
     if _num_batches(dataset) is None:
-        raise ValueError("The data set must end; the one received repeats forever.")
+        raise ValueError("The data set must be finite. Received: one that repeats forever")
     spec = dataset[0] if is_array else dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], dict):
         spec = type(spec) if is_array else spec
-        raise ValueError(f"The data set must deliver (images, targets). Received: {spec}")
+        raise ValueError(f"The data set must yield (images, targets). Received: {spec}")
     if annotations is not None and "image_id" not in spec[1]:
         raise ValueError(
-            "The data set must deliver an `image_id` for its images to be found in the "
-            "annotations: use load_coco or CocoDataset with training=False. "
+            "The data set must yield the `image_id` of each image in the annotations: use "
+            "load_coco or CocoDataset with training=False. "
             f"Received: targets with {sorted(spec[1])}"
         )
     if annotations is None and "image_id" in spec[1]:
         warnings.warn(
-            "the data set has lost its COCO annotations: boxes are compared with its targets, "
-            "without crowd regions and segmentation areas. Pass `annotations=` to have them.",
+            "The data set has lost its COCO annotations. Its targets are the ground truth, without "
+            "crowd regions and segmentation areas. Pass `annotations=` to include them.",
             stacklevel=3,
         )
     return annotations
 
 
 def _detect_in_files(detect, annotations, verbose) -> tuple[dict, np.ndarray]:
-    """The ground truth of image files and what a function of one image detects in them."""
+    """The ground truth of image files and the detections of a function of one image."""
     check_classes(detect, annotations)
     progress = keras.utils.Progbar(len(annotations.images), verbose=verbose)
     tables = [np.zeros(0, DETECTION)]
@@ -211,7 +209,7 @@ def _detect_in_files(detect, annotations, verbose) -> tuple[dict, np.ndarray]:
 
 
 def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.ndarray]:
-    """The ground truth of a data set's images and what a model detects in them."""
+    """The ground truth of a data set's images and a model's detections in them."""
     check_classes(model, annotations or dataset)
     names = {} if annotations is None else {i.number: i.id for i in annotations.images}
     progress = keras.utils.Progbar(_num_batches(dataset) or None, verbose=verbose)
@@ -219,8 +217,8 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
     for images, targets, *_ in dataset:
         images = np.asarray(images)
         count, *canvas = images.shape[:3]
-        # A smaller last batch is filled up: one shape for all is one trace, and KerasHub's
-        # non-maximum suppression knows no other.
+        # Pads a smaller last batch: a single shape needs a single trace, and KerasHub's
+        # non-maximum suppression supports no other.
         batch_size = max(batch_size, count)
         images = np.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
         found = _predict(model, images)
@@ -243,7 +241,7 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
             truths.append(_table(ids[:, None], boxes, labels, np.ones_like(labels), None))
         progress.add(1)
     if len(set(image_ids)) < len(image_ids):
-        raise ValueError("The data set must deliver every image once; this one repeats some.")
+        raise ValueError("The data set must yield every image once. Received: repeated images")
     detections = np.concatenate(detections)
     if annotations is not None:
         return annotations.ground_truth(image_ids), detections
@@ -257,7 +255,7 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
 
 
 def _num_batches(dataset) -> int | None:
-    """How many batches a data set has: `None` without end, 0 where it cannot tell."""
+    """The number of batches in a data set: `None` if infinite, 0 if unknown."""
     if isinstance(dataset, keras.utils.PyDataset):
         return dataset.num_batches
     cardinality = int(dataset.cardinality())
@@ -265,10 +263,10 @@ def _num_batches(dataset) -> int | None:
 
 
 def _predict(model, images: np.ndarray) -> dict:
-    """What a model detects in a batch.
+    """A model's detections in a batch.
 
-    Not by `predict_on_batch`: it wraps the images in a tuple, which the hosts' `predict_step` does
-    not expect, and gives every replica of a distributed model the whole batch.
+    `predict_on_batch` would wrap the images in a tuple, which the hosts' `predict_step` does not
+    expect, and pass the whole batch to every replica of a distributed model.
     """
     if keras.backend.backend() != "tensorflow":
         return model.predict(images, batch_size=len(images), verbose=0)
@@ -278,7 +276,7 @@ def _predict(model, images: np.ndarray) -> dict:
 
 
 def _to_original(boxes, model, canvas, targets) -> np.ndarray:
-    """Boxes of a batch as float64 xyxy pixels of the original images, clipped to them."""
+    """Converts boxes to float64 xyxy pixels of the original images and clips them."""
     box_format, (height, width) = getattr(model, "bounding_box_format", "xyxy"), canvas
     boxes = keras.utils.bounding_boxes.convert_format(
         boxes, box_format, "xyxy", height=height, width=width
@@ -291,7 +289,7 @@ def _to_original(boxes, model, canvas, targets) -> np.ndarray:
 
 
 def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
-    """An array of detections without what is padding or has no area; `boxes` are xyxy."""
+    """An array of detections without padding and empty boxes. `boxes` are xyxy."""
     boxes = xywh_boxes(boxes)
     used = (labels >= 0) & np.isfinite(boxes).all(-1) & (boxes[..., 2:] > 0).all(-1)
     category_ids = labels[used].astype("int64")
@@ -308,7 +306,7 @@ def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
 
 
 def _dense(values: Any) -> np.ndarray:
-    """Targets as an array; missing entries of ragged ones are -1, as padding is."""
+    """Converts targets to an array. Ragged targets are padded with -1."""
     return np.asarray(values.to_tensor(-1) if hasattr(values, "to_tensor") else values)
 
 

@@ -1,4 +1,4 @@
-"""One example of a data set: its image, resized or varied and padded, with its boxes."""
+"""Examples of a data set: an image, resized or varied and padded, with its boxes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,19 +14,19 @@ from keras_dyhead.coco.mosaic import assemble_mosaic, draw_mosaic
 from keras_dyhead.ops.boxes import box_area
 
 _MOSAIC, _FIRST_PART = 5, 6
-"""What the seed of an example is folded with; `augment` folds it with 1 to 4."""
+"""Values folded into the seed of an example. `augment` uses 1 to 4."""
 
 
 class Examples:
-    """Makes the examples of `load_coco`, which tells what they hold and what its arguments mean.
+    """Makes the examples of `load_coco`, which documents their content and other arguments.
 
     Args:
-        images: The images of the data set, a row each.
+        images: The images of the data set, one per row.
         canvases: `(height, width)` of the canvases.
-        canvas_of_row: The index of the canvas that each row goes to.
-        with_origin: Whether to add `image_id`, `original_size` and `scale`; only of images that
+        canvas_of_row: Index of the canvas of each row.
+        with_origin: Whether to add `image_id`, `original_size` and `scale`. Only for images that
             are not varied.
-        limits: Lengths that the shorter and the longer side must not exceed, or `None`.
+        limits: Maximum lengths of the shorter and the longer side, or `None`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Examples:
             self._table["canvases"] = tf.constant(np.array(canvases)[canvas_of_row], "int32")
 
     def __call__(self, epoch: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns the image of a row in an epoch, padded, and its targets."""
+        """Returns the padded image of a row in an epoch and its targets."""
         canvas = self._table["canvases"][row]
         origin = {}
         if self.augmentation is None:
@@ -88,7 +88,7 @@ class Examples:
         return tf.ensure_shape(image, (*self._static_size, 3)), targets
 
     def rows_of(self, epoch: int, row: int) -> list[int]:
-        """The rows of the images that an example is made of: itself, or four with a mosaic."""
+        """The rows of the images in an example: one, or four for a mosaic."""
         if self.augmentation is None or not self.augmentation.mosaic:
             return [row]
         with tf.device("CPU:0"):
@@ -97,7 +97,6 @@ class Examples:
         return rows.numpy().tolist() if is_mosaic else [int(row)]
 
     def _key(self, epoch, row):
-        """The seed of what is drawn for a row in an epoch."""
         key = tf.stack([tf.constant(self.seed, "int64"), epoch])
         return tf.random.fold_in(key, self._table["ids"][row])
 
@@ -126,7 +125,7 @@ class Examples:
         return tf.cast(self.preprocessor.normalize(image[None])[0], "float32")
 
     def _make_dense(self, boxes, labels):
-        """Boxes and labels, padded with -1; of too many, the largest."""
+        """Pads boxes and labels with -1. If there are too many, keeps the largest boxes."""
         areas = box_area(boxes)
         count = tf.minimum(tf.shape(boxes)[0], self.max_boxes)
         largest = tf.sort(tf.math.top_k(areas, count).indices)
@@ -139,11 +138,11 @@ class Examples:
         )
 
     def _read(self, row):
-        """Image, boxes and labels; a black image without boxes for a file to be skipped."""
+        """Image, boxes and labels. A skipped file becomes a black image without boxes."""
         path, size = self._table["paths"][row], self._table["sizes"][row]
         image, boxes = read_or_empty(path), self._table["boxes"][row]
         usable = tf.reduce_all(tf.shape(image)[:2] == size)
-        message = "The image file cannot be decoded or has another size than annotated: "
+        message = "The image file cannot be decoded or differs in size from its annotation: "
         if self.on_error == "raise":
             check = tf.debugging.Assert(usable, [message, path])
             with tf.control_dependencies([check]):
@@ -158,7 +157,7 @@ class Examples:
 
 
 def _tabulate(images: Sequence[CocoImage]) -> dict[str, tf.Tensor]:
-    """Everything but the pixels: paths, ids, ragged rows of left, top, right, bottom, label."""
+    """Paths, ids, sizes, and ragged rows of left, top, right, bottom, label."""
     rows = [np.column_stack([image.boxes, image.labels]) for image in images]
     return {
         "paths": tf.constant([str(image.path) for image in images]),

@@ -1,7 +1,7 @@
-"""What a value of a JSON record means; `None` where it means nothing.
+"""Reads values of JSON records. A value without a clear meaning becomes `None`.
 
-Exporters write numbers as text, integers as floats and flags as words. What has one meaning is read
-here, for annotation files and for records given to functions alike.
+Exporters write numbers as text, integers as floats and flags as words. Unambiguous values are read,
+in annotation files and in records passed to functions.
 """
 
 import json
@@ -15,7 +15,7 @@ import numpy as np
 
 Id = int | str
 _FLAGS = {"": 0, "false": 0, "no": 0, "true": 1, "yes": 1}
-# pycocotools ignores boxes beyond this, however good.
+# pycocotools ignores larger boxes.
 _LARGEST_AREA = 1e10
 
 
@@ -23,23 +23,23 @@ def read_text(path: Path) -> str:
     """Reads a text file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
-        ValueError: If it is no such text; the message names the file.
+        ValueError: If the encoding is another one. The message names the file.
     """
     content = path.read_bytes()
     encoding = json.detect_encoding(content)
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is no text in UTF-8 or UTF-16: {error}") from None
+        raise ValueError(f"{path} is not text in UTF-8 or UTF-16: {error}") from None
 
 
 def read_lines(path: Path) -> list[str]:
-    """Reads the lines of a text file, see `read_text`, without empty ones and outer blanks."""
+    """Reads the lines of a text file, see `read_text`, stripped and without empty ones."""
     return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def read_number(value: Any) -> float | None:
-    """A number, also one written as text; maybe infinite or NaN."""
+    """Reads a number, also from text. It may be infinite or NaN."""
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (Real, str)):
         return None
     try:
@@ -52,7 +52,7 @@ def read_number(value: Any) -> float | None:
 
 
 def read_integer(value: Any) -> int | None:
-    """An integer, also as text or as a float such as `640.0`."""
+    """Reads an integer, also from text or a float such as `640.0`."""
     if isinstance(value, Integral) and not isinstance(value, bool):
         return int(value)
     number = read_number(value)
@@ -60,13 +60,13 @@ def read_integer(value: Any) -> int | None:
 
 
 def read_side(value: Any) -> int | None:
-    """A height or width in pixels."""
+    """Reads a height or width in pixels."""
     side = read_integer(value)
     return None if side is None or not 1 <= side < 2**31 else side
 
 
 def read_id(value: Any) -> Id | None:
-    """An integer of any size, or text. Text that is written as an integer is, is that integer."""
+    """Reads an integer of any size, or text. Text that spells an integer becomes one."""
     if not isinstance(value, str):
         return read_integer(value)
     try:
@@ -76,7 +76,7 @@ def read_id(value: Any) -> Id | None:
 
 
 def read_flag(value: Any) -> int | None:
-    """0 or 1, also as a bool, as text or as a word; nothing at all is 0."""
+    """Reads 0 or 1, also from a bool, text or a word. A missing value is 0."""
     if value is None or isinstance(value, (bool, np.bool_)):
         return int(bool(value))
     if isinstance(value, str) and value.strip().lower() in _FLAGS:
@@ -86,13 +86,13 @@ def read_flag(value: Any) -> int | None:
 
 
 def read_area(value: Any) -> float | None:
-    """An area in square pixels."""
+    """Reads an area in square pixels."""
     area = read_number(value)
     return None if area is None or not 0 <= area <= _LARGEST_AREA else area
 
 
 def read_name(value: Any) -> str | None:
-    """A name without blanks around it; a number is a name, too."""
+    """Reads a name and strips it. A number is also a name."""
     if isinstance(value, str):
         return value.strip() or None
     number = read_number(value)
@@ -102,7 +102,7 @@ def read_name(value: Any) -> str | None:
 
 
 def read_box(value: Any) -> list[float] | None:
-    """Four numbers, maybe infinite or NaN."""
+    """Reads four numbers, which may be infinite or NaN."""
     if not isinstance(value, (list, tuple, np.ndarray)) or len(value) != 4:
         return None
     numbers = [read_number(entry) for entry in value]
@@ -110,12 +110,12 @@ def read_box(value: Any) -> list[float] | None:
 
 
 def are_int64(ids: Sequence[Id]) -> bool:
-    """Whether all of these ids fit into a column of int64."""
+    """Whether all ids fit into int64."""
     return all(isinstance(i, int) and -(2**63) <= i < 2**63 for i in ids)
 
 
 def id_array(ids: Sequence[Id]) -> np.ndarray:
-    """A column of ids: int64, or, where there is text or a larger integer, objects."""
+    """Returns ids as an array: int64, or objects if any is text or a larger integer."""
     if are_int64(ids):
         return np.array(ids, "int64")
     column = np.empty(len(ids), object)
@@ -124,5 +124,5 @@ def id_array(ids: Sequence[Id]) -> np.ndarray:
 
 
 def id_order(value: Id) -> tuple:
-    """The key by which ids are sorted: integers, then text."""
+    """The sort key of an id: integers come before text."""
     return (1, 0, value) if isinstance(value, str) else (0, value, "")

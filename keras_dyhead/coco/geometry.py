@@ -1,4 +1,4 @@
-"""Where the pixels and the boxes of an image go: its canvas, resizing, cropping, flipping."""
+"""Geometry of images and their boxes: canvases, resizing, cropping, flipping."""
 
 from collections.abc import Callable, Sequence
 from numbers import Integral
@@ -11,7 +11,7 @@ from keras_dyhead.ops.boxes import box_area
 
 
 def check_canvases(image_size: Sequence) -> tuple[tuple[int, int], ...]:
-    """Returns one `(height, width)`, or a sequence of different ones, as a tuple of tuples."""
+    """Returns one `(height, width)`, or several different ones, as a tuple of tuples."""
     one = all(isinstance(side, Integral) for side in image_size)
     canvases = (image_size,) if one else image_size
     canvases = tuple(tuple(int(side) for side in canvas) for canvas in canvases)
@@ -29,10 +29,10 @@ def assign_canvases(
     canvases: Sequence[tuple[int, int]],
     limits: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Chooses for each image the canvas in which it is largest, of these the best filled one.
+    """Chooses the canvas where each image is largest. Ties go to the canvas it fills best.
 
-    Takes `(num_images, 2)` heights and widths, and returns an index of a canvas for each, int64. Of
-    two equals the first one counts. `limits`: see `fitting_factor`.
+    Takes `(num_images, 2)` heights and widths, and returns the int64 index of a canvas for each.
+    Remaining ties go to the first canvas. `limits`: see `fitting_factor`.
     """
     with tf.device("CPU:0"):
         factors = fitting_factor(np.expand_dims(sizes, 1), canvases, limits).numpy()
@@ -45,11 +45,11 @@ def fitting_factor(
     canvas: Sequence[int] | tf.Tensor,
     limits: tuple[int | tf.Tensor, int | tf.Tensor] | None = None,
 ) -> tf.Tensor:
-    """The factor by which images of `(..., 2)` heights and widths are resized to fit a canvas.
+    """The factor that resizes images of `(..., 2)` heights and widths to fit a canvas.
 
-    It is float64 `(...)`, in the arithmetic of the detectors' preprocessor. `limits` are lengths in
-    pixels: the shorter side becomes as long as the first, unless the longer one would exceed the
-    second; `None` fills the canvas.
+    It is float64 `(...)`, computed as in the detectors' preprocessor. `limits` are lengths in
+    pixels: the shorter side gets the first length, unless the longer side would exceed the second.
+    `None` fills the canvas.
     """
     size = tf.cast(size, "float64")
     factor = tf.reduce_min(tf.cast(canvas, "float64") / size, axis=-1)
@@ -68,24 +68,23 @@ def resize_into(
     corner: Sequence[float | tf.Tensor] = (0.0, 0.0),
     resize: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = resize_bilinear,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Resizes an image, crops what exceeds the canvas, and moves the boxes with the pixels.
+    """Resizes an image, crops it to the canvas, and moves the boxes with the pixels.
 
-    Sides are rounded as the detectors' preprocessor rounds them: `int(side * factor + 0.5)` in
-    float64.
+    Sides are rounded as in the detectors' preprocessor: `int(side * factor + 0.5)` in float64.
 
     Args:
         image: `(height, width, channels)`.
         boxes: `(num_boxes, 4)`, float32, xyxy pixels of `image`.
         canvas: `(height, width)` in pixels.
         factor: Resized over original size, float64.
-        corner: Where to crop, `(y, x)`, each in `[0, 1]`: `0` keeps the top or left end, `1` the
+        corner: Crop position `(y, x)`, each in `[0, 1]`: `0` keeps the top or left end, `1` the
             bottom or right end. Defaults to `(0.0, 0.0)`.
         resize: Resizes a batch of images to `(height, width)`, with half-pixel centers. Defaults
             to `resize_bilinear`.
 
     Returns:
-        The image, float32, at most as large as the canvas (not padded yet); the boxes in its
-        pixels, not clipped to it; and the `(y, x)` scale, resized over original size.
+        The float32 image, no larger than the canvas and not padded; the boxes in its pixels, not
+        clipped; and the `(y, x)` scale, resized over original size.
     """
     original = tf.cast(tf.shape(image)[:2], "float64")
     resized = tf.maximum(tf.cast(original * factor + 0.5, "int32"), 1)
@@ -101,10 +100,7 @@ def resize_into(
 def crop(
     image: tf.Tensor, boxes: tf.Tensor, corner: tf.Tensor, size: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Cuts out `size` (height, width) pixels from `corner` (y, x) on, and moves the xyxy boxes.
-
-    The boxes are not clipped to the part.
-    """
+    """Crops `size` (height, width) pixels at `corner` (y, x). Moves xyxy boxes, unclipped."""
     image = tf.slice(image, [corner[0], corner[1], 0], [size[0], size[1], -1])
     return image, boxes - tf.tile(tf.cast(corner[::-1], "float32"), [2])
 
@@ -112,7 +108,7 @@ def crop(
 def flip_left_right(
     image: tf.Tensor, boxes: tf.Tensor, flip: bool | tf.Tensor = True
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirrors an image `(height, width, channels)` and its xyxy boxes, if `flip` says so."""
+    """Mirrors an image `(height, width, channels)` and its xyxy boxes if `flip` is true."""
     width = tf.cast(tf.shape(image)[1], "float32")
     left, top, right, bottom = tf.unstack(boxes, axis=-1)
     mirrored = tf.stack([width - right, top, width - left, bottom], axis=-1)
@@ -123,7 +119,7 @@ def flip_left_right(
 def clip_to_visible(
     boxes: tf.Tensor, labels: tf.Tensor, height: tf.Tensor, width: tf.Tensor, min_visible: float
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Clips xyxy boxes to an image, and drops those that keep a smaller share of their area."""
+    """Clips xyxy boxes to an image, and drops those that keep less than `min_visible`."""
     size = tf.cast(tf.stack([width, height, width, height]), boxes.dtype)
     clipped = tf.clip_by_value(boxes, 0.0, size)
     remaining = box_area(clipped)

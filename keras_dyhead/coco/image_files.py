@@ -1,4 +1,4 @@
-"""Reading image files, and finding out beforehand which of them cannot be read."""
+"""Reads image files and finds unreadable ones in advance."""
 
 import contextlib
 import functools
@@ -19,37 +19,37 @@ from PIL import Image
 from keras_dyhead.coco.checks import shorten
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG")  # those that TensorFlow decodes
-_MANY = 1000  # files whose decoding is worth a progress bar and a record
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG")  # the formats that TensorFlow decodes
+_MANY = 1000  # from this many files on, decoding shows a progress bar and keeps a record
 _EXIF_ORIENTATION = 0x0112
 
 
 def read_rgb(path: str | os.PathLike) -> np.ndarray:
-    """Reads a JPEG or PNG file as `(H, W, 3)` uint8; an EXIF orientation is not applied.
+    """Reads a JPEG or PNG file as `(H, W, 3)` uint8. EXIF orientations are not applied.
 
-    TensorFlow decodes where Keras runs on it, as it does in `load_coco`; elsewhere Pillow does. The
-    pixels are the same, but for JPEG files in CMYK.
+    TensorFlow decodes if it is the Keras backend, and always in `load_coco`. Otherwise Pillow does.
+    Except for CMYK JPEG files, the pixels are the same.
 
     Raises:
-        ValueError: If it cannot be read; the message names the file.
+        ValueError: If the file cannot be read. The message names it.
     """
     if not Path(path).is_file():
         raise ValueError(f"There is no file {path}.")
     try:
         return _decode(path)
     except ValueError as error:
-        raise ValueError(f"{path} is no readable JPEG or PNG image: {error}") from None
+        raise ValueError(f"{path} is not a readable JPEG or PNG image: {error}") from None
 
 
 def as_rgb(image) -> np.ndarray:
-    """Returns an image as RGB, `(H, W, 3)` uint8, whatever it is an array of.
+    """Converts an image to RGB, `(H, W, 3)` uint8.
 
     Args:
-        image: Array `(H, W, 3)`, or `(H, W)`, `(H, W, 1)` and `(H, W, 4)`, read as gray and RGBA.
-            Values from 0 to 255 of any dtype.
+        image: Array `(H, W, 3)`, gray `(H, W)` or `(H, W, 1)`, or RGBA `(H, W, 4)`, with values
+            from 0 to 255 of any dtype.
 
     Raises:
-        ValueError: If it is none, or its values are not clearly from 0 to 255.
+        ValueError: If the shape is another one, or the values are not clearly from 0 to 255.
     """
     image = np.asarray(image)
     if image.ndim == 2:
@@ -65,7 +65,7 @@ def as_rgb(image) -> np.ndarray:
         if image.dtype.kind not in "fiu" or fractions or not (lowest > -0.5 and highest < 255.5):
             raise ValueError(
                 "An image must have values from 0 to 255"
-                + (": multiply those from 0 to 1 by 255" if fractions else "")
+                + (": multiply values from 0 to 1 by 255" if fractions else "")
                 + f". Received: {image.dtype} from {lowest} to {highest}"
             )
         image = np.round(image).astype("uint8")
@@ -73,7 +73,7 @@ def as_rgb(image) -> np.ndarray:
 
 
 def _decode(path: str | os.PathLike) -> np.ndarray:
-    """The pixels of a file; a `ValueError` says why it has none."""
+    """The pixels of a file. Raises a `ValueError` if it cannot be decoded."""
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
@@ -87,7 +87,7 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
             raise ValueError(message.splitlines()[0]) from None
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            # As TensorFlow reads them: of 16 bits the upper ones, of a transparency the colors.
+            # As TensorFlow does: keeps the upper 8 of 16 bits, and drops transparency.
             if image.mode.startswith("I"):
                 image = Image.fromarray((np.array(image) >> 8).astype("uint8"))
             elif "transparency" in image.info:
@@ -98,14 +98,14 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
 
 
 def find_file(folder: Path, name: str) -> Path:
-    """The file that a record names: as it is written, or as other systems and tools write it."""
+    """The file that a record names, also if other systems or tools wrote the name."""
     slashed = name.replace("\\", "/")
     spellings = [name, slashed, slashed.lstrip("/"), unquote(slashed)]
     spellings += [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
     if name.startswith("file:"):
         spellings.append(url2pathname(urlsplit(name).path))
     paths = (folder / spelling for spelling in spellings)
-    # Not `Path.is_file`, which raises where a name is too long for the system.
+    # `Path.is_file` raises an error for names too long for the system.
     return next((path for path in paths if os.path.isfile(path)), folder / name)
 
 
@@ -117,16 +117,15 @@ def inspect_images(
 ) -> list[tuple[Size, str | None]]:
     """Returns the (height, width) of each image file, and what is wrong with it or `None`.
 
-    All are decoded on all processor cores. Decoding a thousand files or more shows a progress bar,
-    and what was found is kept in the folder `keras_dyhead/verified` of Keras' own (`KERAS_HOME`, or
-    `~/.keras`): as long as names, sizes and times of the files are the same, they are not decoded
-    again. Without `decode`, which finds truncated files, they only have to exist, and those are
-    decoded whose size is not stated.
+    Files are decoded on all processor cores. Decoding a thousand files or more shows a progress
+    bar and keeps the result in the folder `keras_dyhead/verified` of `KERAS_HOME` (`~/.keras`).
+    Unless names, sizes or times of the files change, they are not decoded again.
 
     Args:
         paths: The files.
-        sizes: The (height, width) that is stated for each, with `None` where it is not.
-        decode: Whether to decode all. Defaults to `True`.
+        sizes: The stated (height, width) of each file, with `None` for missing sides.
+        decode: Whether to decode all files, which finds truncated ones. With `False`, files only
+            have to exist, and those without a stated size are decoded. Defaults to `True`.
     """
     many = decode and len(paths) >= _MANY
     record = _record_of(paths, sizes) if many else None
@@ -143,7 +142,7 @@ def inspect_images(
     if record is not None:
         rows = enumerate(zip(inspected, sizes, strict=True))
         found = {row: result for row, (result, size) in rows if result != (size, None)}
-        with contextlib.suppress(OSError):  # a home that cannot be written to costs time only
+        with contextlib.suppress(OSError):  # an unwritable home only costs time
             record.parent.mkdir(parents=True, exist_ok=True)
             unfinished = record.with_suffix(f".{os.getpid()}")
             unfinished.write_text(json.dumps(found), encoding="utf-8")
@@ -152,7 +151,7 @@ def inspect_images(
 
 
 def _record_of(paths: Sequence[Path], sizes: Sequence[Size]) -> Path:
-    """The file that keeps what was found in these files as they are now."""
+    """The record of these files in their current state."""
     digest = hashlib.sha256()
     for path, size in zip(paths, sizes, strict=True):
         try:

@@ -1,11 +1,11 @@
-"""Detections matched with the truth by pycocotools, one category at a time.
+"""Matches detections with the ground truth by pycocotools, one category at a time.
 
-`COCOeval` keeps a dictionary for every detection and, for every image, category and size range,
-one more with all matches: gigabytes for the whole of COCO. Its result for a category depends on
-nothing but the boxes of that category, so one after the other gives the same numbers in the memory
-of the largest one, and in parallel the same numbers sooner.
+`COCOeval` keeps a dictionary for every detection, and one with all matches for every image,
+category and size range: gigabytes for all of COCO. The result of a category depends only on its own
+boxes. One category at a time therefore gives the same numbers in the memory of the largest one, and
+several in parallel give them faster.
 
-This file imports NumPy and pycocotools only: it is also the script that other processes run.
+This file imports only NumPy and pycocotools because other processes run it as a script.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ TRUTH = np.dtype(
         ("iscrowd", "int64"),
     ]
 )
-"""One box of the ground truth; `area` decides which size range it belongs to."""
+"""One ground truth box. `area` determines its size range."""
 
 
 def match(
@@ -41,11 +41,11 @@ def match(
     size_limits: tuple[float, float] = (32.0, 96.0),
     workers: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Computes precision and recall of every category, exactly as one `COCOeval` of all does.
+    """Computes precision and recall of every category, exactly like a single `COCOeval`.
 
-    Takes arrays of the dtypes `TRUTH` and `DETECTION`, and the categories that count, in the order
-    of the tables; `workers` processes share them. Returns `COCOeval`'s tables of precision and
-    recall, -1 where there is no truth.
+    Takes arrays of dtypes `TRUTH` and `DETECTION`, and the categories to evaluate, in table order.
+    `workers` processes share them. Returns `COCOeval`'s tables of precision and recall, -1 where
+    there is no ground truth.
     """
     rules = max_detections, size_limits
     if not category_ids:
@@ -61,7 +61,7 @@ def match(
 
 
 def _split(truths, detections, category_ids) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields for every category the rows of its truths and of its detections, in their order."""
+    """Yields the rows of the ground truth and of the detections of each category, in order."""
     sorted_rows = []
     for boxes in (truths, detections):
         order = np.argsort(boxes["category_id"], kind="stable")
@@ -79,7 +79,7 @@ def _match_category(
     max_detections: int,
     size_limits: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    # Images without a box of the category do not count in it, as in any COCOeval.
+    # As in any COCOeval, images without a box of the category do not count.
     image_ids = np.union1d(truths["image_id"], detections["image_id"]).tolist()
     detected = detections["bbox"][:, 2] * detections["bbox"][:, 3]
     with contextlib.redirect_stdout(io.StringIO()):
@@ -105,7 +105,7 @@ def _index(boxes: np.ndarray, image_ids: list[int], **columns: np.ndarray) -> CO
     coco.dataset = {
         "images": [{"id": image_id} for image_id in image_ids],
         "categories": [{"id": 0}],
-        # Numbered from 1 because COCOeval takes a match with the id 0 for no match.
+        # Numbered from 1 because COCOeval takes id 0 for no match.
         "annotations": [
             {"id": number, "category_id": 0, **dict(zip(columns, row, strict=True))}
             for number, row in enumerate(rows, start=1)
@@ -116,13 +116,13 @@ def _index(boxes: np.ndarray, image_ids: list[int], **columns: np.ndarray) -> CO
 
 
 def _match_in_processes(truths, detections, parts, rules: tuple, workers: int) -> list:
-    """Gives every process a share of the categories with about as many detections."""
+    """Divides the categories among processes with about as many detections each."""
     largest_first = sorted(range(len(parts)), key=lambda k: -len(parts[k][1]))
     shares = [largest_first[i::workers] for i in range(min(workers, len(parts)))]
 
     def run(share: list[int]) -> list:
         task = [(truths[parts[k][0]], detections[parts[k][1]], *rules) for k in share]
-        # A script of its own, not a fork: TensorFlow's threads do not survive one, and a program
+        # A separate script: TensorFlow's threads do not survive a fork, and a spawned program
         # without `if __name__ == "__main__"` would start itself again.
         process = subprocess.run(
             [sys.executable, __file__],
@@ -142,7 +142,7 @@ def _match_in_processes(truths, detections, parts, rules: tuple, workers: int) -
 
 
 def main() -> None:
-    """Reads truths, detections and rules from the standard input, and writes their tables."""
+    """Reads ground truth, detections and rules from standard input, and writes the tables."""
     task = pickle.load(sys.stdin.buffer)
     pickle.dump([_match_category(*part) for part in task], sys.stdout.buffer)
 

@@ -28,29 +28,29 @@ METRIC_NAMES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
-"""Names of the COCO figures in the order in which pycocotools prints them."""
+"""Names of the COCO figures in the order of pycocotools."""
 
 _PARTS = {"images", "annotations", "categories"}
-_CLASS_METRICS = ("AP", "AP50", "AP75", "AR100")  # those that are also told for each class
+_CLASS_METRICS = ("AP", "AP50", "AP75", "AR100")  # also reported for each class
 
-# From this many detections on, processes of their own are worth their start. More than eight have
-# nothing to do: a third of COCO's boxes are of one class.
+# From this many detections on, separate processes pay off. More than eight would be idle: one class
+# has a third of COCO's boxes.
 _MANY, _MOST_WORKERS = 50_000, 8
 
 
 class CocoResult(NamedTuple):
-    """What an evaluation by COCO's rules has found.
+    """The result of a COCO evaluation.
 
     Attributes:
         figures: `AP`, `AP50`, `AP75`, `APs`, `APm`, `APl`, `AR1`, `AR10`, `AR100`, `ARs`, `ARm` and
-            `ARl`; 0 to 1, or -1 where there is no ground truth of that size. With another
-            `max_detections` than 100, such as 300, `AR100` is called `AR300`.
-        per_class: For each category, in the order of the ids, a dictionary with `category_id`,
-            `name`, `boxes` (how many it has, crowds aside), `AP`, `AP50`, `AP75` and `AR100`.
+            `ARl`; 0 to 1, or -1 if there is no ground truth of that size. With
+            `max_detections=300`, for example, `AR100` is called `AR300`.
+        per_class: For each category, ordered by id, a dictionary with `category_id`, `name`,
+            `boxes` (their number, without crowds), `AP`, `AP50`, `AP75` and `AR100`.
         detections: An array with the fields `image_id`, `category_id`, `bbox` and `score`, see
             `detection_array`.
         precision: `(101, K)` precision of every category at the recalls 0, 0.01, ..., 1 for IoU
-            0.5; -1 where it has no ground truth.
+            0.5; -1 if it has no ground truth.
     """
 
     figures: dict[str, float]
@@ -67,32 +67,30 @@ def coco_metrics(
     size_limits: tuple[float, float] = (32.0, 96.0),
     workers: int | None = None,
 ) -> CocoResult:
-    """Computes the COCO box figures with pycocotools, silently.
+    """Computes the COCO box figures with pycocotools, without its printed output.
 
-    The figures are those of one `COCOeval` of everything, to the last bit. Categories are matched
-    one after the other, or in processes, so that memory holds the largest one only.
+    The figures equal those of a single `COCOeval` to the last bit. Categories are matched one at a
+    time, or in several processes, so that memory only holds the largest one.
 
     Args:
-        ground_truth: `images`, `annotations` and `categories`, as in a COCO JSON file. Its images
-            are the ones that count.
+        ground_truth: `images`, `annotations` and `categories`, as in a COCO JSON file. Only its
+            images count.
         results: Detections in the COCO results format, a list of `{"image_id", "category_id",
-            "bbox", "score"}`, with boxes as `[x, y, width, height]` in pixels; or an array of
+            "bbox", "score"}` with boxes as `[x, y, width, height]` in pixels; or an array of
             them, see `detection_array`, which takes a tenth of the memory. May be empty.
-        max_detections: How many detections of a class count in an image, the most confident;
-            more than 10. Defaults to `100`, as COCO has it.
-        size_limits: Objects are small (`APs`, `ARs`) up to the square of the first length, large
-            (`APl`, `ARl`) from that of the second on, in pixels. Defaults to `(32, 96)`, as COCO
-            has it.
-        workers: Processes to match in. Defaults to `None`: one for each processor core, up to
-            eight, from 50,000 detections on, else none besides this one.
+        max_detections: Number of most confident detections that count per image and class; more
+            than 10. Defaults to `100`, as in COCO.
+        size_limits: Two lengths in pixels. Objects are small (`APs`, `ARs`) up to the square of the
+            first, large (`APl`, `ARl`) from that of the second. Defaults to `(32, 96)`, as in COCO.
+        workers: Number of matching processes. Defaults to `None`: one per processor core, up to
+            eight, from 50,000 detections on; otherwise only this process.
 
     Returns:
-        The figures, those of every class, and the detections, see `CocoResult`.
+        The figures overall and per class, and the detections, see `CocoResult`.
 
     Raises:
-        ValueError: If an entry of `results` is no detection, one of `ground_truth` cannot be used,
-            there are detections but none of the images or none of the categories, or an argument
-            is out of range.
+        ValueError: If an entry of `results` is not a detection, an entry of `ground_truth` cannot
+            be used, they have no image or no category in common, or an argument is out of range.
 
     Example:
     ```python
@@ -102,18 +100,18 @@ def coco_metrics(
     ```
     """
     counts = isinstance(max_detections, numbers.Integral) and max_detections > 10
-    check("max_detections", max_detections, counts, "a whole number of more than 10")
+    check("max_detections", max_detections, counts, "an integer greater than 10")
     limits = np.array(size_limits)
     ascending = limits.shape == (2,) and limits.dtype.kind in "iuf" and 0 < limits[0] <= limits[1]
     check("size_limits", size_limits, ascending, "two ascending lengths")
     if not isinstance(ground_truth, Mapping) or not ground_truth.keys() >= _PARTS:
         raise ValueError(
-            f"`ground_truth` must have {sorted(_PARTS)}, as a COCO JSON file has. "
+            f"`ground_truth` must have {sorted(_PARTS)}, like a COCO JSON file. "
             f"Received: {ground_truth!r:.200}"
         )
     names = {_read_id(r, "id"): r.get("name") for r in ground_truth["categories"]}
     names = {i: str(i) if names[i] is None else names[i] for i in sorted(names, key=id_order)}
-    # In the order of the ids, by which pycocotools breaks ties.
+    # pycocotools breaks ties by the order of ids.
     image_ids = sorted({_read_id(r, "id") for r in ground_truth["images"]}, key=id_order)
     truths = _truth_array(ground_truth["annotations"], image_ids, list(names))
     detections = detection_array(results)
@@ -121,7 +119,7 @@ def coco_metrics(
     for key, ids in (("image_id", image_ids), ("category_id", list(names))):
         if len(found) and len(ids) and (found[key] < 0).all():
             raise ValueError(
-                f"No detection has an {key} of the ground truth, which are {ids[:5]} and so on. "
+                f"No detection has any {key} of the ground truth, such as {ids[:5]}. "
                 f"Received: {detections[key][:5].tolist()}"
             )
     known = found["image_id"] >= 0
@@ -150,14 +148,14 @@ def _read_id(record: Mapping, key: str) -> Id:
 
 
 def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list) -> np.ndarray:
-    """The boxes of images and categories that count, in the numbers of `_number`."""
+    """The ground truth of the selected images and categories, numbered by `_number`."""
     rows, more = [], []
     for record in records:
         box, crowd = read_box(record.get("bbox")), read_flag(record.get("iscrowd"))
         if box is None or crowd is None or not np.isfinite(box).all():
             raise ValueError(
-                "The ground truth must have a finite bbox [x, y, width, height], and 0 or 1 as "
-                f"iscrowd. Received: {record!r:.200}"
+                "The ground truth must have a finite bbox [x, y, width, height], and an iscrowd of "
+                f"0 or 1. Received: {record!r:.200}"
             )
         area = read_area(record.get("area"))
         more.append((max(0.0, box[2] * box[3]) if area is None else area, crowd))
@@ -173,7 +171,7 @@ def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list
 
 
 def _number(table: np.ndarray, image_ids: list[Id], category_ids: list[Id]) -> np.ndarray:
-    """Detections with the places of their ids in these lists, -1 where they are in none."""
+    """Replaces the ids of detections by their positions in these lists, -1 if unknown."""
     numbered = np.zeros(len(table), DETECTION)
     numbered["bbox"], numbered["score"] = table["bbox"], table["score"]
     for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
@@ -183,7 +181,7 @@ def _number(table: np.ndarray, image_ids: list[Id], category_ids: list[Id]) -> n
 
 
 def _summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
-    """Has pycocotools average its own tables, whatever limits they were made with."""
+    """Averages tables with pycocotools, whatever limits they were made with."""
     evaluation = COCOeval(iouType="bbox")
     evaluation.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):

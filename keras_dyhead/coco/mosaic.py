@@ -1,4 +1,4 @@
-"""Four images in one: which ones, where they meet, and their boxes."""
+"""Mosaics: four images and their boxes combined into one."""
 
 from collections.abc import Callable
 
@@ -10,10 +10,10 @@ PARTS = 4
 def draw_mosaic(
     row: tf.Tensor, num_rows: int, probability: float, seed: tf.Tensor
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Draws whether an example is a mosaic, and of what; the same seed draws the same.
+    """Draws whether an example is a mosaic, and its parts. The same seed gives the same result.
 
-    Returns whether it is one; the rows of its parts, int64 `(4,)`, that of the example first; and
-    the point where they meet, `(y, x)` as shares of the canvas, each in `[0.25, 0.75)`.
+    Returns whether it is one; the rows of its parts, int64 `(4,)`, the example first; and the
+    point where they meet, `(y, x)` as fractions of the canvas, each in `[0.25, 0.75)`.
     """
     chance, *place = tf.unstack(tf.random.stateless_uniform([3], seed))
     others = tf.random.stateless_uniform(
@@ -27,11 +27,11 @@ def assemble_mosaic(
     meeting_point: tf.Tensor,
     load: Callable[[int, tf.Tensor], tuple[tf.Tensor, tf.Tensor, tf.Tensor]],
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Lays four images side by side: upper left, upper right, lower left, lower right.
+    """Combines four images: upper left, upper right, lower left, lower right.
 
-    They meet at a point, `(y, x)` as shares of the canvas. `load` is a function of the number of a
-    part and the `(height, width)` that it must not exceed, and returns its image, boxes and labels;
-    a smaller image is padded at the bottom and the right with zeros. Returns those of the mosaic.
+    They meet at a point, `(y, x)` as fractions of the canvas. `load` takes the number of a part and
+    its maximum `(height, width)`, and returns its image, boxes and labels. A smaller image is
+    padded with zeros at the bottom and right. Returns the image, boxes and labels of the mosaic.
     """
     point = tf.cast(tf.round(meeting_point * tf.cast(canvas, "float32")), "int32")
     sizes = tf.unstack(tf.stack([point, canvas - point]))

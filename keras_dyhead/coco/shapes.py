@@ -1,4 +1,4 @@
-"""A COCO-format data set of geometric shapes: no download, and the same every time."""
+"""A deterministic COCO-format data set of geometric shapes that needs no download."""
 
 import colorsys
 import json
@@ -13,9 +13,9 @@ from keras_dyhead.coco.checks import check, check_count
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 
 _SUPERSAMPLING = 4  # shapes are drawn at this scale and averaged down, for smooth edges
-_DARK = 110  # backgrounds stay below this; shapes are lighter than what is under them
-_BRIGHT = 190  # no shape has to be lighter than that
-_MIN_VISIBLE = 0.25  # share of a shape that its neighbors must leave for it to be an object
+_DARK = 110  # backgrounds stay below this; shapes are lighter than what they cover
+_BRIGHT = 190  # no shape has to be lighter than this
+_MIN_VISIBLE = 0.25  # fraction of a shape that must stay visible for it to be an object
 
 
 def draw_shapes(
@@ -37,34 +37,34 @@ def draw_shapes(
     """Draws a deterministic COCO-format data set of rotated geometric shapes.
 
     Writes `directory/images/*.jpg` and `directory/instances.json`. The classes are circle, square,
-    triangle, star and cross, each with a range of hues of its own, as traffic signs have; boxes are
-    tight to the pixels of a shape that remain visible after its neighbors are drawn. Image `i`
-    depends on `seed` and `i` only, so two sets drawn with the same seed and disjoint ranges of
-    `start` are different pictures of the same kind. The last five arguments make the set harder.
+    triangle, star and cross, each with its own range of hues, as traffic signs have. Boxes fit the
+    pixels of a shape that remain visible after its neighbors are drawn. Image `i` depends only on
+    `seed` and `i`, so sets with the same seed and disjoint ranges of `start` contain different
+    pictures of the same kind. The last five arguments make the set harder.
 
     Args:
-        directory: Folder to write to; created if absent.
+        directory: Folder to write to, created if missing.
         num_images: Number of images, at least 1.
         image_size: Height and width of each image in pixels. Defaults to `256`.
-        seed: Seed of all randomness. Defaults to `0`.
+        seed: Random seed. Defaults to `0`.
         start: Number of the first image. Defaults to `0`.
-        max_shapes: Largest number of shapes in an image. Defaults to `8`.
-        size_range: Smallest and largest longer side of a shape in pixels, drawn log-uniformly.
-            The largest is kept under 5/8 of `image_size`. Defaults to `(12, 160)`.
-        empty_fraction: Share of images without any shape, in `[0, 1]`. Defaults to `0.05`.
-        clutter: Amount of gradients, blobs, lines and noise; `0` gives plain backgrounds.
-            Defaults to `1`.
-        class_hues: Whether each class has hues of its own. `False` draws them from all hues, so
-            that form alone tells the classes apart. Defaults to `True`.
-        min_contrast: By how much a shape is lighter than what it covers at least, in the mean of
-            the channels (0 to 255), up to 100. Defaults to `50`.
-        min_stretch: Shapes are shrunk along each of two directions at right angles, which turn
-            with them, by a factor between this and 1; of a shape much narrower than long the box
-            depends on how it is turned. Defaults to `0.75`.
-        max_overlap: Largest share of the smaller of two boxes that they have in common. Shapes of
-            which less than a quarter stays visible are no objects. Defaults to `0.1`.
-        max_outlines: Largest number of outlines of shapes in an image, which are no objects.
-            Defaults to `0`.
+        max_shapes: Maximum number of shapes per image. Defaults to `8`.
+        size_range: Range of the longer side of a shape in pixels, drawn log-uniformly and limited
+            to 5/8 of `image_size`. Defaults to `(12, 160)`.
+        empty_fraction: Fraction of images without shapes, in `[0, 1]`. Defaults to `0.05`.
+        clutter: Amount of gradients, blobs, lines and noise. `0` gives plain backgrounds. Defaults
+            to `1`.
+        class_hues: Whether each class has its own hues. With `False`, all classes use all hues, so
+            only the form distinguishes them. Defaults to `True`.
+        min_contrast: How much lighter a shape must be than what it covers, as the mean of the
+            channels (0 to 255), up to 100. Defaults to `50`.
+        min_stretch: Shapes are shrunk along two perpendicular axes, which rotate with them, by a
+            factor between this and 1. The box of a narrow shape depends on its rotation. Defaults
+            to `0.75`.
+        max_overlap: Maximum overlap of two boxes, as a fraction of the smaller one. Shapes that are
+            less than a quarter visible are not objects. Defaults to `0.1`.
+        max_outlines: Maximum number of shape outlines per image. They are not objects. Defaults to
+            `0`.
 
     Returns:
         The path of `instances.json`.
@@ -83,7 +83,7 @@ def draw_shapes(
     check("empty_fraction", empty_fraction, 0 <= empty_fraction <= 1, "between 0 and 1")
     check("size_range", size_range, len(size_range) == 2, "two lengths")
     sizes = size_range[0], min(size_range[1], image_size * 5 / 8)
-    fits = "increasing, from 4 px or more to less than 5/8 of `image_size`"
+    fits = "ascending, and start between 4 px and 5/8 of `image_size`"
     check("size_range", size_range, 4 <= sizes[0] <= sizes[1], fits)
     check("min_contrast", min_contrast, 0 <= min_contrast <= 100, "between 0 and 100")
     check("min_stretch", min_stretch, 0.1 <= min_stretch <= 1, "between 0.1 and 1")
@@ -135,7 +135,7 @@ class _Style(NamedTuple):
 
 
 def _draw_scene(rng, count, style):
-    """Returns a picture, and of each object its label and which pixels of it can be seen."""
+    """Returns a picture, and the label and visible pixels of each object."""
     size = style.size
     canvas = _background(rng, size, style.clutter)
     picture = Image.fromarray(canvas)
@@ -189,7 +189,7 @@ _QUARTER_TURNS = ((1, 0), (0, 1), (-1, 0), (0, -1))
 
 
 def _shape_mask(rng, label, style, line=False):
-    """A turned and stretched shape, or its outline, as a coverage mask that just contains it."""
+    """A rotated and stretched shape, or its outline, as a tight coverage mask."""
     longer_side = float(np.exp(rng.uniform(*np.log(style.size_range))))
     line_width = {"width": round(rng.uniform(1, 2.5) * _SUPERSAMPLING)} if line else {}
     angle = rng.uniform(0, 2 * np.pi)
@@ -205,7 +205,7 @@ def _shape_mask(rng, label, style, line=False):
 
 
 def _free_corner(rng, size, shape_size, boxes, max_overlap, tries=20):
-    """A place where the shape covers little of its neighbors, or None if none was found."""
+    """A place where the shape covers little of its neighbors, or `None`."""
     width, height = shape_size
     for _ in range(tries):
         left, top = (int(rng.integers(0, size - side + 1)) for side in shape_size)
@@ -224,7 +224,7 @@ def _color(rng, end):
 
 
 def _shape_color(rng, label, brightness):
-    """A color of at least this brightness, of the class's hues or, without a label, of any."""
+    """A color of at least this brightness, from the hues of the class or from all hues."""
     while True:
         hue = rng.random() if label is None else (label + rng.uniform(-0.4, 0.4)) / len(SHAPES)
         color = colorsys.hsv_to_rgb(hue % 1, rng.uniform(0.3, 1), rng.uniform(0.4, 1))

@@ -1,4 +1,4 @@
-"""How fast a data set delivers, and what."""
+"""Measures how fast a data set delivers, and what it contains."""
 
 import os
 import time
@@ -17,17 +17,17 @@ def measure_throughput(
     seconds: float = 10.0,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Iterates over batches of `load_coco` and does nothing else: what their pipeline can deliver.
+    """Measures how fast `load_coco` delivers batches if nothing else runs.
 
-    Measures from the first batch on, in as many epochs as `seconds` take; at least one batch.
-    `progress` is called after every batch with the share of the time that has passed.
+    The measurement starts after the first batch and runs over as many epochs as fit into `seconds`,
+    at least one batch. `progress` is called after every batch with the elapsed fraction of time.
 
     Returns:
-        A dictionary with `images_per_second`; `cpu_seconds_per_image`, those of all threads of
-        this process; `first_batch_seconds`, from the start to the first batch; `images`,
-        `seconds` and `processors` of the measurement; `boxes_per_image`, of the targets; and
-        `canvases`, a list of `{"size", "images", "filled"}`: height and width, images, and the
-        share of its pixels that are not zero padding at the bottom and the right.
+        A dictionary with `images_per_second`; `cpu_seconds_per_image`, over all threads of this
+        process; `first_batch_seconds`, from the start to the first batch; `images`, `seconds` and
+        `processors` of the measurement; `boxes_per_image`, of the targets; and `canvases`, a list
+        of `{"size", "images", "filled"}`: height and width, number of images, and the fraction of
+        pixels that are not zero padding at the bottom and right.
     """
     begun = time.perf_counter()
     batches = iter(dataset)
@@ -42,7 +42,7 @@ def measure_throughput(
             images += count
             boxes += int(np.sum(targets["labels"].numpy() >= 0))
             counts[tuple(canvas)] += count
-            # Some rows and columns tell how far an image reaches.
+            # Samples rows and columns to find the extent of each image.
             lines = (pixels[:, :, ::_STRIDE], tf.transpose(pixels[:, ::_STRIDE], (0, 2, 1, 3)))
             reached = [np.any(line.numpy() != 0, axis=(2, 3)).mean(axis=1) for line in lines]
             filled[tuple(canvas)] += float(np.sum(reached[0] * reached[1]))

@@ -85,7 +85,7 @@ def test_names_files_of_windows_go_with_the_categories(arguments, folder, views)
     text = "\r\n".join([*SHAPES, "", ""])
     (folder / "bom.txt").write_text(text, encoding="utf-8-sig", newline="")
     arguments += ["--annotations", folder / "shapes.json", "--class-names", folder / "bom.txt"]
-    assert "no category of that name" not in output_of(*arguments, "--out", folder / "m3.json")
+    assert "not a category of the file" not in output_of(*arguments, "--out", folder / "m3.json")
     record = json.loads((folder / "m3.json").read_text())
     assert record["class_names"] == list(SHAPES) and record["problems"] == []
 

@@ -67,7 +67,7 @@ def test_broken_images_are_named_and_refused_or_skipped(folder, views, tmp_path)
     model = ["--model", folder / "model.keras"]
     arguments = ["predict", *broken, folder / "photos" / "gray.png", *model, "--out"]
     message = complaint(*arguments, tmp_path / "out")
-    assert all(f"{name} is no readable" in message for name in ("cut.jpg", "text.png"))
+    assert all(f"{name} is not a readable" in message for name in ("cut.jpg", "text.png"))
     assert "There is no file" in message and not (tmp_path / "out").exists()
     output_of(*arguments, tmp_path / "out", "--on-error", "skip")
     content = json.loads((tmp_path / "out" / "detections.json").read_text())

@@ -18,7 +18,7 @@ def test_the_first_images_are_drawn_and_broken_ones_named(arguments, folder, vie
     arguments += [tmp_path / "photos", "--out", tmp_path / "out", "--limit", 2]
     told = output_of(*arguments, "--sampled", 0)
     assert "the first 2 of 3 images" in told and "left out: " in told
-    assert "b.jpg is no readable" in told and "report.html and 3 pictures" in told
+    assert "b.jpg is not a readable" in told and "report.html and 3 pictures" in told
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         *("a_attention.png", "a_detections.png", "report.html", "scale_weights.png")
     ]

@@ -49,7 +49,7 @@ def test_class_names_select_and_order_the_labels(coco, noise):
     assert three.category_ids == [8, 7, 3]
     assert one.other_classes == ["dog"] and three.other_classes == []
     for wrong in (["cat", "cat"], ["cat", "cat "], ["cat", None], "cat"):
-        with pytest.raises(ValueError, match="different names"):
+        with pytest.raises(ValueError, match="unique names"):
             CocoAnnotations(coco.json, class_names=wrong)
     with pytest.raises(ValueError, match="has no class in common.*'dog', 'cat'.*'bird'"):
         CocoAnnotations(coco.json, class_names=["bird"], on_error="skip")
@@ -191,7 +191,7 @@ def box_of_huge_integer(c):
 
 
 def box_of_fractions(c):
-    return f"annotation {c.add_box(1, [0.1, 0.2, 0.5, 0.5])}", "fractions of the image's sides"
+    return f"annotation {c.add_box(1, [0.1, 0.2, 0.5, 0.5])}", "fractions of the image size"
 
 
 def crowd_as_half(c):
@@ -228,12 +228,12 @@ def category_id_twice(c):
 def category_name_twice(c):
     c.categories.append({"id": 9, "name": "dog"})
     c.add_box(1, [1, 1, 2, 2], 9)
-    return "category 9", "already that of category 3"
+    return "category 9", "already the name of category 3"
 
 
 def category_name_none(c):
     c.categories.append({"id": 9, "name": None})
-    return "category 9", "its name None is no text"
+    return "category 9", "its name None is not text"
 
 
 def category_without_name(c):

@@ -206,7 +206,7 @@ def test_arguments_out_of_range_are_named(argument):
 
 
 def test_sizes_and_a_scale_exclude_each_other():
-    with pytest.raises(ValueError, match="`sizes` take the place of `scale`"):
+    with pytest.raises(ValueError, match="`sizes` replaces `scale`"):
         Augmentation(sizes=(480,), scale=(0.1, 2.0))
 
 

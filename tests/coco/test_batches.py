@@ -145,9 +145,9 @@ def test_a_file_that_goes_bad_is_named_or_becomes_black(coco, noise):
         ({"batch_size": 0}, "batch_size=0"),
         ({"horizontal_flip": 2}, "horizontal_flip=2"),
         ({"max_boxes": 0}, "max_boxes=0"),
-        ({"batch_size": 2.0}, "whole number of at least 1. Received: batch_size=2.0"),
+        ({"batch_size": 2.0}, "integer of at least 1. Received: batch_size=2.0"),
         ({"seed": "one"}, "seed='one'"),
-        ({"batch_size": 9, "drop_remainder": True}, "make no batch of 9"),
+        ({"batch_size": 9, "drop_remainder": True}, "do not fill a batch of 9"),
         ({"preprocessor": "atss"}, "'atss'"),
     ],
 )

@@ -41,7 +41,7 @@ def test_fractions_are_recognized_also_where_one_is_the_whole_image(coco, noise)
     boxes = np.vstack([np.hstack([corner, size]) / [200, 100, 200, 100], [[0, 0, 1, 1]]])
     with pytest.raises(ValueError, match="21 problems") as raised:
         CocoAnnotations(box_file(coco, noise, boxes))
-    assert str(raised.value).count("looks like fractions of the image's sides") == 10
+    assert str(raised.value).count("looks like fractions of the image size") == 10
     assert "21 in all" in str(raised.value)
 
 

@@ -106,7 +106,7 @@ def test_sides_that_no_image_has_are_reported_where_there_is_no_file(two, side):
 @pytest.mark.parametrize("area", [-12.0, float("nan"), float("inf"), "large", [1], True])
 def test_an_area_that_is_none_is_that_of_the_box_and_reported(two, area):
     each(two.annotations[:1], area=lambda a: area)
-    with pytest.warns(UserWarning, match="annotation 1: its area .* is none"):
+    with pytest.warns(UserWarning, match="annotation 1: its area .* is invalid"):
         annotations = CocoAnnotations(two.write(), two.folder)
     assert_all_there(annotations)
     assert annotations.ground_truth()["annotations"][0]["area"] == 12
@@ -124,7 +124,7 @@ def test_byte_order_marks_and_other_encodings_are_read(two, tmp_path, encoding):
 
 def test_a_file_of_names_that_is_no_text_is_named(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"caf\xe9\n")
-    with pytest.raises(ValueError, match="names.txt is no text in UTF-8"):
+    with pytest.raises(ValueError, match="names.txt is not text in UTF-8"):
         fields.read_lines(tmp_path / "names.txt")
 
 

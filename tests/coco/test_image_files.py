@@ -173,8 +173,8 @@ def test_gray_arrays_are_read_and_black_is_black_in_any_type():
 @pytest.mark.parametrize(
     ("image", "message"),
     [
-        (np.full((4, 5, 3), 0.5), "multiply those from 0 to 1 by 255.*from 0.5 to 0.5"),
-        (np.ones((4, 5, 3), "float32"), "multiply those from 0 to 1 by 255"),
+        (np.full((4, 5, 3), 0.5), "multiply values from 0 to 1 by 255.*from 0.5 to 0.5"),
+        (np.ones((4, 5, 3), "float32"), "multiply values from 0 to 1 by 255"),
         (np.full((4, 5, 3), 256, "uint16"), "values from 0 to 255. Received: uint16"),
         (np.full((4, 5, 3), -1.0), "values from 0 to 255"),
         (np.full((4, 5, 3), np.nan), "values from 0 to 255"),

@@ -31,7 +31,7 @@ def test_files_are_detected_in_as_their_pixels_are(small_model, eager, tmp_path)
 
 def test_a_file_that_cannot_be_read_is_named(tmp_path):
     (tmp_path / "text.png").write_text("no image")
-    with pytest.raises(ValueError, match="text.png is no readable JPEG or PNG"):
+    with pytest.raises(ValueError, match="text.png is not a readable JPEG or PNG"):
         read_rgb(tmp_path / "text.png")
     with pytest.raises(ValueError, match="There is no file .*none.png"):
         read_rgb(tmp_path / "none.png")

@@ -135,7 +135,7 @@ def test_a_journal_of_other_settings_is_refused(images, tmp_path):
 def test_broken_images_are_named_and_lose_nothing(images, tmp_path):
     (images / "b.png").write_bytes((images / "b.png").read_bytes()[:40])
     out = tmp_path / "p.json"
-    with pytest.raises(ValueError, match=r"b\.png is no readable"):
+    with pytest.raises(ValueError, match=r"b\.png is not a readable"):
         PseudoLabels(images, out, CLASSES).run(Teacher())
     teacher = Teacher()
     report = PseudoLabels(images, out, CLASSES).run(teacher, on_error="skip")

@@ -121,7 +121,7 @@ def test_names_are_escaped_and_broken_images_named(report, page):
     text = "".join(page.texts)
     assert 'a & <b> "c".png' in text and not page.all("b")
     (fault,) = report.faults
-    assert "torn.jpg is no readable" in fault and fault in text
+    assert "torn.jpg is not a readable" in fault and fault in text
 
 
 def test_the_facts_are_those_of_the_model(small_model, page):
