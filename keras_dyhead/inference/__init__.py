@@ -1,4 +1,4 @@
-"""A detector on images as they are: one view or several, and labels for images that have none."""
+"""Detection in images of any size: one view, several views, tiles, and pseudo labels."""
 
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.inference.one_image import detect_images, image_detector

@@ -1,4 +1,4 @@
-"""A detector on images as they are: preprocessed its own way, boxes in the image's own pixels."""
+"""Detection in single images of any size, with boxes in pixels of the image."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -22,25 +22,25 @@ def image_detector(
 ) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Compiles a detector into a function of one image.
 
-    Each image goes through the model by itself, at the size and with the padding that
-    `model.preprocessor` gives it: so published figures are measured. The result is the same in
-    whatever company an image comes, which in batches it is not: DyHead averages over the padding.
+    Each image passes through the model alone, with the size and padding that `model.preprocessor`
+    sets, as published figures are measured. The result never depends on other images. In batches
+    it does, because DyHead averages over the padding.
 
     Args:
-        model: A detector of this package, or one of KerasCV or KerasHub, see `HostedDetector`,
-            built for images of one size.
-        tta: The views to detect in and how to merge them. A model for images of one size is copied
-            for other scales. Defaults to `None`: the plain view alone.
-        tiles: How large images are cut, each part being detected in as an image of its own.
-            Defaults to `None`: they are not.
+        model: A detector of this package, or one of KerasCV or KerasHub built for images of one
+            size, see `HostedDetector`.
+        tta: The views to detect in and how to merge them. A model built for images of one size is
+            copied for other scales. Defaults to `None`: the unchanged image only.
+        tiles: How to cut large images into tiles, each of which is a separate image for the
+            detector. Defaults to `None`: no tiles.
 
     Returns:
-        A function from an image of any size to the dict `{"boxes": (N, 4) float32, "labels": (N,)
-        int32, "confidence": (N,) float32}` of the N detections, by descending confidence, boxes
-        xyxy in pixels of the image and clipped to it. The image is RGB `(H, W, 3)` with values from
-        0 to 255 of any dtype; `(H, W)`, `(H, W, 1)` and `(H, W, 4)` are read as gray and RGBA. The
-        function raises a `ValueError` for others, such as values from 0 to 1. Its `num_classes` and
-        `class_names` are the model's.
+        A function of one image of any size. It returns the dict `{"boxes": (N, 4) float32,
+        "labels": (N,) int32, "confidence": (N,) float32}` by descending confidence, with boxes in
+        xyxy pixels of the image and clipped to it. The image is RGB `(H, W, 3)`, gray `(H, W)` or
+        `(H, W, 1)`, or RGBA `(H, W, 4)`, with values from 0 to 255 of any dtype. Others, such as
+        values from 0 to 1, raise a `ValueError`. The function has the model's `num_classes` and
+        `class_names`.
 
     Example:
     ```python
@@ -52,9 +52,9 @@ def image_detector(
     model = HostedDetector(model) if is_hosted(model) else model
     if isinstance(model, HostedDetector) and (None in model.image_shape or tta.scales != (1.0,)):
         raise ValueError(
-            "Detectors of KerasCV and KerasHub compute anchors for one size: build the model with "
-            "an input of one size, and detect at the scale 1 alone. "
-            f"Received: a model of images of {model.image_shape}, scales={tta.scales}"
+            "Detectors of KerasCV and KerasHub must have a fixed input size and use only scale 1, "
+            "because they compute anchors for one size. "
+            f"Received: image_shape={model.image_shape}, scales={tta.scales}"
         )
     resizable = model if tta.scales == (1.0,) else _for_any_size(model)
     plain = _compile(model)
@@ -90,19 +90,19 @@ def detect_images(
     tta: TestTimeAugmentation | None = None,
     tiles: Tiles | None = None,
 ) -> list[dict[str, np.ndarray]]:
-    """Detects in images of any size, each by itself.
+    """Detects objects in images of any size, one image at a time.
 
     Args:
         model: A detector, see `image_detector`.
-        images: Images as `image_detector` takes them, or JPEG or PNG files.
+        images: Arrays as in `image_detector`, or paths of JPEG or PNG files.
         tta: Test-time augmentation, see `image_detector`. Defaults to `None`.
         tiles: Tiles of large images, see `image_detector`. Defaults to `None`.
 
     Returns:
-        For every image its detections, see `image_detector`.
+        The detections of each image, see `image_detector`.
 
     Raises:
-        ValueError: If a file cannot be read, which the message names, or an array is no image.
+        ValueError: If a file cannot be read, which the message names, or an array is not an image.
 
     Example:
     ```python
@@ -115,7 +115,7 @@ def detect_images(
 
 
 class _Size:
-    """A detector that sees images at the size which a preprocessor gives them."""
+    """A detector at the image size of one preprocessor."""
 
     def __init__(self, detect_in_batch, preprocessor):
         self.preprocessor = preprocessor
@@ -127,7 +127,7 @@ class _Size:
             self.run = tf.function(self.run, input_signature=signature)
 
     def detect(self, image: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
-        """Detections in pixels of the image, whether the detector sees it mirrored or not."""
+        """Detections in pixels of the image, also if the detector sees it mirrored."""
         found = self.run(image[:, ::-1] if mirrored else image)
         found = {key: keras.ops.convert_to_numpy(value)[0] for key, value in found.items()}
         count, (height, width) = found.pop("num_detections"), image.shape[:2]
@@ -138,19 +138,19 @@ class _Size:
         return found | {"boxes": boxes}
 
     def zoom(self, image: np.ndarray) -> float:
-        """By how much the sides of objects grow, the geometric mean of both directions."""
+        """The factor by which objects grow, as the geometric mean of both directions."""
         height, width = image.shape[:2]
         resized = self.preprocessor.resized_size(height, width)
         return (resized[0] * resized[1] / (height * width)) ** 0.5
 
 
 def _compile(model: Detector | HostedDetector):
-    """`model.detect` as each backend runs it quickly, with the weights that the model then has."""
+    """Compiles `model.detect` for the backend. It always uses the model's current weights."""
     backend = keras.backend.backend()
     if backend == "tensorflow":
         import tensorflow as tf
 
-        # One trace does for all sizes that leave height and width open.
+        # One trace serves all image sizes if height and width are dynamic.
         return tf.function(model.detect, autograph=False)
     if backend == "torch":
         import torch
@@ -179,7 +179,7 @@ def _rescaled(preprocessor, scale: float):
 
 
 def _for_any_size(model: Detector) -> Detector:
-    """The model itself, or, if it is built for images of one size, its copy for any."""
+    """The model itself, or a copy for any size if it is built for one size."""
     if None in model.image_shape[:2]:
         return model
     config = model.get_config()

@@ -1,4 +1,4 @@
-"""A teacher's detections as a COCO data set to learn from."""
+"""A teacher's detections as a COCO data set for training."""
 
 import json
 import os
@@ -17,35 +17,35 @@ _NUMBERED = ("images", "annotations")
 
 
 class PseudoLabels:
-    """Collects detections of unlabeled images, and writes them as a COCO JSON file.
+    """Collects detections of unlabeled images and writes them as a COCO JSON file.
 
-    Detections go to a journal beside the file, `OUT.partial`, image by image: after an interruption
-    the same call goes on where it stopped. At the end the JSON file is written from it, in one
-    move, and the journal is deleted.
+    Each image's detections are added to a journal next to the file, `OUT.partial`. After an
+    interruption, the same call continues where it stopped. At the end, the JSON file is written
+    from the journal in one step, and the journal is deleted.
 
-    Images in which nothing is confident enough are left out: that a teacher is not sure does not
-    make them background. Each annotation also has its `score`.
+    Images without a confident detection are left out: an uncertain teacher does not make them
+    background. Each annotation also has its `score`.
 
     Args:
-        images: Folder of JPEG or PNG files, also in folders inside it.
+        images: Folder of JPEG or PNG files, including subfolders.
         out: The JSON file to write.
-        class_names: The teacher's classes, in the order of its labels.
-        threshold: Detections less confident are left out. Defaults to `0.5`.
-        class_thresholds: Thresholds of some classes by name. Defaults to `None`.
+        class_names: The teacher's classes in label order.
+        threshold: Less confident detections are left out. Defaults to `0.5`.
+        class_thresholds: Thresholds of individual classes by name. Defaults to `None`.
         merge: `(annotations, images)` of a labeled data set, whose images and annotations come
-            first in the file. Its categories are found by name, ids continue its own, and file
-            names are relative to the folder that both image folders lie in. Images that it labels
-            are not detected in. Defaults to `None`.
-        about: What else decides about the labels, such as the teacher's file; a journal of
-            something else is refused, and the JSON file says it under `info`. Defaults to `None`.
+            first in the file. Its categories are matched by name, new ids continue its own, and
+            file names are relative to the common parent of both image folders. Its images are not
+            detected again. Defaults to `None`.
+        about: Other settings that determine the labels, such as the teacher's file. They are
+            stored under `info`. A journal with other settings is refused. Defaults to `None`.
         fresh: Whether to delete the journal of an interrupted call. Defaults to `False`.
 
     Attributes:
-        folder: The folder that the file's names are relative to.
+        folder: The folder that file names in the JSON file are relative to.
 
     Raises:
         ValueError: If there is no image, a class is unknown, the labeled data set lacks a class or
-            cannot be read, or the journal is that of something else.
+            cannot be read, or the journal has other settings.
 
     Example:
     ```python
@@ -69,7 +69,7 @@ class PseudoLabels:
         class_thresholds = dict(class_thresholds or {})
         if unknown := set(class_thresholds).difference(class_names):
             raise ValueError(
-                f"There are no classes {sorted(unknown)}. The model has: {list(class_names)}"
+                f"The model has no classes {sorted(unknown)}. It has: {list(class_names)}"
             )
         self.images, self.out = Path(images), Path(out)
         self.thresholds = np.array([class_thresholds.get(c, threshold) for c in class_names])
@@ -99,7 +99,7 @@ class PseudoLabels:
 
     @property
     def num_done(self) -> int:
-        """Number of images that an interrupted call has detected in."""
+        """Number of images that an interrupted call has finished."""
         return len(self._done)
 
     def run(
@@ -108,21 +108,20 @@ class PseudoLabels:
         on_error: str = "raise",
         progress: Callable[[Sequence], Iterator] = iter,
     ) -> dict:
-        """Detects in the images that are left, and writes the JSON file.
+        """Detects objects in the remaining images and writes the JSON file.
 
         Args:
             detect: Function of one image, see `image_detector`.
-            on_error: What to do about image files that cannot be read: `"raise"`, or `"skip"`.
-                Defaults to `"raise"`.
-            progress: Wraps the list of files while it is gone through. Defaults to `iter`.
+            on_error: `"raise"` or `"skip"`, for unreadable image files. Defaults to `"raise"`.
+            progress: Wraps the list of files during iteration. Defaults to `iter`.
 
         Returns:
             `{"images": int, "boxes": int, "classes": {name: boxes}, "left_out": images without a
-            box, "errors": [{"file", "error"}]}`, of the pseudo labels alone.
+            box, "errors": [{"file", "error"}]}`, counting only pseudo labels.
 
         Raises:
-            ValueError: If `on_error="raise"` and a file cannot be read; the message names it. The
-                journal keeps what was done.
+            ValueError: If `on_error="raise"` and a file cannot be read. The message names it. The
+                journal keeps the finished images.
         """
         errors = []
         self.out.parent.mkdir(parents=True, exist_ok=True)
@@ -147,7 +146,7 @@ class PseudoLabels:
         return report | {"errors": errors}
 
     def _select(self, found: dict[str, np.ndarray]) -> list[list]:
-        """Rows of label, x, y, width, height, score of what is confident enough."""
+        """Rows of label, x, y, width, height, score of confident detections."""
         boxes = xywh_boxes(found["boxes"].astype("float64").round(2)).round(2)
         labels, scores = found["labels"], found["confidence"].astype("float64")
         kept = (scores >= self.thresholds[labels]) & (boxes[:, 2:].min(axis=1) > 0)
@@ -172,11 +171,11 @@ class PseudoLabels:
             record["file_name"] = self._name(folder, path)
 
     def _name(self, folder: Path, file: str) -> str:
-        """The name of a file in one of the image folders, as the JSON file has it."""
+        """The name of an image file in the JSON file."""
         return (folder.resolve() / file).relative_to(self.folder.resolve()).as_posix()
 
     def _reopen(self) -> set[str]:
-        """Returns the files in the journal, and cuts off a last line that was not finished."""
+        """Returns the files in the journal, and removes an unfinished last line."""
         done, whole = set(), 0
         if not self._journal.exists():
             return done
@@ -200,11 +199,11 @@ class PseudoLabels:
             if header.get(name) != self._header.get(name)
         ]
         raise ValueError(
-            f"{self._journal} was begun with {', '.join(changed)}: go on with that, or delete it."
+            f"{self._journal} was started with {', '.join(changed)}: use these, or delete it."
         )
 
     def _write(self) -> dict:
-        """Writes the JSON file, and tells what is in it."""
+        """Writes the JSON file and returns its counts."""
         counts = dict.fromkeys(self.class_names, 0)
         images, annotations = [], []
         first_image, first_number = (

@@ -1,4 +1,4 @@
-"""One image seen at several sizes and mirrored, and the detections of all views made one."""
+"""Test-time augmentation: several views of one image, and their merged detections."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,24 +15,22 @@ MERGES = ("vote", "nms")
 class TestTimeAugmentation:
     """Which views of an image a detector sees, and how their detections are merged.
 
-    Of the detections of all views and one class, the most confident takes all that overlap it, then
-    the next among those left takes its own. By `"nms"` the most confident box stands for its group.
-    By `"vote"` the box is the mean of the group weighted by confidence, and the confidence the
-    highest of the group. A single view is not merged: its detections stay what they are.
+    Detections of all views are grouped within each class: the most confident one forms a group with
+    all that overlap it, then the next one with those that remain. With `"nms"`, a group becomes its
+    most confident box. With `"vote"`, it becomes the mean box weighted by confidence, with the
+    highest confidence of the group. The detections of a single view stay unchanged.
 
     Args:
-        scales: Factors on the size that the detector's preprocessor gives an image; `1.0` is the
-            plain view. Time and memory grow with their squares. Defaults to `(0.5, 0.75, 1.0,
-            1.25, 1.5)`.
-        flip: Whether each is also seen mirrored left to right. Defaults to `True`.
+        scales: Factors of the image size that the detector's preprocessor sets. `1.0` keeps it.
+            Time and memory grow with their squares. Defaults to `(0.5, 0.75, 1.0, 1.25, 1.5)`.
+        flip: Whether each scale also has a left-right mirrored view. Defaults to `True`.
         merge: `"vote"` or `"nms"`. Defaults to `"vote"`.
         iou_threshold: Boxes overlap if their IoU is larger than this. Defaults to `0.65`.
-        size_ranges: For each scale the `(smallest, largest)` size of the objects it is for, the
-            square root of a box's area in pixels of that view; its other boxes are left out.
-            Defaults to `None`: boxes of all sizes at all scales.
+        size_ranges: For each scale, the `(smallest, largest)` object size to keep, as the square
+            root of the box area in pixels of that view. Defaults to `None`: all sizes.
 
     Raises:
-        ValueError: If an argument is none of those.
+        ValueError: If an argument has another form or is out of range.
 
     Example:
     ```python
@@ -40,14 +38,14 @@ class TestTimeAugmentation:
     result = evaluate_coco(image_detector(model, tta), annotations)
     ```
 
-    Source: what the paper calls multi-scale testing is not in its released code. This is the
-    scheme of ATSS, the detector of the paper's best systems (Zhang et al., CVPR 2020;
-    sfzhang15/ATSS, `bbox_aug_vote.py`): views by shorter side, each with a range of box sizes,
-    voted class by class at IoU 0.66. There a group takes in boxes at the threshold, a width is
-    `right - left + 1`, and one limit for the longer side holds at all scales from 800 on.
+    Source: the paper's multi-scale testing is not in its released code. This is the scheme of
+    ATSS, the detector of the paper's best systems (Zhang et al., CVPR 2020; sfzhang15/ATSS,
+    `bbox_aug_vote.py`): views by shorter side, each with a range of box sizes, and voting within
+    classes at IoU 0.66. In that code, a group includes boxes exactly at the threshold, a width is
+    `right - left + 1`, and all scales from 800 on share one limit for the longer side.
     """
 
-    __test__ = False  # pytest takes classes of such a name for tests
+    __test__ = False  # pytest would collect a class with this name
 
     scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5)
     flip: bool = True
@@ -59,33 +57,33 @@ class TestTimeAugmentation:
         object.__setattr__(self, "scales", tuple(map(float, self.scales)))
         usable = bool(self.scales) and all(0 < scale < float("inf") for scale in self.scales)
         if not usable or len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"`scales` must be different factors. Received: scales={self.scales}")
+            raise ValueError(f"`scales` must be unique positive factors. Received: {self.scales}")
         if self.merge not in MERGES:
             raise ValueError(f"`merge` must be one of {MERGES}. Received: merge={self.merge!r}")
         if not 0 < self.iou_threshold < 1:
             raise ValueError(
-                "`iou_threshold` must lie between 0 and 1. "
+                "`iou_threshold` must be between 0 and 1. "
                 f"Received: iou_threshold={self.iou_threshold}"
             )
         if self.size_ranges is not None and np.shape(self.size_ranges) != (len(self.scales), 2):
             raise ValueError(
-                f"`size_ranges` must have a (smallest, largest) for each of {len(self.scales)} "
+                f"`size_ranges` must have one (smallest, largest) for each of {len(self.scales)} "
                 f"scales. Received: size_ranges={self.size_ranges}"
             )
 
     @property
     def views(self) -> list[tuple[float, bool]]:
-        """The scale of every view, and whether it is mirrored."""
+        """The scale of each view and whether it is mirrored."""
         sides = (False, True) if self.flip else (False,)
         return [(scale, mirrored) for scale in self.scales for mirrored in sides]
 
     def select(self, detections: dict[str, np.ndarray], scale: float, zoom: float) -> dict:
-        """Leaves out the boxes that a view is not for.
+        """Removes the boxes outside the size range of a view.
 
         Args:
-            detections: Those of the view, boxes xyxy in pixels of the image.
+            detections: Detections of the view, with boxes in xyxy pixels of the image.
             scale: The scale of the view.
-            zoom: Side of an object in pixels of the view, over that in pixels of the image.
+            zoom: Side of an object in pixels of the view over that in pixels of the image.
         """
         if self.size_ranges is None:
             return detections
@@ -99,12 +97,12 @@ class TestTimeAugmentation:
         """Merges the detections of several views of one image.
 
         Args:
-            views: For every view `{"boxes": (N, 4) xyxy, "labels": (N,), "confidence": (N,)}`, all
+            views: For each view `{"boxes": (N, 4) xyxy, "labels": (N,), "confidence": (N,)}`, with
                 boxes in pixels of the image.
-            max_detections: How many to keep, the most confident. Defaults to `100`.
+            max_detections: Number of most confident detections to keep. Defaults to `100`.
 
         Returns:
-            The same of all views, by descending confidence; of a single view what it is.
+            The merged detections by descending confidence. Those of a single view are unchanged.
         """
         if len(views) == 1:
             return views[0]
@@ -124,7 +122,7 @@ class TestTimeAugmentation:
         return {name: values[order] for name, values in merged.items()}
 
     def _groups(self, found: dict[str, np.ndarray], rows: np.ndarray) -> list[np.ndarray]:
-        """Shares out the boxes of one class; of each group the most confident comes first."""
+        """Groups the boxes of one class. The most confident box of a group comes first."""
         rows = rows[np.argsort(-found["confidence"][rows], kind="stable")]
         boxes = found["boxes"][rows]
         near = keras.ops.convert_to_numpy(box_iou(boxes, boxes)) > self.iou_threshold
@@ -132,7 +130,7 @@ class TestTimeAugmentation:
         for head in range(len(rows)):
             if left[head]:
                 group = left & near[head]
-                group[head] = True  # also where a box has no area
+                group[head] = True  # even if a box has no area
                 groups.append(rows[group])
                 left &= ~group
         return groups

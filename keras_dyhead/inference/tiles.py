@@ -1,4 +1,4 @@
-"""A large image seen in overlapping tiles, each at the size that the detector wants."""
+"""Detection in overlapping tiles of a large image."""
 
 import dataclasses
 import itertools
@@ -13,26 +13,24 @@ from keras_dyhead.inference.several_views import TestTimeAugmentation
 
 @dataclasses.dataclass(frozen=True)
 class Tiles:
-    """How an image is cut into tiles that overlap, for images with many small objects.
+    """How an image is cut into overlapping tiles, for images with many small objects.
 
-    All tiles have the same size and are spread evenly, so that neighbors overlap by `overlap` at
-    least. An image that is not larger than a tile is detected in as it is. Of tiles that see the
-    same object, the most confident box stays: non-maximum suppression within each class. Before
-    that, a box that an inner border of its tile cuts is left out if a box of its class from another
-    tile covers it, and that one is whole or larger. The pieces of an object that is larger than a
-    tile stay.
+    All tiles have the same size and are spaced evenly, so neighbors overlap by at least `overlap`.
+    An image no larger than a tile stays whole. If several tiles show the same object, the most
+    confident box is kept (non-maximum suppression within each class). Before that, a box cut by an
+    inner border of its tile is left out if another tile has a box of the same class that covers it
+    and is whole or larger. The pieces of an object larger than a tile are kept.
 
     Args:
-        size: Sides of a tile in pixels of the image. Defaults to `800`.
-        overlap: Part of a tile's side that it shares with the next. Objects up to this size are
-            seen whole by one of them. Defaults to `0.2`.
-        max_detections: How many to keep in the whole image, the most confident. Defaults to `None`:
-            as many as the model's decoder gives for any image.
+        size: Side of a tile in pixels of the image. Defaults to `800`.
+        overlap: Fraction of a tile's side that it shares with its neighbor. Objects up to this size
+            are whole in one of them. Defaults to `0.2`.
+        max_detections: Number of most confident detections to keep in the whole image. Defaults to
+            `None`: the limit of the model's decoder.
 
     Raises:
-        TypeError: If `size` or `max_detections` is no integer, or `overlap` no number.
-        ValueError: If `size` or `max_detections` is not positive, or `overlap` not from 0 to less
-            than 1.
+        TypeError: If `size` or `max_detections` is not an integer, or `overlap` not a number.
+        ValueError: If `size` or `max_detections` is not positive, or `overlap` not in `[0, 1)`.
 
     Example:
     ```python
@@ -56,8 +54,8 @@ class Tiles:
             )
         if self.size < 1 or limit < 1 or not 0 <= self.overlap < 1:
             raise ValueError(
-                "`size` and `max_detections` must be positive, and `overlap` from 0 to less than "
-                f"1. Received: {self}"
+                "`size` and `max_detections` must be positive, and `overlap` in [0, 1). "
+                f"Received: {self}"
             )
 
     def detect(
@@ -67,17 +65,17 @@ class Tiles:
         iou_threshold: float,
         max_detections: int,
     ) -> dict[str, np.ndarray]:
-        """Detects in every tile of an image and merges what is found.
+        """Detects objects in every tile of an image and merges the detections.
 
         Args:
-            function: From an image to its detections, as `image_detector` gives it.
+            function: Function of one image, as `image_detector` returns it.
             image: `(H, W, 3)` uint8.
-            iou_threshold: Of two boxes of a class with a larger IoU the more confident one stays.
-                A cut box counts as covered if a larger part of it is.
-            max_detections: How many to keep, where these tiles do not say.
+            iou_threshold: If two boxes of a class have a larger IoU, the more confident one stays.
+                A cut box is covered if a larger fraction of it is.
+            max_detections: Number of detections to keep if `self.max_detections` is `None`.
 
         Returns:
-            The detections of all tiles, by descending confidence, boxes in pixels of the image.
+            Detections of all tiles by descending confidence, with boxes in pixels of the image.
         """
         rows, columns = (self._starts(side) for side in image.shape[:2])
         found, cut = [], []
@@ -100,7 +98,7 @@ class Tiles:
         return {name: values[:limit] for name, values in merge.combine(found, limit).items()}
 
     def _starts(self, side: int) -> list[int]:
-        """Where tiles begin along a side of the image."""
+        """The start positions of tiles along a side of the image."""
         if side <= self.size:
             return [0]
         step = max(1, math.floor(self.size * (1 - self.overlap)))
@@ -109,19 +107,19 @@ class Tiles:
 
 
 def _is_cut(low, high, side, start, starts) -> np.ndarray:
-    """Whether boxes end at a border of their tile that is none of the image, along one side.
+    """Whether boxes end at an inner border of their tile, along one axis.
 
-    They reach from `low` to `high` in a tile of length `side` that begins at `start`, one of the
-    `starts` of all.
+    They extend from `low` to `high` in a tile of length `side` that begins at `start`. `starts` has
+    the start of every tile.
     """
     near = side / 100
     return (low <= near) & (start > starts[0]) | (high >= side - near) & (start < starts[-1])
 
 
 def _keep_largest(found, cut, threshold, near) -> list[np.ndarray]:
-    """Which boxes of every tile to keep: those of which no other tile shows more.
+    """Which boxes of each tile to keep: those that no other tile shows more of.
 
-    Boxes of several tiles may lie apart by `near` pixels, which matters to narrow pieces.
+    Boxes of different tiles may differ by `near` pixels, which matters for narrow pieces.
     """
     boxes = np.concatenate([tile["boxes"] for tile in found]).astype("float64")
     labels = np.concatenate([tile["labels"] for tile in found])

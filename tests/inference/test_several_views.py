@@ -129,12 +129,12 @@ def test_every_scale_keeps_the_boxes_of_its_sizes():
 
 def test_wrong_settings_are_named():
     for arguments, message in (
-        ({"scales": ()}, "`scales` must be different factors"),
-        ({"scales": (1, 1)}, "`scales` must be different factors"),
-        ({"scales": (1, 0)}, "`scales` must be different factors"),
-        ({"scales": (1, float("nan"))}, "`scales` must be different factors"),
+        ({"scales": ()}, "`scales` must be unique positive factors"),
+        ({"scales": (1, 1)}, "`scales` must be unique positive factors"),
+        ({"scales": (1, 0)}, "`scales` must be unique positive factors"),
+        ({"scales": (1, float("nan"))}, "`scales` must be unique positive factors"),
         ({"merge": "mean"}, "`merge` must be one of .*'mean'"),
-        ({"iou_threshold": 1.5}, "`iou_threshold` must lie between 0 and 1"),
+        ({"iou_threshold": 1.5}, "`iou_threshold` must be between 0 and 1"),
         ({"scales": (1, 2), "size_ranges": ((0, 9),)}, "each of 2 scales"),
         ({"scales": (1, 2), "size_ranges": ((0,), (9,))}, "each of 2 scales"),
         ({"scales": (1, 2), "size_ranges": 9}, "each of 2 scales"),
