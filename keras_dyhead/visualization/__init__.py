@@ -1,4 +1,4 @@
-"""Pictures of what a detector sees and how it learned."""
+"""Plots of attention, sampling points, detections and training."""
 
 from keras_dyhead.visualization.attention import plot_attention
 from keras_dyhead.visualization.detections import plot_detections, plot_examples

@@ -1,4 +1,4 @@
-"""What each attention does to the maps."""
+"""Feature maps before DyHead and after each attention."""
 
 from collections.abc import Sequence
 
@@ -15,8 +15,8 @@ _STEPS = {
     "task": "after task-aware",
 }
 _LABEL = {"fontsize": 8, "rotation": 0, "ha": "right", "va": "center"}
-_INCHES = 2.2  # longer side of one map
-_MOST_CELLS = 48  # to a side, for their borders to be drawn
+_INCHES = 2.2  # longer side of a map
+_MOST_CELLS = 48  # along a side, up to which cell borders are drawn
 
 
 def plot_attention(
@@ -29,30 +29,30 @@ def plot_attention(
 ) -> Figure:
     """Draws every level's map before DyHead and after each attention, block by block.
 
-    A column is a level, a row is a step, in the order of computation: spatial-, scale-, then
-    task-aware attention. Drawn is the norm over the channels, over the gray image. Colors mean the
-    same in the whole figure, so one sees where, and on which level, an object lights up. They
-    follow the square root, for attention makes maps smaller. Padding is cut off.
+    Columns are levels. Rows are steps in the order of computation: spatial-, scale-, then
+    task-aware attention. The norm over the channels is drawn over the gray image. All maps share
+    one color scale, which shows where and on which level an object stands out. It follows the
+    square root, because attention reduces the norms. Padding is cut off.
 
     Args:
-        model: A Keras model from images to anything with one `DyHeadNeck` in it: a detector of this
+        model: A Keras model that takes images and contains one `DyHeadNeck`: a detector of this
             package, one of KerasCV or KerasHub with DyHead, or your own.
         image: RGB image `(H, W, 3)` of any size, values 0..255.
-        preprocessor: What turns images `(1, H, W, 3)` into what the model takes: a
+        preprocessor: Converts images `(1, H, W, 3)` to the model's input: a
             `DetectionPreprocessor`, or a function that returns the same dict. Defaults to the
-            model's own if it is a detector of this package. For any other the image is fitted into
+            model's own if it is a detector of this package. Otherwise the image is fitted into
             the model's input size, if that is fixed, and keeps its values 0..255.
-        blocks: Numbers of the blocks to draw, from 0. Defaults to `None`: all.
-        overlay: How much the colors cover the image, 0 to 1. Defaults to `0.7`.
-        highest: The norm of the brightest color, to compare figures; the darkest is 0. Defaults to
+        blocks: Indices of the blocks to draw, from 0. Defaults to `None`: all.
+        overlay: Opacity of the colors over the image, 0 to 1. Defaults to `0.7`.
+        highest: Norm of the brightest color, to compare figures; the darkest is 0. Defaults to
             `None`: the largest norm in the figure.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+        A matplotlib figure outside pyplot, which needs no display and no `close`.
 
     Raises:
-        ValueError: If `image` is no RGB image, `blocks` are not there, or the model has not exactly
-            one `DyHeadNeck` with blocks.
+        ValueError: If `image` is not an RGB image, a block does not exist, or the model does not
+            have exactly one `DyHeadNeck` with blocks.
 
     Example:
     ```python
@@ -60,8 +60,8 @@ def plot_attention(
     plot_attention(model, read_rgb("street.jpg")).savefig("attention.png")
     ```
 
-    Source: paper, figure 1, where scale-aware attention comes first; the released code, followed
-    here, has the order of the rows.
+    Source: paper, figure 1. There, scale-aware attention comes first. The rows follow the order of
+    the released code.
     """
     return draw_attention(look_inside(model, image, preprocessor), blocks, overlay, highest)
 
@@ -72,11 +72,11 @@ def draw_attention(
     overlay: float = 0.7,
     highest: float | None = None,
 ) -> Figure:
-    """`plot_attention` of a `View`."""
+    """Draws `plot_attention` from a `View`."""
     count = len(view.blocks)
     chosen = list(range(count)) if blocks is None else list(blocks)
     if not all(0 <= block < count for block in chosen):
-        raise ValueError(f"The model has the blocks 0 to {count - 1}. Received: blocks={blocks}")
+        raise ValueError(f"`blocks` must be from 0 to {count - 1}. Received: blocks={blocks}")
     rows = [("before DyHead", view.before)] + [
         (f"block {number + 1} of {count}\n{title}" if count > 1 else title, norms)
         for number in chosen
@@ -102,7 +102,7 @@ def draw_attention(
 
 
 def largest_norm(view: View, norms: Sequence[np.ndarray] | None = None) -> float:
-    """Returns the largest norm in the cells on the image: of some maps, or of the whole view."""
+    """Returns the largest norm in the cells on the image, of some maps or the whole view."""
     if norms is None:
         steps = [view.before, *(maps for block in view.blocks for maps in block.norms.values())]
         return max(largest_norm(view, maps) for maps in steps)
@@ -110,16 +110,16 @@ def largest_norm(view: View, norms: Sequence[np.ndarray] | None = None) -> float
 
 
 def _axes(view: View, rows: int) -> np.ndarray:
-    """Axes of the image's shape, a column for each level and one for the color bars.
+    """Axes with the shape of the image, a column per level and one for the color bar.
 
-    All sizes are known: with a hundred axes, matplotlib takes long to work out a layout.
+    The layout is computed here: with a hundred axes, matplotlib's own layouts are slow.
     """
     height, width = _INCHES * np.array(view.image.shape[:2]) / max(view.image.shape[:2])
     columns, label, title, bar, ticks, gap = len(view.levels), 1.15, 0.25, 0.12, 0.4, 0.05
     across = label + columns * (width + gap) + bar + ticks
     down = title + rows * (height + gap)
     figure = Figure(figsize=(across, down))
-    mean = (columns * width + bar) / (columns + 1)  # what matplotlib measures gaps in
+    mean = (columns * width + bar) / (columns + 1)  # matplotlib's unit of gaps
     return figure.subplots(
         rows,
         columns + 1,
@@ -137,7 +137,7 @@ def _axes(view: View, rows: int) -> np.ndarray:
 
 
 def _draw_cells(axis, view: View, level: int) -> None:
-    """The image, with the borders of the level's cells where they leave it visible."""
+    """Draws the image, with the level's cell borders unless they would hide it."""
     (height, width), (stride_y, stride_x) = view.image.shape[:2], view.strides[level]
     axis.imshow(view.image)
     axis.set(xlim=(0, width), ylim=(height, 0))
@@ -150,7 +150,7 @@ def _draw_cells(axis, view: View, level: int) -> None:
 
 
 def _draw_row(row, view: View, norms, overlay: float, highest: float):
-    """One step on all levels; returns the last map drawn."""
+    """Draws one step on all levels and returns the last map drawn."""
     height, width = view.image.shape[:2]
     for axis, values, (stride_y, stride_x) in zip(row, norms, view.strides, strict=True):
         axis.imshow(
@@ -169,7 +169,7 @@ def _draw_row(row, view: View, norms, overlay: float, highest: float):
 
 
 def _visible(values: np.ndarray, view: View, level: int) -> np.ndarray:
-    """The cells of a map that lie on the image, not on padding alone."""
+    """The cells of a map that are not entirely padding."""
     sides = (
         int(np.ceil(side / stride - 1e-6))
         for side, stride in zip(view.image.shape[:2], view.strides[level], strict=True)

@@ -1,10 +1,10 @@
-"""Colors of classes that can be told apart."""
+"""Distinguishable colors for classes."""
 
 import functools
 
 import numpy as np
 
-# Linear sRGB -> cone responses -> OKLab, whose distances are those that people see.
+# Linear sRGB -> cone responses -> OKLab, whose distances match human perception.
 # Source: https://bottosson.github.io/posts/oklab/
 _CONES = np.array(
     [
@@ -24,16 +24,16 @@ _LAB = np.array(
 
 @functools.cache
 def class_color(label: int) -> tuple[int, int, int]:
-    """Returns the color of a class, red, green and blue, the same in every picture.
+    """Returns the (red, green, blue) color of a class, the same in every picture.
 
-    Each label has the color that is farthest from those of all lower ones, among colors that are
-    neither gray nor as dark or as light as to vanish in a photograph. From 96 on, they come again.
+    Each label has the color farthest from those of all lower labels, among colors that are neither
+    gray nor too dark or too light to be visible in a photograph. Colors repeat from label 96 on.
     """
     return tuple(int(value) for value in _palette()[label % 96])
 
 
 def text_color(color: tuple[int, int, int]) -> str:
-    """Returns black or white, whichever is easier to read on a color."""
+    """Returns black or white, whichever is easier to read on the color."""
     return "white" if _oklab(np.array(color) / 255)[0] < 0.68 else "black"
 
 

@@ -1,4 +1,4 @@
-"""Images with their boxes in a grid: ground truth, detections, what a training is given."""
+"""Grids of images with boxes: ground truth, detections and training examples."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 from keras_dyhead.visualization.colors import class_color
 from keras_dyhead.visualization.pictures import class_name, draw_detections
 
-_MAX_LABELLED = 12  # with more boxes in a picture, their texts would cover it
-_INCHES = 3.2  # side of one picture
+_MAX_LABELLED = 12  # with more boxes, their labels would cover the picture
+_INCHES = 3.2  # side of a picture
 
 
 def plot_detections(
@@ -24,21 +24,21 @@ def plot_detections(
 ) -> Figure:
     """Draws images in pairs: on the left the ground truth, on the right the detections.
 
-    A class has the same color everywhere. Boxes carry their class and confidence unless there are
-    so many that the text would hide the picture.
+    A class has the same color everywhere. Boxes show their class and confidence unless there are
+    too many.
 
     Args:
         images: RGB images `(H, W, 3)`, values 0..255 of any dtype; a batch, or a list with
             different sizes.
-        y_true: For every image a dictionary `{"boxes": (N, 4), "labels": (N,)}`: xyxy pixels of
-            that image, label -1 where padded.
-        y_pred: For every image the same with `"confidence": (N,)`.
+        y_true: For each image a dictionary `{"boxes": (N, 4), "labels": (N,)}`: xyxy pixels of
+            that image, label -1 for padding.
+        y_pred: For each image the same with `"confidence": (N,)`.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
         columns: Number of pairs side by side. Defaults to `2`.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+        A matplotlib figure outside pyplot, which needs no display and no `close`.
 
     Raises:
         ValueError: If the three sequences differ in length or are empty.
@@ -51,15 +51,15 @@ def plot_detections(
     figure.savefig("detections.png")
     ```
 
-    Keras' own `plot_bounding_box_gallery` needs OpenCV, images of one size, and draws both kinds of
-    boxes into one picture.
+    Keras' `plot_bounding_box_gallery` needs OpenCV and images of one size, and draws both kinds of
+    boxes into the same picture.
     """
     _check_lengths(images=images, y_true=y_true, y_pred=y_pred)
     titles = "ground truth", f"detections ≥ {score_threshold:.2g}"
     pictures = []
     for image, truth, found in zip(images, y_true, y_pred, strict=True):
         scores = np.asarray(found["confidence"])
-        order = np.argsort(scores, kind="stable")  # the most confident is drawn last, on top
+        order = np.argsort(scores, kind="stable")  # draws the most confident on top
         order = order[scores[order] >= score_threshold]
         found = {key: np.asarray(found[key])[order] for key in ("boxes", "labels", "confidence")}
         pictures += [(titles[0], image, truth), (titles[1], image, found)]
@@ -72,17 +72,17 @@ def plot_examples(
     class_names: Sequence[str] | None = None,
     columns: int = 4,
 ) -> Figure:
-    """Draws images with their boxes in a grid: what a detector is given to learn from.
+    """Draws training images with their boxes in a grid.
 
     Args:
         images: RGB images `(H, W, 3)`, values 0..255 of any dtype, of equal or different sizes.
-        targets: For every image a dictionary `{"boxes": (N, 4), "labels": (N,)}`: xyxy pixels of
-            that image, label -1 where padded.
+        targets: For each image a dictionary `{"boxes": (N, 4), "labels": (N,)}`: xyxy pixels of
+            that image, label -1 for padding.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
-        columns: Images side by side. Defaults to `4`.
+        columns: Number of images side by side. Defaults to `4`.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+        A matplotlib figure outside pyplot, which needs no display and no `close`.
 
     Raises:
         ValueError: If the two sequences differ in length or are empty.
@@ -111,7 +111,7 @@ def _check_lengths(**sequences: Sequence) -> None:
 
 
 def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
-    """Draws (title, image, objects) row by row, and a legend below."""
+    """Draws (title, image, objects) row by row, with a legend below."""
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(columns * _INCHES, rows * _INCHES + 0.6), layout="constrained")
     axes, shown = figure.subplots(rows, columns, squeeze=False), set()
@@ -132,7 +132,7 @@ def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
 
 
 def add_legend(figure: Figure, handles: Sequence, names: Sequence[str], **options) -> None:
-    """Adds a legend of people's names, which may begin with _, and have a $."""
+    """Adds a legend of user-defined names, which may start with _ or contain a $."""
     legend = figure.legend(handles, ["-"] * len(names), **options)
     for text, name in zip(legend.get_texts(), names, strict=True):
         text.set(text=name, parse_math=False)

@@ -1,4 +1,4 @@
-"""What a detector confuses, and what its confidences are worth."""
+"""Confusion matrices and precision-recall curves."""
 
 from collections import defaultdict
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ from keras_dyhead.visualization.colors import class_color
 from keras_dyhead.visualization.detections import add_legend
 from keras_dyhead.visualization.pictures import class_name
 
-_NUMBERED = 20  # classes up to which every cell has its number
-_NAMED = 60  # and up to which rows and columns have their names
+_NUMBERED = 20  # classes up to which cells show their counts
+_NAMED = 60  # classes up to which rows and columns have names
 
 
 def confusion_matrix(
@@ -23,26 +23,26 @@ def confusion_matrix(
     score_threshold: float = 0.3,
     iou_threshold: float = 0.5,
 ) -> np.ndarray:
-    """Counts which class was found where which one is.
+    """Counts which classes were detected for the boxes of each class.
 
-    In every image the pair of a box and a detection with the largest IoU goes together, whatever
-    their classes, then the next one of what is left, down to `iou_threshold`. Crowd regions are no
-    boxes: what is found in them counts as found where nothing is.
+    In each image, the box and the detection with the largest IoU are paired, whatever their
+    classes, then the next among the remaining ones, down to `iou_threshold`. Crowd regions are not
+    boxes: a detection in them counts as one without an object.
 
     Args:
         annotations: The ground truth.
         detections: Array of detections, see `CocoResult`.
         score_threshold: Less confident detections do not count. Defaults to `0.3`.
-        iou_threshold: Smallest IoU of a pair. Defaults to `0.5`.
+        iou_threshold: Minimum IoU of a pair. Defaults to `0.5`.
 
     Returns:
-        int64 array `(K + 1, K + 1)`. Rows are the classes that are there, columns those found; the
-        last row and column stand for nothing.
+        int64 array `(K + 1, K + 1)`. Rows are true classes, columns detected classes. The last row
+        and column stand for nothing.
 
     Example:
     ```python
     result = evaluate_coco(image_detector(model), annotations)
-    confusion_matrix(annotations, result.detections)[0, 1]  # of class 0, taken for class 1
+    confusion_matrix(annotations, result.detections)[0, 1]  # class 0 detected as class 1
     ```
     """
     nothing = len(annotations.class_names)
@@ -69,7 +69,7 @@ def confusion_matrix(
 
 
 def _pairs(ious: np.ndarray, threshold: float) -> list[tuple[int, int]]:
-    """The rows and columns that go together, by descending IoU."""
+    """The paired rows and columns, by descending IoU."""
     pairs = []
     while ious.size and ious.max() >= threshold:
         i, j = np.unravel_index(np.argmax(ious), ious.shape)
@@ -81,15 +81,15 @@ def _pairs(ious: np.ndarray, threshold: float) -> list[tuple[int, int]]:
 def plot_confusion(
     matrix: np.ndarray, class_names: Sequence[str], score_threshold: float = 0.3
 ) -> Figure:
-    """Draws a confusion matrix, each row in parts of its boxes.
+    """Draws a confusion matrix, with each row as fractions of its sum.
 
     Args:
         matrix: See `confusion_matrix`.
         class_names: The name of each label.
-        score_threshold: That of the matrix, for the title. Defaults to `0.3`.
+        score_threshold: Threshold of the matrix, for the title. Defaults to `0.3`.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot.
+        A matplotlib figure outside pyplot.
     """
     count = len(class_names)
     side = min(12.0, 3 + 0.45 * count)
@@ -105,25 +105,25 @@ def plot_confusion(
         if number:
             color = "white" if parts[i, j] > 0.5 else "black"
             axis.text(j, i, str(number), ha="center", va="center", color=color, fontsize=8)
-    axis.set(xlabel="found", ylabel="there")
-    axis.set_title(f"detections of confidence {score_threshold:g} and more, IoU 0.5", fontsize=9)
-    figure.colorbar(drawn, label="part of the row")
+    axis.set(xlabel="detected", ylabel="ground truth")
+    axis.set_title(f"confidence of at least {score_threshold:g}, IoU 0.5", fontsize=9)
+    figure.colorbar(drawn, label="fraction of the row")
     return figure
 
 
 def plot_precision_recall(
     precision: np.ndarray, class_names: Sequence[str], most: int = 20
 ) -> Figure:
-    """Draws precision over recall at IoU 0.5, one curve a class and one for the mean.
+    """Draws precision over recall at IoU 0.5, one curve per class and one for the mean.
 
     Args:
         precision: `(101, K)` precision at the recalls 0, 0.01, ..., 1, see `CocoResult`; -1 for
-            classes without truth.
+            classes without ground truth.
         class_names: The name of each label.
-        most: Classes to draw at most: the worst. Defaults to `20`.
+        most: Maximum number of classes to draw, the worst ones. Defaults to `20`.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot.
+        A matplotlib figure outside pyplot.
     """
     figure = Figure(figsize=(8, 5), layout="constrained")
     axis, recall = figure.subplots(), np.linspace(0, 1, len(precision))

@@ -1,4 +1,4 @@
-"""The course of a training."""
+"""Training curves."""
 
 from collections.abc import Mapping, Sequence
 
@@ -10,12 +10,12 @@ def plot_history(history: Mapping[str, Sequence[float | None]]) -> Figure:
     """Draws the losses and the COCO figures of a training over its epochs.
 
     Args:
-        history: The values of every epoch by name, as in `model.fit(...).history`. An epoch in
-            which a value was not computed has `None` in its place. Names with `loss` go into the
-            left panel, `AP`, `AP50`, `AP75` and `AR100` (with any prefix) into the right one.
+        history: The values of every epoch by name, as in `model.fit(...).history`, `None` if a
+            value was not computed. Names with `loss` go into the left panel, `AP`, `AP50`, `AP75`
+            and `AR100` (with any prefix) into the right one.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+        A matplotlib figure outside pyplot, which needs no display and no `close`.
 
     Example:
     ```python

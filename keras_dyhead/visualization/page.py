@@ -1,4 +1,4 @@
-"""HTML pages in one file: no script, and nothing to fetch."""
+"""Self-contained HTML pages without scripts."""
 
 import base64
 from collections.abc import Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from keras_dyhead.printable import printable
 
-# The policy has the browser refuse whatever is not inside the file.
+# The policy makes the browser refuse everything outside the file.
 _HEAD = """<!doctype html>
 <html lang="en">
 <head>
@@ -55,9 +55,9 @@ class Picture(NamedTuple):
     Attributes:
         png: The PNG file's bytes.
         size: (width, height) in pixels.
-        alt: What it shows, for those who do not see it.
+        alt: Alternative text.
         caption: The text below.
-        wide: Whether it has small print: on narrow screens it then scrolls instead of shrinking.
+        wide: Whether to scroll it on narrow screens instead of shrinking it, for small print.
     """
 
     png: bytes
@@ -68,7 +68,7 @@ class Picture(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of a page: a heading, then any of a text, a table and pictures."""
+    """A section of a page: a heading, and optional text, table and pictures."""
 
     heading: str
     text: str = ""
@@ -77,7 +77,7 @@ class Section(NamedTuple):
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
-    """Writes a page as HTML in UTF-8; all texts are escaped, pictures are inside as data URIs.
+    """Renders a page as HTML for UTF-8, with escaped text and pictures as data URIs.
 
     >>> render_page("A & B", [Section("Facts", table={"blocks": "6"})])[:15]
     '<!doctype html>'
@@ -108,7 +108,7 @@ def _render_picture(picture: Picture) -> str:
         f'<img src="data:image/png;base64,{data}" width="{width}" height="{height}" '
         f'alt="{_escape(picture.alt)}">'
     )
-    if picture.wide:  # what scrolls must be in reach of the keyboard
+    if picture.wide:  # keyboards must reach scrolling content
         label = _escape(f"{picture.caption.split(':')[0]}, scrolls sideways")
         image = f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{image}</div>'
     return f"<figure>{image}<figcaption>{_escape(picture.caption)}</figcaption></figure>\n"

@@ -1,4 +1,4 @@
-"""Detections drawn into the image itself."""
+"""Detections drawn into an image."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +11,7 @@ from keras_dyhead.coco.image_files import as_rgb
 from keras_dyhead.printable import printable
 from keras_dyhead.visualization.colors import class_color, text_color
 
-_SMALL = 640  # pixels of the longer side up to which images are enlarged
+_SMALL = 640  # images are enlarged up to this longer side in pixels
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 Box = tuple[float, float, float, float]
@@ -26,23 +26,23 @@ def draw_detections(
 ) -> Image.Image:
     """Draws boxes, classes and confidences.
 
-    A class has the same color everywhere; the most confident detection is drawn last, on top.
-    Texts lie inside the picture, and off the objects and each other where there is room.
+    A class has the same color everywhere. The most confident detection is drawn on top. Labels stay
+    inside the picture and, if possible, off objects and each other.
 
     Args:
         image: RGB image `(H, W, 3)`, or an RGBA or gray one, values 0..255 of any dtype.
-        detections: `"boxes"` `(N, 4)` xyxy pixels, `"labels"` `(N,)` (-1 where padded) and
-            `"confidence"` `(N,)`. Without the latter, as in ground truth, all are drawn.
+        detections: `"boxes"` `(N, 4)` xyxy pixels, `"labels"` `(N,)` (-1 for padding) and
+            `"confidence"` `(N,)`. Without confidences, as in ground truth, all are drawn.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
-        labeled: Whether boxes have texts. Defaults to `True`.
+        labeled: Whether to write labels at boxes. Defaults to `True`.
 
     Returns:
-        A Pillow image of the same size, or, of a small image, a whole number of times as large:
-        about 640 pixels on the longer side.
+        A Pillow image of the same size. Small images are enlarged by an integer factor to about 640
+        pixels on the longer side.
 
     Raises:
-        ValueError: If the image is none, a box lies the wrong way round, or a label has no name.
+        ValueError: If the image is invalid, a box has negative sides, or a label has no name.
 
     Example:
     ```python
@@ -84,7 +84,7 @@ def draw_detections(
 
 
 def class_name(label: int, class_names: Sequence[str] | None) -> str:
-    """Returns the name of a label in one line; without names, the label."""
+    """Returns the name of a label on one line, or the label if there are no names."""
     if class_names is None:
         return str(label)
     if label >= len(class_names):
@@ -93,7 +93,7 @@ def class_name(label: int, class_names: Sequence[str] | None) -> str:
 
 
 def _free_place(size, box: Box, picture: tuple[int, int], taken: Sequence[Box]) -> Box:
-    """The rectangle for a text beside a box that covers least of what is taken."""
+    """The rectangle for text next to a box that covers the least of `taken`."""
 
     def places() -> Iterator[Box]:
         (width, height), (x1, y1, x2, y2) = size, box
@@ -113,7 +113,7 @@ def _free_place(size, box: Box, picture: tuple[int, int], taken: Sequence[Box]) 
 
 
 def unique_stems(paths: Sequence[str | Path]) -> list[str]:
-    """The file names without suffix, numbered where files of different folders are called alike."""
+    """Returns file names without suffix. Repeated names are numbered."""
     stems = []
     for path in paths:
         first, number = Path(path).stem, 1

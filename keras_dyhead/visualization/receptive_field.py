@@ -1,4 +1,4 @@
-"""Where the cells of one level read the maps of all levels."""
+"""The positions where cells of one level sample the maps of all levels."""
 
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -15,9 +15,9 @@ class Points(NamedTuple):
     """Sampling points on the map of one level.
 
     Attributes:
-        level: Number of the level, 0 is the finest.
-        positions: `(N, 2)`: y and x in cells, whole numbers at their centers.
-        weights: `(N,)`: by what a point counts.
+        level: Index of the level; 0 is the finest.
+        positions: `(N, 2)`: y and x in cells; cell centers are integers.
+        weights: `(N,)`: weight of each point.
     """
 
     level: int
@@ -25,7 +25,7 @@ class Points(NamedTuple):
     weights: np.ndarray
 
     def inside(self, size: tuple[int, int]) -> "Points":
-        """The points that read at least one pixel of a map of this (height, width)."""
+        """The points that read at least one cell of a map of this (height, width)."""
         kept = np.all((self.positions > -1) & (self.positions < size), axis=-1)
         return Points(self.level, self.positions[kept], self.weights[kept])
 
@@ -33,21 +33,21 @@ class Points(NamedTuple):
 def points_of_block(
     block: BlockView, alignment: str, level: int, cells: np.ndarray, weights: np.ndarray
 ) -> Iterator[tuple[str, Points]]:
-    """Yields for each branch of a level its name and the points that cells sample there.
+    """Yields the name of each branch of a level and the points that cells sample there.
 
-    A point counts the weight of its cell times its mask; what scale-aware attention does to the
-    branch is left to the caller.
+    The weight of a point is the weight of its cell times its mask. The caller applies the weights
+    of scale-aware attention.
 
-    With the published alignment a cell gets from the coarser level a bilinear mixture of up to four
-    of its cells, which sample with offsets and masks from other places (see
-    `SpatialAwareAttention`): up to 36 points.
+    With the published alignment, a cell gets from the coarser level a bilinear mixture of up to
+    four cells, which sample with offsets and masks from other places (see `SpatialAwareAttention`):
+    up to 36 points.
 
     Args:
         block: The block.
         alignment: `"paper"` or `"published"`.
-        level: Number of the level that samples.
+        level: Index of the sampling level.
         cells: `(N, 2)` ints, (row, column) of the cells.
-        weights: `(N,)` floats, their weights.
+        weights: `(N,)` floats, weights of the cells.
     """
     sizes = [mask.shape[:2] for mask in block.masks]
     rows, columns = cells.T
@@ -61,7 +61,7 @@ def points_of_block(
     if level > 0:
         yield "low", points(level - 1, 2 * cells[:, None] + moved, masks)
     if level < len(sizes) - 1:
-        # Corners lie on corners: row `i` is row `i * factor` of the coarser map.
+        # Corners are aligned: row `i` is row `i * factor` of the coarser map.
         size, coarser = np.array(sizes[level]), np.array(sizes[level + 1])
         factor = (coarser - 1) / np.maximum(size - 1, 1)
         if alignment == "paper":
@@ -79,12 +79,12 @@ def points_of_block(
 def composed_points(
     blocks: Sequence[BlockView], alignment: str, level: int, cell: tuple[int, int]
 ) -> list[Points]:
-    """Follows a cell of the last block's output back to the pyramid that the first one receives.
+    """Traces a cell of the last block's output back to the pyramid that the first block receives.
 
-    A cell is sampled from up to 27 points on three levels; in the block before, each of them is a
-    mixture of four cells, with 27 points each; and so on. A point counts the product of all masks,
-    scale weights and bilinear weights on its way, added up over all ways to it. Returns the points
-    inside the map of every level of the pyramid; none on levels out of reach.
+    A cell samples up to 27 points on three levels. In the previous block, each point is a mixture
+    of four cells with 27 points each, and so on. The weight of a point is the product of all masks,
+    scale weights and bilinear weights along its path, summed over all paths. Returns the points
+    inside the map of each pyramid level, none on levels out of reach.
     """
     sizes = [mask.shape[:2] for mask in blocks[0].masks]
     importance = [np.zeros(size) for size in sizes]
@@ -115,7 +115,7 @@ def composed_points(
 
 
 def _spread(positions, weights, size):
-    """The up to four cells that each position reads bilinearly, and their shares of its weight."""
+    """The up to four cells that each position reads bilinearly, and their parts of its weight."""
     corner = np.floor(positions).astype(int)
     cells, shares = [], []
     for step in ((0, 0), (0, 1), (1, 0), (1, 1)):
@@ -127,7 +127,7 @@ def _spread(positions, weights, size):
 
 
 def _fields_read_flat(block: BlockView, level: int):
-    """Offsets and masks that the published alignment samples the next coarser level with."""
+    """Offsets and masks of the published alignment for the next coarser level."""
     height, width = block.masks[level + 1].shape[:2]
     offsets, masks = block.offsets[level], block.masks[level]
     field = np.concatenate([offsets.reshape(1, -1, 18), masks.reshape(1, -1, 9)], axis=-1)

@@ -1,4 +1,4 @@
-"""A model on a folder of images, as pictures and as one page."""
+"""A report of what a model sees in images, as pictures and an HTML page."""
 
 import io
 from collections import Counter
@@ -23,7 +23,7 @@ from keras_dyhead.visualization.scale_weights import draw_scale_weights
 from keras_dyhead.visualization.view import View, find_neck, look_inside
 
 PAGE = "report.html"
-_LONGEST = 1024  # pixels of the longer side of a picture of detections
+_LONGEST = 1024  # maximum longer side of a picture of detections in pixels
 _DPI = 90
 
 
@@ -33,7 +33,7 @@ class Report(NamedTuple):
     Attributes:
         page: The HTML file.
         pictures: The PNG files.
-        faults: What is wrong with the images that were left out, one message each.
+        faults: One message for each image that was left out.
     """
 
     page: Path
@@ -52,26 +52,27 @@ def write_report(
     title: str | None = None,
     progress: Callable[[Sequence], Iterator] = iter,
 ) -> Report:
-    """Writes PNG files of what a detector sees, and one self-contained HTML page of all of them.
+    """Writes PNG files of what a detector sees, and one self-contained HTML page with all of them.
 
-    For every image: its detections, the attention maps, and where DyHead looks at the centers of
-    the best detections, on the level whose eightfold stride is nearest to their size. Then the
-    scale weights over all images, and what the model is. Files of these names are replaced.
+    Each image has its detections, its attention maps, and the sampling points of DyHead at the
+    centers of the best detections, on the level whose eightfold stride is closest to their size.
+    The page also shows the scale weights of all images and describes the model. Existing files are
+    replaced.
 
     Args:
         model: A detector of this package with DyHead.
-        images: JPEG or PNG files. Those that cannot be read are named in the page.
-        out: Folder to write to; created if absent.
-        detect: A function of one image that detects with the model, see
+        images: JPEG or PNG files. The page names unreadable ones.
+        out: Folder to write to, created if missing.
+        detect: The model as a function of one image, see
             `keras_dyhead.inference.image_detector`.
         class_names: The name of each label. Defaults to `model.class_names`.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
         num_sampled: Detections per image whose sampling points are drawn. Defaults to `2`.
-        title: What the page calls the model, before its classes. Defaults to its kind.
-        progress: Wraps the list of images while it is gone through. Defaults to `iter`.
+        title: Name of the model in the page title. Defaults to its class name.
+        progress: Wraps the list of images during iteration. Defaults to `iter`.
 
     Returns:
-        A `Report`: the files, and what is wrong with images that were left out.
+        A `Report`: the files, and messages about images that were left out.
 
     Raises:
         ValueError: If no image can be read, or the model has no DyHead.
@@ -83,7 +84,7 @@ def write_report(
     ```
     """
     out, faults, sections = Path(out), [], []
-    find_neck(model)  # refuses a model without DyHead before the first image is read
+    find_neck(model)  # fails for a model without DyHead before images are read
     names = class_names or model.class_names
     weights, files, seen = [], {}, []
     for path, stem in progress(list(zip(images, unique_stems(images), strict=True))):
@@ -110,8 +111,8 @@ def write_report(
     scale_weights = Picture(
         *_as_png(draw_scale_weights(view.levels, weights)),
         alt=_describe_weights(view.levels, weights),
-        caption="Scale-aware attention: what each level takes from the finer level, from itself "
-        "and from the coarser one, and the ratio of the outer two. A dot is an image.",
+        caption="Scale-aware attention: the weights that each level gives to the finer level, to "
+        "itself and to the coarser level, and the ratio of finer to coarser. A dot is an image.",
     )
     files["scale_weights.png"] = scale_weights
     facts = Section("The model", table=_facts(model, names, view))
@@ -127,7 +128,7 @@ def write_report(
 
 
 def level_of_box(box: np.ndarray, view: View) -> str:
-    """The level whose cells, eight to a side, cover an area most like that of a box."""
+    """Returns the level where eight by eight cells are closest in size to a box."""
     side = np.sqrt(max(float((box[2] - box[0]) * (box[3] - box[1])), 1e-6))
     sides = [8 * np.sqrt(y * x) for y, x in view.strides]
     return view.levels[int(np.argmin([abs(np.log(side / s)) for s in sides]))]
@@ -145,7 +146,7 @@ def _pictures_of_image(
         "detections": Picture(
             *_as_png(drawn),
             alt=f"{file} with its detections: {listed}.",
-            caption=f"Detections of confidence {score_threshold:g} and more: {listed}.",
+            caption=f"Detections with a confidence of at least {score_threshold:g}: {listed}.",
             wide=False,
         ),
         "attention": Picture(
@@ -153,7 +154,7 @@ def _pictures_of_image(
             alt=f"Heat maps of {file} on the levels {', '.join(view.levels)}, before DyHead and "
             f"after each attention of {_count(len(view.blocks), 'block')}.",
             caption="Attention: the norm over the channels of each level's map, before DyHead and "
-            "after each attention. Colors mean the same in all figures of this page.",
+            "after each attention. All figures on this page share one color scale.",
         ),
     }
     for number, i in enumerate(shown[:num_sampled], start=1):
@@ -167,9 +168,9 @@ def _pictures_of_image(
         pictures[f"sampling_{number}"] = Picture(
             *_as_png(draw_sampling(view, (x, y), level)),
             alt=f"{file}: sampling points around ({x:.0f}, {y:.0f}), the center of {name}, on "
-            f"{level} and the levels next to it.",
-            caption=f"Sampling: where the cell of {level} in the center of {name} looks. Dots are "
-            "as large as their mask or share, crosses the grid of an ordinary convolution.",
+            f"{level} and the adjacent levels.",
+            caption=f"Sampling: the points read by the {level} cell at the center of {name}. The "
+            "area of a dot is its mask or share. Crosses are the grid of an ordinary convolution.",
         )
     return pictures
 
@@ -183,7 +184,6 @@ def _name(label, names) -> str:
 
 
 def _listed(names, count: int, most: int = 8) -> str:
-    """The classes in a few words."""
     if names is None:
         return "1 class" if count == 1 else f"{count} classes"
     more = f" and {count - most} more" if count > most else ""
@@ -191,7 +191,7 @@ def _listed(names, count: int, most: int = 8) -> str:
 
 
 def _as_png(picture: Figure | Image.Image) -> tuple[bytes, tuple[int, int]]:
-    """A figure or image as a PNG file of 256 colors, and its (width, height)."""
+    """Encodes a figure or image as PNG with 256 colors. Also returns its (width, height)."""
     if isinstance(picture, Figure):
         buffer = io.BytesIO()
         picture.savefig(buffer, format="png", dpi=_DPI)
@@ -203,7 +203,7 @@ def _as_png(picture: Figure | Image.Image) -> tuple[bytes, tuple[int, int]]:
 
 
 def _describe_weights(levels, records) -> str:
-    """The medians of the last block in words."""
+    """Describes the median weights of the last block."""
     parts = []
     for i, level in enumerate(levels):
         weights = [record[-1][i] for record in records]

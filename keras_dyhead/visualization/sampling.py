@@ -1,4 +1,4 @@
-"""Where DyHead looks."""
+"""The points that DyHead samples."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from keras_dyhead.visualization.receptive_field import (
 from keras_dyhead.visualization.view import Preprocessor, View, look_inside
 
 _BRANCHES = {"low": "finer", "mid": "same", "high": "coarser"}
-_INCHES = 2.4  # side of one picture
+_INCHES = 2.4  # side of a picture
 _LARGEST = 60  # area of the largest dot, in square points
 
 
@@ -30,30 +30,29 @@ def plot_sampling(
 ) -> Figure:
     """Draws where a cell of the pyramid samples the levels: DyHead's deformed receptive field.
 
-    The first row shows one block: on the level itself, the finer and the coarser one the nine
-    points that the cell samples, as large as their mask; crosses are the regular grid of an
-    ordinary convolution. The second row, if there are blocks before, follows them back to the
-    pyramid that DyHead receives: up to 27^N points that the cell's value comes from after N blocks,
-    as large as their share.
+    The first row shows one block: the nine points that the cell samples on its own level, the finer
+    and the coarser one. The area of a dot is its mask; crosses are the grid of an ordinary
+    convolution. If there are earlier blocks, a second row traces the points back to the pyramid
+    that DyHead receives: up to 27^N points after N blocks, with their share of the weight as area.
 
-    With the published alignment the points on the coarser level are those of up to four cells, of
-    which the cell gets a mixture, and lie where released weights were trained to read: not around
-    the cell (see `SpatialAwareAttention`).
+    With the published alignment, points on the coarser level belong to up to four cells, which are
+    mixed. They lie where released weights were trained to read, not around the cell (see
+    `SpatialAwareAttention`).
 
     Args:
         model: As in `plot_attention`.
         image: RGB image `(H, W, 3)`, values 0..255.
-        point: (x, y) in pixels of the image; the cell that holds it samples.
+        point: (x, y) in pixels of the image, inside the sampling cell.
         level: Name of the cell's level, such as `"P4"`.
         preprocessor: As in `plot_attention`.
-        block: Number of the block of which the cell is an output. Defaults to `-1`, the last.
+        block: Index of the block that outputs the cell. Defaults to `-1`, the last.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+        A matplotlib figure outside pyplot, which needs no display and no `close`.
 
     Raises:
-        ValueError: As `plot_attention`, and if `point` is outside the image or there is no such
-            level or block.
+        ValueError: As in `plot_attention`, or if `point` is outside the image or the level or block
+            does not exist.
 
     Example:
     ```python
@@ -61,14 +60,14 @@ def plot_sampling(
     plot_sampling(model, read_rgb("street.jpg"), (30, 20), "P4").savefig("sampling.png")
     ```
 
-    Source: paper, section 3.2, equation 4. Pictures of this kind are known from Dai et al.,
-    "Deformable Convolutional Networks" (ICCV 2017), figure 6.
+    Source: paper, section 3.2, equation 4. Such pictures appear in Dai et al., "Deformable
+    Convolutional Networks" (ICCV 2017), figure 6.
     """
     return draw_sampling(look_inside(model, image, preprocessor), point, level, block)
 
 
 def draw_sampling(view: View, point: tuple[float, float], level: str, block: int = -1) -> Figure:
-    """`plot_sampling` of a `View`."""
+    """Draws `plot_sampling` from a `View`."""
     height, width = view.image.shape[:2]
     (x, y), count = point, len(view.blocks)
     if not (0 <= x < width and 0 <= y < height):
@@ -79,7 +78,7 @@ def draw_sampling(view: View, point: tuple[float, float], level: str, block: int
     if level not in view.levels:
         raise ValueError(f"`level` must be one of {view.levels}. Received: {level!r}")
     if not -count <= block < count:
-        raise ValueError(f"The model has the blocks 0 to {count - 1}. Received: block={block}")
+        raise ValueError(f"`block` must be from 0 to {count - 1}. Received: block={block}")
     block, number = block % count, view.levels.index(level)
     stride_y, stride_x = view.strides[number]
     cell = (int(y / stride_y), int(x / stride_x))
@@ -101,7 +100,6 @@ class _Row(NamedTuple):
 
 
 def _row_of_block(view: View, block: int, level: int, cell, title: str) -> _Row:
-    """The points of one block."""
     current, alone = view.blocks[block], (np.array([cell]), np.ones(1))
     branches = dict(points_of_block(current, view.alignment, level, *alone))
     panels = [
@@ -169,12 +167,12 @@ def _draw_rows(view: View, rows: list[_Row], level: int, cell) -> Figure:
 
 
 def _pixels(view: View, level: int, positions: np.ndarray) -> np.ndarray:
-    """(x, y) in the image of positions (y, x) in cells; those have their centers at halves."""
+    """Converts (y, x) in cells to (x, y) in pixels of the image. Cell centers are at integers."""
     return ((positions + 0.5) * view.strides[level])[:, ::-1]
 
 
 def _window(view: View, sampled: list[Points], cell, level) -> tuple[float, float, float, float]:
-    """The part of the image (left, top, right, bottom) that holds the cell and what it samples."""
+    """The part of the image (left, top, right, bottom) with the cell and its samples."""
     corners = [_pixels(view, level, np.array([cell]) + step) for step in (-1.0, 1.0)]
     for points in sampled:
         heavy = points.weights > 0.05 * points.weights.max(initial=0)
@@ -202,14 +200,14 @@ def _draw_points(axis, view, points, largest) -> None:
     order = np.argsort(points.weights)  # the heaviest on top
     x, y = _pixels(view, points.level, points.positions[order]).T
     areas = _LARGEST * points.weights[order] / largest
-    edges = np.where(areas > 3, 0.3, 0)  # or else there is little of a small dot but its edge
+    edges = np.where(areas > 3, 0.3, 0)  # edges would hide small dots
     axis.scatter(
         x, y, s=areas, color="red", edgecolors="white", linewidths=edges, alpha=0.7, zorder=3
     )
 
 
 def _draw_grid(axis, view, sampled_level, level, cell, branch) -> None:
-    """Where the taps would be without offsets."""
+    """Draws the taps without offsets."""
     if branch == "low":
         x, y = _pixels(view, sampled_level, 2 * np.array(cell) + GRID).T
     else:

@@ -1,4 +1,4 @@
-"""How much each level counts, over many images."""
+"""The weights of levels over many images."""
 
 from collections.abc import Iterable
 
@@ -21,10 +21,10 @@ def plot_scale_weights(
 ) -> Figure:
     """Draws the distribution of the weights that scale-aware attention gives to the levels.
 
-    One row per block. On the left, for every level, the weight of what it gets from the finer
-    level, from itself and from the coarser one: a dot per image, a bar at the median. On the right
-    the weight of the finer over that of the coarser level, for all levels that have both: left of 1
-    the coarser one counts more.
+    Each row is a block. The left panel shows the weights that each level gives to the finer level,
+    itself and the coarser level: a dot per image, a bar at the median. The right panel shows the
+    weight of the finer over that of the coarser level, for levels that have both. Below 1, the
+    coarser level counts more.
 
     Args:
         model: As in `plot_attention`.
@@ -32,10 +32,10 @@ def plot_scale_weights(
         preprocessor: As in `plot_attention`.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot: it needs no display and no `close`.
+        A matplotlib figure outside pyplot, which needs no display and no `close`.
 
     Raises:
-        ValueError: As `plot_attention`, and if there is no image.
+        ValueError: As in `plot_attention`, or if there is no image.
 
     Example:
     ```python
@@ -54,7 +54,7 @@ def plot_scale_weights(
 
 
 def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, float]]]]) -> Figure:
-    """`plot_scale_weights` of weights by image, block, level and branch."""
+    """Draws `plot_scale_weights` from weights by image, block, level and branch."""
     weights = [
         [
             {name: np.array([record[block][level][name] for record in records]) for name in names}
@@ -72,7 +72,7 @@ def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, floa
     ]
     everything = [value for block in ratios for values in block.values() for value in values]
     reach = max([0.01, *(1.05 * abs(value - 1) for value in everything)])
-    bins = np.linspace(1 - reach, 1 + reach, 41)  # 1, "no difference", in the middle
+    bins = np.linspace(1 - reach, 1 + reach, 41)  # centered at 1, no difference
 
     figure = Figure(figsize=(9, 2 * len(weights) + 1.1), layout="constrained")
     axes = figure.subplots(len(weights), 2, squeeze=False, sharex="col", sharey="col")
@@ -93,20 +93,20 @@ def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, floa
 
 
 def _draw_weights(axis, weights) -> None:
-    """Dots and medians, grouped by level; from left to right finer, same and coarser."""
+    """Draws dots and medians, grouped by level: finer, same, coarser."""
     for level, branches in enumerate(weights):
         for place, (name, (_, color)) in enumerate(_BRANCHES.items()):
             if name not in branches:
                 continue
             values, x = branches[name], level + 0.27 * (place - 1)
-            spread = (np.arange(len(values)) * 0.618) % 1 - 0.5  # evenly, in no order
+            spread = (np.arange(len(values)) * 0.618) % 1 - 0.5  # evenly, without order
             axis.scatter(x + 0.18 * spread, values, s=9, color=color, alpha=0.5, linewidths=0)
             axis.hlines(np.median(values), x - 0.11, x + 0.11, colors=color, lw=2)
     axis.grid(axis="y", alpha=0.3)
 
 
 def _draw_ratios(axis, ratios, bins) -> None:
-    """One histogram per level, the finest on top."""
+    """Draws one histogram per level, the finest on top."""
     if not ratios:
         axis.text(0.5, 0.5, "no level has both neighbors", ha="center", transform=axis.transAxes)
         axis.set_axis_off()

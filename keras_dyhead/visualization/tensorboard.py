@@ -1,4 +1,4 @@
-"""COCO figures and pictures of detections in TensorBoard's event files."""
+"""COCO figures and pictures of detections for TensorBoard."""
 
 import io
 import os
@@ -14,24 +14,24 @@ from keras_dyhead.needs import need_tensorflow
 from keras_dyhead.printable import printable
 from keras_dyhead.visualization.pictures import draw_detections
 
-_LONGEST_SIDE = 640  # of one image of a pair
+_LONGEST_SIDE = 640  # of each image in a pair
 
 
 class TensorBoardLog:
-    """Writes the figures of evaluations, and pictures of some images, for TensorBoard.
+    """Writes the figures of evaluations and pictures of detections for TensorBoard.
 
     TensorBoard shows the twelve figures as `coco/AP`, ..., the AP of every class as
-    `class_AP/NAME`, and the images as `detections/FILE`: on the left what is in it, on the right
-    what was found, at most 640 pixels a side each. Only TensorFlow is needed for writing.
+    `class_AP/NAME`, and images as `detections/FILE`: ground truth on the left, detections on the
+    right, each at most 640 pixels a side. Writing needs only TensorFlow.
 
     Args:
         log_dir: Folder of the event files.
         annotations: The ground truth, with image files. Defaults to `None`: no pictures.
-        num_pictures: Images to draw: the first that have boxes and a file. Defaults to `8`.
+        num_pictures: Number of images to draw, the first with boxes and a file. Defaults to `8`.
         score_threshold: Less confident detections are not drawn. Defaults to `0.3`.
 
     Call arguments:
-        step: Where on TensorBoard's axis: the number of the epoch.
+        step: Position on TensorBoard's axis, such as the epoch.
         result: A `CocoResult`.
 
     Example:
@@ -75,7 +75,7 @@ class TensorBoardLog:
         writer.close()
 
     def _draw(self, image: CocoImage, detections: np.ndarray) -> Image.Image:
-        """The truth beside the detections."""
+        """Draws ground truth and detections side by side."""
         found = detections[detections["image_id"] == image.id]
         ids = self.annotations.category_ids
         truth = {"boxes": image.boxes, "labels": image.labels}
@@ -95,7 +95,7 @@ class TensorBoardLog:
 
 
 def _write(name: str, plugin: str, value: np.ndarray) -> None:
-    """Writes what `tf.summary.scalar` and `image` do, which are errors without TensorBoard."""
+    """Writes like `tf.summary.scalar` and `image`, which fail without TensorBoard."""
     import tensorflow as tf
 
     metadata = tf.compat.v1.SummaryMetadata(

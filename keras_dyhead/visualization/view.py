@@ -1,4 +1,4 @@
-"""What DyHead does to one image inside any Keras model: all that the pictures are drawn from."""
+"""Records what DyHead does to an image inside any Keras model, as the source of all plots."""
 
 import contextlib
 import dataclasses
@@ -18,14 +18,14 @@ Preprocessor = Callable[[np.ndarray], dict]
 
 @dataclasses.dataclass(frozen=True)
 class BlockView:
-    """What the pictures need of a `BlockTrace`, as NumPy arrays without batch dimension.
+    """The parts of a `BlockTrace` for plots, as NumPy arrays without batch dimension.
 
     Attributes:
         norms: For each of `"spatial"`, `"scale"` and `"task"`, the norm over the channels of every
             level's map after that attention, `(H_l, W_l)`.
-        offsets: For every level `(H_l, W_l, 9, 2)`, see `BlockTrace`.
-        masks: For every level `(H_l, W_l, 9)`.
-        weights: For every level a dict from `"mid"`, `"low"` and `"high"` to a number.
+        offsets: `(H_l, W_l, 9, 2)` per level, see `BlockTrace`.
+        masks: `(H_l, W_l, 9)` per level.
+        weights: Per level, a dict from `"mid"`, `"low"` and `"high"` to a number.
     """
 
     norms: dict[str, list[np.ndarray]]
@@ -36,14 +36,14 @@ class BlockView:
 
 @dataclasses.dataclass(frozen=True)
 class View:
-    """One image on its way through DyHead.
+    """The computation of DyHead for one image.
 
     Attributes:
-        image: `(H, W, 3)` uint8, as it was before preprocessing.
+        image: `(H, W, 3)` uint8, before preprocessing.
         levels: Names of the pyramid's levels, fine to coarse.
-        strides: For every level the (height, width) of a cell, in pixels of `image`.
-        alignment: That of the `DyHeadNeck`.
-        before: For every level the norm over the channels of the map that DyHead receives.
+        strides: The (height, width) of a cell per level, in pixels of `image`.
+        alignment: `alignment` of the `DyHeadNeck`.
+        before: The norm over the channels of each map that DyHead receives.
         blocks: One `BlockView` per block.
     """
 
@@ -61,20 +61,20 @@ def look_inside(
     """Runs a model on an image and records what its `DyHeadNeck` does.
 
     Args:
-        model: A model from images `(B, H, W, 3)` with one `DyHeadNeck` in it, however deep.
+        model: A model of images `(B, H, W, 3)` that contains one `DyHeadNeck`, at any depth.
         image: RGB, RGBA or gray image, values 0..255.
         preprocessor: See `plot_attention`.
 
     Raises:
-        ValueError: If `image` is no image, or the model has not exactly one `DyHeadNeck` with
-            at least one block, or does not take an image.
+        ValueError: If `image` is not an image, or the model does not take images or does not have
+            exactly one `DyHeadNeck` with at least one block.
     """
     image = as_rgb(image)
     neck = find_neck(model)
     inputs = getattr(model, "inputs", None)
     if inputs and [len(x.shape) for x in inputs] != [4]:
         raise ValueError(
-            "The model must take images (B, H, W, 3) and nothing else. Received a model of inputs "
+            "The model must take images (B, H, W, 3) as its only input. Received inputs of shapes "
             f"{[tuple(x.shape) for x in inputs]}"
         )
     batch = (preprocessor or default_preprocessor(model, image.shape[:2]))(image[None])
@@ -104,7 +104,7 @@ def look_inside(
 
 
 def find_neck(model: keras.Model) -> DyHeadNeck:
-    """Returns the one `DyHeadNeck` of a model, however deep inside."""
+    """Returns the only `DyHeadNeck` of a model, at any depth."""
     necks = [layer for layer in model._flatten_layers() if isinstance(layer, DyHeadNeck)]
     if len(necks) != 1 or not necks[0].blocks:
         found = [f"{neck.name} with {neck.num_blocks} blocks" for neck in necks]
@@ -116,7 +116,7 @@ def find_neck(model: keras.Model) -> DyHeadNeck:
 
 
 def default_preprocessor(model: keras.Model, size: tuple[int, int]) -> Preprocessor:
-    """The preprocessor of one of our detectors; else one that only fits the image in."""
+    """Returns the model's own preprocessor, or one that only resizes and pads."""
     own = getattr(model, "preprocessor", None)
     if isinstance(own, DetectionPreprocessor):
         return own
@@ -129,7 +129,7 @@ def default_preprocessor(model: keras.Model, size: tuple[int, int]) -> Preproces
 
 
 def _as_model_takes_it(model: keras.Model, images):
-    """Images in the structure of the model's input, such as KerasCV's `{"images": ...}`."""
+    """Images in the model's input structure, such as KerasCV's `{"images": ...}`."""
     if not getattr(model, "inputs", None):
         return images
     return keras.tree.pack_sequence_as(model.input, [images])
@@ -137,7 +137,7 @@ def _as_model_takes_it(model: keras.Model, images):
 
 @contextlib.contextmanager
 def _recorded_inputs(neck: DyHeadNeck) -> Iterator[list]:
-    """Lists what the neck is called with meanwhile, also from inside another layer's `call`."""
+    """Lists the inputs of the neck's calls, including calls inside another layer's `call`."""
     call, received = neck.call, []
 
     def record(inputs, training=False):
@@ -172,5 +172,5 @@ def _norms(maps) -> list[np.ndarray]:
 
 
 def _log2_stride(canvas, size) -> int:
-    """How often a map is half as large as the image; its last cells may stick out."""
+    """Log2 of a map's stride. Its last cells may extend beyond the image."""
     return round(np.log2(max(int(canvas[0]) / size[0], int(canvas[1]) / size[1])))
