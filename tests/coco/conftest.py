@@ -1,4 +1,4 @@
-"""A COCO data set drawn into a temporary folder, record by record."""
+"""A COCO data set in a temporary folder, built record by record."""
 
 import json
 
@@ -19,7 +19,7 @@ class CocoFolder:
         self.categories = [{"id": 7, "name": "cat"}, {"id": 3, "name": "dog"}]
 
     def add_image(self, picture, name=None, **record):
-        """Saves an array or a PIL image (`picture`), or none at all, under a new image id."""
+        """Adds an image id and saves an array or a PIL image, or nothing for a (height, width)."""
         image_id = len(self.images) + 1
         name = name or f"{image_id}.png"
         if not isinstance(picture, tuple):
@@ -53,13 +53,13 @@ def coco(tmp_path):
 
 @pytest.fixture
 def noise():
-    """Dark noise of a given size, the same every time."""
+    """Dark noise of a given size, always the same."""
     return lambda h, w: np.random.default_rng(h * w).integers(0, 60, (h, w, 3)).astype("uint8")
 
 
 @pytest.fixture
 def scenes(coco):
-    """Five images of sizes 33 to 300, the fourth without boxes, one crowd region."""
+    """Five images of sides 33 to 300, the fourth without boxes, and one crowd region."""
     random = np.random.default_rng(0)
     for number, (height, width) in enumerate(SIZES):
         image_id = coco.add_image(np.full((height, width, 3), 10 * number, "uint8"))

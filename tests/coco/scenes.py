@@ -1,4 +1,4 @@
-"""Known truths and detections, and what pycocotools makes of them when called by hand."""
+"""Known ground truth and detections, and their figures from pycocotools itself."""
 
 import json
 
@@ -30,7 +30,7 @@ def assert_same_figures(found, expected):
 
 
 def shifted_results(scenes):
-    """Hand-made detections: shifted boxes, wrong classes, misses, false alarms, also in a crowd."""
+    """Detections with shifted boxes, wrong classes, misses and false alarms, also in a crowd."""
     random = np.random.default_rng(1)
     results = []
     for record in scenes.annotations:
@@ -65,7 +65,7 @@ def perfect_results(scenes):
 
 
 def generated_coco(images, classes, detections_per_image):
-    """Ground truth with crowds and a class without boxes; half the detections are near a truth.
+    """Ground truth with crowds and a class without boxes. Half the detections are near boxes.
 
     Ids are neither consecutive nor in order, and many scores are equal.
     """
@@ -111,7 +111,7 @@ def generated_coco(images, classes, detections_per_image):
 
 
 def one_cocoeval(ground_truth, detections):
-    """All categories at once, as pycocotools itself does it."""
+    """Evaluates all categories at once, as pycocotools does."""
     truth, found = COCO(), COCO()
     truth.dataset = json.loads(json.dumps(ground_truth))
     records = enumerate(detection_records(detections), start=1)

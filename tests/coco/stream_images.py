@@ -1,6 +1,6 @@
-"""Opens a COCO data set and goes through one epoch; prints JSON with the memory on the way, in MiB.
+"""Opens a COCO data set, iterates over one epoch and prints its memory in MiB as JSON.
 
-A process of its own: what else a test process holds would blur the figures.
+It runs in a separate process because the memory of a test process would blur the figures.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""What `CocoAnnotations` makes of good and of broken annotation files."""
+"""`CocoAnnotations` with good and broken annotation files."""
 
 import json
 import warnings
@@ -27,7 +27,7 @@ def test_labels_follow_ascending_category_ids_and_boxes_become_xyxy(coco, noise)
     np.testing.assert_array_equal(image.labels, [1, 0])
 
 
-def test_crowds_are_no_targets_but_stay_in_the_ground_truth(coco, noise):
+def test_crowds_are_not_targets_but_remain_in_the_ground_truth(coco, noise):
     image_id = coco.add_image(noise(20, 30))
     coco.add_box(image_id, [1, 2, 3, 4], iscrowd=1)
     annotations = CocoAnnotations(coco.write(), coco.folder)
@@ -55,7 +55,7 @@ def test_class_names_select_and_order_the_labels(coco, noise):
         CocoAnnotations(coco.json, class_names=["bird"], on_error="skip")
 
 
-# Each case spoils one item of a data set of two images and two boxes; what is reported names it.
+# Each case spoils one item of a data set with two images and two boxes. The report names the item.
 def no_file(c):
     c.add_image((20, 30), "gone.jpg")
     return "image 3 (gone.jpg)", "no such file"
@@ -284,7 +284,7 @@ CASES = [
 
 
 @pytest.mark.parametrize("spoil", CASES, ids=lambda case: case.__name__)
-def test_unusable_items_raise_or_are_left_out_by_name(coco, noise, spoil):
+def test_unusable_items_are_named_in_errors_and_warnings(coco, noise, spoil):
     first, second = coco.add_image(noise(20, 30)), coco.add_image(noise(30, 20))
     coco.add_box(first, [1, 2, 3, 4], 3)
     coco.add_box(second, [2, 3, 4, 5], 7)
@@ -302,14 +302,14 @@ def test_unusable_items_raise_or_are_left_out_by_name(coco, noise, spoil):
     (problem,) = annotations.problems
     assert problem.item.startswith(item) and message in problem.message and not problem.kept
 
-    # The two good images with their boxes are all that is left.
+    # Only the two good images with their boxes remain.
     assert [image.id for image in annotations.images] == [1, 2]
     assert [image.labels.tolist() for image in annotations.images] == [[0], [1]]
     truth = annotations.ground_truth()
     assert [a["bbox"] for a in truth["annotations"]] == [[1, 2, 3, 4], [2, 3, 4, 5]]
 
 
-def test_boxes_of_a_broken_image_are_not_reported_on_top(coco, noise):
+def test_boxes_of_a_broken_image_are_not_reported_too(coco, noise):
     coco.add_image(noise(20, 30))
     broken = coco.add_image((20, 30), "gone.jpg")
     coco.add_box(broken, [1, 2, 3, 4])
@@ -318,10 +318,10 @@ def test_boxes_of_a_broken_image_are_not_reported_on_top(coco, noise):
     assert annotations.ground_truth()["annotations"] == []
 
 
-def test_a_box_over_the_edge_is_clipped_and_reported_but_never_raises(coco, noise):
+def test_a_box_beyond_the_edge_is_clipped_and_reported_but_never_raises(coco, noise):
     image_id = coco.add_image(noise(20, 30))
     number = coco.add_box(image_id, [-2, 15, 10, 9])
-    coco.add_box(image_id, [25, 0, 5.3, 5])  # 0.3 pixels over the edge: rounding
+    coco.add_box(image_id, [25, 0, 5.3, 5])  # 0.3 pixels beyond the edge: rounding
     with pytest.warns(UserWarning, match=f"annotation {number}: .* was clipped"):
         annotations = CocoAnnotations(coco.write(), coco.folder)
     np.testing.assert_array_equal(annotations.images[0].boxes, [[0, 15, 8, 20], [25, 0, 30, 5]])
@@ -329,7 +329,7 @@ def test_a_box_over_the_edge_is_clipped_and_reported_but_never_raises(coco, nois
     assert annotations.ground_truth()["annotations"][0]["bbox"] == [-2, 15, 10, 9]
 
 
-def test_the_report_lists_ten_problems_of_a_kind_and_counts_the_rest(coco, noise):
+def test_the_report_lists_ten_problems_of_each_kind_and_counts_the_rest(coco, noise):
     image_id = coco.add_image(noise(20, 30))
     for _ in range(25):
         coco.add_box(image_id, [3, 2, 0, 4])
@@ -365,7 +365,7 @@ def test_without_verification_files_only_have_to_exist(coco):
     ],
 )
 @pytest.mark.parametrize("on_error", ["raise", "skip"])
-def test_a_file_that_is_no_coco_file_raises_in_both_modes(tmp_path, content, message, on_error):
+def test_a_file_that_is_not_coco_raises_in_both_modes(tmp_path, content, message, on_error):
     path = tmp_path / "a.json"
     path.write_text(content)
     with pytest.raises(ValueError, match=message) as raised:
@@ -373,7 +373,7 @@ def test_a_file_that_is_no_coco_file_raises_in_both_modes(tmp_path, content, mes
     assert "a.json" in str(raised.value)
 
 
-def test_wrong_arguments_are_named(coco, noise):
+def test_invalid_arguments_are_named(coco, noise):
     coco.add_image(noise(20, 30))
     coco.write()
     with pytest.raises(ValueError, match="existing file.*nowhere.json"):
@@ -384,7 +384,7 @@ def test_wrong_arguments_are_named(coco, noise):
         CocoAnnotations(coco.json, on_error="ignore")
 
 
-def test_a_clean_file_warns_of_nothing(coco, noise):
+def test_a_clean_file_gives_no_warnings(coco, noise):
     coco.add_box(coco.add_image(noise(20, 30)), [0, 0, 30, 20])
     with warnings.catch_warnings():
         warnings.simplefilter("error")

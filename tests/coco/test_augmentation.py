@@ -1,4 +1,4 @@
-"""`Augmentation`: boxes stay with their pixels, and sizes and colors are those asked for."""
+"""`Augmentation` keeps boxes on their pixels and sizes and colors within their ranges."""
 
 import colorsys
 import dataclasses
@@ -17,7 +17,7 @@ COUNT = 150
 
 @pytest.fixture(scope="module")
 def map_of_places():
-    """An image whose red and green say where a pixel lies, and a grid of boxes on it."""
+    """An image with pixel positions in red and green, and a grid of boxes."""
     y, x = np.mgrid[:HEIGHT, :WIDTH] + 0.5
     image = np.stack([x, y, np.full_like(x, 255)], axis=-1).astype("float32")
     left, top = (grid.ravel() for grid in np.mgrid[10:WIDTH:20, 10:HEIGHT:20])
@@ -26,7 +26,7 @@ def map_of_places():
 
 
 def vary(image, boxes, augmentation, canvas, count=COUNT):
-    """What becomes of one image under many seeds: lists of images, boxes and labels."""
+    """The results for one image with many seeds: lists of images, boxes and labels."""
     labels = tf.range(len(boxes), dtype="float32")
 
     def load(number):
@@ -50,7 +50,7 @@ EVERY_KIND = {
 
 
 @pytest.mark.parametrize("name", EVERY_KIND)
-def test_the_pixels_at_the_edges_of_a_box_are_those_of_the_file(map_of_places, name):
+def test_boxes_keep_the_same_edge_pixels_as_in_the_file(map_of_places, name):
     image, boxes = map_of_places
     whole = mirrored = 0
     for picture, found, labels in zip(
@@ -60,11 +60,11 @@ def test_the_pixels_at_the_edges_of_a_box_are_those_of_the_file(map_of_places, n
         assert height <= 90 and width <= 130
         assert (found >= 0).all() and (found <= [width, height] * 2).all()
         mirrored += picture[0, 0, 0] > picture[0, -1, 0]
-        # Away from the border, where the filter that shrinks has less to average.
+        # Away from the border, where the shrinking filter averages fewer pixels.
         inside = (found > 2).all(-1) & (found < np.array([width, height] * 2) - 2).all(-1)
         for box, label in zip(found[inside], labels[inside], strict=True):
             expected = boxes[int(label)]
-            # Values between the centers of pixels, by hand: the picture is linear.
+            # Values between pixel centers, computed directly because the picture is linear.
             x = np.interp(box[[0, 2]], np.arange(width) + 0.5, picture[height // 2, :, 0])
             y = np.interp(box[[1, 3]], np.arange(height) + 0.5, picture[:, width // 2, 1])
             np.testing.assert_allclose([min(x), y[0], max(x), y[1]], expected, atol=0.1)
@@ -74,7 +74,7 @@ def test_the_pixels_at_the_edges_of_a_box_are_those_of_the_file(map_of_places, n
     assert abs(mirrored / COUNT - flip) <= (0 if flip == 1 else 0.13)  # three deviations
 
 
-def test_sizes_are_the_published_ones_and_all_of_them_are_drawn(map_of_places):
+def test_sizes_match_the_published_ones_and_all_of_them_are_drawn(map_of_places):
     """`min(max_side / longer, size / shorter)`, sides rounded to the nearest pixel."""
     image, boxes = map_of_places
     augmentation = Augmentation(sizes=(30, 47, 64, 90), max_side=133)
@@ -88,8 +88,8 @@ def test_sizes_are_the_published_ones_and_all_of_them_are_drawn(map_of_places):
     assert {picture.shape[:2] for picture in pictures} == {(30, 45), (40, 60)}  # by the canvas
 
 
-def test_crops_have_every_length_asked_for_in_the_pixels_counted_on(map_of_places):
-    """With a shorter side of 50, 20 to 40 pixels are 40 to 80 of the file, which is 100 high."""
+def test_crops_cover_the_requested_lengths_at_the_drawn_side(map_of_places):
+    """At a shorter side of 50, 20 to 40 pixels are 40 to 80 of the file, which is 100 high."""
     image, boxes = map_of_places
     augmentation = Augmentation(
         horizontal_flip=0.0, scale=None, crop=1.0, crop_size=(20, 40), crop_sides=(50,)
@@ -97,7 +97,7 @@ def test_crops_have_every_length_asked_for_in_the_pixels_counted_on(map_of_place
     heights, widths, corners = [], [], []
     for picture in vary(image, boxes, augmentation, (200, 200))[0]:
         first, last = picture[0, 0, :2], picture[-1, -1, :2]
-        widths.append(last[0] - first[0] + 1)  # the outermost pixels repeat when it is enlarged
+        widths.append(last[0] - first[0] + 1)  # enlarging repeats the outermost pixels
         heights.append(last[1] - first[1] + 1)
         corners.append(first - 0.5)
     for lengths in (heights, widths):
@@ -109,7 +109,7 @@ def test_crops_have_every_length_asked_for_in_the_pixels_counted_on(map_of_place
     assert np.corrcoef(heights, widths)[0, 1] < 0.3
 
 
-def test_a_crop_larger_than_the_image_leaves_it_whole(map_of_places):
+def test_a_crop_larger_than_the_image_keeps_it_whole(map_of_places):
     image, boxes = map_of_places
     augmentation = Augmentation(horizontal_flip=0.0, scale=None, crop=1.0, crop_sides=None)
     (picture,), (found,), _ = vary(image, boxes, augmentation, (HEIGHT, WIDTH), count=1)
@@ -123,7 +123,7 @@ def hsv(picture):
 
 @pytest.fixture(scope="module")
 def colors():
-    """Colors that a small change neither clips nor takes the hue from."""
+    """Colors that keep their hue and are not clipped after a small change."""
     return np.random.default_rng(0).uniform((90, 60, 120), (120, 80, 150), (4, 6, 3))
 
 
@@ -135,7 +135,7 @@ def varied_colors(colors, **strengths):
     return pictures
 
 
-def test_brightness_adds_one_number_of_the_range_to_all_values(colors):
+def test_brightness_adds_the_same_number_to_all_values(colors):
     changes = [picture - colors for picture in varied_colors(colors, brightness=0.2)]
     assert max(change.max() - change.min() for change in changes) < 1e-3
     amounts = np.array([change.mean() for change in changes])
@@ -153,7 +153,7 @@ def test_contrast_multiplies_the_distance_from_the_mean_of_a_channel(colors):
     assert 0.6 < min(factors) < 0.7 and 1.3 < max(factors) < 1.4
 
 
-def test_saturation_and_hue_change_nothing_else_as_colorsys_sees_it(colors):
+def test_saturation_and_hue_change_nothing_else_according_to_colorsys(colors):
     before = hsv(colors)
     factors, turns = [], []
     for picture in varied_colors(colors, saturation=0.3):
@@ -205,7 +205,7 @@ def test_arguments_out_of_range_are_named(argument):
         Augmentation(**argument)
 
 
-def test_sizes_and_a_scale_exclude_each_other():
+def test_sizes_and_scale_are_mutually_exclusive():
     with pytest.raises(ValueError, match="`sizes` replaces `scale`"):
         Augmentation(sizes=(480,), scale=(0.1, 2.0))
 

@@ -1,4 +1,4 @@
-"""CocoDataset: the batches of `load_coco`, as arrays that every backend takes."""
+"""`CocoDataset`: the batches of `load_coco` as arrays for every backend."""
 
 import keras
 import numpy as np
@@ -27,7 +27,7 @@ def test_the_batches_are_those_of_load_coco(scenes, noise, preprocessor):
     assert arrays.class_names == tensors.class_names and len(arrays) == len(tensors) == 3
     for (images, targets), (expected, truths) in zip(arrays, tensors, strict=True):
         assert images.dtype == expected.numpy().dtype == "float32"
-        # A value just between two whole ones may be rounded to either.
+        # A value halfway between two integers may be rounded to either.
         error = np.abs(images - expected)
         assert images.shape == expected.shape and np.mean(error > 1e-3) < 1e-4
         assert targets.keys() == truths.keys()
@@ -38,7 +38,7 @@ def test_the_batches_are_those_of_load_coco(scenes, noise, preprocessor):
 
 def epochs_of(dataset, count=2):
     found = []
-    dataset.on_epoch_end()  # as `fit` does, before the first one
+    dataset.on_epoch_end()  # as `fit` does before the first epoch
     for _ in range(count):
         dataset.on_epoch_begin()
         found.append(list(dataset))
@@ -54,14 +54,14 @@ def same(first, second):
     )
 
 
-def test_every_epoch_has_an_order_and_mirrors_that_follow_from_the_seed(scenes):
+def test_the_seed_determines_order_and_flips_of_every_epoch(scenes):
     def opened(**options):
         images = CocoAnnotations(scenes.json, scenes.folder)
         return CocoDataset(scenes.folder, images, 2, (64, 96), training=True, **options)
 
     first, second = epochs_of(opened(seed=1))
     assert not same(first, second) and "image_id" not in first[0][1]
-    for epoch in (first, second):  # each image has a gray of its own
+    for epoch in (first, second):  # each image has its own gray value
         grays = {int(image.max()) for images, _ in epoch for image in images}
         assert grays == {10 * number for number in range(len(SIZES))}
     assert all(map(same, (first, second), epochs_of(opened(seed=1, workers=2))))
@@ -71,7 +71,7 @@ def test_every_epoch_has_an_order_and_mirrors_that_follow_from_the_seed(scenes):
 
 
 class Mean(keras.Model):
-    """Learns next to nothing, quickly."""
+    """A tiny, fast model."""
 
     def build(self, shape):
         self.weight = self.add_weight(shape=(), initializer="ones")
@@ -83,7 +83,7 @@ class Mean(keras.Model):
         return keras.ops.square(y_pred)
 
 
-def test_fit_counts_the_epochs_that_it_trained(scenes):
+def test_fit_advances_the_epoch_after_training(scenes):
     data = CocoDataset(scenes.folder, scenes.json, 2, (8, 8), training=True, initial_epoch=3)
     model = Mean()
     model.build((None, 8, 8, 3))
@@ -95,7 +95,7 @@ def test_fit_counts_the_epochs_that_it_trained(scenes):
     assert seen == [3, 4, 5, 6] and data.epoch == 7
 
 
-def test_mirrored_boxes_stay_on_their_objects(coco):
+def test_flipped_boxes_stay_on_their_objects(coco):
     picture = np.zeros((30, 40, 3), "uint8")
     picture[5:15, 4:10] = 255
     coco.add_box(coco.add_image(picture), [4, 5, 6, 10])
@@ -114,7 +114,7 @@ def test_mirrored_boxes_stay_on_their_objects(coco):
     assert seen == {(0.0, False), (0.5, False), (0.5, True), (1.0, True)}
 
 
-def test_a_file_that_goes_bad_is_named_or_becomes_black(coco, noise):
+def test_a_file_that_becomes_unreadable_is_named_or_becomes_black(coco, noise):
     for _ in range(2):
         coco.add_box(coco.add_image(noise(20, 30) + 10), [1, 2, 9, 8])
     coco.write()
@@ -151,6 +151,6 @@ def test_a_file_that_goes_bad_is_named_or_becomes_black(coco, noise):
         ({"preprocessor": "atss"}, "'atss'"),
     ],
 )
-def test_wrong_arguments_are_shown(scenes, arguments, message):
+def test_invalid_arguments_are_shown(scenes, arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         CocoDataset(scenes.folder, scenes.json, **arguments)

@@ -1,4 +1,4 @@
-"""Boxes of another form than COCO's are recognized; good ones are taken for nothing else."""
+"""Boxes in another format than COCO's are recognized, and good boxes are accepted."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ FORMS = {
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_boxes_of_another_form_are_recognized_in_one_line(coco, noise, form):
+def test_boxes_in_another_format_are_reported_in_one_line(coco, noise, form):
     path = box_file(coco, noise, FORMS[form](*some_boxes()))
     with pytest.raises(ValueError, match="has 1 problem ") as raised:
         CocoAnnotations(path)
@@ -36,7 +36,7 @@ def test_boxes_of_another_form_are_recognized_in_one_line(coco, noise, form):
     assert "was clipped" not in str(raised.value)
 
 
-def test_fractions_are_recognized_also_where_one_is_the_whole_image(coco, noise):
+def test_fractions_are_recognized_even_if_one_is_the_whole_image(coco, noise):
     corner, size = some_boxes()
     boxes = np.vstack([np.hstack([corner, size]) / [200, 100, 200, 100], [[0, 0, 1, 1]]])
     with pytest.raises(ValueError, match="21 problems") as raised:
@@ -45,12 +45,12 @@ def test_fractions_are_recognized_also_where_one_is_the_whole_image(coco, noise)
     assert "21 in all" in str(raised.value)
 
 
-def test_good_boxes_are_taken_for_nothing_else(coco, noise):
+def test_good_boxes_are_not_taken_for_another_format(coco, noise):
     corner, size = some_boxes()
     boxes = np.vstack([np.hstack([corner, size]), [[0, 0, 1, 1], [0, 0, 200, 100]]])
     annotations = CocoAnnotations(box_file(coco, noise, boxes))
     assert annotations.problems == [] and len(annotations.images[0].boxes) == 22
-    # One sloppy box among them is clipped, no more.
+    # A single imprecise box is only clipped.
     coco.add_box(1, [150, 60, 80, 60])
     with pytest.warns(UserWarning, match="1 problem: 0 left out, 1 kept"):
         CocoAnnotations(coco.write())

@@ -1,4 +1,4 @@
-"""Batches of `load_coco`: where pixels and boxes go, in which order, in which shape."""
+"""Batches of `load_coco`: geometry, order and shapes."""
 
 import keras
 import numpy as np
@@ -13,7 +13,7 @@ COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def draw_rectangles(coco, pixels, boxes):
-    """One image with a rectangle of its own pure color for every box."""
+    """An image with one rectangle of a different pure color per box."""
     for (x, y, w, h), color in zip(boxes, COLOURS, strict=False):
         pixels[y : y + h, x : x + w] = color
     image_id = coco.add_image(pixels)
@@ -22,7 +22,7 @@ def draw_rectangles(coco, pixels, boxes):
 
 
 def extent(image, label):
-    """The xyxy extent of the pixels nearer to the color of a label than to the dark noise."""
+    """The xyxy extent of the pixels closer to the color of a label than to the dark noise."""
     others = [channel for channel in range(3) if channel != label]
     image = np.asarray(image)
     mask = (image[..., label] > 143) & (image[..., others].max(-1) < 143)
@@ -55,7 +55,7 @@ def test_boxes_enclose_their_pixels_exactly_after_resizing(three_colors, noise):
             np.testing.assert_allclose(box, extent(image, label), atol=1.0)
 
 
-def test_flip_alone_mirrors_pixels_and_boxes_exactly(coco, noise):
+def test_a_flip_mirrors_pixels_and_boxes_exactly(coco, noise):
     pixels = noise(32, 48)
     coco.add_box(coco.add_image(pixels), [3, 4, 10, 20])
     coco.write()
@@ -72,7 +72,7 @@ def test_flip_alone_mirrors_pixels_and_boxes_exactly(coco, noise):
 
 
 def test_a_box_is_dropped_when_less_than_min_visible_of_it_is_left(coco, noise):
-    """Zoomed in twice, the window shows half of each side; the whole image is one box."""
+    """At zoom 2, the window shows half of each side. The whole image is one box."""
     coco.add_box(coco.add_image(noise(40, 40)), [0, 0, 40, 40])
     coco.write()
     for min_visible, kept in ((0.24, True), (0.26, False)):
@@ -90,7 +90,7 @@ def test_a_box_is_dropped_when_less_than_min_visible_of_it_is_left(coco, noise):
 
 @pytest.mark.parametrize("canvas", [(60, 75), (11, 14)])
 def test_resizing_agrees_with_pillow_and_the_rest_is_zero(coco, noise, canvas):
-    """Pillow, too, is bilinear with half-pixel centers, and antialiased when it shrinks."""
+    """Pillow is also bilinear with half-pixel centers, and antialiased when shrinking."""
     pixels = noise(20, 30)
     coco.add_image(pixels)
     ((images, targets),) = load_coco(coco.folder, coco.write(), image_size=canvas)
@@ -103,7 +103,7 @@ def test_resizing_agrees_with_pillow_and_the_rest_is_zero(coco, noise, canvas):
     np.testing.assert_allclose(targets["scale"][0], [height / 20, width / 30], rtol=1e-6)
 
 
-def test_batches_are_what_the_models_own_preprocessor_makes_of_the_images(coco, noise):
+def test_batches_match_the_models_own_preprocessor(coco, noise):
     sizes = [(20, 31), (64, 40), (33, 65)]
     for size in sizes:
         coco.add_image(noise(*size))
@@ -141,7 +141,7 @@ def test_normalization_comes_before_the_padding(coco, noise):
 
 
 def numbered(coco, count, boxes_per_image=(2, 0, 1)):
-    """Images whose gray value is ten times their number from 0."""
+    """Images whose gray value is ten times their index."""
     for i in range(count):
         image_id = coco.add_image(np.full((16, 16, 3), 10 * i, "uint8"))
         for k in range(boxes_per_image[i % len(boxes_per_image)]):
@@ -149,7 +149,7 @@ def numbered(coco, count, boxes_per_image=(2, 0, 1)):
     return coco.write()
 
 
-def test_batches_have_one_shape_a_smaller_last_one_and_a_known_number(coco):
+def test_batches_have_one_shape_a_smaller_last_batch_and_a_known_number(coco):
     path = numbered(coco, 5)
     dataset = load_coco(coco.folder, path, batch_size=2, image_size=(16, 16))
     assert int(dataset.cardinality()) == 3
@@ -159,7 +159,7 @@ def test_batches_have_one_shape_a_smaller_last_one_and_a_known_number(coco):
     assert targets["labels"].shape.as_list() == [None, 2]
     assert targets["image_id"].dtype == "int64"
     assert [len(images) for images, _ in dataset] == [2, 2, 1]
-    # Images without boxes are there, with nothing but padding.
+    # Images without boxes are included, with padding only.
     labels = np.concatenate([targets["labels"] for _, targets in dataset])
     assert labels.tolist() == [[0, 0], [-1, -1], [0, -1], [0, 0], [-1, -1]]
     boxes = np.concatenate([targets["boxes"] for _, targets in dataset])
@@ -172,7 +172,7 @@ def test_batches_have_one_shape_a_smaller_last_one_and_a_known_number(coco):
     assert training.class_names == ["dog", "cat"]
 
 
-def test_a_data_set_without_any_box_still_has_dense_targets(coco):
+def test_a_data_set_without_boxes_still_has_dense_targets(coco):
     path = numbered(coco, 2, boxes_per_image=(0,))
     ((_, targets),) = load_coco(coco.folder, path, training=True)
     assert targets["boxes"].numpy().tolist() == [[[-1] * 4]] * 2
@@ -190,8 +190,8 @@ def epochs(dataset, count):
     return [[np.asarray(images) for images, _ in dataset] for _ in range(count)]
 
 
-def test_training_order_changes_each_epoch_and_follows_from_the_seed(coco):
-    """Without a seed it follows from `keras.utils.set_random_seed`."""
+def test_training_order_changes_each_epoch_and_depends_on_the_seed(coco):
+    """Without a seed, it depends on `keras.utils.set_random_seed`."""
     path = numbered(coco, 8)
 
     def load(seed):
@@ -225,7 +225,7 @@ def test_evaluation_keeps_the_order_of_the_file(coco):
 
 
 def test_images_are_read_while_iterating(coco):
-    """A file that is gone after loading fails only when its batch is asked for."""
+    """A file deleted after opening fails only when its batch is requested."""
     path = numbered(coco, 25)
     dataset = load_coco(coco.folder, path, batch_size=1, image_size=(16, 16))
     (coco.folder / "25.png").unlink()
@@ -235,7 +235,7 @@ def test_images_are_read_while_iterating(coco):
         list(iterator)
 
 
-def test_a_training_run_goes_on_without_a_broken_file(coco):
+def test_training_continues_without_a_broken_file(coco):
     path = numbered(coco, 3)
     (coco.folder / "2.png").write_text("not a picture")
     with pytest.raises(ValueError, match="2.png"):

@@ -1,4 +1,4 @@
-"""Detections as an array, as records and as a file."""
+"""Detections as arrays, records and files."""
 
 import json
 
@@ -10,7 +10,7 @@ from keras_dyhead.coco import detection_array, write_detections
 from keras_dyhead.coco.detections import DETECTION, detection_records, xywh_boxes, xyxy_boxes
 
 
-def test_a_detection_takes_56_bytes_and_survives_the_way_through_a_file(tmp_path):
+def test_a_detection_takes_56_bytes_and_survives_a_file(tmp_path):
     _, detections = generated_coco(30, 4, 400)  # more than one part
     assert detections.nbytes == 56 * 12_000
     path = tmp_path / "new" / "results.json"
@@ -37,7 +37,7 @@ GOOD = {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}
         {"score": float("inf")},
     ],
 )
-def test_an_entry_that_is_no_detection_is_shown(wrong):
+def test_an_entry_that_is_not_a_detection_is_shown(wrong):
     with pytest.raises(ValueError, match=r"Detections must have.*Received: \{'image_id'"):
         detection_array([GOOD, GOOD | wrong])
 

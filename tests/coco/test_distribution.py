@@ -51,5 +51,5 @@ def test_full_batches_are_halved(result):
     ]
 
 
-def test_epochs_follow_fit_where_a_callback_sets_them(result):
+def test_epochs_follow_fit_if_a_callback_sets_them(result):
     assert result["fit"] == {"begun": [0, 1], "advanced": [1, 2]}

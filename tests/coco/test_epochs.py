@@ -1,4 +1,4 @@
-"""Order and augmentation follow from seed, epoch and image, wherever a data set is opened."""
+"""Order and augmentation depend only on seed, epoch and image."""
 
 import itertools
 
@@ -59,8 +59,8 @@ def test_three_epochs_are_two_and_a_data_set_reopened_at_the_third_or_within_the
         assert int(reopened.cardinality()) == int(dataset.cardinality()) == len(epochs[0])
 
 
-def test_iterations_that_are_broken_off_count_and_the_epoch_can_be_set(data):
-    """Repeated data sets go through the epochs, too."""
+def test_interrupted_iterations_count_and_the_epoch_can_be_set(data):
+    """Repeated data sets also advance the epochs."""
     dataset = load(data)
     epochs = epoch(dataset) + epoch(dataset)
     for _ in dataset:
@@ -70,8 +70,8 @@ def test_iterations_that_are_broken_off_count_and_the_epoch_can_be_set(data):
     assert_same(epoch(dataset.repeat(2)), epochs)
 
 
-def test_what_an_image_becomes_does_not_depend_on_the_others(data):
-    """Without the other images, or with them in another order, an image is varied alike."""
+def test_augmentation_of_an_image_does_not_depend_on_other_images(data):
+    """An image is varied equally without other images or with them in another order."""
     folder, annotations = data
     wanted = annotations.images[4]
     fewer = CocoAnnotations(annotations.path, folder)
@@ -84,7 +84,7 @@ def test_what_an_image_becomes_does_not_depend_on_the_others(data):
 
 
 @pytest.mark.parametrize("canvases", CANVASES)
-def test_the_images_of_a_batch_can_be_asked_for(data, canvases):
+def test_image_ids_lists_the_images_of_a_batch(data, canvases):
     dataset = load(data, canvases, training=False, shuffle=True)
     for number in range(2):
         delivered = [targets["image_id"].numpy().tolist() for _, targets in dataset]
@@ -106,7 +106,7 @@ def test_every_order_of_a_few_images_is_equally_likely():
 @pytest.mark.parametrize(
     "batch_size, drop_remainder", [(1, False), (2, True), (3, False), (9, True)]
 )
-def test_the_number_of_batches_is_known_beforehand(batch_size, drop_remainder):
+def test_the_number_of_batches_is_known_in_advance(batch_size, drop_remainder):
     canvas_of_row = [0, 1, 1, 0, 2, 1, 1, 1]
     rows = batches_of_rows(canvas_of_row, batch_size, EpochCounter(), drop_remainder=drop_remainder)
     batches = [batch.numpy().tolist() for _, batch in rows]
@@ -116,7 +116,7 @@ def test_the_number_of_batches_is_known_beforehand(batch_size, drop_remainder):
         assert sorted(sum(batches, [])) == list(range(8))
 
 
-def test_fit_that_goes_on_within_an_epoch_does_the_rest_of_it_and_whole_epochs_after(data):
+def test_fit_resumes_within_an_epoch_and_then_trains_whole_epochs(data):
     dataset = load(data, initial_epoch=1, initial_step=3)
     model = keras.Sequential([keras.Input((16, 24, 3)), keras.layers.Flatten()])
     model.add(keras.layers.Dense(1))

@@ -1,4 +1,4 @@
-"""COCO figures of known detections, against pycocotools called by hand."""
+"""COCO figures of known detections, compared with pycocotools itself."""
 
 import csv
 
@@ -28,7 +28,7 @@ CANVAS = 96
 
 
 class KnownDetections(keras.Model):
-    """Returns fixed detections; the gray value of an image says which row of the table is its."""
+    """Returns fixed detections. The gray value of an image selects the row of the table."""
 
     def __init__(self, table, bounding_box_format=None):
         super().__init__()
@@ -48,7 +48,7 @@ class KnownDetections(keras.Model):
 
 
 def detections_on_canvas(results, bounding_box_format="xyxy", label_key="labels"):
-    """The table of a model that finds `results`: in canvas pixels, padded with -1."""
+    """The table of a model that finds `results`, in canvas pixels and padded with -1."""
     slots = 20
     boxes = np.zeros((len(SIZES), slots, 4), "float32")
     labels = -np.ones((len(SIZES), slots), "float32")
@@ -78,7 +78,7 @@ def detections_on_canvas(results, bounding_box_format="xyxy", label_key="labels"
 
 
 def evaluate(scenes, table, box_format=None):
-    """The result of a model that finds a table, on the data set of the scenes."""
+    """The result of a model with this table on the data set of the scenes."""
     return evaluate_coco(KnownDetections(table, box_format), load(scenes), verbose=0)
 
 
@@ -102,7 +102,7 @@ HOSTS += [("rel_xyxy", "classes"), ("rel_yxyx", "labels")]
 def test_known_detections_give_the_figures_of_pycocotools_in_every_host_format(
     scenes, tmp_path, box_format, label_key
 ):
-    """Also from the file that the detections are written to: it is in original pixels."""
+    """Also from the results file, which is in original pixels."""
     results = shifted_results(scenes)
     expected = pycocotools_figures(scenes.json, results)
     assert 0.1 < expected["AP"] < 0.9 and len({*expected.values()}) > 8
@@ -122,7 +122,7 @@ def test_known_detections_give_the_figures_of_pycocotools_in_every_host_format(
         np.testing.assert_allclose(record["bbox"], one["bbox"], atol=1e-4)
 
 
-def test_boxes_are_clipped_to_the_image_and_those_in_the_padding_left_out(scenes):
+def test_boxes_are_clipped_to_the_image_and_dropped_in_the_padding(scenes):
     """Image 1 is 60x90 on a canvas of 96x96: the rows below 64 are padding."""
     table = detections_on_canvas([])
     table["boxes"][0, :3] = [[-5, 60, 200, 90], [10, 70, 20, 90], [0, 0, np.nan, 5]]
@@ -154,7 +154,7 @@ def test_without_any_ground_truth_the_figures_are_minus_one(scenes):
     assert set(rebuilt.figures.values()) == {-1.0}
 
 
-def test_only_the_images_that_were_delivered_count(scenes):
+def test_only_delivered_images_count(scenes):
     model = KnownDetections(detections_on_canvas(perfect_results(scenes)))
     dataset = load(scenes)
     for annotations in (dataset.annotations, scenes.json):
@@ -163,7 +163,7 @@ def test_only_the_images_that_were_delivered_count(scenes):
 
 
 def test_lost_annotations_are_rebuilt_from_the_targets(scenes):
-    """Without crowds and with areas as width x height, the targets tell the same story."""
+    """The targets give the same figures without crowds and with areas as width x height."""
     for record in scenes.annotations:
         record["iscrowd"], record["area"] = 0, record["bbox"][2] * record["bbox"][3]
     scenes.write()
@@ -174,7 +174,7 @@ def test_lost_annotations_are_rebuilt_from_the_targets(scenes):
     assert_same_figures(found.figures, expected.figures)
 
 
-def test_any_data_set_of_boxes_and_labels_can_be_evaluated():
+def test_any_data_set_with_boxes_and_labels_can_be_evaluated():
     boxes = np.array([[[10, 20, 50, 60], [5, 5, 90, 30]], [[1, 2, 40, 50], [-1] * 4]], "float32")
     labels = np.array([[0, 4], [1, -1]], "float32")
     table = {"boxes": boxes[..., [1, 0, 3, 2]], "labels": labels, "confidence": labels / 8 + 0.5}
@@ -186,7 +186,7 @@ def test_any_data_set_of_boxes_and_labels_can_be_evaluated():
 
 
 def test_image_files_are_evaluated_with_a_function_of_one_image(scenes):
-    """With the figures that a data set of the same detections has."""
+    """The figures equal those of a data set with the same detections."""
     results = shifted_results(scenes)
 
     def detect(image):
@@ -218,7 +218,7 @@ def test_image_files_are_evaluated_with_a_function_of_one_image(scenes):
             evaluate_coco(detector, data)
 
 
-def test_what_cannot_be_evaluated_is_said(scenes):
+def test_what_cannot_be_evaluated_raises_an_error(scenes):
     dataset = load(scenes)
     table = detections_on_canvas(perfect_results(scenes))
     model = KnownDetections(table)
@@ -247,7 +247,7 @@ def fit(model, scenes, *callbacks, epochs=2, **kwargs):
     return model.fit(dataset, epochs=epochs, callbacks=list(callbacks), **{"verbose": 0, **kwargs})
 
 
-def test_all_twelve_figures_are_in_the_history_and_known_to_later_callbacks(scenes, tmp_path):
+def test_all_twelve_figures_reach_the_history_and_later_callbacks(scenes, tmp_path):
     results = shifted_results(scenes)
     model = KnownDetections(detections_on_canvas(results))
     val = load(scenes)
@@ -308,6 +308,6 @@ def test_pycocotools_is_silent_and_the_progress_bar_follows_fit(scenes, capsys):
     assert "val_AP50: 1.0" in shown and "index" not in shown and shown.count("3/3") >= 2
 
 
-def test_annotations_that_do_not_fit_fail_before_training(scenes):
+def test_annotations_that_do_not_match_fail_before_training(scenes):
     with pytest.raises(ValueError, match="image_id"):
         CocoEvaluation(load(scenes, training=True))

@@ -1,4 +1,4 @@
-"""Data sets feed every backend, and evaluation gives one set of figures on all roads."""
+"""Data sets feed every backend, and all ways of evaluation give the same figures."""
 
 import keras
 import numpy as np
@@ -57,6 +57,6 @@ def test_both_data_sets_train_and_all_evaluations_agree(drawn):
     assert history["val_AP"][-1] == in_fit["AP"] and len(results[-1].detections) > 20
     tensors = load_coco(folder, drawn, **options)
     by_image = evaluate_coco(image_detector(model), drawn, verbose=0)
-    # Of JPEG files there are two decoders.
+    # JPEG files have two decoders.
     for figures in (evaluate_coco(model, tensors, verbose=0).figures, by_image.figures):
         assert to_numpy(list(figures.values())) == pytest.approx(list(in_fit.values()), abs=0.02)

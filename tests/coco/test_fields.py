@@ -1,4 +1,4 @@
-"""What annotation files write in another way is read; no box is lost."""
+"""Unusual spellings in annotation files are read without losing boxes."""
 
 import json
 
@@ -19,7 +19,7 @@ from keras_dyhead.coco import (
 
 
 def each(records, **changes):
-    """Replaces fields of records by functions of the record; `None` as the function removes."""
+    """Replaces fields of records by functions of the record. `None` removes the field."""
     for record in records:
         for key, change in changes.items():
             if change is None:
@@ -90,21 +90,21 @@ def assert_all_there(annotations):
 
 @pytest.mark.filterwarnings("ignore:.*has 1 problem. 0 left out")
 @pytest.mark.parametrize("change", READABLE)
-def test_what_has_one_meaning_is_read(two, change):
+def test_unambiguous_values_are_read(two, change):
     READABLE[change](two)
     assert_all_there(CocoAnnotations(two.write(), two.folder))
     assert_all_there(CocoAnnotations(two.json, two.folder, verify=False))
 
 
 @pytest.mark.parametrize("side", [10**30, -1, 30.5])
-def test_sides_that_no_image_has_are_reported_where_there_is_no_file(two, side):
+def test_impossible_sides_are_reported_without_image_files(two, side):
     two.images[0]["width"] = side
     with pytest.raises(ValueError, match="are not positive integers"):
         CocoAnnotations(two.write())
 
 
 @pytest.mark.parametrize("area", [-12.0, float("nan"), float("inf"), "large", [1], True])
-def test_an_area_that_is_none_is_that_of_the_box_and_reported(two, area):
+def test_an_invalid_area_is_reported_and_replaced_by_that_of_the_box(two, area):
     each(two.annotations[:1], area=lambda a: area)
     with pytest.warns(UserWarning, match="annotation 1: its area .* is invalid"):
         annotations = CocoAnnotations(two.write(), two.folder)
@@ -122,14 +122,14 @@ def test_byte_order_marks_and_other_encodings_are_read(two, tmp_path, encoding):
     assert fields.read_lines(names) == ["Hund", "Katze äöü"]
 
 
-def test_a_file_of_names_that_is_no_text_is_named(tmp_path):
+def test_a_file_of_names_that_is_not_text_is_named(tmp_path):
     (tmp_path / "names.txt").write_bytes(b"caf\xe9\n")
     with pytest.raises(ValueError, match="names.txt is not text in UTF-8"):
         fields.read_lines(tmp_path / "names.txt")
 
 
 @pytest.mark.parametrize("ids", [lambda i: f"img_{i}", lambda i: 2**70 + i, lambda i: f"00{i}"])
-def test_ids_that_are_text_or_exceed_int64_go_all_the_way(two, ids):
+def test_text_ids_and_ids_beyond_int64_work_everywhere(two, ids):
     each(two.images, id=lambda i: ids(i["id"]))
     each(two.annotations, image_id=lambda a: ids(a["image_id"]))
     each(two.categories, id=lambda k: ids(k["id"]))
@@ -157,7 +157,7 @@ def test_ids_that_are_text_or_exceed_int64_go_all_the_way(two, ids):
 
 
 class Constant(keras.Model):
-    """Finds the same in every image."""
+    """Finds the same objects in every image."""
 
     def __init__(self, found):
         super().__init__()
@@ -170,7 +170,7 @@ class Constant(keras.Model):
 
 
 def test_ragged_targets_are_evaluated(two):
-    """As the data sets of KerasCV have them."""
+    """As in data sets of KerasCV."""
     annotations = CocoAnnotations(two.write(), two.folder)
     rows = [image.boxes for image in annotations.images]
     labels = [image.labels for image in annotations.images]
@@ -187,11 +187,11 @@ def test_ragged_targets_are_evaluated(two):
     }
     result = evaluate_coco(Constant(found), dataset, verbose=0)
     assert [record["boxes"] for record in result.per_class] == [2, 1]
-    # Each dog is found once, and the other one's box is a false alarm in its image.
+    # Each dog is found once, and the box of the other dog is a false alarm in its image.
     assert result.per_class[1]["AP"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_names_are_text_without_outer_blanks(two):
+def test_names_are_stripped_text(two):
     two.categories[0]["name"], two.categories[1]["name"] = 5, " dog\n"
     assert CocoAnnotations(two.write()).class_names == ["dog", "5"]
     assert CocoAnnotations(two.json, class_names=[5, "dog"]).class_names == ["5", "dog"]
@@ -206,6 +206,6 @@ def test_spellings_of_file_names_by_other_systems(two):
     assert_all_there(CocoAnnotations(two.write(), two.folder))
 
 
-def test_an_image_over_pillows_limit_is_opened(two, monkeypatch):
+def test_an_image_beyond_pillows_limit_is_opened(two, monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     assert_all_there(CocoAnnotations(two.write(), two.folder))

@@ -1,4 +1,4 @@
-"""Several canvases: where each image goes, and that a batch has one."""
+"""Several canvases: the choice for each image, and one canvas per batch."""
 
 from fractions import Fraction
 
@@ -37,7 +37,7 @@ def best_canvas(height, width, canvases, limits):
         ((512, 512),),
     ],
 )
-def test_an_image_goes_where_it_is_largest_and_leaves_least_empty(canvases, limits):
+def test_an_image_goes_to_the_canvas_where_it_is_largest_and_fills_most(canvases, limits):
     rng = np.random.default_rng(0)
     sizes = np.concatenate([rng.integers(60, 2000, (300, 2)), [(480, 640), (640, 480), (500, 500)]])
     expected = [best_canvas(int(h), int(w), canvases, limits) for h, w in sizes]
@@ -45,7 +45,7 @@ def test_an_image_goes_where_it_is_largest_and_leaves_least_empty(canvases, limi
 
 
 def test_the_published_rule_fills_the_two_published_canvases():
-    """Shorter side 800, longer at most 1333: what is higher than wide goes to the upright one."""
+    """Shorter side 800, longer at most 1333: portrait images go to the portrait canvas."""
     sizes = [(480, 640), (640, 480), (427, 640), (500, 500), (100, 640), (640, 100)]
     chosen = assign_canvases(sizes, ((800, 1344), (1344, 800)), (800, 1333))
     assert chosen.tolist() == [0, 1, 0, 0, 0, 1]
@@ -59,7 +59,7 @@ def mixed(coco, noise):
     return coco
 
 
-def test_images_become_what_a_preprocessor_without_a_canvas_makes_of_them(mixed, noise):
+def test_images_match_a_preprocessor_without_a_canvas(mixed, noise):
     preprocessor = DetectionPreprocessor(
         min_side=20, max_side=36, pad_multiple=8, resizing="opencv"
     )
@@ -82,7 +82,7 @@ def test_images_become_what_a_preprocessor_without_a_canvas_makes_of_them(mixed,
 
 
 @pytest.mark.parametrize("shuffle, drop_remainder", [(False, False), (True, False), (True, True)])
-def test_a_batch_has_one_canvas_and_every_image_comes_once_per_epoch(
+def test_a_batch_has_one_canvas_and_every_image_appears_once_per_epoch(
     mixed, shuffle, drop_remainder
 ):
     dataset = load_coco(
@@ -94,7 +94,7 @@ def test_a_batch_has_one_canvas_and_every_image_comes_once_per_epoch(
     assert dataset.element_spec[0].shape[1:].as_list() == [None, None, 3]
     for _ in range(2):
         batches = [(images.shape[1:3], targets["image_id"].numpy()) for images, targets in dataset]
-        # 6 wide or square images and 3 upright ones: batches of 2, 2, 2 and 2, 1.
+        # 6 landscape or square images and 3 portrait ones: batches of 2, 2, 2 and 2, 1.
         assert len(batches) == int(dataset.cardinality()) == (4 if drop_remainder else 5)
         ids = np.concatenate([ids for _, ids in batches]).tolist()
         assert len(set(ids)) == len(ids) == (8 if drop_remainder else 9)
@@ -103,8 +103,8 @@ def test_a_batch_has_one_canvas_and_every_image_comes_once_per_epoch(
                 assert tuple(canvas) == TWO[best_canvas(height, width, TWO, None)]
 
 
-def test_batches_of_files_in_order_are_in_the_order_in_which_they_fill(mixed):
-    """Each batch comes at the place of its last image, incomplete ones at the end."""
+def test_unshuffled_batches_come_in_the_order_in_which_they_fill(mixed):
+    """Each batch comes at the position of its last image, incomplete batches at the end."""
     dataset = load_coco(mixed.folder, mixed.json, 2, TWO)
     upright = [best_canvas(h, w, TWO, None) == 1 for h, w in SIZES]
     waiting, expected = {True: [], False: []}, []
@@ -117,7 +117,7 @@ def test_batches_of_files_in_order_are_in_the_order_in_which_they_fill(mixed):
     assert [targets["image_id"].numpy().tolist() for _, targets in dataset] == expected
 
 
-def test_a_step_is_traced_once_for_each_canvas(mixed):
+def test_a_step_is_traced_once_per_canvas(mixed):
     dataset = load_coco(
         *(mixed.folder, mixed.json, 2, TWO), training=True, seed=0, drop_remainder=True
     )
@@ -153,8 +153,8 @@ def test_a_step_is_traced_once_for_each_canvas(mixed):
     assert not traces
 
 
-def test_multi_scale_sizes_choose_the_canvas_of_the_largest(coco, noise):
-    """A canvas of 64x64 would hold all sizes up to 40, but 40x80 holds the largest undiminished."""
+def test_multi_scale_training_chooses_the_canvas_for_the_largest_size(coco, noise):
+    """A canvas of 64x64 holds all sizes up to 40, but only 40x80 holds the largest unreduced."""
     coco.add_image(noise(20, 40))
     dataset = load_coco(
         *(coco.folder, coco.write(), 1, ((64, 64), (40, 80))),

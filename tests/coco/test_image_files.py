@@ -1,4 +1,4 @@
-"""Files that go bad after a data set was opened or were found good before; arrays as images."""
+"""Files that become unreadable after they were checked, and arrays as images."""
 
 import json
 import os
@@ -42,8 +42,8 @@ DAMAGES = [truncate, overwrite, delete, resize]
         *(("bmp", mode) for mode in ("RGB", "L", "RGBA", "P")),
     ],
 )
-def test_every_kind_of_picture_becomes_rgb(tmp_path, noise, suffix, mode, backend, monkeypatch):
-    """By TensorFlow, and by Pillow, which decodes on the other backends."""
+def test_every_kind_of_image_becomes_rgb(tmp_path, noise, suffix, mode, backend, monkeypatch):
+    """With TensorFlow, and with Pillow, which decodes on other backends."""
     monkeypatch.setattr(keras.backend, "backend", lambda: backend)
     smooth = Image.fromarray(noise(4, 5)).resize((30, 24), Image.BICUBIC)
     path = tmp_path / f"a.{suffix}"
@@ -56,7 +56,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, noise, suffix, mode, backen
         smooth.convert(mode).save(path)
     with Image.open(path) as image:
         expected = np.asarray((smooth if mode == "I;16" else image).convert("RGB"), "float32")
-    # Of CMYK there are several readings.
+    # CMYK can be read in several ways.
     found = image_files.read_rgb(path)
     assert found.dtype == "uint8"
     np.testing.assert_allclose(found, expected, atol=6 if mode == "CMYK" else 0)
@@ -64,7 +64,7 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, noise, suffix, mode, backen
 
 @pytest.fixture
 def five(coco, noise):
-    """Five images of 30x20; a third one can be damaged once they are checked."""
+    """Five images of 30x20. The third one can be damaged after the check."""
     for number in range(5):
         coco.add_box(coco.add_image(noise(20, 30) + 10, f"{number}.jpg"), [1, 2, 9, 8])
     coco.write()
@@ -72,7 +72,7 @@ def five(coco, noise):
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_a_file_that_goes_bad_ends_the_iteration_by_its_name(five, training):
+def test_a_file_that_becomes_unreadable_ends_the_iteration_and_is_named(five, training):
     dataset = load_coco(five.folder, five.json, 2, (20, 30), training=training, seed=0)
     bad, whole = five.folder / "3.jpg", (five.folder / "3.jpg").read_bytes()
     for damage in DAMAGES:
@@ -83,7 +83,7 @@ def test_a_file_that_goes_bad_ends_the_iteration_by_its_name(five, training):
     assert len(list(dataset)) == 3
 
 
-def test_files_that_go_bad_become_black_images_without_boxes(five, capfd):
+def test_files_that_become_unreadable_become_black_images_without_boxes(five, capfd):
     dataset = load_coco(five.folder, five.json, 5, (20, 40), on_error="skip")
     ((before, _),) = [(images.numpy(), targets) for images, targets in dataset]
     for number, damage in enumerate(DAMAGES, start=1):
@@ -120,13 +120,13 @@ def test_the_record_of_checked_files_is_used_until_one_of_them_changes(five, tmp
 
     every = [f"{number}.jpg" for number in range(5)]
     assert open_it() == every
-    assert open_it() == []  # the fault is known from the record, too
+    assert open_it() == []  # the record includes the fault
     (record,) = (tmp_path / "home" / "keras_dyhead" / "verified").iterdir()
     assert list(json.loads(record.read_text())) == ["1"]
     status = (five.folder / "4.jpg").stat()
     os.utime(five.folder / "4.jpg", ns=(status.st_atime_ns, status.st_mtime_ns + 1))
     assert open_it() == every
-    # Annotations that state another size, or none, are another question.
+    # Annotations with another size, or none, need another check.
     five.images[0]["width"] = 29
     five.write()
     assert open_it() == every
@@ -137,7 +137,7 @@ def test_the_record_of_checked_files_is_used_until_one_of_them_changes(five, tmp
     assert [(i.height, i.width) for i in found[-1].annotations.images] == [(20, 30)] * 4
 
 
-def test_a_home_that_cannot_be_written_to_does_no_harm(five, tmp_path, monkeypatch):
+def test_an_unwritable_home_does_no_harm(five, tmp_path, monkeypatch):
     monkeypatch.setattr(image_files, "_MANY", 5)
     (tmp_path / "home").write_text("a file")
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
@@ -156,14 +156,14 @@ def test_a_home_that_cannot_be_written_to_does_no_harm(five, tmp_path, monkeypat
         lambda rgb: rgb.tolist(),
     ],
 )
-def test_arrays_with_one_meaning_are_read(image):
+def test_unambiguous_arrays_are_read(image):
     rgb = picture(4, 5)
     found = as_rgb(image(rgb))
     assert found.dtype == "uint8"
     np.testing.assert_array_equal(found, rgb)
 
 
-def test_gray_arrays_are_read_and_black_is_black_in_any_type():
+def test_gray_arrays_are_read_and_black_works_in_any_dtype():
     gray = picture(4, 5)[..., 0]
     for image in (gray, gray[..., None]):
         np.testing.assert_array_equal(as_rgb(image), np.dstack([gray] * 3))
@@ -184,6 +184,6 @@ def test_gray_arrays_are_read_and_black_is_black_in_any_type():
         (np.zeros((0, 5, 3), "uint8"), r"RGB \(H, W, 3\)"),
     ],
 )
-def test_arrays_without_a_clear_meaning_are_refused(image, message):
+def test_ambiguous_arrays_are_refused(image, message):
     with pytest.raises(ValueError, match=message):
         as_rgb(image)

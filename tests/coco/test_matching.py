@@ -1,4 +1,4 @@
-"""Matching category by category gives the numbers of one COCOeval of everything, in less memory."""
+"""Matching by category gives the numbers of a single COCOeval in less memory."""
 
 import json
 import subprocess
@@ -21,7 +21,7 @@ def figures_of(ground_truth, detections):
     return coco_metrics(ground_truth, detections).figures
 
 
-def test_the_figures_are_those_of_one_cocoeval_to_the_last_bit_in_any_number_of_processes():
+def test_figures_match_one_cocoeval_to_the_last_bit_in_any_number_of_processes():
     ground_truth, detections = generated_coco(60, 7, 30)
     expected = one_cocoeval(ground_truth, detections)
     assert 0.05 < expected["AP"] < 0.9 and len(set(expected.values())) == 12
@@ -30,7 +30,7 @@ def test_the_figures_are_those_of_one_cocoeval_to_the_last_bit_in_any_number_of_
     assert coco_metrics(ground_truth, detection_records(detections)).figures == expected
 
 
-def test_what_is_of_no_image_or_category_of_the_truth_does_not_count():
+def test_detections_of_unknown_images_or_categories_do_not_count():
     ground_truth, detections = generated_coco(20, 4, 20)
     expected = coco_metrics(ground_truth, detections).figures
     other = detections.copy()
@@ -44,7 +44,7 @@ def test_what_is_of_no_image_or_category_of_the_truth_does_not_count():
 
 
 def test_memory_holds_one_category_at_a_time(monkeypatch):
-    """Each `COCOeval`, with its dictionaries, is gone before the next one begins."""
+    """Each `COCOeval` and its dictionaries are freed before the next one begins."""
     ground_truth, detections = generated_coco(20, 6, 20)
     seen, alive = [], []
 
@@ -63,8 +63,8 @@ def test_memory_holds_one_category_at_a_time(monkeypatch):
 
 
 @pytest.mark.slow
-def test_coco_size_is_exact_and_takes_a_tenth_of_the_memory(tmp_path):
-    """5,000 images, 80 categories, 500,000 detections; each in a process of its own."""
+def test_a_data_set_as_large_as_coco_is_exact_in_a_tenth_of_the_memory(tmp_path):
+    """5,000 images, 80 categories, 500,000 detections, each way in a separate process."""
     code = """
 import json, resource, sys, time
 import numpy as np

@@ -1,4 +1,4 @@
-"""The figures of all classes and of each, whatever the annotation file leaves out."""
+"""Overall and per-class figures, also from incomplete annotation files."""
 
 import numpy as np
 import pytest
@@ -9,8 +9,8 @@ from pycocotools.cocoeval import COCOeval
 from keras_dyhead.coco import CocoAnnotations, coco_metrics
 
 
-def test_an_annotation_with_the_id_zero_counts(scenes):
-    """pycocotools itself takes a match with the id 0 for a miss."""
+def test_an_annotation_with_id_zero_counts(scenes):
+    """pycocotools itself takes a match with id 0 for a miss."""
     for record in scenes.annotations:
         record["id"] -= 1
     scenes.write()
@@ -29,7 +29,7 @@ def test_missing_areas_and_crowd_flags_are_filled_in(scenes):
     assert figures["AP"] == figures["APl"] == pytest.approx(1.0)
 
 
-def test_a_class_has_the_figures_of_pycocotools_on_that_class_alone(scenes):
+def test_per_class_figures_match_pycocotools_on_that_class_alone(scenes):
     results = shifted_results(scenes)
     found = coco_metrics(CocoAnnotations(scenes.json).ground_truth(), results).per_class
     assert [record["name"] for record in found] == ["dog", "cat"]  # by category id: 3, 7
@@ -47,7 +47,7 @@ def test_a_class_has_the_figures_of_pycocotools_on_that_class_alone(scenes):
         assert record["boxes"] == sum(not r["iscrowd"] for r in boxes)
 
 
-def test_truths_are_read_as_annotation_files_are(scenes):
+def test_ground_truth_is_read_like_annotation_files(scenes):
     truth = CocoAnnotations(scenes.json).ground_truth()
     results = shifted_results(scenes)
     expected = coco_metrics(truth, results).figures
@@ -60,15 +60,15 @@ def test_truths_are_read_as_annotation_files_are(scenes):
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id"])
-def test_detections_of_nothing_in_the_truth_are_refused(scenes, key):
+def test_detections_that_match_no_ground_truth_id_are_refused(scenes, key):
     truth = CocoAnnotations(scenes.json).ground_truth()
     results = [result | {key: f"x{result[key]}"} for result in perfect_results(scenes)]
     with pytest.raises(ValueError, match=f"No detection has any {key} of the ground truth"):
         coco_metrics(truth, results)
 
 
-def test_more_detections_and_other_sizes_are_those_of_pycocotools(scenes):
-    # Hundreds of false alarms in an image push the true ones beyond the hundredth place.
+def test_other_limits_match_pycocotools(scenes):
+    # Hundreds of false alarms per image push true detections beyond rank 100.
     results = shifted_results(scenes)
     alarm = {"image_id": 1, "category_id": 3, "bbox": [0, 0, 2, 2], "score": 1.0}
     results += [alarm] * 150

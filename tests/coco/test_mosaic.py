@@ -1,4 +1,4 @@
-"""Mosaics: four images around a point, each at its place, with its boxes."""
+"""Mosaics: four images with their boxes around a point."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ MOSAIC = Augmentation(mosaic=1.0, scale=(1.1, 1.3))  # every image fills its par
 
 @pytest.fixture(scope="module")
 def places(tmp_path_factory):
-    """Images whose red and green say where a pixel lies and whose blue, as the class, which."""
+    """Images with pixel positions in red and green, and their number in blue and as class."""
     coco = CocoFolder(tmp_path_factory.mktemp("places"))
     coco.categories = [{"id": number + 1, "name": f"of {number}"} for number in range(COUNT)]
     for number in range(COUNT):
@@ -32,7 +32,7 @@ def load(data, augmentation=MOSAIC, batch_size=COUNT, **options):
 
 
 def examples(dataset, epochs):
-    """Images, and the boxes and labels of each that are no padding."""
+    """Images with their boxes and labels, without padding."""
     for _ in range(epochs):
         for images, targets in dataset:
             for image, boxes, labels in zip(
@@ -42,24 +42,24 @@ def examples(dataset, epochs):
 
 
 def part_numbers(image):
-    """Which image each pixel is of; at seams, where none is, a number that is not whole."""
+    """The image number of each pixel, which is not an integer at seams."""
     return (image[..., 2] - 20) / 20
 
 
 @pytest.fixture(scope="module")
 def epochs(places):
-    """The first three epochs, every example with the ids of its images."""
+    """The examples of the first three epochs with the ids of their images."""
     dataset = load(places)
     ids = np.reshape([dataset.image_ids(epoch, 0) for epoch in range(3)], (3 * COUNT, 4))
     return list(zip(ids.tolist(), examples(dataset, 3), strict=True))
 
 
-def test_every_box_is_around_the_pixels_it_is_around_in_its_file(places, epochs):
+def test_every_box_encloses_the_same_pixels_as_in_its_file(places, epochs):
     boxes_of = [image.boxes for image in places[1].images]
     found = mirrored = 0
     for ids, (image, boxes, labels) in epochs:
         if len(set(ids)) < 4:
-            continue  # an image beside itself shows no seam
+            continue  # an image next to itself shows no seam
         for box, label in zip(boxes, labels, strict=True):
             left, top, right, bottom = box
             around = image[int(top) - 2 : int(bottom) + 3, int(left) - 2 : int(right) + 3]
@@ -82,13 +82,13 @@ def test_four_images_meet_at_a_point_in_the_middle_half(epochs):
     points = []
     for ids, (image, _, labels) in epochs:
         numbers = part_numbers(image)
-        np.testing.assert_allclose(numbers, numbers.round(), atol=0.04)  # no pixel is of none
+        np.testing.assert_allclose(numbers, numbers.round(), atol=0.04)  # all are from images
         numbers = numbers.round().astype(int)
         corners = numbers[[0, 0, -1, -1], [0, -1, 0, -1]]
         assert ids == (corners + 1).tolist()
         assert set(labels) <= set(corners)
         if len(set(corners)) < 4:
-            continue  # an image beside itself shows no seam
+            continue  # an image next to itself shows no seam
         y = int(np.argmax(numbers[:, 0] != corners[0]))
         x = int(np.argmax(numbers[0] != corners[0]))
         expected = np.repeat(corners.reshape(2, 2), [y, CANVAS[0] - y], axis=0)
@@ -101,7 +101,7 @@ def test_four_images_meet_at_a_point_in_the_middle_half(epochs):
 
 
 @pytest.mark.slow
-def test_half_of_the_examples_are_mosaics_and_the_others_what_they_are_without(places):
+def test_half_of_the_examples_are_mosaics_and_the_others_are_unchanged(places):
     half, none = (load(places, Augmentation(mosaic=chance)) for chance in (0.5, 0.0))
     alone = 0
     for one, other in zip(list(examples(half, 5)), examples(none, 5), strict=True):
@@ -109,12 +109,10 @@ def test_half_of_the_examples_are_mosaics_and_the_others_what_they_are_without(p
     assert abs(alone / (5 * COUNT) - 0.5) < 0.21  # three deviations
 
 
-def test_mosaics_repeat_with_the_seed_and_hold_the_largest_boxes_that_there_is_room_for(
-    places, epochs
-):
-    """Reopened within the third epoch, in other batches and with room for five boxes only."""
+def test_mosaics_repeat_with_the_seed_and_keep_the_largest_boxes(places, epochs):
+    """Reopened within the third epoch, with other batches and at most five boxes."""
     spec, most = load(places).element_spec[1], max(len(i.boxes) for i in places[1].images)
-    assert spec["boxes"].shape.as_list() == [None, 4 * most, 4]  # room for those of four images
+    assert spec["boxes"].shape.as_list() == [None, 4 * most, 4]  # the boxes of four images
     reopened = load(places, batch_size=2, initial_epoch=2, initial_step=1, max_boxes=5)
     for (image, boxes, _), (_, (expected, others, _)) in zip(
         examples(reopened, 1), epochs[2 * COUNT + 2 :], strict=True
@@ -125,7 +123,7 @@ def test_mosaics_repeat_with_the_seed_and_hold_the_largest_boxes_that_there_is_r
     assert not np.array_equal(epochs[0][1][0], epochs[2 * COUNT][1][0])
 
 
-def test_what_no_image_covers_is_zero_also_when_pixels_are_normalized_or_a_file_is_bad(places):
+def test_uncovered_pixels_are_zero_even_with_normalization_or_a_broken_file(places):
     class Preprocessor:
         def normalize(self, images):
             return images + 1000.0

@@ -1,4 +1,4 @@
-"""A data set of the size of COCO train2017 in bounded memory."""
+"""A data set as large as COCO train2017 in bounded memory."""
 
 import json
 import pathlib
@@ -13,7 +13,7 @@ IMAGES, FILES = 118_287, 500
 
 
 def write_annotations(folder):
-    """As many images, boxes and polygons as train2017 has, on a few small files."""
+    """As many images, boxes and polygons as train2017, using a few small files."""
     rng = np.random.default_rng(0)
     sizes = [(24, 32) if number % 4 else (32, 24) for number in range(FILES)]
     for number, size in enumerate(sizes):
@@ -47,7 +47,7 @@ def write_annotations(folder):
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the memory of the process from /proc")
-def test_the_memory_of_an_epoch_of_coco_stays_flat(tmp_path):
+def test_memory_stays_flat_over_an_epoch_of_coco(tmp_path):
     path = write_annotations(tmp_path)
     assert path.stat().st_size > 350e6
     command = [sys.executable, "-m", "coco.stream_images", tmp_path, path]
@@ -58,7 +58,7 @@ def test_the_memory_of_an_epoch_of_coco_stays_flat(tmp_path):
     assert result["images"] == IMAGES
     assert result["opened"] - result["before"] < 800
     assert result["peak"] - result["before"] < 1500
-    # It grows to what the threads need at most, and no further.
+    # It only grows to what the threads need at most.
     assert max(result["streaming"]) - result["opened"] < 300
     later = result["streaming"][len(result["streaming"]) // 2 :]
     assert max(later) - min(later) < 20

@@ -1,4 +1,4 @@
-"""The drawn data set, held against the pixels of its own JPEG files."""
+"""The drawn data set, compared with the pixels of its JPEG files."""
 
 import colorsys
 import itertools
@@ -12,7 +12,7 @@ from keras_dyhead.coco import SHAPES, draw_shapes, load_coco
 
 
 def read(path):
-    """The COCO dictionary, and for each image its pixels and boxes (x1, y1, x2, y2)."""
+    """The COCO dictionary, and the pixels and (x1, y1, x2, y2) boxes of each image."""
     content = json.loads(path.read_text())
     pictures = []
     for image in content["images"]:
@@ -36,14 +36,14 @@ def test_the_same_seed_draws_the_same_bytes(tmp_path):
     assert a.keys() == c.keys() and all(a[name] != c[name] for name in a)
 
 
-def test_an_image_depends_on_its_number_alone(tmp_path):
+def test_an_image_depends_only_on_its_number(tmp_path):
     draw_shapes(tmp_path / "all", 4, image_size=96)
     draw_shapes(tmp_path / "end", 2, image_size=96, start=2)
     whole, end = files(tmp_path / "all" / "images"), files(tmp_path / "end" / "images")
     assert len(end) == 2 and all(whole[name] == end[name] for name in end)
 
 
-def test_a_box_is_tight_around_the_pixels_that_differ_from_the_background(tmp_path):
+def test_a_box_tightly_fits_the_pixels_that_differ_from_the_background(tmp_path):
     path = draw_shapes(tmp_path, 40, max_shapes=1, empty_fraction=0, clutter=0)
     for pixels, boxes in read(path)[1]:
         distance = np.linalg.norm(pixels - np.median(pixels.reshape(-1, 3), axis=0), axis=-1)
@@ -79,12 +79,12 @@ def test_all_classes_sizes_and_empty_images_occur(tmp_path):
 
 
 def foreground(pixels):
-    """How far each pixel is from the plain background."""
+    """The distance of each pixel from the plain background."""
     return np.linalg.norm(pixels - np.median(pixels.reshape(-1, 3), axis=0), axis=-1)
 
 
 def single_objects(path):
-    """Label, pixels and mask of every object of a plain set of one shape an image."""
+    """Label, pixels and mask of every object in a plain set with one shape per image."""
     content, pictures = read(path)
     for annotation, (pixels, _) in zip(content["annotations"], pictures, strict=True):
         distance = foreground(pixels)
@@ -101,7 +101,7 @@ PLAIN = {
 
 
 @pytest.mark.parametrize("class_hues", [True, False])
-def test_hues_tell_the_class_only_where_they_are_the_classs_own(tmp_path, class_hues):
+def test_hues_identify_the_class_only_if_each_class_has_its_own(tmp_path, class_hues):
     path = draw_shapes(tmp_path, 60, class_hues=class_hues, **PLAIN)
     right = []
     for label, pixels, mask in single_objects(path):
@@ -111,7 +111,7 @@ def test_hues_tell_the_class_only_where_they_are_the_classs_own(tmp_path, class_
     assert share > 0.95 if class_hues else share < 0.45  # by chance 0.2
 
 
-def test_shapes_are_lighter_than_the_background_by_the_contrast_asked_for(tmp_path):
+def test_shapes_are_lighter_than_the_background_by_the_minimum_contrast(tmp_path):
     smallest = {}
     for contrast in (10, 80):
         path = draw_shapes(tmp_path / str(contrast), 40, min_contrast=contrast, **PLAIN)
@@ -123,7 +123,7 @@ def test_shapes_are_lighter_than_the_background_by_the_contrast_asked_for(tmp_pa
     assert 8 < smallest[10] < 45 and smallest[80] > 77
 
 
-def test_stretched_circles_are_ellipses_of_all_directions(tmp_path):
+def test_stretched_circles_are_ellipses_in_all_directions(tmp_path):
     ratios, angles = {}, []
     for stretch in (0.75, 0.3):
         path = draw_shapes(tmp_path / str(stretch), 120, min_stretch=stretch, **PLAIN)
@@ -137,7 +137,7 @@ def test_stretched_circles_are_ellipses_of_all_directions(tmp_path):
     assert min(np.histogram(angles, 3, (0, np.pi))[0]) >= 4
 
 
-def test_boxes_overlap_as_much_as_allowed_and_hold_what_is_visible(tmp_path):
+def test_boxes_overlap_up_to_the_limit_and_contain_the_visible_pixels(tmp_path):
     form = {"image_size": 128, "empty_fraction": 0, "size_range": (20, 70), "clutter": 0}
     path = draw_shapes(tmp_path, 30, max_overlap=0.5, **form)
     content, pictures = read(path)
@@ -153,17 +153,17 @@ def test_boxes_overlap_as_much_as_allowed_and_hold_what_is_visible(tmp_path):
     assert all(a["area"] > 10 for a in content["annotations"])
 
 
-def test_a_shape_hidden_by_others_is_no_object(tmp_path):
-    """Twenty large shapes on each other: each annotated one still shows a quarter of itself."""
+def test_a_shape_hidden_by_others_is_not_an_object(tmp_path):
+    """Twenty large overlapping shapes: each annotated one is at least a quarter visible."""
     path = draw_shapes(
         tmp_path, 10, max_shapes=20, max_overlap=1, empty_fraction=0, size_range=(100, 160)
     )
     annotations = read(path)[0]["annotations"]
-    assert all(a["area"] > 0.25 * 0.3 * 0.3 * 100**2 for a in annotations)  # a thin cross's area
+    assert all(a["area"] > 0.25 * 0.3 * 0.3 * 100**2 for a in annotations)  # a thin cross
     assert len(annotations) < 100
 
 
-def test_outlines_are_drawn_and_are_no_objects(tmp_path):
+def test_outlines_are_drawn_but_are_not_objects(tmp_path):
     form = {"empty_fraction": 1, "clutter": 0}
     changed = {}
     for count in (0, 8):
@@ -172,7 +172,7 @@ def test_outlines_are_drawn_and_are_no_objects(tmp_path):
         assert not content["annotations"]
         changed[count] = [(foreground(pixels) > 40).mean() for pixels, _ in pictures]
     assert max(changed[0]) == 0 and sum(share > 0.003 for share in changed[8]) >= 7
-    assert max(changed[8]) < 0.3  # lines, not faces
+    assert max(changed[8]) < 0.3  # lines, not areas
 
 
 def test_load_coco_finds_nothing_wrong(tmp_path):

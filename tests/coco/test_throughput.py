@@ -1,4 +1,4 @@
-"""Throughput is measured as it is."""
+"""Measured throughput is correct."""
 
 import time
 
@@ -9,8 +9,8 @@ import tensorflow as tf
 from keras_dyhead.coco.throughput import measure_throughput
 
 
-def test_throughput_is_that_of_a_pipeline_of_known_pace():
-    """Batches of two images come 20 ms apart: 100 images a second at most."""
+def test_throughput_matches_a_pipeline_of_known_speed():
+    """Batches of two images are 20 ms apart: at most 100 images per second."""
 
     def batches():
         for number in range(10):

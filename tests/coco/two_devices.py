@@ -1,6 +1,6 @@
-"""Distributes a COCO data set over two logical CPU devices and trains on it; prints JSON.
+"""Distributes a COCO data set over two logical CPU devices, trains on it and prints JSON.
 
-A process of its own: logical devices must be made before TensorFlow touches the real one.
+It runs in a separate process: logical devices must exist before TensorFlow uses the real one.
 """
 
 import json
@@ -28,7 +28,7 @@ def deliver(strategy, dataset):
 
 
 def epochs_of_fit(dataset):
-    """The order of the images in each of two epochs of `fit`, which is kept in step."""
+    """The order of images in two epochs of `fit`, with epochs kept in step."""
     model = keras.Sequential([keras.Input((16, 24, 3)), keras.layers.GlobalAveragePooling2D()])
     model.add(keras.layers.Dense(1))
     model.compile("sgd", "mse")
@@ -57,7 +57,7 @@ if __name__ == "__main__":
     strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
     folder, annotations = sys.argv[1:]
     result = {}
-    with strategy.scope():  # where scripts of `tf.distribute` open their data
+    with strategy.scope():  # as in scripts for `tf.distribute`
         for name, canvases in CANVASES.items():
             dataset = load_coco(folder, annotations, 4, canvases, shuffle=True, seed=0)
             result[name] = [deliver(strategy, dataset) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""One image at a time, each as its model wants it, boxes in its own pixels."""
+"""Detection in one image at a time, with boxes in its own pixels."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from small_detector import by_hand, picture
 from keras_dyhead.inference import detect_images, image_detector, read_rgb
 
 
-def test_images_of_any_size_get_boxes_in_their_own_pixels(small_model):
+def test_boxes_are_in_pixels_of_images_of_any_size(small_model):
     detect = image_detector(small_model)
     for size in ((40, 90), (150, 70)):
         image = picture(*size)
@@ -20,7 +20,7 @@ def test_images_of_any_size_get_boxes_in_their_own_pixels(small_model):
         assert found["boxes"].min() >= 0 and (found["boxes"].max(0) <= [*size[::-1]] * 2).all()
 
 
-def test_files_are_detected_in_as_their_pixels_are(small_model, eager, tmp_path):
+def test_files_and_their_pixels_give_the_same_detections(small_model, eager, tmp_path):
     Image.fromarray(picture(64, 64)).convert("L").save(tmp_path / "gray.png")
     pixels = read_rgb(tmp_path / "gray.png")
     assert pixels.shape == (64, 64, 3) and pixels.dtype == "uint8"
@@ -37,7 +37,7 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path):
         read_rgb(tmp_path / "none.png")
 
 
-def test_the_function_of_one_image_takes_what_is_read(small_model, eager):
+def test_the_function_of_one_image_accepts_all_kinds_of_arrays(small_model, eager):
     rgb = picture(40, 90)
     detect = image_detector(small_model)
     assert detect.class_names == small_model.class_names

@@ -1,4 +1,4 @@
-"""What a teacher finds becomes a COCO data set, also after an interruption or beside a real one."""
+"""Pseudo labels become a COCO data set, also after interruptions or merged with a real one."""
 
 import json
 
@@ -10,7 +10,7 @@ from keras_dyhead.coco import CocoAnnotations, load_coco
 from keras_dyhead.inference import PseudoLabels
 
 CLASSES = ("cat", "dog", "bird")
-# What the teacher finds in images by their gray value: box, label, confidence.
+# The detections of the teacher by gray value of the image: box, label, confidence.
 FOUND = {
     10: [([1.004, 2, 21, 12], 0, 0.9), ([5, 5, 30, 30], 1, 0.4)],
     20: [([0, 0, 8, 8], 1, 0.3)],
@@ -20,7 +20,7 @@ FOUND = {
 
 
 class Teacher:
-    """Knows the images by their gray value; may be interrupted at one of its calls."""
+    """Recognizes images by their gray value. One of its calls may be interrupted."""
 
     def __init__(self, interrupted_at=None):
         self.interrupted_at = interrupted_at
@@ -40,7 +40,7 @@ class Teacher:
 
 @pytest.fixture
 def images(tmp_path):
-    """Four images, one of them in a folder of its own."""
+    """Four images, one of them in a subfolder."""
     folder = tmp_path / "data" / "unlabeled"
     (folder / "more").mkdir(parents=True)
     for name, gray in (("a.png", 10), ("b.png", 20), ("more/c.png", 30), ("z.jpg", 40)):
@@ -51,7 +51,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def real(tmp_path):
-    """A labeled data set: the same classes under other ids, and one more."""
+    """A labeled data set with the same classes under other ids, and one more class."""
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
     Image.fromarray(np.full((20, 30, 3), 10, "uint8")).save(folder / "a.png")
@@ -78,14 +78,14 @@ def by_file(annotations):
     }
 
 
-def test_what_is_confident_enough_can_be_trained_on(images, tmp_path):
+def test_confident_detections_become_a_training_set(images, tmp_path):
     out = tmp_path / "new" / "pseudo.json"
     report = PseudoLabels(images, out, CLASSES, 0.5).run(Teacher())
     dataset = load_coco(images, out, batch_size=3, image_size=(64, 64), training=True)
     assert dataset.class_names == list(CLASSES) and dataset.annotations.problems == []
     assert by_file(dataset.annotations) == {
         "a.png": [("cat", 1, 2, 21, 12)],
-        "c.png": [("dog", 2, 2, 40, 30), ("bird", 3, 3, 9, 9)],  # the box of no width is none
+        "c.png": [("dog", 2, 2, 40, 30), ("bird", 3, 3, 9, 9)],  # without the box of zero width
         "z.jpg": [("bird", 0, 0, 48, 32)],
     }
     ((pixels, targets),) = dataset
@@ -98,7 +98,7 @@ def test_what_is_confident_enough_can_be_trained_on(images, tmp_path):
     assert [path.name for path in out.parent.iterdir()] == ["pseudo.json"]
 
 
-def test_classes_can_have_thresholds_of_their_own(images, tmp_path):
+def test_classes_can_have_their_own_thresholds(images, tmp_path):
     labels = PseudoLabels(images, tmp_path / "p.json", CLASSES, 0.5, {"dog": 0.3, "cat": 0.95})
     assert labels.run(Teacher())["classes"] == {"cat": 0, "dog": 3, "bird": 2}
     with pytest.raises(ValueError, match=r"no classes \['horse'\].*'bird'"):
@@ -106,7 +106,7 @@ def test_classes_can_have_thresholds_of_their_own(images, tmp_path):
 
 
 @pytest.mark.parametrize("interrupted_at", [0, 1, 3])
-def test_an_interrupted_call_goes_on_and_ends_with_the_same_file(images, tmp_path, interrupted_at):
+def test_an_interrupted_call_continues_and_gives_the_same_file(images, tmp_path, interrupted_at):
     PseudoLabels(images, tmp_path / "whole.json", CLASSES).run(Teacher())
     out = tmp_path / "again.json"
     with pytest.raises(KeyboardInterrupt):
@@ -123,7 +123,7 @@ def test_an_interrupted_call_goes_on_and_ends_with_the_same_file(images, tmp_pat
     assert not journal.exists()
 
 
-def test_a_journal_of_other_settings_is_refused(images, tmp_path):
+def test_a_journal_with_other_settings_is_refused(images, tmp_path):
     out = tmp_path / "p.json"
     with pytest.raises(KeyboardInterrupt):
         PseudoLabels(images, out, CLASSES, about={"model": "one"}).run(Teacher(1))
@@ -139,7 +139,7 @@ def test_broken_images_are_named_and_lose_nothing(images, tmp_path):
         PseudoLabels(images, out, CLASSES).run(Teacher())
     teacher = Teacher()
     report = PseudoLabels(images, out, CLASSES).run(teacher, on_error="skip")
-    assert teacher.seen == [30, 40]  # the first is in the journal
+    assert teacher.seen == [30, 40]  # the first image is in the journal
     assert [error["file"] for error in report["errors"]] == ["b.png"] and report["images"] == 3
 
 
@@ -161,8 +161,8 @@ def test_a_labeled_data_set_comes_first_in_the_same_file(images, real, tmp_path)
     assert "score" not in records[0] and records[1]["score"] == 0.9
 
 
-def test_images_that_are_labeled_are_not_detected_in(images, real, tmp_path):
-    """Both kinds in one folder."""
+def test_labeled_images_are_not_detected_again(images, real, tmp_path):
+    """Labeled and unlabeled images are in one folder."""
     path, _ = real
     content = json.loads(path.read_text())
     content["images"][0] |= {"file_name": "a.png", "height": 32, "width": 48}
@@ -174,7 +174,7 @@ def test_images_that_are_labeled_are_not_detected_in(images, real, tmp_path):
     assert files == ["a.png", "c.png", "z.jpg"]
 
 
-def test_what_cannot_be_merged_is_said_before_anything_is_detected(images, real, tmp_path):
+def test_merge_errors_are_raised_before_detection(images, real, tmp_path):
     with pytest.raises(ValueError, match=r"lacks classes of the model: \['horse'\].*'cow'"):
         PseudoLabels(images, tmp_path / "p.json", ("cat", "horse"), merge=real)
     (real[1] / "a.png").unlink()

@@ -1,4 +1,4 @@
-"""Views of an image: what each finds, where its boxes lie, and what becomes of them together."""
+"""Views of an image: the detections of each view, and how they are merged."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ Views = TestTimeAugmentation
 
 @pytest.fixture(scope="module")
 def image():
-    """64 pixels high: the plain view shows it unpadded and as it is, the other way round, too."""
+    """An image 64 pixels high, which the plain view shows unpadded, also when mirrored."""
     small = np.random.default_rng(0).uniform(0, 255, (4, 6, 3)).astype("float32")
     return np.asarray(keras.ops.image.resize(small, (64, 96))).astype("uint8")
 
@@ -25,7 +25,7 @@ def mirror(found, width):
 
 
 def assert_same(found, expected, atol=1e-3):
-    """The same detections, whatever the order of equals."""
+    """Compares detections regardless of the order of ties."""
     assert len(found["labels"]) == len(expected["labels"]) > 1
     for one, other in ((found, expected), (expected, found)):
         near = np.abs(one["boxes"][:, None] - other["boxes"][None]).max(-1) <= atol
@@ -35,13 +35,13 @@ def assert_same(found, expected, atol=1e-3):
 
 
 def merged_by_loops(views, threshold, vote, max_detections):
-    """Greedy merging box by box in float64: the oracle."""
+    """Reference: greedy merging box by box in float64."""
     rows = [
         [*map(float, box), int(label), float(score)]
         for view in views
         for box, label, score in zip(*view.values(), strict=True)
     ]
-    rows.sort(key=lambda row: -row[5])  # stable: of equals the first view comes first
+    rows.sort(key=lambda row: -row[5])  # stable: ties keep the order of views
     merged = []
     while rows:
         head, group, others = rows[0], [rows[0]], []
@@ -60,7 +60,7 @@ def merged_by_loops(views, threshold, vote, max_detections):
 
 
 def random_views(seed, count=4, objects=12):
-    """Several views' detections: objects in common, shifted a little, and false alarms."""
+    """Detections of several views: common objects, slightly shifted, and false alarms."""
     random = np.random.default_rng(seed)
     corners = random.uniform(0, 200, (objects, 2))
     truth = np.hstack([corners, corners + random.uniform(20, 120, (objects, 2))])
@@ -75,27 +75,27 @@ def random_views(seed, count=4, objects=12):
 
 @pytest.mark.parametrize("merge", MERGES)
 @pytest.mark.parametrize("threshold", [0.3, 0.65])
-def test_merging_is_that_of_a_loop_over_the_boxes_in_float64(merge, threshold):
+def test_merging_matches_a_loop_over_the_boxes_in_float64(merge, threshold):
     for seed in range(5):
         views = list(random_views(seed))
         found = Views(merge=merge, iou_threshold=threshold).combine(views, 40)
         expected = merged_by_loops(views, threshold, merge == "vote", 40)
-        assert len(expected) < 120  # something was merged
+        assert len(expected) < 120  # some boxes were merged
         np.testing.assert_array_equal(found["labels"], expected[:, 4])
         np.testing.assert_array_equal(found["confidence"], expected[:, 5].astype("float32"))
         np.testing.assert_allclose(found["boxes"], expected[:, :4], rtol=0, atol=1e-4)
 
 
-def test_views_without_detections_merge_into_none():
+def test_views_without_detections_give_none():
     nothing = {name: value[:0] for name, value in next(random_views(0)).items()}
     assert Views().combine([nothing, nothing])["boxes"].shape == (0, 4)
     some = next(random_views(0))
-    assert Views().combine([some]) is some  # a single view stays what it is, to the bit
+    assert Views().combine([some]) is some  # a single view is unchanged, to the bit
     assert len(Views(merge="nms", iou_threshold=0.99).combine([nothing, some])["labels"]) == 30
 
 
-def test_both_sides_of_an_image_and_of_its_mirror_image_find_the_same(small_model, eager, image):
-    """The union of the two views turns over with the image, and is what the two find alone."""
+def test_an_image_and_its_mirror_image_give_the_same_detections(small_model, eager, image):
+    """The union of both views is mirrored with the image, and equals the separate views."""
     plain = image_detector(small_model)
     both = image_detector(small_model, Views(scales=(1.0,), merge="nms", iou_threshold=0.9))
     found, width = both(image), image.shape[1]
@@ -104,10 +104,10 @@ def test_both_sides_of_an_image_and_of_its_mirror_image_find_the_same(small_mode
     expected = merged_by_loops(views, 0.9, False, 20)
     columns = {"boxes": expected[:, :4], "labels": expected[:, 4], "confidence": expected[:, 5]}
     assert_same(found, columns)
-    assert not np.array_equal(found["boxes"], plain(image)["boxes"])  # the mirrored view has a say
+    assert not np.array_equal(found["boxes"], plain(image)["boxes"])  # the mirrored view matters
 
 
-def test_another_scale_is_another_size_also_of_a_model_of_one_image_size(eager, image):
+def test_another_scale_resizes_images_even_for_a_model_with_one_size(eager, image):
     """A model of one canvas is copied, with the same weights, for other canvases."""
     fixed = small_detector(DetectionPreprocessor(image_size=(64, 64)), (64, 64, 3))
     larger = small_detector(DetectionPreprocessor(image_size=(96, 96)))
@@ -117,7 +117,7 @@ def test_another_scale_is_another_size_also_of_a_model_of_one_image_size(eager, 
     assert_same(found, by_hand(larger, image))
 
 
-def test_every_scale_keeps_the_boxes_of_its_sizes():
+def test_every_scale_keeps_the_boxes_in_its_size_range():
     views = Views(scales=(0.5, 2), size_ranges=((16, 1e4), (0, 40)))
     sides = np.array([10.0, 32, 33, 200])  # of squares in pixels of the image
     boxes = np.stack([sides * 0, sides * 0, sides, sides], axis=1).astype("float32")
@@ -127,7 +127,7 @@ def test_every_scale_keeps_the_boxes_of_its_sizes():
     assert Views().select(found, 1.0, zoom=1.0) is found
 
 
-def test_wrong_settings_are_named():
+def test_invalid_settings_are_named():
     for arguments, message in (
         ({"scales": ()}, "`scales` must be unique positive factors"),
         ({"scales": (1, 1)}, "`scales` must be unique positive factors"),

@@ -1,4 +1,4 @@
-"""Tiles of a large image: where they lie, and what becomes of what they find."""
+"""Tiles of a large image: their positions and their merged detections."""
 
 import itertools
 
@@ -18,9 +18,9 @@ def exact(found, expected):
 
 
 def parts(truth, tile, labels=None, noise=0):
-    """The parts of true boxes in a tile whose pixels are their own coordinates, the best first.
+    """The parts of true boxes in a tile whose pixels are their own coordinates, best first.
 
-    Whole objects are less sure than parts of them. Boxes of a tile are too small by the noise.
+    Whole objects are less confident than parts. Boxes of a tile are too small by the noise.
     """
     (left, top), (height, width) = tile[0, 0, :2], tile.shape[:2]
     boxes = np.clip(truth - [left, top] * 2, 0, [width, height] * 2).astype("float32")
@@ -34,7 +34,7 @@ def parts(truth, tile, labels=None, noise=0):
 
 
 def detect(tiles, truth, image, **options):
-    """Objects, boxes `truth` in such an image, as tiles of it show them."""
+    """Detects objects with boxes `truth` in tiles of such an image."""
     truth = np.array(truth)
     return tiles.detect(lambda tile: parts(truth, tile, **options), image, 0.6, 100)
 
@@ -45,7 +45,7 @@ def by_position(boxes):
 
 @pytest.fixture
 def coordinates():
-    """An image of 200x200 pixels, each (x, y, 0)."""
+    """An image of 200x200 pixels with the values (x, y, 0)."""
     y, x = np.mgrid[:200, :200]
     return np.stack([x, y, 0 * x], axis=-1)
 
@@ -60,10 +60,10 @@ def test_every_object_is_found_once_and_whole(size, overlap, coordinates):
 
 @pytest.mark.parametrize("noise", [0, 1])
 @pytest.mark.parametrize(("overlap", "side"), [(0.2, 180), (0.9, 125)])
-def test_no_place_of_an_object_is_between_two_tiles(overlap, side, noise):
-    """Objects just under the overlap end at both margins somewhere, seen a pixel apart or not.
+def test_no_object_falls_between_two_tiles(overlap, side, noise):
+    """Objects just below the overlap may end in both margins, with or without a pixel of noise.
 
-    Then a box that lacks the pixels in the margin may stay.
+    Then a box that lacks the pixels in the margin may be kept.
     """
     image = np.stack([*np.mgrid[:20, :side][::-1], np.zeros((20, side), int)], axis=-1)
     widest = round(100 * overlap)
@@ -87,16 +87,16 @@ def test_an_object_where_four_tiles_meet_is_found_once(box, coordinates):
     np.testing.assert_array_equal(found["boxes"], [box])
 
 
-def test_the_rows_of_tiles_share_out_an_object_longer_than_the_overlap(coordinates):
-    """No tile sees all of its length, but one row sees all of its height."""
+def test_rows_of_tiles_split_an_object_longer_than_the_overlap(coordinates):
+    """No tile contains its whole length, but one row contains its whole height."""
     found = detect(Tiles(100, 0.2), [[40, 70, 140, 90]], coordinates[:180, :180])
     np.testing.assert_array_equal(
         by_position(found["boxes"]), [[40, 70, 100, 90], [80, 70, 140, 90]]
     )
 
 
-def test_a_cut_object_that_the_neighbor_misses_stays(coordinates):
-    """The neighbor finds another object of the class there, and one of another class over it."""
+def test_a_cut_object_that_the_neighbor_misses_is_kept(coordinates):
+    """The neighbor finds another object of the class there, and an overlapping other class."""
     image = coordinates[:100, :180]
 
     def look(tile):
@@ -115,7 +115,7 @@ def test_a_cut_object_that_the_neighbor_misses_stays(coordinates):
     assert [80, 10, 100, 30] in found["boxes"].tolist() and len(found["boxes"]) == 3
 
 
-def test_the_whole_image_has_as_many_detections_as_one_of_the_model(coordinates):
+def test_the_whole_image_has_the_detection_limit_of_the_model(coordinates):
     truth = np.array([[x, y, x + 4, y + 4] for x in range(0, 200, 10) for y in range(0, 200, 10)])
     confidence = np.linspace(0.9, 0.1, len(truth))
 
@@ -157,7 +157,7 @@ def test_tiles_cover_the_image_and_overlap(side):
     assert seen.min() >= 1 and found["boxes"].shape == (0, 4)
 
 
-def test_an_image_of_one_tile_is_detected_in_as_it_is(small_model, eager):
+def test_an_image_no_larger_than_a_tile_stays_whole(small_model, eager):
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), "uint8")
     plain = image_detector(small_model)(image)
     exact(image_detector(small_model, tiles=Tiles(96))(image), plain)
@@ -178,6 +178,6 @@ def test_impossible_tiles_are_refused(arguments):
 @pytest.mark.parametrize(
     "arguments", [(100.5, 0.2), (True, 0.2), ("100", 0.2), (100, None), (100, 0.2, 7.5)]
 )
-def test_tiles_of_other_types_are_refused(arguments):
+def test_tiles_with_arguments_of_other_types_are_refused(arguments):
     with pytest.raises(TypeError, match="Received: .*size={!r}, overlap={!r}".format(*arguments)):
         Tiles(*arguments)

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven through two pipes by its DevTools protocol."""
+"""A headless Chromium, controlled through two pipes with its DevTools protocol."""
 
 import contextlib
 import json
@@ -12,7 +12,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"
 
 
 def find_chromium() -> str | None:
-    """The path of a Chromium, from the search path or from Playwright's downloads."""
+    """The path of Chromium, from the search path or Playwright's downloads."""
     on_path = filter(None, map(shutil.which, NAMES))
     cache = Path(os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache/ms-playwright")
     downloaded = [*cache.glob("chromium*/*/chrome"), *cache.glob("chromium*/*/headless_shell")]
@@ -20,7 +20,7 @@ def find_chromium() -> str | None:
 
 
 class Tab:
-    """One page of a browser: commands go out, answers and events come in."""
+    """A page of a browser that takes commands and returns answers and events."""
 
     def __init__(self, commands, messages):
         self._commands, self._messages = commands, messages
@@ -33,7 +33,7 @@ class Tab:
             self.send(f"{domain}.enable")
 
     def send(self, method, **parameters):
-        """Runs a command and returns its result; events that come meanwhile are kept."""
+        """Runs a command and returns its result. Events in the meantime are kept."""
         self._count += 1
         message = {"id": self._count, "method": method, "params": parameters}
         if self._session:
@@ -59,7 +59,7 @@ class Tab:
         return message
 
     def open(self, url, width=1280, height=900, dark=False):
-        """Loads a page in a window of this size; the events since then are in `events`."""
+        """Loads a page in a window of this size and collects its events in `events`."""
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.send("Emulation.setEmulatedMedia", features=[scheme])
         self.send(
@@ -70,11 +70,11 @@ class Tab:
         self.send("Page.navigate", url=url)
         while not self._saw("Page.loadEventFired"):
             self._receive()
-        # Two frames later what the page lays out and fetches late has begun.
+        # After two frames, late layout and requests have begun.
         self.value("new Promise(r => requestAnimationFrame(() => requestAnimationFrame(r)))")
 
     def value(self, expression):
-        """The value of a JavaScript expression in the page; of a promise, once it is kept."""
+        """The value of a JavaScript expression in the page, also of a promise."""
         result = self.send(
             "Runtime.evaluate", expression=expression, awaitPromise=True, returnByValue=True
         )
@@ -84,7 +84,7 @@ class Tab:
         return any(event["method"] == method for event in self.events)
 
     def requests(self):
-        """The addresses that the page asked for, itself and data inside it left out."""
+        """The addresses that the page requested, without itself and data inside it."""
         urls = [
             event["params"]["request"]["url"]
             for event in self.events
@@ -94,14 +94,14 @@ class Tab:
         return [url for url in urls if not url.startswith("data:")]
 
     def complaints(self):
-        """What the console says: messages, warnings, errors, exceptions."""
+        """Console output: messages, warnings, errors, exceptions."""
         told = ("Runtime.consoleAPICalled", "Runtime.exceptionThrown", "Log.entryAdded")
         return [event["params"] for event in self.events if event["method"] in told]
 
 
 @contextlib.contextmanager
 def open_browser(program):
-    """Starts the browser with an empty profile and yields a `Tab`; ends it afterwards."""
+    """Starts the browser with an empty profile, yields a `Tab` and ends the browser."""
     (read_commands, write_commands), (read_messages, write_messages) = os.pipe(), os.pipe()
 
     def connect():  # the browser reads from descriptor 3 and writes to 4

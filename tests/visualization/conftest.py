@@ -1,4 +1,4 @@
-"""One look inside the small detector for all pictures of it."""
+"""One view inside the small detector for all plots."""
 
 import pytest
 from small_detector import picture

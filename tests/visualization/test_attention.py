@@ -1,4 +1,4 @@
-"""The attention picture: right maps, one color scale, no padding, no distortion."""
+"""The attention plot: correct maps, one color scale, no padding, no distortion."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ LEVELS = 3
 
 
 def rows_of(figure):
-    """The axes with maps, row by row; the first row shows cells, the last column color bars."""
+    """The axes with maps by row. The first row shows cells, the last column color bars."""
     maps = [axis for axis in figure.axes if len(axis.images) == 2]
     return [maps[i : i + LEVELS] for i in range(0, len(maps), LEVELS)]
 
@@ -30,8 +30,8 @@ def test_rows_are_the_steps_of_all_blocks(view, rows):
             np.testing.assert_allclose(axis.images[1].get_array(), expected, rtol=1e-5)
 
 
-def test_colors_mean_the_same_in_the_whole_figure_and_span_what_is_visible(view, rows):
-    """64 x 83 of 64 x 96 pixels are image: the last of P3's twelve columns is padding alone."""
+def test_all_maps_share_one_color_scale_over_the_visible_range(view, rows):
+    """The image has 64 x 83 of 64 x 96 pixels: the last of P3's twelve columns is padding."""
     steps = [view.before, *(maps for block in view.blocks for maps in block.norms.values())]
     visible = [[maps[0][:, :11], *maps[1:]] for maps in steps]
     highest = max(float(values.max()) for maps in visible for values in maps)
@@ -41,7 +41,7 @@ def test_colors_mean_the_same_in_the_whole_figure_and_span_what_is_visible(view,
     assert {axis.images[1].get_clim() for row in compared for axis in row} == {(0, 99)}
 
 
-def test_a_loud_cell_on_padding_alone_changes_no_color(view, rows):
+def test_a_large_norm_on_padding_changes_no_color(view, rows):
     view.before[0][:, 11] += 1000
     try:
         again = [row[0].images[1].get_clim() for row in rows_of(draw_attention(view))]
@@ -50,7 +50,7 @@ def test_a_loud_cell_on_padding_alone_changes_no_color(view, rows):
     assert again == [row[0].images[1].get_clim() for row in rows]
 
 
-def test_cells_lie_where_they_are_in_the_image_and_padding_is_cut_off(rows):
+def test_cells_are_aligned_with_the_image_and_padding_is_cut_off(rows):
     for row in rows:
         for axis in row:
             assert axis.get_xlim() == (0, 130) and axis.get_ylim() == (100, 0)
@@ -61,7 +61,7 @@ def test_cells_lie_where_they_are_in_the_image_and_padding_is_cut_off(rows):
             assert tuple(axis.images[0].get_extent()) == (0, 130, 100, 0)
 
 
-def test_chosen_blocks_only(view):
+def test_only_chosen_blocks_are_drawn(view):
     rows = rows_of(draw_attention(view, blocks=[1]))
     assert [row[0].get_ylabel() for row in rows][1] == "block 2 of 2\nafter spatial-aware"
     assert len(rows) == 4

@@ -1,4 +1,4 @@
-"""Images with their boxes in a grid hold what they were given."""
+"""Grids of images show the given boxes."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -17,7 +17,7 @@ FOUND = {
 
 
 def frame(axis, label):
-    """The outermost pixels, xyxy, of lines of a class's color that are two pixels wide."""
+    """The xyxy outermost pixels of lines in a class's color that are two pixels wide."""
     drawn = np.asarray(axis.images[0].get_array())
     zoom = drawn.shape[1] / axis.images[0].get_extent()[1]
     same = (drawn == class_color(label)).all(-1)
@@ -25,7 +25,7 @@ def frame(axis, label):
     return [round(float(x) / zoom) for x in (columns[0], rows[0], columns[-1], rows[-1])]
 
 
-def test_truth_is_left_and_confident_detections_are_right():
+def test_ground_truth_is_left_and_confident_detections_are_right():
     left, right = plot_detections([IMAGE], [TRUTH], [FOUND], ["cat", "dog"]).axes
     assert left.get_title() == "ground truth: 1" and right.get_title() == "detections ≥ 0.3: 1"
     assert left.images[0].get_extent() == [0, 80, 60, 0]
@@ -34,7 +34,7 @@ def test_truth_is_left_and_confident_detections_are_right():
     assert not (np.asarray(right.images[0].get_array()) == class_color(0)).all(-1).any()
 
 
-def test_images_of_different_sizes_and_none_with_boxes_are_drawn():
+def test_images_of_different_sizes_without_boxes_are_drawn():
     nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0)}
     images = [IMAGE, IMAGE[:30], IMAGE[:, :20]]
     figure = plot_detections(images, [nothing] * 3, [nothing | {"confidence": np.zeros(0)}] * 3)
@@ -42,14 +42,14 @@ def test_images_of_different_sizes_and_none_with_boxes_are_drawn():
     assert not any(axis.axison for axis in figure.axes)
 
 
-def test_crowded_pictures_carry_no_texts():
+def test_crowded_pictures_have_no_labels():
     many = {"boxes": np.tile(TRUTH["boxes"][:1], (40, 1)), "labels": np.zeros(40)}
     left, right = plot_detections([IMAGE], [many], [FOUND]).axes
     colored = [(np.asarray(a.images[0].get_array()) != 200).any(-1) for a in (left, right)]
     assert colored[1].sum() - 400 > colored[0].sum() > 0
 
 
-def test_the_legend_shows_names_as_they_are(tmp_path):
+def test_the_legend_shows_names_unchanged(tmp_path):
     names = ["_hidden", "$\\frac$ [/s]\n\x1b"]
     figure = plot_detections([IMAGE], [TRUTH], [FOUND], names, score_threshold=0.1)
     figure.savefig(tmp_path / "detections.png")
@@ -67,7 +67,7 @@ def test_unequal_lengths_are_refused():
         plot_examples([IMAGE], [])
 
 
-def test_examples_stand_in_a_grid_with_their_boxes():
+def test_examples_are_drawn_in_a_grid_with_their_boxes():
     figure = plot_examples([IMAGE, IMAGE[:30], IMAGE], [TRUTH] * 3, ["cat", "dog"], columns=2)
     drawn = [axis for axis in figure.axes if axis.images]
     assert len(drawn) == 3 and len(figure.axes) == 4

@@ -1,4 +1,4 @@
-"""Confusions are counted once, and curves are those of pycocotools."""
+"""Confusions are counted once, and curves match pycocotools."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from keras_dyhead.visualization import confusion_matrix, plot_confusion, plot_pr
 
 @pytest.fixture(scope="module")
 def annotations(tmp_path_factory):
-    """Five classes, with category ids that do not ascend with the labels."""
+    """Five classes with category ids that are not in label order."""
     folder = tmp_path_factory.mktemp("shapes")
     path = draw_shapes(folder, 6, image_size=128, empty_fraction=0, seed=3)
     names = ["cross", "star", "circle", "square", "triangle"]
@@ -32,10 +32,10 @@ def test_a_perfect_detector_confuses_nothing(annotations, perfect):
     np.testing.assert_array_equal(confusion_matrix(annotations, perfect), expected)
 
 
-def test_wrong_classes_misses_and_inventions_are_told_apart(annotations, perfect):
+def test_wrong_classes_misses_and_false_alarms_are_distinguished(annotations, perfect):
     first, second = annotations.category_ids[:2]
     found = perfect.copy()
-    found["category_id"][found["category_id"] == first] = second  # all crosses taken for stars
+    found["category_id"][found["category_id"] == first] = second  # all crosses become stars
     missed = found["category_id"] == annotations.category_ids[2]  # no circle is found
     found["score"][missed] = 0.29
     invented = found[:1].copy()
@@ -50,8 +50,8 @@ def test_wrong_classes_misses_and_inventions_are_told_apart(annotations, perfect
     np.testing.assert_array_equal(matrix, expected)
 
 
-def test_a_box_goes_with_the_detection_that_covers_it_best(annotations, perfect):
-    """Of three detections of one box the nearest counts, the others were found in nothing."""
+def test_a_box_is_paired_with_the_detection_of_the_largest_iou(annotations, perfect):
+    """Of three detections of one box, the closest counts and the others match nothing."""
     image = annotations.images[0]
     one = perfect[perfect["image_id"] == image.id][:1]
     worse = np.concatenate([one, one])
@@ -62,7 +62,7 @@ def test_a_box_goes_with_the_detection_that_covers_it_best(annotations, perfect)
     assert confusion_matrix(annotations, perfect[:0])[:5, 5].sum() == len(perfect)
 
 
-def test_the_curves_are_those_that_the_figures_are_means_of(annotations, perfect):
+def test_the_curves_average_to_the_figures(annotations, perfect):
     rng = np.random.default_rng(0)
     found = perfect[rng.random(len(perfect)) < 0.7]
     found["bbox"] += rng.normal(0, 4, found["bbox"].shape)
@@ -78,7 +78,7 @@ def test_the_curves_are_those_that_the_figures_are_means_of(annotations, perfect
     assert axis.lines[1].get_ydata().mean() == min(result.precision[:, known].mean(axis=0))
 
 
-def test_names_are_drawn_as_they_are(tmp_path):
+def test_names_are_drawn_unchanged(tmp_path):
     names = ["$\\frac$", "_b", "nut [/s]\n"]
     figure = plot_confusion(np.diag([2, 1, 0, 0]), names)
     figure.savefig(tmp_path / "confusion.png")

@@ -1,4 +1,4 @@
-"""The course of a training is drawn as it was."""
+"""Training curves show the history."""
 
 from keras_dyhead.visualization import plot_history
 

@@ -1,4 +1,4 @@
-"""DyHead inside KerasCV's and KerasHub's models is found, recorded and drawn."""
+"""DyHead is found, recorded and drawn inside KerasCV's and KerasHub's models."""
 
 import keras
 import numpy as np
@@ -11,7 +11,7 @@ from keras_dyhead.visualization.view import find_neck, look_inside
 
 pytest.importorskip("keras_cv")
 
-# What DyHead returns, by the parts of each host.
+# The output of DyHead, from the parts of each host.
 REFINED = {
     "keras_cv_retinanet": lambda model, x: model.feature_pyramid(model.feature_extractor(x)),
     "keras_cv_yolov8": lambda model, x: model.neck(
@@ -29,7 +29,7 @@ def composition(request):
     return request.param, model
 
 
-def test_the_record_ends_with_what_dyhead_returns(composition):
+def test_the_record_ends_with_the_output_of_dyhead(composition):
     name, model = composition
     image = picture(64, 64)
     view = look_inside(model, image)
@@ -41,7 +41,7 @@ def test_the_record_ends_with_what_dyhead_returns(composition):
         np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4 * expected.max())
 
 
-def test_all_pictures_can_be_drawn_of_a_backbone_by_itself():
+def test_all_plots_work_for_a_backbone_alone():
     model, image = tiny_detectors.keras_hub_backbone(), picture(48, 64)  # fitted into 64 x 64
     attention = plot_attention(model, image)
     maps = [axis.images[-1].get_array() for axis in attention.axes if len(axis.images) == 2]

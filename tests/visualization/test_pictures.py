@@ -1,4 +1,4 @@
-"""Detections drawn into images, and names for the files of these."""
+"""Detections drawn into images, and unique file names."""
 
 import numpy as np
 import pytest
@@ -7,12 +7,12 @@ from keras_dyhead.visualization import draw_detections, unique_stems
 
 
 def box_of(mask):
-    """The bounding box, xyxy, of the pixels that are true."""
+    """The xyxy bounding box of the true pixels."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     return [int(x) for x in (columns[0], rows[0], columns[-1], rows[-1])]
 
 
-def test_drawn_boxes_lie_where_the_detections_are_in_an_enlarged_picture():
+def test_boxes_are_drawn_at_the_detections_in_an_enlarged_picture():
     image = np.zeros((60, 80, 3), "uint8")
     found = {
         "boxes": np.array([[20.0, 30, 50, 55], [0, 0, 10, 10], [60, 40, 70, 50]]),
@@ -28,8 +28,8 @@ def test_drawn_boxes_lie_where_the_detections_are_in_an_enlarged_picture():
 
 
 @pytest.mark.parametrize("corner", [(0, 0), (70, 0), (0, 50), (70, 50), (30, 25)])
-def test_texts_lie_inside_the_picture_and_off_the_objects(corner):
-    """In every corner, with a neighbor at each side as close as may be."""
+def test_labels_stay_inside_the_picture_and_off_the_objects(corner):
+    """In every corner, with the closest possible neighbor on each side."""
     x, y = corner
     boxes = np.array([[x, y, x + 10, y + 10], [40, 0, 45, 60]], "float32")
     found = {"boxes": boxes, "labels": np.array([0, 1])}
@@ -37,7 +37,7 @@ def test_texts_lie_inside_the_picture_and_off_the_objects(corner):
     plain = np.asarray(draw_detections(image, found, ["first", "second"], labeled=False))
     picture = np.asarray(draw_detections(image, found, ["first", "second"]))
     added = (picture != plain).any(-1)
-    assert added.sum() > 1500  # two texts, whole
+    assert added.sum() > 1500  # two whole labels
     for left, upper, right, lower in (8 * boxes).astype(int):
         assert not added[upper + 3 : lower - 2, left + 3 : right - 2].any()
     alone = {"boxes": boxes[:1], "labels": np.array([0])}
@@ -75,5 +75,5 @@ def test_what_cannot_be_drawn_is_refused(change, message):
         draw_detections(scene.pop("image"), scene, ["a", "b"])
 
 
-def test_files_called_alike_keep_names_of_their_own():
+def test_files_with_equal_names_get_unique_stems():
     assert unique_stems(["a/x.png", "b/x.jpg", "x_2.png"]) == ["x", "x_2", "x_2_2"]

@@ -1,4 +1,4 @@
-"""The points drawn are those that DyHead reads, as the gradient of what it computes tells."""
+"""The drawn points are those that DyHead reads, according to its gradients."""
 
 import keras
 import numpy as np
@@ -10,7 +10,7 @@ from keras_dyhead.visualization.receptive_field import composed_points, points_o
 from keras_dyhead.visualization.view import BlockView
 
 SIZES = ((9, 7), (5, 4), (3, 2))
-CELL = (2, 1)  # of the middle level
+CELL = (2, 1)  # on the middle level
 
 
 def block_of(offsets, masks, gates=None):
@@ -26,7 +26,7 @@ def random_block():
 
 
 def spread(points, size):
-    """How much each cell of a map counts in bilinear readings at the points."""
+    """The weight of each cell of a map in bilinear samples at the points."""
     rows, columns = (np.arange(n)[None] for n in size)
     y, x = points.positions.T[..., None]
     near_y, near_x = (np.maximum(1 - np.abs(a - b), 0) for a, b in ((y, rows), (x, columns)))
@@ -36,8 +36,8 @@ def spread(points, size):
 def gradients(alignment, block):
     """The derivative of every branch of the middle level's cell with respect to all maps.
 
-    The layer reads the block's offsets and masks instead of predicting them; its kernels are one
-    everywhere, so that a derivative is the sum of the bilinear weights times masks.
+    The layer uses the block's offsets and masks instead of predicting them. Its kernels are all
+    one, so a derivative is the sum of the bilinear weights times masks.
     """
     import tensorflow as tf
 
@@ -68,8 +68,8 @@ def gradients(alignment, block):
 
 
 @pytest.mark.parametrize("alignment", ["paper", "published"])
-def test_points_of_a_block_are_what_its_convolutions_read(alignment):
-    """But for the coarser map of the paper's alignment, which is resized first: see below."""
+def test_points_of_a_block_match_what_its_convolutions_read(alignment):
+    """Except for the coarser map of the paper's alignment, which is resized first: see below."""
     block = random_block()
     expected = gradients(alignment, block)
     found = dict(points_of_block(block, alignment, 1, np.array([CELL]), np.ones(1)))
@@ -81,8 +81,8 @@ def test_points_of_a_block_are_what_its_convolutions_read(alignment):
             np.testing.assert_allclose(shares, expected[name], atol=1e-5)
 
 
-def test_the_coarser_level_is_read_where_the_offsets_point_in_the_papers_alignment():
-    """What is read are mixtures of mixtures: total and center are those of the points.
+def test_offsets_point_to_the_cells_read_on_the_coarser_level_in_the_papers_alignment():
+    """Samples are mixtures of mixtures, with the total and center of the points.
 
     Linear interpolation keeps both. All taps are inside.
     """
@@ -97,8 +97,8 @@ def test_the_coarser_level_is_read_where_the_offsets_point_in_the_papers_alignme
     np.testing.assert_allclose(found, center, atol=1e-5)
 
 
-def test_blocks_compose_as_their_kernels_do():
-    """Two regular 3x3 grids on one level are the 5x5 kernel [1 2 3 2 1] in either direction."""
+def test_blocks_compose_like_their_kernels():
+    """Two regular 3x3 grids on one level give the kernel [1 2 3 2 1] in both directions."""
     block = block_of([np.zeros((9, 9, 9, 2))], [np.full((9, 9, 9), 0.5)], [{"mid": 1.0}])
     (points,) = composed_points([block, block], "paper", 0, (4, 4))
     expected = np.zeros((9, 9))
@@ -106,8 +106,8 @@ def test_blocks_compose_as_their_kernels_do():
     np.testing.assert_allclose(spread(points, (9, 9)), expected)
 
 
-def test_one_block_composed_is_weighed_by_its_gates():
-    """Each branch counts its gate over the number of branches."""
+def test_one_composed_block_is_weighted_by_its_gates():
+    """The weight of each branch is its gate over the number of branches."""
     block = random_block()
     block.weights[1] = {"mid": 0.5, "low": 0.75, "high": 1.0}
     alone = dict(points_of_block(block, "published", 1, np.array([CELL]), np.ones(1)))

@@ -1,4 +1,4 @@
-"""The report: everything inside one page, broken images named, and a browser content with it."""
+"""The report is a self-contained page, names broken images and opens in a browser."""
 
 import base64
 import dataclasses
@@ -20,7 +20,7 @@ from keras_dyhead.visualization.report import level_of_box
 
 
 class Page(HTMLParser):
-    """The elements of a page, and all addresses in it."""
+    """The elements and addresses of a page."""
 
     ADDRESSES = ("src", "href", "srcset", "action", "data", "poster", "background", "formaction")
 
@@ -37,7 +37,7 @@ class Page(HTMLParser):
         self.texts.append(data)
 
     def external(self):
-        """Addresses that are not data inside the page; also those in its style sheets."""
+        """Addresses outside the page, including those in its style sheets."""
         found = [
             value
             for _, attributes in self.elements
@@ -53,7 +53,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """Two images of awkward names, and a broken one."""
+    """Two images with awkward names, and a broken one."""
     folder = tmp_path_factory.mktemp("report")
     Image.fromarray(picture(64, 80)).save(folder / 'a & <b> "c".png')
     Image.fromarray(picture(90, 64)).save(folder / "tall.jpg")
@@ -73,8 +73,8 @@ def page(report):
     return Page(report.page.read_text(encoding="utf-8"))
 
 
-def test_the_parser_finds_what_is_outside():
-    """Or else the next test could not fail."""
+def test_the_parser_finds_external_addresses():
+    """Otherwise the next test could not fail."""
     for text in (
         "<img src='x.png'>",
         "<script src='https://example.org/x.js'></script>",
@@ -86,12 +86,12 @@ def test_the_parser_finds_what_is_outside():
         assert Page(text).external(), text
 
 
-def test_the_page_refers_to_nothing_outside(page):
+def test_the_page_has_no_external_addresses(page):
     assert page.external() == []
     assert not page.all("script") and not page.all("iframe") and not page.all("object")
 
 
-def test_all_pictures_are_in_the_page_as_they_are_in_the_folder(report, page):
+def test_the_page_contains_the_same_pictures_as_the_folder(report, page):
     pictures = sorted(path for path in report.page.parent.iterdir() if path.suffix == ".png")
     assert pictures == sorted(report.pictures)
     assert sorted(path.name for path in pictures) == sorted(
@@ -124,13 +124,13 @@ def test_names_are_escaped_and_broken_images_named(report, page):
     assert "torn.jpg is not a readable" in fault and fault in text
 
 
-def test_the_facts_are_those_of_the_model(small_model, page):
+def test_the_facts_match_the_model(small_model, page):
     text, neck = "".join(page.texts), small_model.neck
     assert f"{small_model.count_params():,}, {neck.count_params():,} of them in DyHead" in text
     assert "2 blocks of 16 channels" in text and f"5: {', '.join(SHAPES)}" in text
 
 
-def test_the_level_of_a_box_is_that_of_eight_cells_to_a_side(view):
+def test_the_level_of_a_box_has_eight_cells_to_a_side(view):
     view = dataclasses.replace(view, strides=[(8, 8), (16, 16), (32, 32)])
     sides = {10: "P3", 64: "P3", 85: "P3", 95: "P4", 128: "P4", 256: "P5", 2000: "P5"}
     for side, level in sides.items():
@@ -151,8 +151,8 @@ def tab():
         yield tab
 
 
-def test_the_browser_tells_of_requests_and_errors(tab, tmp_path):
-    """Or else the next test could not fail."""
+def test_the_browser_reports_requests_and_errors(tab, tmp_path):
+    """Otherwise the next test could not fail."""
     (tmp_path / "bad.html").write_text(BAD_PAGE)
     tab.open((tmp_path / "bad.html").as_uri())
     assert [url.rsplit("/", 1)[1] for url in tab.requests()] == ["missing.png"]
@@ -161,7 +161,7 @@ def test_the_browser_tells_of_requests_and_errors(tab, tmp_path):
 
 @pytest.mark.parametrize(("width", "dark"), [(390, True), (1280, False)])
 def test_chromium_opens_the_report_without_errors_or_requests(tab, report, width, dark):
-    """On a phone and on a desktop: nothing is fetched or told, or wider than the window."""
+    """On a phone and on a desktop: no requests, no messages, nothing wider than the window."""
     tab.open(report.page.as_uri(), width, dark=dark)
     assert tab.requests() == [] and tab.complaints() == []
     assert tab.value("[...document.images].filter(i => i.complete && i.naturalWidth).length") == 7
@@ -170,8 +170,8 @@ def test_chromium_opens_the_report_without_errors_or_requests(tab, report, width
     assert (sum(map(int, background[4:-1].split(","))) < 200) == dark
 
 
-def test_the_page_forbids_what_is_outside(tab, tmp_path):
-    """Even an address that got into a page is not fetched."""
+def test_the_page_blocks_external_content(tab, tmp_path):
+    """Even an external address in a page is not requested."""
     section = Section("x", pictures=[Picture(b"", (1, 1), "alt", "caption")])
     text = render_page("title", [section]).replace("data:image/png;base64,", "missing.png")
     (tmp_path / "page.html").write_text(text)
@@ -181,7 +181,7 @@ def test_the_page_forbids_what_is_outside(tab, tmp_path):
     assert refused
 
 
-def test_broken_images_alone_are_an_error(small_model, folder, tmp_path):
+def test_only_broken_images_are_an_error(small_model, folder, tmp_path):
     with pytest.raises(ValueError, match="no readable image among .*torn.jpg"):
         write_report(small_model, [folder / "torn.jpg"], tmp_path / "out", detect=None)
     assert not (tmp_path / "out").exists()

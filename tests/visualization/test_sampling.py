@@ -1,4 +1,4 @@
-"""The picture of where DyHead looks has the points in pixels of the image."""
+"""The sampling plot shows the points in pixels of the image."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from keras_dyhead.visualization.receptive_field import points_of_block
 from keras_dyhead.visualization.sampling import draw_sampling
 
 
-def test_the_picture_has_the_points_in_pixels_of_the_image(view):
+def test_points_are_drawn_in_pixels_of_the_image(view):
     """The cell in row 1, column 2 of P4, whose cells are 25 x 25.06 pixels."""
     figure = draw_sampling(view, (60, 40), "P4", block=0)
     image, low, mid, high = figure.axes
@@ -29,7 +29,7 @@ def test_the_picture_has_the_points_in_pixels_of_the_image(view):
     np.testing.assert_allclose(center, np.array([2.5, 1.5]) * view.strides[1][::-1])
 
 
-def test_the_second_row_composes_all_blocks_up_to_the_chosen_one(view):
+def test_the_second_row_composes_all_blocks_up_to_the_chosen_block(view):
     figure = draw_sampling(view, (60, 40), "P4")
     titles = [axis.get_title() for axis in figure.axes if axis.get_title()]
     assert titles[0] == "block 2 of 2: cell of P4" and titles[4] == "through blocks 2 to 1"
@@ -45,6 +45,6 @@ def test_the_second_row_composes_all_blocks_up_to_the_chosen_one(view):
         (((10, 10), "P4", 2), "block=2"),
     ],
 )
-def test_what_is_not_there_is_refused(view, arguments, message):
+def test_missing_points_levels_and_blocks_are_refused(view, arguments, message):
     with pytest.raises(ValueError, match=message):
         draw_sampling(view, *arguments)

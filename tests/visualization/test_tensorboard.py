@@ -1,4 +1,4 @@
-"""TensorBoard's event files hold the figures and pictures of every evaluation."""
+"""Event files contain the figures and pictures of every evaluation."""
 
 import io
 
@@ -12,7 +12,7 @@ from keras_dyhead.visualization import TensorBoardLog
 
 
 def events(folder):
-    """What TensorBoard would show: the values of every tag by step, in the order of writing."""
+    """What TensorBoard would show: the values of every tag by step, in writing order."""
     found = {}
     for path in sorted(folder.iterdir()):
         for event in tf.compat.v1.train.summary_iterator(str(path)):
@@ -46,7 +46,7 @@ def test_figures_of_every_epoch_and_class_and_a_few_pictures_are_written(tmp_pat
         picture = Image.open(io.BytesIO(encoded))
         assert (step, plugin) == (4, "images")
         assert picture.size == (int(width), int(height)) == (2 * 640, 640)
-        # The truth is on the left, the same boxes, found, on the right.
+        # The ground truth is on the left, the same boxes as detections on the right.
         left, right = np.hsplit(np.asarray(picture), 2)
         pixels = Image.open(tmp_path / "images" / "000000.jpg").resize((640, 640))
         assert (left != pixels).any() and (right != pixels).any()

@@ -1,4 +1,4 @@
-"""What is recorded of a model is what its DyHead computes, wherever DyHead is."""
+"""A view records what DyHead computes, wherever it is in a model."""
 
 import keras
 import numpy as np
@@ -19,8 +19,8 @@ def assert_close(found, expected):
         np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4 * np.abs(b).max())
 
 
-def test_a_detector_of_this_package_is_seen_through_its_preprocessor(small_model, view):
-    """100 x 130 become 64 x 83, padded to 64 x 96: 8 preprocessed pixels are 12.5 in the image."""
+def test_a_detector_of_this_package_uses_its_preprocessor(small_model, view):
+    """100 x 130 becomes 64 x 83, padded to 64 x 96: 8 preprocessed pixels are 12.5 in the image."""
     image = picture(100, 130)
     assert view.levels == ["P3", "P4", "P5"] and view.alignment == "paper"
     np.testing.assert_allclose(view.strides[0], (8 * 100 / 64, 8 * 130 / 83), rtol=1e-6)
@@ -37,7 +37,7 @@ def test_a_detector_of_this_package_is_seen_through_its_preprocessor(small_model
     assert_close(view.blocks[1].norms["task"], norms(neck(pyramid)))
 
 
-def test_looking_leaves_the_model_as_it_was(small_model):
+def test_look_inside_leaves_the_model_unchanged(small_model):
     image = picture(64, 64)
     neck = small_model.neck
     attributes, batch = set(vars(neck)), small_model.preprocessor(image[None])["images"]
@@ -54,8 +54,8 @@ def plain_model(neck=None, size=None):
     return keras.Model(images, neck(maps) if neck else maps)
 
 
-def test_a_plain_model_gets_the_image_as_it_is():
-    """A list of maps is named by its strides: the neck here projects 8 channels to 16."""
+def test_a_plain_model_gets_the_unchanged_image():
+    """Maps in a list are named by their strides. The neck projects 8 channels to 16."""
     neck = DyHeadNeck(1, 16)
     model, image = plain_model(neck), picture(128, 256)
     move_weights(neck)
@@ -83,7 +83,7 @@ def test_without_scale_attention_all_weights_are_one():
         (lambda: plain_model(DyHeadNeck(1, 16)), (1, 64, 64, 3), r"shape \(1, 64, 64, 3\)"),
     ],
 )
-def test_what_cannot_be_seen_is_refused(model, image, message):
+def test_models_and_images_without_a_view_are_refused(model, image, message):
     with pytest.raises(ValueError, match=message):
         look_inside(model(), np.zeros(image))
 
