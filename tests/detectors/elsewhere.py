@@ -10,7 +10,7 @@ import keras
 import numpy as np
 from detectors.test_every_backend import IMAGES
 
-import keras_dyhead  # noqa: F401 (Keras then knows the detectors)
+import keras_dyhead  # noqa: F401 (registers the detectors with Keras)
 
 if __name__ == "__main__":
     folder = Path(sys.argv[1])

@@ -1,4 +1,4 @@
-"""A step of two devices and of one on JAX: prints the losses, and how much the weights differ.
+"""Steps on two devices and on one on JAX: prints the losses, and how much the weights differ.
 
 Counts how often a step is traced, for each size of images and under `mixed_bfloat16`.
 """
@@ -11,7 +11,7 @@ from detectors.test_every_backend import IMAGES, TARGETS, build
 
 
 def trained(model, images=IMAGES, epochs=1):
-    """The loss of each epoch, and how often a step was traced."""
+    """Returns the loss of each epoch, and how often a step was traced."""
     traces, compute_losses = [], model.compute_losses
 
     def counted(*arguments, **options):

@@ -26,18 +26,18 @@ CLASSES = 3
 
 @dataclasses.dataclass(frozen=True)
 class Small:
-    """A detector small enough for tests, and what is particular about it.
+    """A small detector for tests, and its properties.
 
     Args:
-        detector: The class.
+        detector: Class of the detector.
         raw: Last dimensions of each raw output, after those of image and location.
         maps: Raw outputs that are maps.
-        arguments: Of the constructor.
+        arguments: Arguments of the constructor.
         pyramid: Arguments of the pyramid.
-        epochs: How long it is trained on the scene.
-        lasting_losses: Losses that stay.
-        on_replicas: Further arguments where the test of replicas is worth more with them.
-        background_losses: Losses that images without objects have.
+        epochs: Number of epochs to train on the scene.
+        lasting_losses: Losses that training does not lower much.
+        on_replicas: Additional arguments for the test with replicas.
+        background_losses: Losses of images without objects.
     """
 
     detector: type[Detector]
@@ -62,18 +62,18 @@ class Small:
         return model.head.class_logits
 
     def background_bias(self, model):
-        """Returns the biases that fall where there are no objects."""
+        """Returns the biases that decrease in training without objects."""
         return self.class_layer(model).bias
 
 
 class SmallTwoStage(Small):
-    """A detector whose first stage knows no classes."""
+    """A detector whose first stage does not predict classes."""
 
     def background_bias(self, model):
         return model.head.rpn.objectness_logits.bias
 
 
-EVERYTHING = RandomSampler(10_000, 1.0)  # so that nothing is left to chance
+EVERYTHING = RandomSampler(10_000, 1.0)  # no randomness
 
 SMALL = {
     "retinanet": Small(
@@ -102,7 +102,7 @@ SMALL = {
         },
         pyramid={"extra_levels": "pool"},
         epochs=100,
-        # As the proposals become better, more of them have an object to learn.
+        # As proposals improve, more of them have an object to learn.
         lasting_losses=("box_loss", "proposal_loss"),
         background_losses=("class_loss", "objectness_loss"),
     ),
@@ -118,11 +118,11 @@ SMALL = {
         },
     ),
 }
-"""Every detector by its name: what all of them must do is tested on these."""
+"""All detectors by name, for tests that apply to each of them."""
 
 
 def small_backbone(**options):
-    """A plain model from images to C3..C5; no batch statistics, so batches can be split."""
+    """A plain model from images to C3..C5, without batch statistics, so batches can be split."""
     images = x = keras.Input((None, None, 3))
     maps = {}
     for level, strides in [("P3", 8), ("P4", 2), ("P5", 2)]:
@@ -132,7 +132,7 @@ def small_backbone(**options):
 
 
 def small_detector(name, num_blocks=0, **kwargs):
-    """An untrained detector on P3..P6, the same every time."""
+    """A reproducible, untrained detector on P3..P6."""
     keras.utils.set_random_seed(0)
     small = SMALL[name]
     defaults = {**small.parts(num_blocks, dtype=kwargs.get("dtype")), **small.arguments}
@@ -140,7 +140,7 @@ def small_detector(name, num_blocks=0, **kwargs):
 
 
 def scene():
-    """Two images of noise: one with two bright boxes, one with nothing."""
+    """Two images of noise: one with two bright boxes, one without objects."""
     images = np.random.default_rng(0).normal(0, 0.1, (2, 64, 96, 3)).astype("float32")
     boxes = np.array(
         [[[8, 8, 40, 44], [50, 20, 90, 48], [0, 0, 0, 0]], np.zeros((3, 4))], "float32"

@@ -1,6 +1,6 @@
 """Assigners against the published assignments and against loops.
 
-test_published.py has what OpenMMLab assigns to points.
+test_published.py compares assignments to points with OpenMMLab's.
 """
 
 import math
@@ -20,8 +20,8 @@ from keras_dyhead.detectors.assigners import (
 from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
 from keras_dyhead.ops import chunks
 
-# What detectron2 and mmdet 3.3.0 assign to the 9216 RetinaNet anchors of a 192x256 image (-1
-# background, -2 ignored), the latter sorted into our order of the anchors of a cell.
+# Assignments of detectron2 and mmdet 3.3.0 to the 9216 RetinaNet anchors of a 192x256 image (-1
+# background, -2 ignored), those of mmdet sorted into our order of anchors within a cell.
 PUBLISHED = np.load(Path(__file__).parent / "data" / "published_assignments.npz")
 LEVEL_SIZES = [(24, 32), (12, 16), (6, 8), (3, 4), (2, 2)]
 
@@ -33,7 +33,7 @@ def max_iou_loop(assigner, anchors, boxes, labels):
     )
     inner = np.prod(np.maximum(sides, 0), -1)
     area = [np.prod(b[:, 2:] - b[:, :2], -1) for b in (boxes, anchors)]
-    iou = (inner / (area[0][:, None] + area[1] - inner)).astype("float32")  # ties as in float32
+    iou = (inner / (area[0][:, None] + area[1] - inner)).astype("float32")  # to tie like float32
     real = np.flatnonzero(labels >= 0)
     assigned = np.full(len(anchors), -1)
     for a in range(len(anchors)):
@@ -61,7 +61,7 @@ def whole_scene(seed, count, padding=2):
     return boxes, labels
 
 
-# Whole coordinates, so that all areas are exact and small boxes tie between many anchors.
+# Integer coordinates, so that all areas are exact and small boxes tie between many anchors.
 ANCHORS = np.asarray(AnchorGenerator(2.0, 1, (1.0,))([(16, 16), (8, 8), (4, 4)], 3))
 
 
@@ -88,7 +88,7 @@ def test_assignment_equals_a_loop_over_anchors_and_objects(count, low_quality_io
     assert {-2, -1} < set(assigned)
 
 
-def test_images_with_none_and_with_hundreds_of_objects_share_a_batch():
+def test_images_with_no_objects_and_hundreds_of_objects_share_a_batch():
     boxes, labels = whole_scene(seed=3, count=300)
     nothing = np.zeros_like(boxes), np.full_like(labels, -1)
     batch = np.stack([boxes, nothing[0]]), np.stack([labels, nothing[1]])
@@ -100,7 +100,7 @@ def test_images_with_none_and_with_hundreds_of_objects_share_a_batch():
 
 
 @pytest.mark.parametrize("reassign", [True, False])
-def test_crowded_images_are_matched_in_several_chunks_alike(reassign, monkeypatch):
+def test_chunks_give_the_same_matches_for_crowded_images(reassign, monkeypatch):
     scenes = whole_scene(0, 98), whole_scene(1, 40, padding=60)
     boxes, labels = (np.stack(x) for x in zip(*scenes, strict=True))
     assigner = MaxIoUAssigner(reassign=reassign)
@@ -116,25 +116,25 @@ def test_an_object_without_overlap_or_area_claims_no_anchor():
 
 
 @pytest.mark.parametrize("reassign", [True, False])
-def test_xla_assigns_anchors_by_iou_alike(reassign):
+def test_xla_assigns_the_same_anchors_by_iou(reassign):
     assigner = MaxIoUAssigner(reassign=reassign)
     boxes, labels = (x[None] for x in whole_scene(seed=5, count=30))
     compiled = tf.function(assigner, jit_compile=True)(tf.constant(ANCHORS), boxes, labels)
     np.testing.assert_array_equal(compiled, assigner(ANCHORS, boxes, labels))
 
 
-def test_wrong_thresholds_are_shown():
+def test_invalid_thresholds_are_in_the_message():
     with pytest.raises(ValueError, match="positive_iou=0.3, negative_iou=0.4"):
         MaxIoUAssigner(positive_iou=0.3)
 
 
 SQUARES = AnchorGenerator(4.0, 1, (1.0,), offset=0.5)
-COUNTS = [16 * 16, 8 * 8, 2 * 2]  # the last level has fewer anchors than candidates are wanted
+COUNTS = [16 * 16, 8 * 8, 2 * 2]  # the last level has fewer anchors than `top_k`
 ATSS_ANCHORS = np.asarray(SQUARES([(16, 16), (8, 8), (2, 2)], 3))
 
 
 def atss_loop(assigner, anchors, boxes, labels):
-    """Algorithm 1 of the ATSS paper in float64, one object after the other."""
+    """Algorithm 1 of the ATSS paper in float64, object by object."""
     anchors, boxes = anchors.astype("float64"), boxes.astype("float64")
     centers = (anchors[:, :2] + anchors[:, 2:]) / 2
     assigned, best = np.full(len(anchors), -1), np.full(len(anchors), -np.inf)
@@ -159,7 +159,7 @@ def atss_loop(assigner, anchors, boxes, labels):
 
 
 def uneven_scene(seed, count):
-    """Boxes at odd places, so that no two anchors are equally near or overlap equally."""
+    """Boxes placed so that no two anchors are equally near or overlap equally."""
     rng = np.random.default_rng(seed)
     corner = rng.uniform(0, 90, (count, 2))
     boxes = np.concatenate([corner, corner + rng.uniform(6, 60, (count, 2))], -1)
@@ -182,7 +182,7 @@ def test_adaptive_assignment_equals_a_loop_over_objects(count, top_k):
     assert (assigned[1] == -1).all()
 
 
-def test_of_equal_objects_the_first_gets_the_anchors():
+def test_the_first_of_equal_objects_gets_the_anchors():
     box, label = uneven_scene(0, 1)[0][:1], np.zeros(1, "int32")
     twice = ATSSAssigner()(ATSS_ANCHORS, box.repeat(2, 0)[None], label.repeat(2)[None], COUNTS)
     once = ATSSAssigner()(ATSS_ANCHORS, box[None], label[None], COUNTS)
@@ -190,7 +190,7 @@ def test_of_equal_objects_the_first_gets_the_anchors():
     assert int(np.max(once)) == 0
 
 
-def test_xla_and_sizes_unknown_to_the_graph_assign_the_same():
+def test_xla_and_dynamic_sizes_assign_the_same():
     assigner = ATSSAssigner()
     boxes, labels = (x[None] for x in uneven_scene(5, 30))
     expected = assigner(ATSS_ANCHORS, boxes, labels, COUNTS)
@@ -209,17 +209,17 @@ def test_xla_and_sizes_unknown_to_the_graph_assign_the_same():
     np.testing.assert_array_equal(found, expected)
 
 
-def test_no_candidates_are_refused():
+def test_zero_candidates_are_rejected():
     with pytest.raises(ValueError, match="top_k=0"):
         ATSSAssigner(top_k=0)
 
 
-CENTRES = np.asarray(PointGenerator()([(16, 16), (8, 8), (4, 4)], 3))
+CENTERS = np.asarray(PointGenerator()([(16, 16), (8, 8), (4, 4)], 3))
 
 
 def fcos_loop(assigner, boxes, labels):
-    assigned = np.full(len(CENTRES), -1)
-    for a, (x, y, stride) in enumerate(CENTRES.astype("float64")):
+    assigned = np.full(len(CENTERS), -1)
+    for a, (x, y, stride) in enumerate(CENTERS.astype("float64")):
         smallest = np.inf
         for n in np.flatnonzero(labels >= 0):
             left, top, right, bottom = boxes[n].astype("float64")
@@ -239,7 +239,7 @@ def fcos_loop(assigner, boxes, labels):
 
 
 def limit_scene(count):
-    """Boxes with whole sides, so that sides lie on points and at the limits of levels."""
+    """Boxes with integer sides, so that sides lie on points and at the limits of levels."""
     rng = np.random.default_rng(count)
     corner = rng.integers(0, 110, (count, 2))
     boxes = np.concatenate([corner, corner + rng.integers(2, 120, (count, 2))], -1)
@@ -254,7 +254,7 @@ def test_assignment_equals_a_loop_over_points_and_objects(count, radius):
     boxes, labels = limit_scene(count)
     nothing = np.zeros_like(boxes), np.full_like(labels, -1)
     batch = np.stack([boxes, nothing[0]]), np.stack([labels, nothing[1]])
-    assigned = np.asarray(assigner(CENTRES, *batch))
+    assigned = np.asarray(assigner(CENTERS, *batch))
     expected = fcos_loop(assigner, boxes, labels)
     assert (expected >= 0).any() and (expected == -1).any()
     np.testing.assert_array_equal(assigned[0], expected)
@@ -262,30 +262,30 @@ def test_assignment_equals_a_loop_over_points_and_objects(count, radius):
 
 
 def test_levels_share_objects_by_size_without_gaps():
-    """By default up to 64 px on P3, 64 to 128 px on P4 and all above on P5, limits included."""
+    """By default up to 64 px on P3, 64 to 128 px on P4 and larger on P5, limits included."""
     for side, levels in [(60, {8}), (120, {8}), (128.0, {8, 16}), (200, {16}), (600, {32})]:
-        x, y = 4 + 8 * 8, 4 + 8 * 8  # a point of P3, in the middle of the object
+        x, y = 4 + 8 * 8, 4 + 8 * 8  # a point of P3, at the center of the object
         box = np.array([[[x - side / 2, y - side / 2, x + side / 2, y + side / 2]]], "float32")
         points = np.array([[x, y, stride] for stride in (8, 16, 32)], "float32")
         assigned = np.asarray(FCOSAssigner()(points, box, np.array([[0]])))[0]
         assert set(points[assigned == 0, 2]) == levels, side
 
 
-def test_of_equal_objects_the_first_gets_the_points():
+def test_the_first_of_equal_objects_gets_the_points():
     boxes, labels = limit_scene(1)
-    twice = FCOSAssigner()(CENTRES, boxes[:1].repeat(2, 0)[None], labels[:1].repeat(2)[None])
-    once = FCOSAssigner()(CENTRES, boxes[None, :1], labels[None, :1])
+    twice = FCOSAssigner()(CENTERS, boxes[:1].repeat(2, 0)[None], labels[:1].repeat(2)[None])
+    once = FCOSAssigner()(CENTERS, boxes[None, :1], labels[None, :1])
     np.testing.assert_array_equal(twice, once)
     assert int(np.max(once)) == 0
 
 
-def test_xla_assigns_points_by_size_alike():
+def test_xla_assigns_the_same_points_by_size():
     boxes, labels = (x[None] for x in limit_scene(30))
-    compiled = tf.function(FCOSAssigner(), jit_compile=True)(tf.constant(CENTRES), boxes, labels)
-    np.testing.assert_array_equal(compiled, FCOSAssigner()(CENTRES, boxes, labels))
+    compiled = tf.function(FCOSAssigner(), jit_compile=True)(tf.constant(CENTERS), boxes, labels)
+    np.testing.assert_array_equal(compiled, FCOSAssigner()(CENTERS, boxes, labels))
 
 
-def test_limits_survive_serialization_and_wrong_ones_are_shown():
+def test_limits_survive_serialization_and_invalid_ones_are_in_the_message():
     assigner = FCOSAssigner(center_radius=None)
     config = keras.saving.serialize_keras_object(assigner)
     assert keras.saving.deserialize_keras_object(config) == assigner
@@ -298,7 +298,7 @@ CORNERS = np.asarray(PointGenerator(0.0)([(16, 16), (8, 8), (4, 4)], 3))
 
 
 def nearest_loop(assigner, boxes, labels):
-    """One object after the other, in float64, the level from logarithms."""
+    """Object by object, in float64, with levels from logarithms."""
     assigned = np.full(len(CORNERS), -1)
     nearest = np.full(len(CORNERS), np.inf)
     for n in np.flatnonzero(labels >= 0):
@@ -317,7 +317,7 @@ def nearest_loop(assigner, boxes, labels):
 
 
 def central_scene(seed, count, padding=2):
-    """Objects whose centers lie nowhere near the middle between two points."""
+    """Objects with centers far from the midpoint between two points."""
     rng = np.random.default_rng(seed)
     centers = rng.integers(0, 16, (count, 2)) * 8 + rng.uniform(-3, 3, (count, 2))
     sizes = rng.uniform(3, 150, (count, 2))
@@ -337,15 +337,15 @@ def test_assignment_to_the_nearest_points_equals_a_loop_over_objects(count, scal
     assert (assigned >= 0).sum() >= min(count, 12) * top_k / 2
 
 
-def test_sizes_of_a_power_of_two_belong_to_the_coarser_level():
-    """Where logarithms in float32 may come out just below a whole number."""
+def test_power_of_two_sizes_belong_to_the_coarser_level():
+    """Logarithms in float32 may be just below an integer there."""
     for width, height, stride in [(63, 64, 8), (64, 64, 16), (32, 128, 16), (16, 1024, 32)]:
         boxes = np.array([[[0, 0, width, height]]], "float32")
         assigned = np.asarray(NearestPointAssigner()(CORNERS, boxes, np.array([[1]])))[0]
         assert CORNERS[assigned == 0, 2] == [stride]
 
 
-def test_of_two_objects_the_nearer_gets_the_point_and_of_equals_the_first():
+def test_the_nearer_object_gets_the_point_or_the_first_of_equals():
     boxes = np.array([[[0, 0, 20, 20], [0, 0, 17, 17]]], "float32")
     for order, winner in [([0, 1], 1), ([1, 0], 0), ([0, 1, 1], 1), ([0, 0], 0)]:
         labels = np.zeros((1, len(order)), "int32")
@@ -353,7 +353,7 @@ def test_of_two_objects_the_nearer_gets_the_point_and_of_equals_the_first():
         assert assigned[17] == winner and (assigned >= 0).sum() == 1
 
 
-def test_hundreds_of_objects_and_none_share_a_batch_of_points():
+def test_points_for_hundreds_of_objects_and_for_none_share_a_batch():
     boxes, labels = central_scene(seed=3, count=300)
     batch = np.stack([boxes, boxes * 0]), np.stack([labels, labels * 0 - 1])
     assigned = np.asarray(NearestPointAssigner()(CORNERS, *batch))
@@ -361,13 +361,13 @@ def test_hundreds_of_objects_and_none_share_a_batch_of_points():
     assert (assigned[1] == -1).all()
 
 
-def test_xla_assigns_points_by_distance_alike():
+def test_xla_assigns_the_same_points_by_distance():
     boxes, labels = (x[None] for x in central_scene(seed=5, count=30))
     assigner = NearestPointAssigner(top_k=3)
     compiled = tf.function(assigner, jit_compile=True)(tf.constant(CORNERS), boxes, labels)
     np.testing.assert_array_equal(compiled, assigner(CORNERS, boxes, labels))
 
 
-def test_no_points_per_object_are_refused():
+def test_zero_points_per_object_are_rejected():
     with pytest.raises(ValueError, match="top_k=0"):
         NearestPointAssigner(top_k=0)

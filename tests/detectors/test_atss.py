@@ -1,4 +1,4 @@
-"""ATSS's losses and head; what it shares with other detectors is in test_detectors.py."""
+"""ATSS's losses and head; test_detectors.py covers what all detectors share."""
 
 import numpy as np
 import pytest
@@ -53,7 +53,7 @@ def test_losses_equal_a_loop_over_anchors(normalizer):
             box_loss += 3 * centerness * (1 - giou(predicted, box))
             q = 1 / (1 + np.exp(-float(raw["centerness_logits"][b, a])))
             centerness_loss -= centerness * np.log(q) + (1 - centerness) * np.log(1 - q)
-    # With "image", the image without objects counts one.
+    # With "image", the image without objects counts as one.
     positives = (assigned[0] >= 0).sum() + (normalizer == "image")
     losses = model.compute_losses(raw, *objects)
     expected = {
@@ -76,7 +76,7 @@ def test_confidence_is_class_probability_times_centerness():
     np.testing.assert_allclose(model.decode(raw)["confidence"][:, 0], best, rtol=1e-6)
 
 
-def test_every_level_scales_its_deltas_by_a_weight_of_its_own():
+def test_every_level_scales_its_deltas_by_its_own_weight():
     model = small_detector("atss")
     images, _ = scene()
     before = model(images)["box_deltas"]

@@ -1,4 +1,4 @@
-"""DetectionDecoder against a loop in numpy."""
+"""DetectionDecoder against a loop in NumPy."""
 
 import dataclasses
 
@@ -87,8 +87,8 @@ def test_detections_equal_a_loop_over_levels_and_candidates(clipping, places):
     assert_equals_loop(decoder, *outputs(seed=places))
 
 
-def test_centerness_weighs_confidence_and_ranks_candidates_if_wanted():
-    """Few candidates, so that the two rankings keep different ones; the threshold ignores it."""
+def test_centerness_weights_confidence_and_optionally_ranks_candidates():
+    """The two rankings keep different candidates; the threshold ignores centerness."""
     logits, boxes = outputs(seed=7)
     centerness = np.random.default_rng(7).normal(0, 2, boxes.shape[:2]).astype("float32")
     found = [
@@ -101,8 +101,8 @@ def test_centerness_weighs_confidence_and_ranks_candidates_if_wanted():
     assert 0 < found[0]["confidence"][found[0]["confidence"] > 0].min() < 0.3
 
 
-def test_clipping_afterwards_loses_places_to_boxes_outside_the_image():
-    """With one place, the best box lies outside: published detectron2 models return nothing."""
+def test_with_clipping_after_nms_boxes_outside_the_image_count():
+    """If the only detection lies outside, detectron2's published models return nothing."""
     logits = np.array([[[3.0], [2.0]]], "float32")
     boxes = np.array([[[50, 50, 60, 60], [0, 0, 10, 10]]], "float32")
     before = DetectionDecoder(max_detections=1)
@@ -111,7 +111,7 @@ def test_clipping_afterwards_loses_places_to_boxes_outside_the_image():
     assert int(after(logits, boxes, [2], [[20, 20]])["num_detections"][0]) == 0
 
 
-def test_level_counts_unknown_to_the_graph_and_xla_give_the_same():
+def test_dynamic_level_counts_and_xla_give_the_same_detections():
     decoder = DetectionDecoder(max_candidates=50)
     logits, boxes = (tf.constant(x) for x in outputs(seed=1))
     expected = decoder(logits, boxes, COUNTS)
@@ -126,7 +126,7 @@ def test_level_counts_unknown_to_the_graph_and_xla_give_the_same():
         np.testing.assert_allclose(out["boxes"], expected["boxes"], atol=1e-5)
 
 
-def test_settings_survive_serialization_and_wrong_ones_are_shown():
+def test_settings_survive_serialization_and_invalid_ones_are_in_the_message():
     decoder = DetectionDecoder(score_threshold=0.3, clip="after_nms")
     config = keras.saving.serialize_keras_object(decoder)
     assert keras.saving.deserialize_keras_object(config) == decoder
@@ -145,8 +145,8 @@ def test_settings_survive_serialization_and_wrong_ones_are_shown():
 
 
 @pytest.mark.parametrize("clipping", ["before_nms", "after_nms"])
-def test_boxes_of_each_class_are_decoded_like_as_many_anchors(clipping):
-    """Two stages: one box per region and class, probabilities in place of logits, no levels."""
+def test_boxes_of_each_class_are_decoded_like_separate_anchors(clipping):
+    """Two stages: one box per region and class, probabilities instead of logits, no levels."""
     rng = np.random.default_rng(3)
     logits = rng.normal(-1, 2, (2, 30, CLASSES)).astype("float32")
     corner = rng.uniform(-30, 70, (2, 30, CLASSES, 2))
@@ -154,7 +154,7 @@ def test_boxes_of_each_class_are_decoded_like_as_many_anchors(clipping):
     boxes, sizes = boxes.astype("float32"), np.array([[90, 80], [60, 70]])
     decoder = DetectionDecoder(0.2, 0.4, clip=clipping)
     found = decoder.from_probabilities(keras.ops.sigmoid(logits), boxes, sizes)
-    # The same as anchors that are candidates for one class alone.
+    # Equivalent to anchors that are candidates for only one class.
     alone = np.where(np.eye(CLASSES, dtype=bool), logits[:, :, None], -30).astype("float32")
     flat = (alone.reshape(2, -1, CLASSES), boxes.reshape(2, -1, 4))
     for i, size in enumerate(sizes):

@@ -1,4 +1,4 @@
-"""What every detector must do as a Keras model, with DyHead and without."""
+"""What every detector must do as a Keras model, with and without DyHead."""
 
 import dataclasses
 import os
@@ -25,7 +25,7 @@ def overlap(a, b):
 
 @pytest.fixture(scope="module", autouse=True)
 def unoptimized_graphs():
-    """Graphs that run a few small steps: optimizing them takes longer than running them."""
+    """Skips graph optimization, which takes longer here than running the few small steps."""
     option = "disable_meta_optimizer"
     before = tf.config.optimizer.get_experimental_options().get(option, False)
     tf.config.optimizer.set_experimental_options({option: True})
@@ -38,28 +38,28 @@ WITH_AND_WITHOUT_DYHEAD = pytest.mark.parametrize("num_blocks", [0, 1])
 
 
 def own_config(model):
-    """The configuration, but for the shapes of layers, in which Keras turns tuples to lists."""
+    """The configuration without the shapes of layers, where Keras turns tuples into lists."""
     layers = {name: getattr(model, name) for name in ("neck", "pyramid")}
     layers = {name: layer and layer.get_config() for name, layer in layers.items()}
     return model.get_config() | layers | {"backbone": None}
 
 
-# The others take half a minute each. Tests below train all of them for some steps.
+# The others take half a minute each. Tests below train all detectors for a few steps.
 QUICK_TRAININGS = ("atss-1", "faster-rcnn-0")
 
 
 def trainings(quick):
-    """All detectors without and with DyHead; but for the quick ones they are slow tests."""
+    """All detectors without and with DyHead. All except the quick ones are slow tests."""
     names = [f"{name}-{n}" for name in SMALL for n in (0, 1)]
     return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names]
 
 
-SAVED = trainings(("atss-0",))  # two more steps are compiled: without DyHead that is quicker
+SAVED = trainings(("atss-0",))  # two more steps are compiled, faster without DyHead
 
 
 @pytest.fixture(scope="module", params=trainings(QUICK_TRAININGS))
 def trained(request):
-    """A detector trained on the scene, the history of its training, and what is said of it."""
+    """A detector trained on the scene, its training history, and its `Small`."""
     name, num_blocks = request.param.rsplit("-", 1)
     model = small_detector(name, int(num_blocks))
     model.compile(keras.optimizers.Adam(5e-3))
@@ -89,7 +89,7 @@ def test_training_lowers_each_named_loss_and_finds_the_objects(trained):
 
 
 @pytest.mark.parametrize("trained", SAVED, indirect=True)
-def test_a_saved_model_predicts_the_same_and_goes_on_training(trained, tmp_path):
+def test_a_saved_model_predicts_the_same_and_continues_training(trained, tmp_path):
     model, *_ = trained
     images, targets = scene()
     model.save(tmp_path / "model.keras")
@@ -112,14 +112,14 @@ def test_raw_outputs_are_flat_and_decode_to_what_predict_returns(trained):
     assert shapes == {key: (2, locations, *last) for key, last in small.raw.items()}
     predicted = model.predict(images, verbose=0)
     assert_same(model.decode(raw, [(64, 96), (64, 96)]), predicted)
-    # Stored outputs know no level sizes: they are found from the sizes of the images.
+    # Without level sizes, they follow from the sizes of the images.
     stored = {key: raw[key].numpy() for key in raw if key != "level_sizes"}
     assert_same(model.decode(stored, [(64, 96), (64, 96)]), predicted)
     with pytest.raises(ValueError, match="level_sizes"):
         model.decode(stored, [(64, 200), (64, 96)])
 
 
-def test_another_decoder_takes_effect_in_the_next_predict(trained):
+def test_a_new_decoder_takes_effect_at_the_next_predict(trained):
     model, *_ = trained
     images, _ = scene()
     decoder = model.decoder
@@ -133,7 +133,7 @@ NOTHING = {"boxes": np.zeros((2, 0, 4), "float32"), "labels": np.zeros((2, 0), i
 
 
 def assert_background_is_trained(name, model, targets):
-    """Without objects some losses are zero, others lower the scores."""
+    """Without objects, some losses are zero and others lower the scores."""
     model.reset_metrics()
     bias = SMALL[name].background_bias(model)
     before = bias.numpy()
@@ -153,9 +153,7 @@ def padded(targets, places):
 
 @EVERY_DETECTOR
 @pytest.mark.parametrize("num_blocks", [pytest.param(0, marks=pytest.mark.slow), 1])
-def test_one_trace_trains_with_few_objects_with_hundreds_and_with_none(
-    name, num_blocks, monkeypatch
-):
+def test_one_trace_trains_with_few_objects_hundreds_and_none(name, num_blocks, monkeypatch):
     traces = []
     compute_loss = Detector.compute_loss
 
@@ -181,8 +179,8 @@ def test_one_trace_trains_with_few_objects_with_hundreds_and_with_none(
 
 
 @EVERY_DETECTOR
-def test_places_that_no_image_uses_cost_nothing(name, monkeypatch):
-    """A data set pads each batch to its fullest image; places between objects are kept."""
+def test_padding_that_no_image_uses_costs_nothing(name, monkeypatch):
+    """A dataset may pad to its fullest image; padding between objects is kept."""
     model, shapes = small_detector(name), []
     compute_losses = type(model).compute_losses
 
@@ -201,7 +199,7 @@ def test_places_that_no_image_uses_cost_nothing(name, monkeypatch):
 
 
 @EVERY_DETECTOR
-def test_targets_without_a_place_for_boxes_train_the_background(name):
+def test_targets_of_length_zero_train_the_background(name):
     model = small_detector(name)
     model.compile("adam", run_eagerly=True)
     assert_background_is_trained(name, model, NOTHING)
@@ -227,7 +225,7 @@ def test_xla_trains_like_the_plain_graph(name, num_blocks):
     np.testing.assert_allclose(losses[1], losses[0], rtol=1e-3)
 
 
-# In float16, where losses are scaled, ATSS, whose head RetinaNet and FCOS have, too.
+# In float16, where losses are scaled, only ATSS, as RetinaNet and FCOS share its head.
 @pytest.mark.parametrize(
     ("policy", "num_blocks", "name"),
     [
@@ -240,7 +238,7 @@ def test_xla_trains_like_the_plain_graph(name, num_blocks):
         *(pytest.param("mixed_float16", 1, name, marks=pytest.mark.slow) for name in SMALL),
     ],
 )
-def test_mixed_precision_trains_finite_and_predicts_float32(name, policy, num_blocks):
+def test_mixed_precision_keeps_weights_finite_and_predicts_float32(name, policy, num_blocks):
     images, targets = scene()
     model = small_detector(name, num_blocks, dtype=policy)
     for layer in [model.pyramid, model.head] + [model.neck] * num_blocks:
@@ -255,7 +253,7 @@ def test_mixed_precision_trains_finite_and_predicts_float32(name, policy, num_bl
     assert boxes.dtype == tf.float32 and np.isfinite(boxes).all()
 
 
-def test_kerashub_backbones_and_datasets_of_changing_sizes_are_accepted():
+def test_kerashub_backbones_and_datasets_of_varying_sizes_are_accepted():
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 64, 64, 64], [1, 1, 1, 1], [1, 2, 2, 2], "basic_block"
     )
@@ -307,8 +305,8 @@ def test_neck_and_pyramid_fit_each_other_by_default():
     assert (by_neck.channels, by_neck.min_level, by_neck.max_level) == (32, 3, 7)
 
 
-def test_any_layer_from_pyramid_to_pyramid_is_a_neck():
-    """Also one that changes the number of channels: the head has as many as it gets."""
+def test_any_layer_that_maps_a_pyramid_to_a_pyramid_is_a_neck():
+    """Including one that changes the number of channels, which the head then has."""
 
     @keras.saving.register_keras_serializable(package="tests")
     class Doubled(keras.layers.Layer):
@@ -323,7 +321,7 @@ def test_any_layer_from_pyramid_to_pyramid_is_a_neck():
 
 
 @pytest.mark.parametrize("wrong", [{"neck": "dynamic"}, {"neck": 6}, {"pyramid": "fpn"}])
-def test_what_is_no_layer_is_refused_as_neck_or_pyramid(wrong):
+def test_a_neck_or_pyramid_of_the_wrong_type_is_rejected(wrong):
     (value,) = wrong.values()
     with pytest.raises(TypeError, match=f"`{list(wrong)[0]}` must be .*Received: {value!r}"):
         small_detector("atss", **wrong)
@@ -338,7 +336,7 @@ def test_regularization_of_the_backbone_is_part_of_the_loss():
     np.testing.assert_allclose(penalty, 0.5 * 3 * 16, rtol=1e-4)
 
 
-def test_wrong_calls_are_explained():
+def test_invalid_calls_are_explained():
     model = small_detector("atss")
     images, targets = scene()
     with pytest.raises(ValueError, match="has built-in losses"):
@@ -352,8 +350,8 @@ def test_wrong_calls_are_explained():
         small_detector("atss", loss_normalizer="mean")
 
 
-def test_the_running_normalizer_moves_with_training_steps_only_and_is_saved(tmp_path):
-    """Detectron2's mean: a tenth of the way from 100 towards the positives of each batch."""
+def test_the_running_normalizer_moves_only_in_training_steps_and_is_saved(tmp_path):
+    """detectron2's mean moves from 100 a tenth of the way toward the positives of each batch."""
     model = small_detector("retinanet", loss_normalizer="running")
     model.compile(keras.optimizers.SGD(0.0))
     images, targets = scene()
@@ -381,7 +379,7 @@ from detectors.scenes import SMALL, scene, small_detector
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-images, targets = scene()  # one replica gets the image with objects, the other the empty one
+images, targets = scene()  # one replica gets the image with objects, the other gets the empty one
 
 for argument in sys.argv[1:]:
     name, num_blocks, *predicts = argument.split()

@@ -1,4 +1,4 @@
-"""Losses and gradients are those of TensorFlow on JAX and PyTorch; every detector fits there.
+"""Losses and gradients on JAX and PyTorch equal TensorFlow's, and every detector trains there.
 
 `python tests/detectors/test_every_backend.py` writes what TensorFlow computes.
 """
@@ -30,13 +30,13 @@ TARGETS = {
 
 
 def build(name, num_blocks=1, image_shape=(64, 64, 3), dtype=None):
-    """A detector whose weights come from NumPy."""
+    """A detector with weights from NumPy."""
     images = x = keras.Input(image_shape)
     maps = {}
     for level, strides in (("P2", 4), ("P3", 2), ("P4", 2), ("P5", 2)):
         maps[level] = x = keras.layers.Conv2D(16, 5, strides, "same", activation="relu")(x)
     options = {}
-    if name == "faster-rcnn":  # samples of everything: nothing is drawn
+    if name == "faster-rcnn":  # samples everything, without randomness
         everything = detectors.RandomSampler(100_000, 1.0)
         options = {"sampler": everything, "region_sampler": everything, "head_units": 32}
     else:
@@ -77,7 +77,7 @@ def losses_and_gradients(model):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_losses_and_gradients_are_those_of_tensorflow(name):
+def test_losses_and_gradients_equal_tensorflows(name):
     expected = json.loads(EXPECTED.read_text())[name]
     losses, norms = losses_and_gradients(build(name))
     assert losses == pytest.approx(expected["losses"], rel=1e-5)
@@ -97,7 +97,7 @@ def test_a_detector_fits_and_detects(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_model_of_open_height_and_width_computes_the_same(name):
+def test_a_model_of_dynamic_height_and_width_computes_the_same(name):
     raw, expected = (run(build(name, image_shape=shape), IMAGES) for shape in SHAPES)
     assert raw.keys() == expected.keys()
     for key, values in expected.items():
@@ -106,7 +106,7 @@ def test_a_model_of_open_height_and_width_computes_the_same(name):
 
 @pytest.mark.skipif(ON_TENSORFLOW, reason="test_targets.py has more of it")
 @pytest.mark.parametrize("name", NAMES)
-def test_a_label_that_the_model_lacks_stops_every_backend(name):
+def test_an_out_of_range_label_stops_every_backend(name):
     model = build(name)
     model.compile(keras.optimizers.SGD(1e-3))
     before = model.get_weights()

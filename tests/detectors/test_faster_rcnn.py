@@ -1,4 +1,4 @@
-"""What is particular about a detector of two stages; test_detectors.py has the rest."""
+"""What only a two-stage detector has; test_detectors.py covers what all detectors share."""
 
 import dataclasses
 
@@ -21,7 +21,7 @@ def box_head_layers(model):
     return {path.split("/")[0] for path in paths(model, "box_head")}
 
 
-def test_the_papers_arrangement_moves_task_aware_attention_behind_the_pooling():
+def test_the_papers_arrangement_moves_task_aware_attention_after_pooling():
     """Figure 2(c): in place of each of the two fully connected layers."""
     predictions = {"class_logits", "box_deltas"}
 
@@ -39,13 +39,13 @@ def test_the_papers_arrangement_moves_task_aware_attention_behind_the_pooling():
     assert box_head_layers(plain[0]) == {"fc1", "fc2"} | predictions
 
 
-def test_its_own_pyramid_goes_from_p2_to_a_pooled_p6():
+def test_the_default_pyramid_goes_from_p2_to_a_pooled_p6():
     pyramid = FasterRCNN.default_pyramid(16)
     assert (pyramid.channels, pyramid.min_level, pyramid.max_level) == (16, 2, 6)
     assert pyramid.extra_levels == "pool"
 
 
-def test_task_attention_in_the_box_head_looks_at_each_region_alone():
+def test_task_attention_in_the_box_head_treats_each_region_separately():
     regions = np.random.default_rng(0).normal(size=(2, 5, 3, 3, 16)).astype("float32")
     head = BoxHead(CLASSES, 1, hidden="task_attention")
     outputs = head(regions)
@@ -78,7 +78,7 @@ def losses_of(model, images, targets):
     return {k: float(v) for k, v in model.compute_losses(model(images), boxes, labels).items()}
 
 
-def test_anchors_and_regions_are_drawn_anew_in_every_step():
+def test_anchors_and_regions_are_resampled_in_every_step():
     few = RandomSampler(8, 0.5)
     model = small_detector("faster-rcnn", sampler=few, region_sampler=few)
     drawn = [losses_of(model, *scene()) for _ in range(3)]
@@ -89,7 +89,7 @@ def test_anchors_and_regions_are_drawn_anew_in_every_step():
         np.testing.assert_allclose(fixed[1][name], fixed[0][name], rtol=1e-6)
 
 
-def test_no_gradient_goes_from_the_second_stage_through_the_proposals():
+def test_no_gradient_flows_from_the_second_stage_through_proposals():
     images, targets = scene()
     model = small_detector("faster-rcnn")
     boxes, labels = tf.constant(targets["boxes"]), tf.constant(targets["labels"])
@@ -118,12 +118,12 @@ def test_regions_are_clipped_to_the_images_without_padding():
     assert unclipped.min() < 0 and unclipped[..., 3].max() > 64
 
 
-def test_objects_without_area_do_no_harm():
-    """As a region of its own, such an object would have deltas that are no numbers."""
+def test_objects_without_area_keep_losses_finite():
+    """If it were a region itself, such an object would have NaN deltas."""
     images, targets = scene()
     model = small_detector("faster-rcnn")
     labels = targets["labels"].copy()
-    labels[:, 2] = 1  # whose boxes are zeros
+    labels[:, 2] = 1  # their boxes are zeros
     with tf.GradientTape() as tape:
         found = model.compute_losses(model(images), tf.constant(targets["boxes"]), labels)
         total = sum(found.values())
@@ -133,7 +133,7 @@ def test_objects_without_area_do_no_harm():
     assert all(np.isfinite(tf.convert_to_tensor(gradient)).all() for gradient in gradients)
 
 
-def test_a_step_draws_from_as_many_candidates_as_training_wants():
+def test_a_step_uses_the_number_of_training_candidates():
     images, targets = scene()
     model = small_detector("faster-rcnn")
     model.proposals = dataclasses.replace(
@@ -145,7 +145,7 @@ def test_a_step_draws_from_as_many_candidates_as_training_wants():
     assert used[0] <= 2 * 2 * 4 < used[1]
 
 
-def test_impossible_arrangements_are_refused():
+def test_impossible_arrangements_are_rejected():
     with pytest.raises(ValueError, match="Received: use_task_attention=True"):
         small_detector("faster-rcnn", 1, arrangement="paper")
     with pytest.raises(ValueError, match="'both'"):

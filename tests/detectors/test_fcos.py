@@ -1,4 +1,4 @@
-"""FCOS's losses and head; what it shares with other detectors is in test_detectors.py."""
+"""FCOS's losses and head; test_detectors.py covers what all detectors share."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ POINTS = np.array(
 
 
 def overlaps(a, b):
-    """IoU, and how much of the hull is empty."""
+    """IoU, and the empty fraction of the hull."""
     sides = np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2])
     inner = np.prod(np.maximum(sides, 0))
     union = np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - inner
@@ -57,7 +57,7 @@ def test_losses_equal_a_loop_over_points(kind, normalizer):
             box_loss += 3 * centerness * (-np.log(iou) if kind == "iou" else 1 - iou + empty)
             q = 1 / (1 + np.exp(-float(raw["centerness_logits"][b, a])))
             centerness_loss -= centerness * np.log(q) + (1 - centerness) * np.log(1 - q)
-    # With "image", the image without objects counts one.
+    # With "image", the image without objects counts as one.
     positives = (assigned[0] >= 0).sum() + (normalizer == "image")
     losses = model.compute_losses(raw, *objects)
     expected = {
@@ -89,8 +89,8 @@ def test_distances_are_exponentials_in_pixels_scaled_by_level(unit):
 
 
 @pytest.mark.parametrize("branch", ["class", "box"])
-def test_centerness_is_predicted_in_the_branch_asked_for(branch):
-    """Without the other branch's convolutions it stays what it was."""
+def test_centerness_is_predicted_in_the_given_branch(branch):
+    """The other branch's convolutions do not affect it."""
     model = small_detector("fcos", head_layers=1, centerness_branch=branch)
     images, _ = scene()
     before = {key: np.asarray(value) for key, value in model(images).items()}
@@ -114,7 +114,7 @@ def test_boxes_surround_their_points():
 @pytest.mark.parametrize(
     "wrong", [{"box_loss": "l1"}, {"distance_unit": "metre"}, {"centerness_branch": "both"}]
 )
-def test_wrong_arguments_are_shown(wrong):
+def test_invalid_arguments_are_in_the_message(wrong):
     ((name, value),) = wrong.items()
     with pytest.raises(ValueError, match=f"`{name}` must be one of .*'{value}'"):
         small_detector("fcos", **wrong)

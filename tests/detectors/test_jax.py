@@ -1,4 +1,4 @@
-"""JAX as its users run it: compiled once for each size, on several devices, in half precision."""
+"""JAX as users run it: compiled once per size, on several devices, in half precision."""
 
 import json
 import os
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]  # a process of its own is what it takes
+pytestmark = [pytest.mark.tensorflow, pytest.mark.slow]  # runs in a separate process
 TESTS = Path(__file__).parents[1]
 
 

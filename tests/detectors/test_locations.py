@@ -48,7 +48,7 @@ def test_published_retinanet_sizes():
     np.testing.assert_allclose(AnchorGenerator().cell(8)[0], first, rtol=1e-6)
 
 
-def test_openmmlabs_order_is_by_ratio_then_size():
+def test_openmmlab_orders_by_ratio_then_size():
     """The base anchors of mmdet's RetinaNet at stride 8, up to the first of the second ratio."""
     half_width, half_height = [22.627417, 28.508759, 35.918785, 16.0], [11.313708, 14.254379]
     cell = AnchorGenerator(ratios_first=True).cell(8)
@@ -59,7 +59,7 @@ def test_openmmlabs_order_is_by_ratio_then_size():
 
 
 @pytest.mark.parametrize("generator", [AnchorGenerator(octaves=1), PointGenerator()])
-def test_sizes_unknown_to_the_graph_give_the_same_locations(generator):
+def test_dynamic_sizes_give_the_same_locations(generator):
     traced = tf.function(
         lambda sizes: generator([(sizes[i, 0], sizes[i, 1]) for i in range(4)], 3)
     ).get_concrete_function(tf.TensorSpec((4, 2), tf.int32))
@@ -67,14 +67,14 @@ def test_sizes_unknown_to_the_graph_give_the_same_locations(generator):
 
 
 @pytest.mark.parametrize("wrong", [{"scale": 0}, {"octaves": 0}, {"ratios": ()}, {"ratios": (-1,)}])
-def test_wrong_arguments_are_shown(wrong):
+def test_invalid_arguments_are_in_the_message(wrong):
     with pytest.raises(ValueError, match="Received: AnchorGenerator"):
         AnchorGenerator(**wrong)
 
 
 @pytest.mark.parametrize("offset", [0.0, 0.5])
 @pytest.mark.parametrize("min_level", [2, 3])
-def test_points_are_ordered_by_level_row_column_and_know_their_stride(offset, min_level):
+def test_points_are_ordered_by_level_row_column_and_have_their_stride(offset, min_level):
     expected = [
         (2**level * (x + offset), 2**level * (y + offset), 2**level)
         for level, (height, width) in enumerate(SIZES, start=min_level)

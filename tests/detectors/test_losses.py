@@ -1,4 +1,4 @@
-"""Losses and centerness against their formulas, or where they are known."""
+"""Losses and centerness against their formulas or known values."""
 
 import keras
 import numpy as np
@@ -26,7 +26,7 @@ def test_focal_loss_follows_equation_5(alpha, gamma):
 
 
 def test_focal_loss_keeps_the_gradient_of_a_confident_mistake():
-    """At a logit of -60 the loss of a one falls at alpha per unit; clipped probabilities give 0."""
+    """At a logit of -60, a one has the gradient -alpha; with clipped probabilities it is 0."""
     logits = tf.constant([-60.0, 60.0, -1e4, 1e4])
     with tf.GradientTape() as tape:
         tape.watch(logits)
@@ -47,7 +47,7 @@ def test_smooth_l1_is_l1_at_beta_0_and_scaled_huber_otherwise():
     np.testing.assert_allclose(smooth_l1_loss(targets, predictions, 0.3), huber, rtol=1e-5)
 
 
-def test_box_losses_at_overlaps_that_are_known():
+def test_box_losses_at_known_overlaps():
     """Shifted by half a side: an IoU of 1/3; along the diagonal 1/7, and 8/36 of the hull empty."""
     box = np.array([0, 0, 4, 4], "float32")
     shifted = np.array([[0, 0, 4, 4], [2, 0, 6, 4], [9, 9, 9, 9]], "float32")
@@ -57,7 +57,7 @@ def test_box_losses_at_overlaps_that_are_known():
     np.testing.assert_allclose(giou_loss(box, diagonal), [expected], rtol=1e-6)
 
 
-def test_centerness_is_one_in_the_middle_and_zero_from_the_border_on():
+def test_centerness_is_one_at_the_center_and_zero_at_or_outside_the_border():
     boxes = np.array([[0, 0, 8, 4]] * 4, "float32")
     points = np.array([[4, 2], [2, 2], [8, 2], [-3, 2]], "float32")
     np.testing.assert_allclose(centerness_of(points, boxes), [1, (2 / 6) ** 0.5, 0, 0], rtol=1e-6)

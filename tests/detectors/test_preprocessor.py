@@ -30,7 +30,7 @@ def picture(height, width, seed=0):
 
 
 @pytest.mark.parametrize(("image", "resized", "padded"), PUBLISHED_SIZES)
-def test_the_published_sizes_are_met_by_ints_and_by_tensors(image, resized, padded):
+def test_ints_and_tensors_give_the_published_sizes(image, resized, padded):
     preprocessor = DetectionPreprocessor()
     assert preprocessor.resized_size(*image) == resized
     assert preprocessor.canvas_size([resized]) == padded
@@ -39,7 +39,7 @@ def test_the_published_sizes_are_met_by_ints_and_by_tensors(image, resized, padd
 
 
 @pytest.mark.parametrize("size", [(300, 200), (40, 60)], ids=["shrink", "enlarge"])
-def test_pixels_are_pillows_normalized_and_padded_with_zero(size):
+def test_pixels_are_pillows_normalized_and_padded_with_zeros(size):
     image = picture(*size)
     mean, std = (100.0, 110.0, 120.0), (50.0, 55.0, 60.0)
     preprocessor = DetectionPreprocessor(image_size=(96, 96), mean=mean, std=std)
@@ -55,7 +55,7 @@ def test_pixels_are_pillows_normalized_and_padded_with_zero(size):
     assert not pixels[height:].any() and not pixels[:, width:].any()
 
 
-def test_published_resizing_is_pillows_to_the_bit():
+def test_published_resizing_equals_pillows_bit_for_bit():
     image = picture(200, 300)
     pixels = DetectionPreprocessor(resizing="pillow").resize(image[None], (80, 120))
     pillow = Image.fromarray(image).resize((120, 80), Image.BILINEAR)
@@ -65,8 +65,8 @@ def test_published_resizing_is_pillows_to_the_bit():
 
 
 @pytest.mark.parametrize("size", [(30, 20), (90, 60), (30, 60), (45, 30)])
-def test_what_is_not_filtered_needs_no_filter(size):
-    """TensorFlow's filtering kernel gives the same pixels, in a graph that knows no size."""
+def test_enlarging_needs_no_antialiasing(size):
+    """TensorFlow's antialiasing kernel gives the same pixels, in a graph of dynamic size."""
     images = np.stack([picture(45, 30, seed) for seed in range(2)]).astype("float32")
     resize = tf.function(resize_bilinear).get_concrete_function(
         tf.TensorSpec((None, None, None, 3)), tf.TensorSpec((2,), tf.int32)
@@ -95,7 +95,7 @@ def test_a_list_of_sizes_becomes_one_batch_padded_to_the_largest():
 
 
 @pytest.mark.parametrize("image_size", [None, (64, 96)])
-def test_sizes_unknown_to_the_graph_give_the_same_batch(image_size):
+def test_dynamic_sizes_give_the_same_batch(image_size):
     preprocessor = DetectionPreprocessor(image_size, min_side=40, max_side=60, pad_multiple=32)
     images = np.stack([picture(50, 35, seed) for seed in range(2)])
     traced = tf.function(preprocessor).get_concrete_function(
@@ -130,11 +130,11 @@ def test_float32_under_a_mixed_policy_and_configuration_survives_saving():
         ({"std": (0, 1, 1)}, "std=.0, 1, 1."),
     ],
 )
-def test_wrong_arguments_are_shown(arguments, message):
+def test_invalid_arguments_are_in_the_message(arguments, message):
     with pytest.raises(ValueError, match=message):
         DetectionPreprocessor(**arguments)
 
 
-def test_wrong_shapes_are_shown():
+def test_invalid_shapes_are_in_the_message():
     with pytest.raises(ValueError, match=r"\(8, 8\)"):
         DetectionPreprocessor()(np.zeros((2, 8, 8)))

@@ -1,4 +1,4 @@
-"""ProposalSelector against a loop in numpy."""
+"""ProposalSelector against a loop in NumPy."""
 
 import dataclasses
 
@@ -12,7 +12,7 @@ COUNTS = [60, 20, 3]
 
 
 def outputs(seed=0, batch=2):
-    """Objectness from sure to sure, and anchors of which some lie outside the images."""
+    """Objectness over its whole range, and anchors, some of them outside the images."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 40, (batch, sum(COUNTS))).astype("float32")
     corner = rng.uniform(-40, 90, (sum(COUNTS), 2))
@@ -64,7 +64,7 @@ def test_proposals_equal_a_loop_over_levels_and_candidates(places, training):
 
 
 def test_logits_of_any_size_keep_their_order():
-    """Sigmoids of large logits are all 1 in float32, of small ones 0."""
+    """In float32, sigmoids of large logits are all 1, and those of small ones 0."""
     logits = np.array([[200.0, 300.0, -400.0, -300.0]], "float32")
     anchors = np.array([[0, 0, 9, 9], [20, 0, 29, 9], [40, 0, 49, 9], [60, 0, 69, 9]], "float32")
     found = ProposalSelector()(logits, np.zeros((1, 4, 4), "float32"), anchors, [4])
@@ -72,7 +72,7 @@ def test_logits_of_any_size_keep_their_order():
     assert np.asarray(found.found).all()
 
 
-def test_graphs_of_unknown_size_and_xla_select_the_same():
+def test_graphs_of_dynamic_size_and_xla_select_the_same():
     select = ProposalSelector(15, 15, 20)
     logits, deltas, anchors = (tf.constant(x) for x in outputs())
     sizes = tf.constant([[90, 80], [60, 70]])
@@ -94,6 +94,6 @@ def test_graphs_of_unknown_size_and_xla_select_the_same():
         np.testing.assert_allclose(found.boxes, expected.boxes, atol=1e-4)
 
 
-def test_wrong_settings_are_shown():
+def test_invalid_settings_are_in_the_message():
     with pytest.raises(ValueError, match="max_proposals=0"):
         dataclasses.replace(ProposalSelector(), max_proposals=0)

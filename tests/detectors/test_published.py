@@ -1,10 +1,10 @@
-"""Assignment, losses and detections equal those of the released codes, given their raw outputs.
+"""Assignment, losses and detections equal those of the published code on its raw outputs.
 
-`data/<origin>_<detector>.npz` holds what detectron2 (microsoft/DynamicHead) and mmdet 3.3.0 compute
-from the raw outputs of a model with generated weights, for an image of 192x256 px and 80 classes.
-FCOS's and RepPoints' are stored in full. Of ATSS's and RetinaNet's class logits only those are that
-could become candidates (the best 1200 of each level by class and by confidence; all of P4 to P7 of
-OpenMMLab's ATSS), of the deltas those that matter.
+`data/<origin>_<detector>.npz` holds the results of detectron2 (microsoft/DynamicHead) and mmdet
+3.3.0 for the raw outputs of a model with generated weights, an image of 192x256 px and 80 classes.
+Outputs of FCOS and RepPoints are stored in full. For ATSS and RetinaNet, only the class logits of
+possible candidates are stored (the best 1200 of each level by class and by confidence; all of P4 to
+P7 for OpenMMLab's ATSS), and the deltas that matter.
 """
 
 import dataclasses
@@ -57,14 +57,14 @@ OPENMMLAB = [name for name in SETTINGS if name.startswith("openmmlab")]
 
 
 def new_detector(name, **changes):
-    """Our equal of a published detector, with a backbone that does not matter."""
+    """Our equivalent of a published detector, with an arbitrary backbone."""
     cls, settings = SETTINGS[name]
     return cls(
         small_backbone(), CLASSES, neck=None, pyramid=FeaturePyramid(16), **settings | changes
     )
 
 
-detector = functools.cache(new_detector)  # for tests that leave it as it is
+detector = functools.cache(new_detector)  # for tests that do not change it
 
 
 def load(name):
@@ -72,7 +72,7 @@ def load(name):
 
 
 def raw_outputs(model, stored, batch=1):
-    """The stored raw outputs, with logits of -20 and deltas of 0 where these are left out."""
+    """The stored raw outputs, with logits of -20 and deltas of 0 where they are not stored."""
     if "pair_steps" in stored:
         rows = model.locations_per_cell * sum(h * w for h, w in LEVEL_SIZES)
         logits, deltas = np.full(rows * CLASSES, -20, "float32"), np.zeros((rows, 4), "float32")
@@ -117,7 +117,7 @@ def test_raw_outputs_decode_to_the_published_detections_in_their_order(name):
 
 
 def test_ranking_by_class_and_by_confidence_differ_on_microsofts_outputs():
-    """So that the test above tells them apart."""
+    """Otherwise the test above could not tell them apart."""
     decoder = dataclasses.replace(SETTINGS["microsoft_atss"][1]["decoder"], rank_by="class")
     model, stored = new_detector("microsoft_atss", decoder=decoder), load("microsoft_atss")
     found = model.decode(raw_outputs(model, stored), [[192, 256]])
@@ -148,7 +148,7 @@ def test_the_initial_points_of_reppoints_get_the_published_objects(objects):
 
 
 @pytest.mark.parametrize("stage", ["initial", "refined"])
-def test_boxes_of_reppoints_are_the_published_of_the_same_points(stage):
+def test_boxes_of_reppoints_equal_the_published_ones_for_the_same_points(stage):
     stored = load("openmmlab_reppoints")
     transfer = generated_weight("bbox_head.moment_transfer", (2,))
     boxes = moment_boxes(stored[f"{stage}_points"], transfer)
@@ -163,7 +163,7 @@ BATCHES = {
 }
 LOSS_NAMES = {
     "class_loss": "loss_cls",
-    "box_loss": "loss_bbox",  # of RepPoints "loss_pts_refine" and "loss_pts_init"
+    "box_loss": "loss_bbox",  # RepPoints: "loss_pts_refine" and "loss_pts_init"
     "initial_box_loss": "loss_bbox_init",
     "centerness_loss": "loss_centerness",
 }
@@ -173,12 +173,12 @@ LOSSES = [(name, "g0") for name in SETTINGS] + [
 
 
 @pytest.mark.parametrize(("name", "batch"), LOSSES)
-def test_losses_are_the_published(name, batch):
-    """That of the classes where all logits are stored; the next test has those of ATSS."""
+def test_losses_equal_the_published_ones(name, batch):
+    """The class loss needs all logits stored; the next test covers that of ATSS."""
     changes_state = "running" in SETTINGS[name][1].values()
     model, stored = (new_detector if changes_state else detector)(name), load(name)
     raw = raw_outputs(model, stored, batch=len(BATCHES[batch]))
-    # A training step, which is what moves detectron2's running mean from 100 to 106.8.
+    # A training step moves detectron2's running mean from 100 to 106.8.
     found = model.compute_losses(raw, *targets(stored, *BATCHES[batch]), training=True)
     for ours, theirs in LOSS_NAMES.items():
         if ours in found and (ours != "class_loss" or "class_logits" in stored):
@@ -187,7 +187,7 @@ def test_losses_are_the_published(name, batch):
 
 
 @pytest.mark.parametrize("batch", BATCHES)
-def test_class_losses_from_p4_on_are_the_published(batch):
+def test_class_losses_from_p4_on_equal_the_published_ones(batch):
     """OpenMMLab's losses are given level by level; the logits of P4 to P7 are stored in full."""
     model, stored = detector("openmmlab_atss"), load("openmmlab_atss")
     raw = raw_outputs(model, stored, batch=len(BATCHES[batch]))

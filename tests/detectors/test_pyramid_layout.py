@@ -1,11 +1,11 @@
-"""Level sizes from the size of the canvas, and from the number of cells."""
+"""Level sizes from the canvas size and the number of cells."""
 
 import pytest
 
 from keras_dyhead.detectors.pyramid_layout import sizes_for, sizes_that_fit
 
 
-def test_level_sizes_round_up_and_are_found_again_from_their_sum():
+def test_level_sizes_round_up_and_follow_from_the_number_of_cells():
     sizes = sizes_for((200, 264), range(3, 8))
     assert sizes == [(25, 33), (13, 17), (7, 9), (4, 5), (2, 3)]
     cells = sum(h * w for h, w in sizes)

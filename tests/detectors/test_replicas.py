@@ -1,4 +1,4 @@
-"""Optimizers under a strategy act on the gradient of the whole batch."""
+"""Under a strategy, optimizers use the gradient of the whole batch."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""RepPoints' head and losses; what it shares with other detectors is in test_detectors.py."""
+"""RepPoints' head and losses; test_detectors.py covers what all detectors share."""
 
 import keras
 import numpy as np
@@ -91,7 +91,7 @@ def test_boxes_are_the_means_and_deviations_of_points():
     np.testing.assert_allclose(boxes, expected, atol=1e-5)
 
 
-def test_points_in_one_place_have_a_box_without_size_and_finite_gradients():
+def test_coinciding_points_have_an_empty_box_and_finite_gradients():
     points, transfer = tf.Variable(tf.ones((1, 18))), tf.Variable(tf.zeros(2))
     with tf.GradientTape() as tape:
         boxes = moment_boxes(points, transfer)
@@ -108,8 +108,8 @@ def built_head(**arguments):
 
 
 @pytest.mark.parametrize("head_layers", [0, 1])
-def test_points_on_a_wider_grid_look_where_a_dilated_convolution_does(head_layers):
-    """Twice as far in y as in x: which is which, and in what order, shows."""
+def test_points_on_a_wider_grid_sample_like_a_dilated_convolution(head_layers):
+    """Twice as far in y as in x, to test the order of axes and points."""
     head, pyramid = built_head(head_layers=head_layers)
     head.initial_points.kernel.assign(head.initial_points.kernel * 0)
     head.initial_points.bias.assign(TAPS * np.tile([2, 1], 9))
@@ -133,7 +133,7 @@ def test_points_on_a_wider_grid_look_where_a_dilated_convolution_does(head_layer
         np.testing.assert_allclose(raw[key], values, atol=1e-5)
 
 
-def test_initial_points_start_on_a_grid_as_wide_as_asked_for():
+def test_initial_points_start_on_a_grid_of_the_given_spread():
     head, pyramid = built_head(initial_spread=3.0)
     raw = head({level: x * 0 for level, x in pyramid.items()})
     x, y = np.asarray(raw["initial_points"])[1, 5].reshape(9, 2).T[::-1]
@@ -152,8 +152,8 @@ def gradients(output, weight, **arguments):
 
 
 @pytest.mark.parametrize("output", ["class_logits", "refined_points"])
-def test_a_tenth_of_the_gradient_reaches_the_initial_points_through_the_places(output):
-    """And none of that of the refined points which start from them."""
+def test_a_tenth_of_the_gradient_reaches_initial_points_through_sampling_positions(output):
+    """And none of the gradient of the refined points."""
 
     def reaching(**arguments):
         return gradients(output, lambda head: head.initial_points.bias, **arguments)
@@ -164,7 +164,7 @@ def test_a_tenth_of_the_gradient_reaches_the_initial_points_through_the_places(o
 
 
 @pytest.mark.parametrize("output", ["initial_boxes", "refined_boxes"])
-def test_a_hundredth_of_its_gradient_reaches_the_moment_transfer(output):
+def test_a_hundredth_of_the_gradient_reaches_the_moment_transfer(output):
     def reaching(**arguments):
         return gradients(output, lambda head: head.moment_transfer, **arguments)
 
@@ -173,7 +173,7 @@ def test_a_hundredth_of_its_gradient_reaches_the_moment_transfer(output):
     np.testing.assert_allclose(reaching(), 0.01 * whole, rtol=1e-5)
 
 
-def test_a_head_restores_from_its_configuration():
+def test_a_head_is_restored_from_its_configuration():
     head, _ = built_head(head_layers=2, use_group_norm=True, initial_spread=2.0)
     copy = RepPointsHead.from_config(head.get_config())
     copy.build({"P3": (None, None, None, 16)})
@@ -193,6 +193,6 @@ def test_detections_are_the_refined_boxes_in_pixels():
     np.testing.assert_allclose(found["boxes"][0, 0], [32 - 24, 48 - 8, 32 + 32, 48 + 4])
 
 
-def test_a_running_normalizer_is_refused():
+def test_a_running_normalizer_is_rejected():
     with pytest.raises(ValueError, match="their own positives. Received: 'running'"):
         small_detector("reppoints", loss_normalizer="running")

@@ -1,4 +1,4 @@
-"""RetinaNet's losses; what it shares with other detectors is in test_detectors.py."""
+"""RetinaNet's losses; test_detectors.py covers what all detectors share."""
 
 import numpy as np
 import tensorflow as tf
@@ -6,7 +6,7 @@ from detectors.scenes import CLASSES, scene, small_detector
 
 
 def test_losses_equal_a_loop_over_anchors():
-    """Focal loss over all anchors but the ignored, L1 over positives, both per positive."""
+    """Focal loss over all anchors except ignored ones, L1 over positives, both per positive."""
     model = small_detector("retinanet", box_weights=(10.0, 10.0, 5.0, 5.0), smooth_l1_beta=0.4)
     images, targets = scene()
     raw = {key: np.asarray(value) for key, value in model(images).items()}
@@ -33,7 +33,7 @@ def test_losses_equal_a_loop_over_anchors():
                 delta = np.concatenate([10 * shift, 5 * np.log(size / anchor_size)])
                 error = np.abs(delta - raw["box_deltas"][b, a])
                 box_loss += np.where(error < 0.4, error**2 / 0.8, error - 0.2).sum()
-    positives = (assigned[0] >= 0).sum() + 1  # the image without objects counts one
+    positives = (assigned[0] >= 0).sum() + 1  # the image without objects counts as one
     losses = model.compute_losses(
         raw, tf.constant(targets["boxes"]), tf.constant(targets["labels"], tf.int32)
     )

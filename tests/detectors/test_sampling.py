@@ -22,7 +22,7 @@ def draw(sampler, assigned, seed=0):
     ("positives", "negatives", "expected"),
     [(10, 40, (4, 12)), (3, 40, (3, 13)), (0, 40, (0, 16)), (10, 5, (4, 5)), (0, 0, (0, 0))],
 )
-def test_positives_up_to_their_share_are_drawn_and_negatives_fill_up(
+def test_positives_are_drawn_up_to_their_fraction_and_negatives_fill_up(
     positives, negatives, expected
 ):
     assigned = assignment(positives, negatives, ignored=20)
@@ -34,7 +34,7 @@ def test_positives_up_to_their_share_are_drawn_and_negatives_fill_up(
         assert len(set(used)) == len(used) == sum(expected)
         assert (assigned[i][indices[i][positive[i]]] >= 0).all()
         assert (assigned[i][indices[i][negative[i]]] == -1).all()
-        assert not positive[i][expected[0] :].any()  # first the positives
+        assert not positive[i][expected[0] :].any()  # positives first
 
 
 def test_the_largest_noise_is_drawn():
@@ -57,7 +57,7 @@ def test_every_positive_is_drawn_equally_often():
     assert counts.sum() == 600 * 3 and np.abs(counts - 300).max() < 60  # 5 standard deviations
 
 
-def test_fewer_anchors_than_places_and_graphs_of_unknown_size_work():
+def test_fewer_anchors_than_samples_and_graphs_of_dynamic_size_work():
     assigned, sampler = assignment(2, 3, 1), RandomSampler(16, 0.5)
     (indices, positive, negative), noise = draw(sampler, assigned)
     assert indices.shape == (2, 6)
@@ -68,6 +68,6 @@ def test_fewer_anchors_than_places_and_graphs_of_unknown_size_work():
         np.testing.assert_array_equal(ours, theirs)
 
 
-def test_wrong_settings_are_shown():
+def test_invalid_settings_are_in_the_message():
     with pytest.raises(ValueError, match="positive_fraction=1.5"):
         RandomSampler(16, 1.5)

@@ -1,4 +1,4 @@
-"""A detector saved on one backend detects the same on another, and comes back unchanged."""
+"""A detector saved on one backend detects the same on another, and back again."""
 
 import os
 import shutil
@@ -20,13 +20,13 @@ OTHERS = [name for name in DETECTORS if name != "atss"]
 
 
 def detect(model):
-    """What `predict` finds, which would compile for it."""
+    """What `predict` returns, without compiling."""
     return model.decode(model(IMAGES), [IMAGES.shape[1:3]])
 
 
 @pytest.fixture(scope="module", params=[("atss",), pytest.param(OTHERS, marks=pytest.mark.slow)])
 def saved(request, tmp_path_factory):
-    """A folder with detectors, and what each of them finds here."""
+    """A folder with detectors, and the detections of each on this backend."""
     folder, expected = tmp_path_factory.mktemp("saved"), {}
     for name in request.param:
         model = build(name, num_blocks=2)

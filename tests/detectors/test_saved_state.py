@@ -1,4 +1,4 @@
-"""What is set on a detector is there after `load_model`, and for other classes, too."""
+"""The state of a detector survives `load_model` and `with_classes`."""
 
 import keras
 import numpy as np
@@ -24,7 +24,7 @@ def saved_and_loaded(model, folder):
 
 
 def assert_same_state(again, model):
-    """The same layers are frozen, the same weights train, and the optimizer goes on."""
+    """The same layers are frozen, the same weights train, and the optimizer continues."""
     assert frozen_layers(again) == frozen_layers(model)
     paths = [[w.path for w in m.trainable_variables] for m in (again, model)]
     assert paths[0] == paths[1]
@@ -66,7 +66,7 @@ def test_frozen_layers_and_the_optimizer_are_kept(freeze, tmp_path, eager):
     assert_same_state(saved_and_loaded(model, tmp_path), model)
 
 
-def test_layers_of_a_head_of_two_stages_are_kept(tmp_path, eager):
+def test_layers_of_a_two_stage_head_are_kept(tmp_path, eager):
     model = FasterRCNN(
         ResNetBackbone(18, base_channels=8), 3, DyHeadNeck(1, 16), head_units=8, head_layers=1
     )
@@ -78,7 +78,7 @@ def test_layers_of_a_head_of_two_stages_are_kept(tmp_path, eager):
     assert not again.head.rpn.trainable_variables and again.head.box_head.trainable_variables
 
 
-def test_a_backbone_of_its_own_file_keeps_its_frozen_layers(tmp_path):
+def test_a_backbone_saved_separately_keeps_its_frozen_layers(tmp_path):
     backbone = ResNetBackbone(18, base_channels=8, frozen_stages=1)
     backbone.get_layer("layer4_0_conv1").trainable = False
     backbone.get_layer("conv1").trainable = True
@@ -87,7 +87,7 @@ def test_a_backbone_of_its_own_file_keeps_its_frozen_layers(tmp_path):
     assert paths[0] == paths[1] and "conv1/kernel" in paths[0]
 
 
-def test_policy_and_arguments_of_compile_are_kept(tmp_path):
+def test_policy_and_compile_arguments_are_kept(tmp_path):
     half = {"dtype": "mixed_bfloat16"}
     neck, pyramid = DyHeadNeck(1, 16, **half), FeaturePyramid(16, max_level=5, **half)
     model = ATSS(ResNetBackbone(18, base_channels=8, **half), 3, neck, pyramid, **half)
@@ -109,7 +109,7 @@ def weights_that_differ(model, other):
     }
 
 
-def test_for_other_classes_all_weights_but_the_scores_are_kept():
+def test_for_other_classes_all_weights_except_the_scores_are_kept():
     model = atss(class_names=("a", "b", "c"))
     model.pyramid.trainable = False
     for weight in model.head.weights:
@@ -119,12 +119,12 @@ def test_for_other_classes_all_weights_but_the_scores_are_kept():
     assert more.num_classes == 5 and more.class_names == ("a", "b", "c", "d", "e")
     assert weights_that_differ(model, more) == scores
     assert frozen_layers(more) == frozen_layers(model) != []
-    # The scores of other classes are no start, be they as many; those of the same are kept.
+    # Scores of as many other classes are reinitialized; those of the same classes are kept.
     assert weights_that_differ(model, model.with_classes(["x", "b", "c"])) == scores
     assert weights_that_differ(model, model.with_classes(model.class_names)) == set()
 
 
-def test_of_two_stages_the_boxes_of_every_class_start_anew():
+def test_with_two_stages_the_boxes_of_every_class_are_reinitialized():
     model = FasterRCNN(
         ResNetBackbone(18, base_channels=8), 3, DyHeadNeck(1, 16), head_units=8, head_layers=1
     )
@@ -140,8 +140,8 @@ def test_names_of_other_classes_are_checked():
             model.with_classes(names)
 
 
-def test_names_that_are_not_one_for_every_class_are_refused():
-    """In the constructor, and when others are assigned: then the names stay as they were."""
+def test_a_wrong_number_of_class_names_is_rejected():
+    """In the constructor, and on assignment, which then keeps the old names."""
     message = "one name for each of the 3 classes. Received: "
     with pytest.raises(ValueError, match=message):
         atss(class_names="abc")
@@ -152,7 +152,7 @@ def test_names_that_are_not_one_for_every_class_are_refused():
     assert model.class_names == ("a", "b", "c")
 
 
-def test_names_assigned_later_and_numbers_of_numpy_are_kept(tmp_path):
+def test_names_assigned_later_and_numpy_integers_are_kept(tmp_path):
     backbone = ResNetBackbone(18, base_channels=8)
     model = ATSS(
         backbone,
@@ -170,6 +170,6 @@ def test_names_assigned_later_and_numbers_of_numpy_are_kept(tmp_path):
 
 @pytest.mark.parametrize("count", [0, -1, 2.0, True, "3", None])
 @pytest.mark.parametrize("make", [ATSS, FasterRCNN, RepPoints])
-def test_a_number_of_classes_that_is_none_is_refused(make, count):
+def test_an_invalid_number_of_classes_is_rejected(make, count):
     with pytest.raises(ValueError, match="`num_classes` must be an int of at least 1"):
         make(None, count)

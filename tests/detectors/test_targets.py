@@ -1,4 +1,4 @@
-"""What nothing can be learned from is refused on every road, before it reaches the weights."""
+"""Invalid targets are rejected before they reach the weights, however they are passed."""
 
 import re
 import types
@@ -22,9 +22,9 @@ def changed(key, place, value):
 
 WRONG = {
     "the number of classes as a label": (changed("labels", (0, 1), CLASSES), "labels from 0 to 2"),
-    "a label of another data set": (changed("labels", (0, 0), 90), r"Received: \[90\.?\]"),
+    "a label of another dataset": (changed("labels", (0, 0), 90), r"Received: \[90\.?\]"),
     "a label below -1": (changed("labels", (0, 0), -2), r"Received: \[-2\.?\]"),
-    "half a label": (changed("labels", (0, 0), 0.5), r"Received: \[0.5\]"),
+    "a fractional label": (changed("labels", (0, 0), 0.5), r"Received: \[0.5\]"),
     "a label that is NaN": (changed("labels", (0, 0), np.nan), r"Received: \[nan\]"),
     "a box that is NaN": (changed("boxes", (0, 0, 2), np.nan), "finite boxes.*8.* 8.* nan 44"),
     "an infinite box": (changed("boxes", (0, 1, 3), np.inf), "finite boxes.*inf"),
@@ -32,17 +32,17 @@ WRONG = {
 
 
 @pytest.mark.parametrize("wrong", WRONG)
-def test_every_fault_is_named_eagerly_and_in_a_graph(wrong):
+def test_every_error_is_explained_eagerly_and_in_a_graph(wrong):
     targets, message = WRONG[wrong]
     with pytest.raises(ValueError, match=message):
         check_targets((IMAGES, targets), CLASSES)
     with pytest.raises(tf.errors.InvalidArgumentError) as raised:
         tf.function(check_targets)((IMAGES, targets), CLASSES)
     assert re.search(message, str(target_error(raised.value)))
-    assert len(str(target_error(raised.value))) < 120  # without what TensorFlow adds
+    assert len(str(target_error(raised.value))) < 120  # without TensorFlow's additions
 
 
-def test_what_is_padding_may_be_anything():
+def test_padding_may_be_anything():
     padding = TARGETS["labels"] < 0
     targets = TARGETS | {"boxes": np.where(padding[..., None], np.nan, TARGETS["boxes"])}
     images, checked = check_targets((IMAGES, targets), CLASSES)
@@ -51,13 +51,13 @@ def test_what_is_padding_may_be_anything():
 
 
 @pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 2)), ((2, 3, 4), (2, 3, 3)), ((3, 4), (3,))])
-def test_shapes_that_do_not_belong_together_are_named(shapes):
+def test_mismatched_shapes_are_in_the_message(shapes):
     boxes, labels = map(np.zeros, shapes)
     with pytest.raises(ValueError, match="Received shapes"):
         check_targets((IMAGES, {"boxes": boxes, "labels": labels}), CLASSES)
 
 
-def roads(model, images, targets):
+def calls(model, images, targets):
     dataset = tf.data.Dataset.from_tensors((images, targets))
     yield lambda: model.fit(images, targets, verbose=0)
     yield lambda: model.fit(dataset, verbose=0)
@@ -72,27 +72,27 @@ def roads(model, images, targets):
 @pytest.mark.parametrize(
     "name", [pytest.param(n, marks=() if n == "atss" else pytest.mark.slow) for n in SMALL]
 )
-def test_a_label_that_the_model_lacks_stops_every_road_and_changes_no_weight(name, options):
+def test_an_out_of_range_label_stops_every_method_and_changes_no_weight(name, options):
     model = small_detector(name, image_shape=(64, 96, 3))
     model.compile("sgd", **options)
     targets, message = WRONG["the number of classes as a label"]
     before = model.get_weights()
-    for road in roads(model, IMAGES, targets):
+    for call in calls(model, IMAGES, targets):
         with pytest.raises(ValueError, match=message):
-            road()
+            call()
     for ours, theirs in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.parametrize("name", [name for name in SMALL if name != "atss"])
-def test_every_detector_refuses_it(name):
+def test_every_detector_rejects_an_out_of_range_label(name):
     model = small_detector(name)
     model.compile("sgd", run_eagerly=True)
     with pytest.raises(ValueError, match="labels from 0 to 2"):
         model.train_on_batch(IMAGES, WRONG["the number of classes as a label"][0])
 
 
-def test_ragged_targets_train_as_dense_ones_do():
+def test_ragged_targets_train_like_dense_ones():
     lengths = (TARGETS["labels"] >= 0).sum(axis=1)
     ragged = {
         key: tf.RaggedTensor.from_row_lengths(values[TARGETS["labels"] >= 0], lengths)
@@ -117,7 +117,7 @@ class Named(keras.utils.PyDataset):
         return IMAGES, TARGETS
 
 
-def test_a_model_takes_the_names_of_its_data_and_refuses_others(monkeypatch):
+def test_a_model_takes_the_names_of_its_data_and_rejects_others(monkeypatch):
     model = small_detector("fcos")
     model.compile("sgd", run_eagerly=True)
     monkeypatch.setattr(model, "train_step", lambda data: {"loss": tf.zeros(())})
@@ -125,25 +125,25 @@ def test_a_model_takes_the_names_of_its_data_and_refuses_others(monkeypatch):
     assert model.class_names == ("ant", "bee", "cat")
     other = Named()
     other.class_names = ["ant", "cat", "bee"]
-    for road in (
+    for call in (
         lambda: model.fit(other, verbose=0),
         lambda: model.evaluate(other, verbose=0),
         lambda: model.fit(Named(), validation_data=other, verbose=0),
     ):
         with pytest.raises(ValueError, match="The model has the classes .*'ant', 'cat', 'bee'"):
-            road()
+            call()
 
 
 @pytest.mark.parametrize(
     ("known", "data"), [(["a"], ["a", "b"]), (["a", "b"], ["a"]), (3, ["a", "b"]), (1, ["a", "b"])]
 )
-def test_numbers_of_classes_that_differ_are_refused(known, data):
+def test_different_numbers_of_classes_are_rejected(known, data):
     names = {"num_classes": known} if isinstance(known, int) else {"class_names": known}
     with pytest.raises(ValueError, match=f"the data have {len(data)}: "):
         check_classes(types.SimpleNamespace(**names), types.SimpleNamespace(class_names=data))
 
 
-def test_an_image_shape_of_another_preprocessor_is_refused():
+def test_an_image_shape_without_three_channels_is_rejected():
     for shape in ((None, None, 1), (64, 64, 4), (64, 64)):
         with pytest.raises(ValueError, match=r"`image_shape` must be \(height, width, 3\)"):
             small_detector("atss", image_shape=shape)

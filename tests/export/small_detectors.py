@@ -1,4 +1,4 @@
-"""A small detector, pictures of different sizes, and what it detects in them outside any graph."""
+"""A small detector, pictures of different sizes, and its detections outside any graph."""
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ def small_retinanet(num_blocks=0, **arguments):
 
 
 def small_detector(name, num_blocks=0, **arguments):
-    """A detector at the start of its training, but for class scores that are far apart."""
+    """An untrained detector, except that its class scores are far apart."""
     keras.utils.set_random_seed(1)
     small = SMALL[name]
     defaults = {
@@ -49,7 +49,7 @@ def pictures(folder):
 
 
 def by_hand(model, image, preprocessor=None):
-    """Preprocess, predict and map one image's boxes back, outside any graph."""
+    """Preprocesses, predicts and maps one image's boxes back, outside any graph."""
     batch = (preprocessor or model.preprocessor)(image[None])
     out = {
         k: np.array(v)
@@ -61,7 +61,7 @@ def by_hand(model, image, preprocessor=None):
 
 
 def assert_same(out, expected):
-    """Compares one image: equal in number, and close as sorted by score."""
+    """Compares the detections of one image, sorted by score: equally many and close."""
     assert out["num_detections"] == expected["num_detections"][0] == 20
     np.testing.assert_allclose(out["confidence"], expected["confidence"][0], atol=1e-5)
     np.testing.assert_array_equal(out["labels"], expected["labels"][0])

@@ -1,4 +1,4 @@
-"""`keras-dyhead export` writes a file that detects what the model detects, in any format."""
+"""`keras-dyhead export` writes a file with the detections of the model, in any format."""
 
 import numpy as np
 import pytest
@@ -28,7 +28,7 @@ def export(folder, *arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def test_the_file_detects_what_the_model_does(model, folder):
+def test_the_file_detects_the_same_as_the_model(model, folder):
     out = folder / "new" / "saved_model"
     result = export(folder, "--out", out)
     assert result.exit_code == 0, result.output
@@ -56,7 +56,7 @@ def test_every_format_is_written_by_its_function(file_format, folder, monkeypatc
         (["--out", "model.keras"], "model.keras exists"),
     ],
 )
-def test_wrong_arguments_are_one_message(arguments, message, folder, monkeypatch):
+def test_invalid_arguments_give_one_message(arguments, message, folder, monkeypatch):
     monkeypatch.chdir(folder)
     result = export(folder, *arguments)
     assert result.exit_code == 2

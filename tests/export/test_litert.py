@@ -1,4 +1,4 @@
-"""LiteRT files under their interpreter against the model itself."""
+"""LiteRT files in their interpreter against the model itself."""
 
 import pytest
 import tensorflow as tf
@@ -14,7 +14,7 @@ from export.small_detectors import (
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_litert
 
-# The others take ten seconds each, too.
+# The others also take ten seconds each.
 QUICK = (("atss", 1),)
 
 
@@ -34,12 +34,12 @@ def test_the_interpreter_detects_the_same_in_images_of_any_size(
     assert forms() == ({"gather"} if num_blocks else set())
     detect = tf.lite.Interpreter(str(tmp_path / "model.tflite")).get_signature_runner()
     images = pictures(tmp_path)[1]
-    for image in images + images[::-1]:  # XNNPACK plans anew for every size
+    for image in images + images[::-1]:  # XNNPACK plans again for every size
         out = detect(images=image[None].astype("float32"))
         expected = by_hand(model, image, DetectionPreprocessor((64, 96)))
         assert_same({key: out[key][0] for key in out}, expected)
 
 
-def test_a_model_of_any_size_needs_one_to_be_given(tmp_path):
+def test_a_model_of_any_size_needs_an_image_size(tmp_path):
     with pytest.raises(ValueError, match="image_size=None"):
         export_litert(small_retinanet(), tmp_path / "model.tflite")

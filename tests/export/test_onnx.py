@@ -1,4 +1,4 @@
-"""ONNX files under ONNX Runtime against the model itself."""
+"""ONNX files in ONNX Runtime against the model itself."""
 
 import json
 
@@ -19,7 +19,7 @@ from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
 from keras_dyhead.export.onnx import convert, export_onnx
 from keras_dyhead.layers import DyHeadNeck
 
-# The graphs of the others take half a minute each, too.
+# The others also take half a minute each.
 QUICK = (("atss", 1),)
 
 
@@ -62,7 +62,7 @@ def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_block
         pytest.param(
             lambda: SwinBackbone(8, (1, 2, 1, 1), (1, 1, 2, 2), window_size=3),
             id="swin",
-            marks=pytest.mark.slow,  # a third of a minute
+            marks=pytest.mark.slow,  # takes 20 seconds
         ),
     ],
 )
@@ -78,8 +78,8 @@ def test_backbones_give_the_same_maps_on_odd_sizes(backbone):
             np.testing.assert_allclose(out[level], expected, atol=atol)
 
 
-def test_integers_are_divided_rounding_down():
-    """tf2onnx by itself rounds towards zero, and gives remainders to match."""
+def test_integer_division_rounds_down():
+    """tf2onnx itself rounds toward zero, and computes remainders to match."""
 
     def divide(numbers):
         whole = tf.cast(numbers, "int32")
@@ -93,6 +93,6 @@ def test_integers_are_divided_rounding_down():
     np.testing.assert_array_equal(out["float_div"], numbers // 4)
 
 
-def test_half_precision_is_refused(tmp_path):
+def test_half_precision_is_rejected(tmp_path):
     with pytest.raises(ValueError, match="bfloat16"):
         export_onnx(small_retinanet(dtype="mixed_bfloat16"), tmp_path / "model.onnx")

@@ -20,7 +20,7 @@ from export.small_detectors import (
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_saved_model
 
-# Loads SavedModels and runs them on files, with TensorFlow alone: importing Keras would fail.
+# Loads SavedModels and runs them on files with only TensorFlow: importing Keras would fail.
 FRESH_PROCESS = """
 import json, sys
 sys.modules.update(dict.fromkeys(["keras", "keras_dyhead", "tf_keras"]))
@@ -36,7 +36,7 @@ for model in sys.argv[1:3]:
 @pytest.mark.slow
 @pytest.mark.parametrize("detector", SMALL)
 def test_a_process_without_keras_detects_the_same_in_files(detector, tmp_path):
-    """Without DyHead in images of any size, and with it in those of one size."""
+    """Without DyHead for images of any size, and with it for a fixed size."""
     models = {None: small_detector(detector), (64, 96): small_detector(detector, num_blocks=1)}
     paths, images = pictures(tmp_path)
     folders = [str(tmp_path / str(size)) for size in models]
@@ -60,7 +60,7 @@ def test_image_batches_give_boxes_in_their_own_pixels(forms, tmp_path):
     model = small_retinanet(num_blocks=1)
     _, (image, *_) = pictures(tmp_path)
     export_saved_model(model, tmp_path / "model")
-    assert forms() == {"sparse"}  # TensorFlow alone will run it
+    assert forms() == {"sparse"}  # it will run in TensorFlow
     detect = tf.saved_model.load(str(tmp_path / "model")).signatures["serving_default"]
     batch = np.stack([image, image[:, ::-1]]).astype("float32")
     out = {key: value.numpy() for key, value in detect(images=tf.constant(batch)).items()}
@@ -74,13 +74,13 @@ def test_image_batches_give_boxes_in_their_own_pixels(forms, tmp_path):
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    """The folder of a detector without DyHead, exported with the names of its classes."""
+    """The folder of a detector without DyHead, exported with class names."""
     folder = tmp_path_factory.mktemp("exported") / "model"
     export_saved_model(small_retinanet(), folder, class_names=["a", "b", "ü"])
     return folder
 
 
-def test_a_file_is_detected_alike_whatever_shares_its_batch(exported, tmp_path):
+def test_detections_in_a_file_do_not_depend_on_its_batch(exported, tmp_path):
     paths, _ = pictures(tmp_path)
     detect = tf.saved_model.load(str(exported)).signatures["serving_bytes"]
     files = tf.stack([tf.io.read_file(path) for path in paths])
@@ -90,12 +90,12 @@ def test_a_file_is_detected_alike_whatever_shares_its_batch(exported, tmp_path):
     assert detect(tf.constant([], tf.string))["boxes"].shape == (0, 20, 4)
 
 
-def test_class_names_travel_along(exported):
+def test_class_names_are_exported(exported):
     names = (exported / "assets.extra" / "class_names.txt").read_text("utf-8")
     assert names.splitlines() == ["a", "b", "ü"]
 
 
-def test_wrong_arguments_are_explained(tmp_path):
+def test_invalid_arguments_are_explained(tmp_path):
     with pytest.raises(TypeError, match="Sequential"):
         export_saved_model(keras.Sequential(), tmp_path)
     with pytest.raises(ValueError, match="2 names"):

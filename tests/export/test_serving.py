@@ -1,4 +1,4 @@
-"""The preprocessing of exported graphs against that of TensorFlow."""
+"""The preprocessing of exported graphs against TensorFlow's."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from keras_dyhead.export.serving import PortablePreprocessor
 
 
 @pytest.mark.parametrize("size", [(60, 90), (48, 31), (301, 217), (24, 20), (1000, 750)])
-def test_matrix_products_resize_as_tensorflow_does(size):
-    """To float32's accuracy, and after rounding but where a value lies where rounding turns."""
+def test_matrix_products_resize_like_tensorflow(size):
+    """To float32's accuracy, and after rounding, except for values at the rounding threshold."""
     config = {"min_side": 48, "max_side": 80, "pad_multiple": 32}
     image = np.random.default_rng(0).integers(0, 256, (1, *size, 3)).astype("float32")
     published, portable = DetectionPreprocessor(**config), PortablePreprocessor(**config)
@@ -24,7 +24,7 @@ def test_matrix_products_resize_as_tensorflow_does(size):
     values = published.interpolate(tf.constant(image), (height, width)).numpy()
     found = portable.interpolate(image, (height, width)).numpy()
     np.testing.assert_allclose(found, values, rtol=0, atol=2e-4)
-    # `resize` rounds up from a fraction of 0.4994. What the last bits decide may differ by 1.
+    # `resize` rounds up from a fraction of 0.4994. Values near it may differ by 1.
     turns = np.abs((values + 0.5006 + 0.5) % 1 - 0.5) < 2e-4
     assert turns.sum() < 20
     allowed = np.full_like(expected["images"], 1e-5)
@@ -41,8 +41,8 @@ def test_published_resizing_is_the_same_in_exports(resizing):
     np.testing.assert_array_equal(found["images"], expected["images"])
 
 
-def test_whole_numbers_give_the_sizes_of_the_published_rule():
-    """`int(side * factor + 0.5)` in float64, but where float64 misses an exact half."""
+def test_integer_arithmetic_gives_the_sizes_of_the_published_rule():
+    """`int(side * factor + 0.5)` in float64, except where float64 misses an exact half."""
     portable, published = _IntegerPreprocessor((320, 480)), DetectionPreprocessor((320, 480))
     for height in range(1, 700, 13):
         for width in range(1, 700, 11):
