@@ -65,18 +65,16 @@ class CocoAnnotations:
     size from their annotations; boxes that are not four finite numbers, have no area, lie outside
     their image or seem to use another format than `[x, y, width, height]` in pixels; unknown
     categories and images. Annotation ids may be missing or repeat. Missing heights and widths come
-    from the image files, missing areas from the boxes. A box that extends beyond its image is
-    clipped, never an error. It is reported if it extends by more than half a pixel. EXIF
-    orientations are not applied: boxes refer to the pixels as stored.
+    from the image files, missing areas from the boxes. A box beyond the edge of its image is
+    clipped, and reported from half a pixel on, but never an error. EXIF orientations are not
+    applied: boxes refer to the pixels as stored.
 
     Args:
         annotations: Path of the JSON file.
-        images: Folder that the file names are relative to. `None` leaves the image files
-            unchecked. Defaults to `None`.
-        class_names: The category names to use, in label order. Pass it to select categories, or to
-            give a validation file the labels of the training file. Annotations of other
-            categories are left out. `None` uses all categories by ascending id, integers before
-            text. Defaults to `None`.
+        images: Folder of the image files. Defaults to `None`: they are not checked.
+        class_names: The category names to use, in label order, to select categories or to give a
+            validation file the labels of the training file. Annotations of other categories are
+            left out. Defaults to `None`: all, by ascending id, integers before text.
         on_error: `"raise"` raises an error that lists all problems. `"skip"` leaves out unusable
             items, warns once and keeps the list in `problems`. Defaults to `"raise"`.
         verify: Whether to decode every image file once, in threads, to find broken ones. With
@@ -173,7 +171,7 @@ class CocoAnnotations:
         unique = len(set(class_names)) == len(class_names)
         if isinstance(received, str) or not unique or None in class_names:
             raise ValueError(
-                f"`class_names` must be unique names. Received: class_names={received!r}"
+                f"`class_names` must be a list of unique names. Received: class_names={received!r}"
             )
         if class_names and categories and categories.keys().isdisjoint(class_names):
             raise ValueError(

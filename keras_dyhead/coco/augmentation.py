@@ -44,8 +44,7 @@ class Augmentation:
         brightness: Maximum change of pixel values, as a fraction of 255. Defaults to `0.0`.
         contrast: Maximum relative change of the contrast, less than 1. Defaults to `0.0`.
         saturation: Maximum relative change of the saturation, less than 1. Defaults to `0.0`.
-        hue: Maximum rotation of the hue, as a fraction of the circle, at most 0.5. Defaults to
-            `0.0`.
+        hue: Maximum rotation of the hue, as a fraction of the circle up to 0.5. Defaults to `0.0`.
         mosaic: Probability of combining four images around a random point of the canvas: the image
             and three drawn from the whole data set. Each is resized as if it had the canvas to
             itself, then cut to its part. Defaults to `0.0`.

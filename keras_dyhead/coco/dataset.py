@@ -59,10 +59,9 @@ def load_coco(
       `targets["scale"]`: float32 `(batch, 2)`, resized over original size, `(y, x)`. `fit` and
       `evaluate` ignore them. `CocoEvaluation` uses them to map boxes back.
 
-    Every image appears once per epoch, in mosaics also more often. Order and augmentation depend
-    only on the seed, the epoch and the image id. Reopened with `initial_epoch`, a data set
-    continues as if it had never been closed. Crowd regions are not targets. Images without boxes
-    are kept.
+    Every image appears once per epoch, in mosaics more often. Order and augmentation depend only
+    on the seed, the epoch and the image id. Reopened with `initial_epoch`, a data set continues as
+    if never closed. Crowd regions are not targets. Images without boxes are kept.
 
     The returned data set has four more attributes, which its transformations do not inherit:
     `class_names`; `annotations`, the `CocoAnnotations` with all problems found; `epochs`, an
@@ -90,8 +89,7 @@ def load_coco(
             `Augmentation()`, flips and zooms.
         class_names: Category names in label order. Defaults to `None`: all, by ascending id.
         on_error: `"raise"` or `"skip"`, for unusable files and annotations. Defaults to `"raise"`.
-        verify: Whether to decode every file once beforehand to find broken ones, see
-            `CocoAnnotations`. Defaults to `True`.
+        verify: Whether to decode every file once first to find broken ones. Defaults to `True`.
         shuffle: Whether to shuffle in each epoch. Defaults to `None`: the value of `training`.
         seed: Seed of order and augmentation. `None` draws one from Python's `random`, which
             `keras.utils.set_random_seed` seeds. Defaults to `None`.

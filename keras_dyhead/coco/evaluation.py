@@ -36,8 +36,8 @@ def evaluate_coco(
 ) -> CocoResult:
     """Evaluates a detector with pycocotools in the coordinates of the original images.
 
-    A data set passes batches to a model, as `CocoEvaluation` does during training. A
-    `CocoAnnotations` passes one image file at a time to a function, as published figures are
+    A model detects in the batches of a data set, as in `CocoEvaluation` during training. A function
+    detects in the image files of a `CocoAnnotations` one at a time, as published figures are
     measured. `image_detector(model)` returns such a function, which resizes each image for the
     model and supports test-time augmentation.
 
@@ -101,17 +101,13 @@ class CocoEvaluation(keras.callbacks.Callback):
     Callbacks listed before it do not. A figure is -1 if there is no ground truth of that size.
 
     Args:
-        dataset: The images to evaluate on, from `load_coco(..., training=False)` or a
-            `CocoDataset`, see `evaluate_coco`.
-        annotations: The ground truth, if the data set has lost its own, see `evaluate_coco`.
-            Defaults to `None`.
+        dataset: The data set to evaluate on, see `data` in `evaluate_coco`.
+        annotations: The ground truth, if the data set has lost its own. Defaults to `None`.
         eval_freq: Number of epochs per evaluation; the last epoch is always evaluated. The logs of
             other epochs lack the figures, as with `fit`'s `validation_freq`. Defaults to `1`.
-        on_result: Called with the epoch, counted from 1, and the `CocoResult`, for example to keep
-            the detections or to write them for TensorBoard, see
+        on_result: Called with the epoch, counted from 1, and the `CocoResult`, for example a
             `keras_dyhead.visualization.TensorBoardLog`. Defaults to `None`.
-        verbose: `1` shows a progress bar, `0` shows nothing, `"auto"` follows `fit`. Defaults to
-            `"auto"`.
+        verbose: `1` shows a progress bar, `0` none, `"auto"` follows `fit`. Defaults to `"auto"`.
 
     Raises:
         ValueError: If `eval_freq` is less than 1, or as in `evaluate_coco`.

@@ -52,10 +52,9 @@ def draw_shapes(
         size_range: Range of the longer side of a shape in pixels, drawn log-uniformly and limited
             to 5/8 of `image_size`. Defaults to `(12, 160)`.
         empty_fraction: Fraction of images without shapes, in `[0, 1]`. Defaults to `0.05`.
-        clutter: Amount of gradients, blobs, lines and noise. `0` gives plain backgrounds. Defaults
-            to `1`.
-        class_hues: Whether each class has its own hues. With `False`, all classes use all hues, so
-            only the form distinguishes them. Defaults to `True`.
+        clutter: Amount of gradients, blobs, lines and noise; `0` means none. Defaults to `1`.
+        class_hues: Whether each class has its own hues. Otherwise only the form distinguishes
+            classes. Defaults to `True`.
         min_contrast: How much lighter a shape must be than what it covers, as the mean of the
             channels (0 to 255), up to 100. Defaults to `50`.
         min_stretch: Shapes are shrunk along two perpendicular axes, which rotate with them, by a
@@ -63,8 +62,7 @@ def draw_shapes(
             to `0.75`.
         max_overlap: Maximum overlap of two boxes, as a fraction of the smaller one. Shapes that are
             less than a quarter visible are not objects. Defaults to `0.1`.
-        max_outlines: Maximum number of shape outlines per image. They are not objects. Defaults to
-            `0`.
+        max_outlines: Maximum number of outlines per image, which are not objects. Defaults to `0`.
 
     Returns:
         The path of `instances.json`.

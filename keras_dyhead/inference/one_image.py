@@ -38,9 +38,9 @@ def image_detector(
         A function of one image of any size. It returns the dict `{"boxes": (N, 4) float32,
         "labels": (N,) int32, "confidence": (N,) float32}` by descending confidence, with boxes in
         xyxy pixels of the image and clipped to it. The image is RGB `(H, W, 3)`, gray `(H, W)` or
-        `(H, W, 1)`, or RGBA `(H, W, 4)`, with values from 0 to 255 of any dtype. Others, such as
-        values from 0 to 1, raise a `ValueError`. The function has the model's `num_classes` and
-        `class_names`.
+        `(H, W, 1)`, or RGBA `(H, W, 4)`, with values from 0 to 255 of any dtype. Other
+        arrays, such as values from 0 to 1, raise a `ValueError`. The function has the attributes
+        `num_classes` and `class_names` of the model.
 
     Example:
     ```python

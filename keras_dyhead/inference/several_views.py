@@ -21,7 +21,7 @@ class TestTimeAugmentation:
     highest confidence of the group. The detections of a single view stay unchanged.
 
     Args:
-        scales: Factors of the image size that the detector's preprocessor sets. `1.0` keeps it.
+        scales: Factors for the image size that the detector's preprocessor sets. `1.0` keeps it.
             Time and memory grow with their squares. Defaults to `(0.5, 0.75, 1.0, 1.25, 1.5)`.
         flip: Whether each scale also has a left-right mirrored view. Defaults to `True`.
         merge: `"vote"` or `"nms"`. Defaults to `"vote"`.

@@ -60,8 +60,7 @@ def plot_attention(
     plot_attention(model, read_rgb("street.jpg")).savefig("attention.png")
     ```
 
-    Source: paper, figure 1. There, scale-aware attention comes first. The rows follow the order of
-    the released code.
+    Source: paper, figure 1, where scale-aware attention comes first. Rows follow the released code.
     """
     return draw_attention(look_inside(model, image, preprocessor), blocks, overlay, highest)
 

@@ -24,8 +24,7 @@ def plot_detections(
 ) -> Figure:
     """Draws images in pairs: on the left the ground truth, on the right the detections.
 
-    A class has the same color everywhere. Boxes show their class and confidence unless there are
-    too many.
+    A class has the same color everywhere. Boxes show class and confidence unless there are many.
 
     Args:
         images: RGB images `(H, W, 3)`, values 0..255 of any dtype; a batch, or a list with

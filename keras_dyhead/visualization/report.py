@@ -63,8 +63,7 @@ def write_report(
         model: A detector of this package with DyHead.
         images: JPEG or PNG files. The page names unreadable ones.
         out: Folder to write to, created if missing.
-        detect: The model as a function of one image, see
-            `keras_dyhead.inference.image_detector`.
+        detect: The model as a function, see `keras_dyhead.inference.image_detector`.
         class_names: The name of each label. Defaults to `model.class_names`.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
         num_sampled: Detections per image whose sampling points are drawn. Defaults to `2`.

@@ -49,7 +49,7 @@ def test_class_names_select_and_order_the_labels(coco, noise):
     assert three.category_ids == [8, 7, 3]
     assert one.other_classes == ["dog"] and three.other_classes == []
     for wrong in (["cat", "cat"], ["cat", "cat "], ["cat", None], "cat"):
-        with pytest.raises(ValueError, match="unique names"):
+        with pytest.raises(ValueError, match="list of unique names"):
             CocoAnnotations(coco.json, class_names=wrong)
     with pytest.raises(ValueError, match="has no class in common.*'dog', 'cat'.*'bird'"):
         CocoAnnotations(coco.json, class_names=["bird"], on_error="skip")
