@@ -213,7 +213,6 @@ class DetectionPreprocessor(keras.layers.Layer):
         return functions.reshape((rows - mean) / std, shape)
 
     def get_config(self):
-        """Returns the constructor arguments."""
         config = super().get_config()
         del config["dtype"]
         return config | {
@@ -330,7 +329,6 @@ def _larger(a, b):
 
 
 def _check_positive(name, values, count, kind):
-    """Raises a `ValueError` unless `values` are `count` finite, positive numbers."""
     many = isinstance(values, (Sequence, np.ndarray)) and len(values) == count
     if not many or not all(isinstance(v, kind) and 0 < v < float("inf") for v in values):
         what = "integers" if kind is numbers.Integral else "numbers"

@@ -142,7 +142,6 @@ def _is_floating(graph, tensor):
 
 
 def _replace(graph, node, operation, inputs):
-    """Replaces a node with an operation."""
     outputs, shapes, dtypes = node.output, node.output_shapes, node.output_dtypes
     graph.remove_node(node.name)
     graph.make_node(

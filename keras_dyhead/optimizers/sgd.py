@@ -53,7 +53,6 @@ class RegularizedSGD(keras.optimizers.SGD):
             self.rates_of_decay = [0.0 if is_named(v, self.no_l2) else self.l2 for v in variables]
 
     def update_step(self, gradient, variable, learning_rate):
-        """Updates a weight."""
         index = self._get_variable_index(variable)
         gradient = keras.ops.cast(gradient, variable.dtype)
         velocity = gradient + self.rates_of_decay[index] * variable
