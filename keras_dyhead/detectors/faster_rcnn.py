@@ -320,5 +320,5 @@ class FasterRCNN(Detector):
 
 
 def _count(used):
-    """Returns the number of used places in the batch, over all replicas, at least 1."""
+    """Returns the number of samples used in the batch, over all replicas, at least 1."""
     return ops.maximum(sum_over_replicas(ops.sum(ops.cast(used, "float32"))), 1.0)
