@@ -1,4 +1,4 @@
-"""The command line itself, and how its commands talk."""
+"""The command line app, and how its commands print."""
 
 import contextlib
 import json
@@ -59,14 +59,14 @@ def main(
         ),
     ] = False,
 ) -> None:
-    """Detectors with Dynamic Head (DyHead, CVPR 2021) in Keras 3."""
+    """Train and run object detectors with Dynamic Head (DyHead, CVPR 2021) in Keras 3."""
 
 
 class Terminal(Console):
-    """Prints texts as they are: brackets and colons in people's names and paths are no markup.
+    """Prints text literally: brackets and colons in names and paths are not markup.
 
-    Styles are given beside the text: `terminal.print("done", style="green")`. Lines are not broken,
-    and characters that would move the cursor or change colors are spelled out.
+    Styles are separate arguments: `terminal.print("done", style="green")`. Lines are not wrapped,
+    and characters that would move the cursor or change colors are escaped.
 
     Args:
         stderr: Whether to print to standard error. Defaults to `False`.
@@ -76,15 +76,15 @@ class Terminal(Console):
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
     def render_str(self, text: str, **options) -> Text:
-        """Everything printed that is a string comes through here."""
+        """Escapes every printed string."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
     def status(self, status: str, **options) -> Status:
-        """Shows what is being done, for as long as the context lasts."""
+        """Shows a status line while the context is active."""
         return super().status(Text(printable(status)), **options)
 
     def warn(self, message: object) -> None:
-        """Prints what the user may want to change."""
+        """Prints a warning."""
         self.print(str(message), style="yellow")
 
 
@@ -94,11 +94,11 @@ def print_figures(
     terminal: Terminal,
     size_limits: tuple[float, float] = (32, 96),
 ) -> None:
-    """Prints the twelve COCO figures of a number of images as a table."""
-    table = Table(title=f"COCO figures on {images} images")
-    table.add_column("figure", style="bold")
+    """Prints the twelve COCO metrics as a table."""
+    table = Table(title=f"COCO metrics on {images} images")
+    table.add_column("metric", style="bold")
     table.add_column("value", justify="right")
-    table.add_column("counts")
+    table.add_column("meaning")
     for (name, value), meaning in zip(figures.items(), FIGURES.values(), strict=True):
         meaning = meaning.format(name[2:], *size_limits)
         table.add_row(name, "-" if value is None or value < 0 else f"{value:.3f}", meaning)
@@ -106,20 +106,20 @@ def print_figures(
 
 
 def write_json(path: Path, content: object, terminal: Terminal) -> None:
-    """Writes a JSON file, its folder too, and says so."""
+    """Writes a JSON file, creates its folder if needed, and prints its path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(content, indent=1), encoding="utf-8")
     terminal.print(f"written: {path}")
 
 
 def print_error(error: object) -> None:
-    """Prints the one message of a command that failed."""
+    """Prints the error message of a failed command."""
     Terminal(stderr=True).print(Text("Error: ", "bold red"), str(error), sep="")
 
 
 @contextlib.contextmanager
 def quiet_tensorflow() -> Iterator[None]:
-    """Imports TensorFlow, if it is there, without what it logs before its log level applies."""
+    """Imports TensorFlow, if installed, and hides what it logs before its log level applies."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     if "tensorflow" not in sys.modules and os.environ["TF_CPP_MIN_LOG_LEVEL"] != "0":
         sys.stderr.flush()

@@ -12,13 +12,13 @@ from keras_dyhead.cli.options import check_new, fetch_published, input_errors
 @app.command()
 def convert(
     name: Annotated[
-        str, typer.Argument(help="Config name of the published model; `list` shows them all.")
+        str, typer.Argument(help="Config name of the published model. `list` shows all of them.")
     ],
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="A checkpoint of it: your own training, or a copy of the published file. Without, "
-            "that is fetched.",
+            help="A checkpoint of this model: your own training, or a copy of the published file. "
+            "By default, the published file is downloaded.",
             show_default=False,
         ),
     ] = None,
@@ -26,17 +26,16 @@ def convert(
         Path | None, typer.Argument(help="The .keras file to write.", show_default=False)
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the .keras file if there is one.")
+        bool, typer.Option("--overwrite", help="Replace an existing .keras file.")
     ] = False,
 ) -> None:
     """Turn a published PyTorch checkpoint into a Keras model.
 
-    The published file is fetched once, into Keras' cache, and checked. Your own training of a
+    The published file is downloaded once into Keras' cache and verified. Your own training of a
     published model may have any number of classes.
 
-    Reading a .pth file needs PyTorch (`pip install '.[convert]'` in a clone); the .keras file does
-    not. It holds the weights, the preprocessing and the decoding, and detects what the original
-    does.
+    Reading a .pth file requires PyTorch (`pip install '.[convert]'` in a clone). The .keras file
+    does not. It contains weights, preprocessing and decoding, and detects what the original does.
 
     **Examples**
 
@@ -57,7 +56,7 @@ def convert(
     if file is not None and out is None and file.suffix == ".keras":
         file, out = None, file
     if out is None:
-        raise typer.BadParameter("NAME and OUT are needed, or NAME, FILE and OUT, or `list` alone.")
+        raise typer.BadParameter("Give NAME and OUT, or NAME, FILE and OUT, or `list` alone.")
     with input_errors():
         if out.suffix != ".keras":
             raise ValueError(f"OUT must end in .keras. Received: {out}")

@@ -31,10 +31,10 @@ from keras_dyhead.printable import printable
 @app.command()
 def evaluate(
     model: Model,
-    images: Annotated[Path, existing_folder("Image folder.")],
+    images: Annotated[Path, existing_folder("Folder of the images.")],
     annotations: Annotations,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file for the figures, those of every class, too.")
+        Path | None, typer.Option(help="JSON file for the metrics, including those of each class.")
     ] = None,
     results: Annotated[
         Path | None, typer.Option(help="JSON file for the detections, in COCO's results format.")
@@ -43,12 +43,12 @@ def evaluate(
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Folder for pictures: which classes are confused (confusion.png), and the "
-            "precision at each recall (precision_recall.png).",
+            help="Folder for plots: the confusion matrix (confusion.png) and the precision-recall "
+            "curves (precision_recall.png).",
         ),
     ] = None,
     per_class: Annotated[
-        bool, typer.Option("--per-class", help="Print the figures of every class, too.")
+        bool, typer.Option("--per-class", help="Also print the metrics of each class.")
     ] = False,
     tta: Tta = False,
     tta_scales: TtaScales = None,
@@ -56,20 +56,22 @@ def evaluate(
     tile: Tile = None,
     overlap: Overlap = 0.2,
     max_detections: Annotated[
-        int, typer.Option(min=11, help="Detections of a class that count in an image.")
+        int, typer.Option(min=11, help="Maximum detections to count per image and class.")
     ] = 100,
     size_limits: Annotated[
         tuple[float, float],
-        typer.Option(help="Sides in px up to which objects are small, from which they are large."),
+        typer.Option(
+            help="Sides in px below which objects are small, and above which they are large."
+        ),
     ] = (32.0, 96.0),
     class_names: ClassNames = None,
     on_error: OnError = "raise",
 ) -> None:
-    """Measure a model on COCO annotations, each image at the size that the model wants.
+    """Evaluate a model on COCO annotations.
 
-    Categories go with the model's classes by their names, or, where neither model nor
-    --class-names say these, by the order of their ids. Categories that the model lacks are an
-    error, or left out with --on-error skip.
+    Images are resized as the model expects. Categories are matched to the model's classes by name.
+    If neither the model nor --class-names provides names, they are matched by the order of their
+    ids. Categories that the model lacks are an error, or left out with --on-error skip.
 
     **Examples**
 

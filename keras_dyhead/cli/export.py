@@ -15,29 +15,29 @@ def export(
         str,
         typer.Argument(
             metavar="FILE|NAME",
-            help="A .keras file, of `train` or `convert`; or the name of a published model.",
+            help="A .keras file from `train` or `convert`, or the name of a published model.",
         ),
     ],
     out: Annotated[
-        Path, typer.Option(help="File to write; a folder for saved_model. Must not exist yet.")
+        Path, typer.Option(help="File to write, or folder for saved_model. It must not exist.")
     ],
     format: Annotated[
-        Literal["saved_model", "onnx", "litert"], typer.Option(help="What is to run the model.")
+        Literal["saved_model", "onnx", "litert"], typer.Option(help="Format to export to.")
     ] = "saved_model",
     image_size: Annotated[
         tuple[int, int] | None,
         typer.Option(
             metavar="HEIGHT WIDTH",
-            help="Size that images are fitted into, for models that leave it open; litert needs "
-            "one.",
+            help="Size that images are resized to fit, for models without a fixed size. litert "
+            "needs one.",
         ),
     ] = None,
 ) -> None:
-    """Write a model as a file that runs without Keras and this package.
+    """Export a model to a file that runs without Keras and this package.
 
-    Preprocessing and decoding are inside: the file takes RGB images of any size, and returns boxes
-    in their pixels. onnx needs tf2onnx (`pip install '.[export]'` in a clone). Detectors of KerasCV
-    and KerasHub are written, too.
+    The file includes preprocessing and decoding: it takes RGB images of any size and returns boxes
+    in their pixels. onnx requires tf2onnx (`pip install '.[export]'` in a clone). Detectors of
+    KerasCV and KerasHub can be exported too.
 
     **Examples**
 
@@ -50,7 +50,7 @@ def export(
     terminal = Terminal()
     with input_errors():
         if out.exists():
-            raise ValueError(f"{out} exists: choose another name, or delete it.")
+            raise ValueError(f"{out} already exists. Choose another name or delete it.")
         loaded, _ = load_detector(model, None, terminal, hosted=True)
         from keras_dyhead import export as exporters
         from keras_dyhead.integrations.hosted import HostedDetector
@@ -58,6 +58,6 @@ def export(
         loaded = loaded.model if isinstance(loaded, HostedDetector) else loaded
 
         out.parent.mkdir(parents=True, exist_ok=True)
-        with terminal.status(f"converting to {format}, which takes minutes for large models"):
+        with terminal.status(f"converting to {format} (takes minutes for large models)"):
             getattr(exporters, f"export_{format}")(loaded, out, image_size)
     terminal.print(f"written: {out}")

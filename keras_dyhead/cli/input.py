@@ -33,36 +33,38 @@ def show_input(
     recipe: Recipe = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
     image_size: ImageSize = None,
-    seed: Annotated[int, typer.Option(help="Seed of order and augmentation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed for shuffling and augmentation.")] = 0,
     on_error: OnError = "raise",
     verify: Annotated[
-        bool, typer.Option(help="Decode every file once beforehand to find broken ones.")
+        bool, typer.Option(help="Decode every file once first, to find broken ones.")
     ] = True,
     seconds: Annotated[
-        float, typer.Option(min=0.0, help="How long to measure the throughput.")
+        float, typer.Option(min=0.0, help="How many seconds to measure throughput.")
     ] = 10.0,
     steps: Annotated[
-        int, typer.Option(min=0, help="Steps to train, to measure how long they wait for images.")
+        int,
+        typer.Option(
+            min=0, help="Training steps to run, to measure how long they wait for images."
+        ),
     ] = 0,
-    pictures: Annotated[int, typer.Option(min=0, help="Varied images to draw.")] = 16,
+    pictures: Annotated[int, typer.Option(min=0, help="Augmented images to draw.")] = 16,
     out: Annotated[
         Path | None,
         typer.Option(
             file_okay=False,
-            help="Folder for the figures (input.json) and the pictures (examples.png).",
+            help="Folder for the report (input.json) and the pictures (examples.png).",
         ),
     ] = None,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace these two files in --out.")
+        bool, typer.Option("--overwrite", help="Replace existing files of this command in --out.")
     ] = False,
 ) -> None:
-    """Show what a training would be given, how fast the images come, and whether it would wait.
+    """Show the training data, its throughput, and whether training would wait for images.
 
-    Opens the images with the settings of `train`, lists what is wrong with them, counts images,
-    boxes and canvases, measures how many images a second are read, decoded, varied and batched
-    while nothing else runs, and draws some with their boxes. With --steps it also trains so many
-    steps of the model that the settings name, keeps none of it, and tells what share of their time
-    they waited for images.
+    Opens the images with the settings of `train`, lists problems, counts images, boxes and
+    canvases, and draws some augmented images with their boxes. Measures how many images per second
+    are read, decoded, augmented and batched while nothing else runs. With --steps, it also trains a
+    model for that many steps, reports what share of the time they waited, and discards the model.
 
     **Examples**
 
@@ -99,7 +101,6 @@ def show_input(
 
 
 def _open(settings, verify: bool):
-    """The data set of a training, and its preprocessor."""
     from keras_dyhead.training.data import build_preprocessor, open_training_data
 
     preprocessor = build_preprocessor(settings)
@@ -154,7 +155,7 @@ def _train(dataset, settings, preprocessor, steps: int, terminal: Terminal) -> d
 
 
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
-    """Draws the first images of the first epoch as the model gets them, before normalization."""
+    """Draws the first images of the first epoch as the model sees them before normalization."""
     from keras_dyhead.coco import load_coco
     from keras_dyhead.visualization import plot_examples
 
@@ -184,7 +185,7 @@ def _print(report: dict[str, Any], terminal: Terminal) -> None:
         f"{report['images']} images, {report['boxes']} boxes: {boxes['mean']} per image, at most "
         f"{boxes['largest']}; {report['images_without_boxes']} images have none"
     )
-    terminal.print(f"{report['steps_per_epoch']} steps of {report['batch_size']} images an epoch")
+    terminal.print(f"{report['steps_per_epoch']} steps of {report['batch_size']} images per epoch")
     table = Table()
     for heading in ("canvas (height x width)", "images", "filled"):
         table.add_column(heading, justify="right")
@@ -193,16 +194,16 @@ def _print(report: dict[str, Any], terminal: Terminal) -> None:
         table.add_row(f"{height} x {width}", str(canvas["images"]), f"{canvas['filled']:.0%}")
     terminal.print(table, soft_wrap=False)
     terminal.print(
-        f"{measured['images_per_second']} images a second over {measured['seconds']} s "
+        f"{measured['images_per_second']} images per second over {measured['seconds']} s "
         f"on {measured['processors']} processors, {measured['cpu_seconds_per_image'] * 1000:.1f} "
-        f"ms of their time each; the first batch came after {measured['first_batch_seconds']} s; "
-        f"{measured['boxes_per_image']} boxes per image were left after cropping"
+        f"ms of CPU time per image; first batch after {measured['first_batch_seconds']} s; "
+        f"{measured['boxes_per_image']} boxes per image after cropping"
     )
     if training := report.get("training"):
         terminal.print(
-            f"{training['waiting_share']:.1%} of the time of {training['steps']} steps of "
-            f"training was waiting for images: {training['waiting_seconds'] * 1000:.1f} ms a step, "
-            f"which took {training['step_seconds'] * 1000:.0f} ms"
+            f"{training['steps']} training steps spent {training['waiting_share']:.1%} of their "
+            f"time waiting for images: {training['waiting_seconds'] * 1000:.1f} ms of waiting and "
+            f"{training['step_seconds'] * 1000:.0f} ms of computing per step"
         )
     problems = report["problems"]
     terminal.print(f"problems: {len(problems) or 'none'}")

@@ -1,4 +1,4 @@
-"""What several commands are given: a model file, class names, images, annotations, views."""
+"""Options that several commands share, and what the commands make of them."""
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,18 +11,18 @@ from rich.progress import track
 from keras_dyhead.cli.console import Terminal, print_error, quiet_tensorflow
 from keras_dyhead.recipes import load_recipe
 
-if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
+if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands import it
     from keras_dyhead.inference import TestTimeAugmentation, Tiles
     from keras_dyhead.training import TrainingSettings
 
 
 def existing_file(text: str):
-    """An option that takes a file which exists."""
+    """Returns an option that takes an existing file."""
     return typer.Option(exists=True, dir_okay=False, help=text)
 
 
 def existing_folder(text: str):
-    """An option that takes a folder which exists."""
+    """Returns an option that takes an existing folder."""
     return typer.Option(exists=True, file_okay=False, help=text)
 
 
@@ -30,60 +30,62 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="FILE|NAME",
-        help="A .keras file, of `train` or `convert`; or a published model by the name that "
-        "`convert list` shows, which is fetched once.",
+        help="A .keras file from `train` or `convert`, or a published model by its name from "
+        "`convert list`, which is downloaded once.",
     ),
 ]
 ClassNames = Annotated[
     Path | None,
-    existing_file("Text file with the name of each label, one a line, for models that know none."),
+    existing_file("Text file with one class name per line, for models that store no names."),
 ]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="NAME=VALUE",
         show_default=False,
-        help="Further settings of a training, such as `augmentation.horizontal_flip=0`; `train "
-        "--print-config` shows all.",
+        help="More training settings, such as `augmentation.horizontal_flip=0`. `train "
+        "--print-config` shows all of them.",
     ),
 ]
 Recipe = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="A published training, see `keras-dyhead recipes`. What is given beside it wins.",
+        help="Use the settings of a published training, see `keras-dyhead recipes`. Options and "
+        "NAME=VALUE settings override them.",
     ),
 ]
-Annotations = Annotated[Path, existing_file("Their COCO JSON file.")]
+Annotations = Annotated[Path, existing_file("COCO JSON file with the annotations of the images.")]
 ImageSize = Annotated[
     int | None,
     typer.Option(
-        min=32, help="Side in px of the square that images are fitted into; by default 512."
+        min=32, help="Side in px of the square that images are resized to fit. Default: 512."
     ),
 ]
 OnError = Annotated[
     Literal["raise", "skip"],
-    typer.Option(help="Broken images or annotations: stop, or leave them out."),
+    typer.Option(help="Stop at broken images or annotations (raise), or leave them out (skip)."),
 ]
 Tta = Annotated[
     bool,
     typer.Option(
         "--tta",
-        help="Test-time augmentation: detect at several scales, also mirrored, and merge. Ten "
-        "times the work of one view by default.",
+        help="Test-time augmentation: detect at several scales, with and without mirroring, and "
+        "merge the detections. By default, this is ten times the work.",
     ),
 ]
 TtaScales = Annotated[
     str | None,
     typer.Option(
         metavar="FACTORS",
-        help="Scales of --tta, such as 0.5,1,1.5; by default 0.5,0.75,1,1.25,1.5.",
+        help="Scales for --tta, such as 0.5,1,1.5. Default: 0.5,0.75,1,1.25,1.5.",
     ),
 ]
 TtaMerge = Annotated[
     Literal["vote", "nms"],
     typer.Option(
-        help="Make of overlapping boxes of a class their mean by confidence, or keep the best.",
+        help="Overlapping boxes of a class: average them by confidence (vote), or keep the best "
+        "(nms).",
     ),
 ]
 
@@ -92,16 +94,17 @@ Tile = Annotated[
     typer.Option(
         min=1,
         metavar="PIXELS",
-        help="Cut larger images into tiles with sides of so many pixels, and detect in each.",
+        help="Cut larger images into square tiles of this size, and detect objects in each.",
     ),
 ]
 Overlap = Annotated[
-    float, typer.Option(min=0, max=0.99, help="Part of its side that a tile shares with the next.")
+    float,
+    typer.Option(min=0, max=0.99, help="Fraction of its side that a tile shares with the next."),
 ]
 
 
 def given_options(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
-    """The options of these names that the command was given, unlike those left at their default."""
+    """Returns those of the named options that were given on the command line."""
     return {
         name: context.params[name]
         for name in names
@@ -112,20 +115,20 @@ def given_options(context: typer.Context, names: Iterable[str]) -> dict[str, Any
 def training_settings(
     recipe: str | None, overrides: list[str] | None, given: dict[str, Any]
 ) -> "TrainingSettings":
-    """The settings of a recipe, over which those by name win, over which the options given win."""
+    """Returns the settings of a recipe, overridden by NAME=VALUE settings and by options."""
     from keras_dyhead import training
 
     published = {} if recipe is None else load_recipe(recipe).SETTINGS
     parsed = training.parse_overrides(overrides or [])
     twice = sorted(set(parsed) & set(given))
     if twice:
-        raise ValueError(f"These settings are given twice, as option and by name: {twice}")
+        raise ValueError(f"Some settings are given twice, as options and as NAME=VALUE: {twice}")
     return training.TrainingSettings(**training.merge_settings(published, parsed, given))
 
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """Input errors are one message and exit code 2."""
+    """Reports an input error as one message and exits with code 2."""
     try:
         yield
     except (ValueError, ImportError, ConnectionError) as error:
@@ -134,7 +137,7 @@ def input_errors() -> Iterator[None]:
 
 
 def fetch_published(source: str | Path, terminal: Terminal) -> None:
-    """Fetches the file of a published model, where this is the name of one, and shows how far."""
+    """Downloads a published model with a progress bar, if `source` is the name of one."""
     with terminal.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead.checkpoints import PUBLISHED, fetch_checkpoint
     if source in PUBLISHED:
@@ -144,9 +147,9 @@ def fetch_published(source: str | Path, terminal: Terminal) -> None:
 def load_detector(
     source: str | Path, class_names: Path | None, terminal: Terminal, hosted: bool = False
 ):
-    """Returns the detector of a file or a name, and its classes' names, where anyone knows them.
+    """Returns the detector of a file or a name, and its class names or `None`.
 
-    It may be a `HostedDetector` if `hosted`.
+    With `hosted`, it may be a `HostedDetector`.
     """
     fetch_published(source, terminal)
     with terminal.status(f"loading {source}"):
@@ -165,7 +168,7 @@ def load_detector(
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:
-    """The given files, and the JPEG and PNG files of the given folders in the order of names."""
+    """Returns the given files, and the JPEG and PNG files of the given folders, sorted by name."""
     from keras_dyhead.coco.image_files import SUFFIXES
 
     files = []
@@ -178,7 +181,7 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 def several_views(
     tta: bool, tta_scales: str | None, tta_merge: str
 ) -> "TestTimeAugmentation | None":
-    """What the three options of test-time augmentation ask for; scales alone are enough to ask."""
+    """Returns the test-time augmentation that the options ask for. Scales alone enable it."""
     from keras_dyhead.inference import TestTimeAugmentation
 
     if tta_scales is None:
@@ -187,24 +190,26 @@ def several_views(
         scales = [float(factor) for factor in tta_scales.split(",")]
     except ValueError:
         raise ValueError(
-            f"--tta-scales must be numbers with commas between. Received: {tta_scales}"
+            f"--tta-scales must be numbers separated by commas. Received: {tta_scales}"
         ) from None
     return TestTimeAugmentation(scales, merge=tta_merge)
 
 
 def tiles(tile: int | None, overlap: float) -> "Tiles | None":
-    """What --tile and --overlap ask for."""
+    """Returns the tiles that --tile and --overlap ask for."""
     from keras_dyhead.inference import Tiles
 
     return None if tile is None else Tiles(tile, overlap)
 
 
 def progress_bar(text: str, terminal: Terminal) -> Callable[[Sequence], Iterator]:
-    """Wraps a sequence so that a bar shows how far it has been gone through."""
+    """Returns a function that shows a progress bar while it iterates over a sequence."""
     return lambda sequence: track(sequence, text, console=terminal, transient=True)
 
 
 def check_new(path: Path, overwrite: bool) -> None:
-    """Refuses to replace a file without --overwrite."""
+    """Raises an error if a file exists and `overwrite` is not set."""
     if path.exists() and not overwrite:
-        raise ValueError(f"{path} exists: replace it with --overwrite, or choose another.")
+        raise ValueError(
+            f"{path} already exists. Use --overwrite to replace it, or choose another."
+        )

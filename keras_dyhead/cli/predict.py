@@ -27,16 +27,14 @@ from keras_dyhead.cli.options import (
 
 @app.command()
 def predict(
-    images: Annotated[
-        list[Path], typer.Argument(help="JPEG or PNG files, or folders of such files.")
-    ],
+    images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files, or folders of them.")],
     model: Model,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for detections.json and the pictures; else JSON is printed."),
+        typer.Option(help="Folder for detections.json and pictures. Without it, JSON is printed."),
     ] = None,
     score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
+        float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.3,
     tta: Tta = False,
     tta_scales: TtaScales = None,
@@ -45,16 +43,16 @@ def predict(
     overlap: Overlap = 0.2,
     max_detections: Annotated[
         int | None,
-        typer.Option(min=1, help="Detections of an image; by default the model's limit."),
+        typer.Option(min=1, help="Maximum detections per image. Default: the model's limit."),
     ] = None,
     class_names: ClassNames = None,
     on_error: OnError = "raise",
 ) -> None:
     """Detect objects in images.
 
-    For each image, detections.json lists box (left, top, right, bottom in pixels), label, name and
-    confidence; with --out there is also a picture of each with its boxes. Broken images are named;
-    with --on-error raise nothing is detected then.
+    For each object, detections.json has the box (left, top, right, bottom in pixels), label, name
+    and confidence. With --out, each image is also saved with its boxes. Broken images are reported.
+    With --on-error raise, they stop the command before it detects anything.
 
     **Examples**
 
@@ -66,7 +64,7 @@ def predict(
 
     keras-dyhead predict --model atss.keras aerial.png --out found --tile 800 --overlap 0.2
     """
-    terminal = Terminal(stderr=out is None)  # where JSON is printed, nothing else is
+    terminal = Terminal(stderr=out is None)  # stdout is for JSON alone
     with input_errors():
         loaded, names = load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.inference import image_detector, read_rgb
@@ -115,11 +113,10 @@ def predict(
 
 
 def _explain_nothing(score, label, names, score_threshold, terminal: Terminal) -> None:
-    """Says how far the model was from finding anything."""
-    seen = "not even a weak one"
+    seen = "the model found nothing"
     if label >= 0:
-        seen = f"the best one is of {score:.3f}, {label if names is None else names[label]}"
-    terminal.warn(f"no detection of confidence {score_threshold:g} and more: {seen}")
+        seen = f"the best is {score:.3f}, {label if names is None else names[label]}"
+    terminal.warn(f"no detection with a confidence of at least {score_threshold:g}: {seen}")
 
 
 def _record(path, image, found, names, score_threshold) -> dict:

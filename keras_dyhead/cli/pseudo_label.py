@@ -1,4 +1,4 @@
-"""`pseudo-label`: what a trained model finds in images nobody has labeled, to train on."""
+"""`keras-dyhead pseudo-label`."""
 
 import dataclasses
 import json
@@ -31,19 +31,19 @@ def pseudo_label(
     model: Model,
     images: Annotated[
         Path,
-        existing_folder("Folder of JPEG and PNG files without labels; folders inside it count."),
+        existing_folder("Folder of unlabeled JPEG and PNG files, including its subfolders."),
     ],
     out: Annotated[Path, typer.Option(help="COCO JSON file to write.")],
     threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
+        float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.5,
     class_thresholds: Annotated[
-        Path | None, existing_file('JSON file with thresholds of single classes: {"person": 0.7}.')
+        Path | None, existing_file('JSON file with thresholds per class, such as {"person": 0.7}.')
     ] = None,
     merge: Annotated[
-        Path | None, existing_file("COCO JSON file of labeled images, to be put into --out, too.")
+        Path | None, existing_file("COCO JSON file of labeled images to include in --out.")
     ] = None,
-    merge_images: Annotated[Path | None, existing_folder("The image folder of --merge.")] = None,
+    merge_images: Annotated[Path | None, existing_folder("Image folder of --merge.")] = None,
     tta: Tta = False,
     tta_scales: TtaScales = None,
     tta_merge: TtaMerge = "vote",
@@ -51,15 +51,15 @@ def pseudo_label(
     on_error: OnError = "raise",
     overwrite: Annotated[
         bool,
-        typer.Option("--overwrite", help="Replace --out, and what an interrupted call has left."),
+        typer.Option("--overwrite", help="Replace --out, and restart an interrupted run."),
     ] = False,
 ) -> None:
-    """Label images with what a trained model finds in them, and train on that.
+    """Label images with the detections of a trained model, to train on them.
 
     Writes a COCO JSON file whose annotations also have a score. Images without a confident
-    detection are left out. After an interruption, the same command goes on from there. With --merge
-    the file holds labeled images as well, with file names relative to the folder that both image
-    folders lie in.
+    detection are left out. After an interruption, the same command continues where it stopped. With
+    --merge, the file includes the labeled images. Its file names are then relative to the folder
+    that contains both image folders.
 
     **Examples**
 
@@ -77,7 +77,7 @@ def pseudo_label(
             raise ValueError("--merge and --merge-images go together.")
         loaded, names = load_detector(model, class_names, terminal, hosted=True)
         if names is None:
-            raise ValueError(f"{model} does not name its classes: give --class-names.")
+            raise ValueError(f"{model} stores no class names: give --class-names.")
         from keras_dyhead.inference import PseudoLabels, image_detector
 
         views = several_views(tta, tta_scales, tta_merge)
@@ -99,7 +99,7 @@ def pseudo_label(
             fresh=overwrite,
         )
         if labels.num_done:
-            terminal.print(f"{labels.num_done} images are done already")
+            terminal.print(f"{labels.num_done} images are already done")
         progress = progress_bar("detecting", terminal)
         report = labels.run(image_detector(loaded, views), on_error, progress)
     for fault in report["errors"]:
@@ -107,11 +107,11 @@ def pseudo_label(
     classes = report["classes"].items()
     counts = ", ".join(f"{printable(name)} {count}" for name, count in classes if count)
     terminal.print(
-        f"{report['boxes']} boxes in {report['images']} images, {report['left_out']} images "
-        f"without: {counts}",
+        f"{report['boxes']} boxes in {report['images']} images, {report['left_out']} images left "
+        f"out. Boxes per class: {counts}",
     )
     terminal.print(
-        f"written: {out}, to train with: "
+        f"written: {out}. Train on it with: "
         f"keras-dyhead train --images {labels.folder} --annotations {out}",
     )
 
@@ -124,5 +124,5 @@ def _read_thresholds(path: Path) -> dict[str, float]:
     if not isinstance(content, dict) or not all(
         isinstance(value, (int, float)) and 0 <= value <= 1 for value in content.values()
     ):
-        raise ValueError(f"{path} must hold class names with thresholds from 0 to 1.")
+        raise ValueError(f"{path} must map class names to thresholds from 0 to 1.")
     return content

@@ -14,9 +14,9 @@ _RECIPE = """\
 Command:
     {COMMAND}
 
-Weights of the backbone: {WEIGHTS}
+Backbone weights: {WEIGHTS}
 Cost: {cost} multiply-adds. {HARDWARE}
-AP on COCO: {AP} by the published training ({AP_SOURCE}). Nobody has measured this recipe.
+AP on COCO: {AP} in the published training ({AP_SOURCE}). This recipe has not been measured.
 Source: {SOURCE}
 
 Differences from the published training:
@@ -28,13 +28,11 @@ Settings:
 
 @app.command()
 def recipes(
-    name: Annotated[
-        str | None, typer.Argument(help="Show this recipe.", show_default=False)
-    ] = None,
+    name: Annotated[str | None, typer.Argument(help="Recipe to show.", show_default=False)] = None,
 ) -> None:
-    """List the published trainings, with the AP expected of each and its cost, or show one.
+    """List the published trainings with their AP and cost, or show one of them.
 
-    The cost is that of all steps, in multiply-adds.
+    The cost is the number of multiply-adds of the whole training.
 
     **Examples**
 

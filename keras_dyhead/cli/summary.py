@@ -1,4 +1,4 @@
-"""What a training is made of, told before its first step, and what has come of it."""
+"""What a training prints before its first step and after its last."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from keras_dyhead.cli.console import Terminal, print_error, print_figures
 from keras_dyhead.printable import printable
 
-if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
+if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands import it
     from keras_dyhead.training import Training
 
 
 def describe(planned: "Training", terminal: Terminal) -> None:
-    """Prints the data, the model and the plan of a training, and what is to be noted."""
+    """Prints the data, model, plan and notes of a training."""
     from keras_dyhead.coco.checks import list_problems
 
     settings = planned.settings
@@ -29,8 +29,8 @@ def describe(planned: "Training", terminal: Terminal) -> None:
         terminal.warn(f"{'note':>12}  {note}")
     if not settings.held_out:
         terminal.print(
-            f"{'':>12}  No --val-images, no --val-split: the figures are those of the training "
-            "images, and the last epoch becomes the model."
+            f"{'':>12}  Without --val-images or --val-split, the metrics are measured on the "
+            "training images, and the last epoch is kept."
         )
     frozen = f", frozen: {', '.join(settings.freeze)}" if settings.freeze else ""
     if settings.weights is not None:
@@ -41,17 +41,16 @@ def describe(planned: "Training", terminal: Terminal) -> None:
 
 
 def _describe_weights(planned: "Training", frozen: str, terminal: Terminal) -> None:
-    """Says what is kept of the trained model that a training goes on from, and what is not."""
     from keras_dyhead.training.fine_tuning import layers_begun_anew
 
     terminal.print(
-        f"{'model':>12}  {type(planned.model).__name__} of {planned.settings.weights}, "
+        f"{'model':>12}  {type(planned.model).__name__} from {planned.settings.weights}, "
         f"{planned.model.count_params():,} parameters{frozen}"
     )
     anew = layers_begun_anew(planned.settings.weights, planned.class_names)
     terminal.print(
         f"{'kept':>12}  all weights"
-        + (f" but those of {', '.join(anew)}: other classes start anew" if anew else "")
+        + (f" except those of {', '.join(anew)}, reset for the new classes" if anew else "")
     )
 
 
@@ -81,20 +80,22 @@ def _describe_plan(planned: "Training", terminal: Terminal) -> None:
     scaled = settings.scaled(steps)
     terminal.print(
         f"{'optimizer':>12}  {settings.optimizer}, learning rate up to "
-        f"{scaled['peak_learning_rate']:.3g} for {scaled['images_per_update']} images an update, "
-        f"{settings.schedule} schedule after {scaled['warmup_steps']} steps of warm-up"
+        f"{scaled['peak_learning_rate']:.3g} for {scaled['images_per_update']} images per update, "
+        f"{settings.schedule} schedule after {scaled['warmup_steps']} warm-up steps"
     )
     if planned.epochs_done:
-        terminal.print(f"{'resumed':>12}  {planned.epochs_done} epochs are done already")
+        terminal.print(f"{'resumed':>12}  {planned.epochs_done} epochs are already done")
     if planned.steps_done:
-        terminal.print(f"{'resumed':>12}  {planned.steps_done} steps of the next epoch, too")
+        terminal.print(
+            f"{'resumed':>12}  {planned.steps_done} steps of the next epoch are already done"
+        )
 
 
 def report(metrics: dict, out: Path, terminal: Terminal) -> None:
-    """Prints the figures of a finished training, its files, and whether its export serves."""
+    """Prints the metrics, files and serving check of a finished training."""
     print_figures(metrics["figures"], metrics["images_evaluated"], terminal)
     terminal.print(
-        f"the model is that of epoch {metrics['epoch']} of {metrics['epochs']}; the figures are of "
+        f"the model is from epoch {metrics['epoch']} of {metrics['epochs']}; the metrics are for "
         f"{metrics['evaluated_on']} images"
     )
     terminal.print(

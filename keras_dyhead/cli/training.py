@@ -25,33 +25,31 @@ from keras_dyhead.cli.options import (
 )
 from keras_dyhead.cli.summary import describe, report
 
-if TYPE_CHECKING:  # TensorFlow takes seconds to import: only the commands themselves do
+if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands import it
     from keras_dyhead.training import Training
 
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on after the last finished epoch of the training in --out."),
+    typer.Option("--resume", help="Resume the training in --out from its last checkpoint."),
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete an earlier training in --out first.")
 ]
-Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int, typer.Option(help="Seed for all random choices.")]
 Detector = Annotated[
     str,
-    typer.Option(metavar="atss|faster-rcnn|fcos|reppoints|retinanet", help="The detector."),
+    typer.Option(metavar="atss|faster-rcnn|fcos|reppoints|retinanet", help="Detector to train."),
 ]
-NoDyHead = Annotated[
-    bool, typer.Option("--no-dyhead", help="Leave DyHead out: the baseline to compare with.")
-]
+NoDyHead = Annotated[bool, typer.Option("--no-dyhead", help="Train without DyHead, as a baseline.")]
 
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the drawings and the results.")] = Path(
+    out: Annotated[Path, typer.Option(help="Folder for the drawn images and the results.")] = Path(
         "runs/demo"
     ),
-    images: Annotated[int, typer.Option(min=2, help="Images to draw; half are held out.")] = 1600,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training half.")] = 5,
+    images: Annotated[int, typer.Option(min=2, help="Images to draw. Half are held out.")] = 1600,
+    epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 5,
     detector: Detector = "atss",
     no_dyhead: NoDyHead = False,
     seed: Seed = 0,
@@ -60,9 +58,9 @@ def demo(
 ) -> None:
     """Train, evaluate and export a small detector on drawn shapes, in minutes on two cores.
 
-    Draws a COCO-format data set of circles, squares, triangles, stars and crosses, trains an
-    ATSS detector with DyHead on one half, evaluates it on the other with pycocotools, and exports
-    a SavedModel, which a fresh Python process without Keras then runs on image files.
+    Draws a COCO-format data set of circles, squares, triangles, stars and crosses. Trains an ATSS
+    detector with DyHead on one half and evaluates it on the other with pycocotools. Exports a
+    SavedModel and runs it on image files in a fresh Python process without Keras.
 
     **Examples**
 
@@ -93,53 +91,53 @@ def train(
     print_config: Annotated[
         bool,
         typer.Option(
-            "--print-config", help="Print all settings and what follows from them, and stop."
+            "--print-config", help="Print all settings and the values derived from them, then exit."
         ),
     ] = False,
-    val_images: Annotated[
-        Path | None, existing_folder("Folder of the images to evaluate on.")
-    ] = None,
+    val_images: Annotated[Path | None, existing_folder("Folder of the evaluation images.")] = None,
     val_annotations: Annotated[
         Path | None,
-        existing_file("Their COCO JSON file."),
+        existing_file("COCO JSON file with the annotations of the evaluation images."),
     ] = None,
     val_split: Annotated[
         float,
         typer.Option(
-            help="Part of the training images to hold out and evaluate on, where there are no "
-            "--val-images. With 0 the training images are evaluated."
+            help="Fraction of the training images to hold out for evaluation if --val-images is "
+            "not given. With 0, the model is evaluated on the training images."
         ),
     ] = 0.0,
     epochs: Annotated[
         int | None,
-        typer.Option(min=1, help="Passes over the images; by default 12, or 600 steps if more."),
+        typer.Option(
+            min=1, help="Epochs to train. Default: 12, or enough for 600 steps if that is more."
+        ),
     ] = None,
     batch_size: Annotated[
-        int, typer.Option(min=1, help="Images per step, on all devices together.")
+        int, typer.Option(min=1, help="Images per step on all devices together.")
     ] = 4,
     image_size: ImageSize = None,
     weights: Annotated[
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help="Fine-tune: go on from a .keras file, or from a published model by the name that "
-            "`convert list` shows, which is fetched once. All is kept but what belongs to the "
-            "classes.",
+            help="Model to fine-tune: a .keras file, or a published model by its name from "
+            "`convert list`, which is downloaded once. All weights are kept, except those that "
+            "depend on the classes if the classes differ.",
         ),
     ] = None,
     freeze: Annotated[
         list[str] | None,
         typer.Option(
             metavar="backbone|pyramid|neck|head",
-            help="A part that does not train; may be given several times.",
+            help="Part of the model to freeze. Repeat the option for several parts.",
         ),
     ] = None,
     backbone: Annotated[
         str | None,
         typer.Option(
             help="small (the default), resnet18, resnet50, resnet101, resnext101_64x4d, "
-            "resnext101_64x4d_dcn or swin_tiny with random weights, or a KerasHub "
-            "preset such as resnet_50_imagenet, which is downloaded, or a preset's folder."
+            "resnext101_64x4d_dcn or swin_tiny, with random weights. Or a KerasHub preset such as "
+            "resnet_50_imagenet, which is downloaded, or the folder of a preset."
         ),
     ] = None,
     backbone_weights: Annotated[
@@ -150,63 +148,70 @@ def train(
         str,
         typer.Option(
             metavar="atss|faster-rcnn|fcos|reppoints|retinanet",
-            help="The detector, or a published model by the name that `convert list` shows.",
+            help="Detector to train, or a published model by its name from `convert list`.",
         ),
     ] = "atss",
     num_blocks: Annotated[
-        int | None, typer.Option(min=0, help="DyHead blocks, by default 2; 0 leaves DyHead out.")
+        int | None, typer.Option(min=0, help="DyHead blocks. 0 trains without DyHead. Default: 2.")
     ] = None,
     no_dyhead: NoDyHead = False,
     channels: Annotated[
         int | None,
-        typer.Option(help="Channels of pyramid and DyHead, a multiple of 16; by default 64."),
+        typer.Option(help="Channels of the pyramid and DyHead, a multiple of 16. Default: 64."),
     ] = None,
     learning_rate: Annotated[
         float | None,
-        typer.Option(help="Peak learning rate; by default 0.001, with --weights 0.0001."),
+        typer.Option(help="Peak learning rate. Default: 0.001, or 0.0001 with --weights."),
     ] = None,
     eval_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Epochs between evaluations; by default a fifth of all."),
+        typer.Option(min=1, help="Epochs between evaluations. Default: a fifth of all epochs."),
     ] = None,
     keep: Annotated[
         Literal["best", "last"],
-        typer.Option(help="The epoch that becomes the model: by AP on images not trained on."),
+        typer.Option(
+            help="Weights to keep: those with the best AP on held-out images, or the last."
+        ),
     ] = "best",
     patience: Annotated[
         int | None,
-        typer.Option(min=1, help="End after so many evaluations without a better AP."),
+        typer.Option(min=1, help="Stop after this many evaluations without a better AP."),
     ] = None,
     jit_compile: Annotated[
-        bool, typer.Option("--jit-compile", help="Compile with XLA; the first step takes minutes.")
+        bool,
+        typer.Option("--jit-compile", help="Compile with XLA. The first step then takes minutes."),
     ] = False,
     on_error: OnError = "raise",
     strategy: Annotated[
         str,
         typer.Option(
             metavar="none|mirrored|multiworker",
-            help="One device, all GPUs of this machine, or those of all machines in TF_CONFIG.",
+            help="Train on one device, on all GPUs of this machine, or on those of all machines in "
+            "TF_CONFIG.",
         ),
     ] = "none",
     deterministic: Annotated[
-        bool, typer.Option("--deterministic", help="Equal weights from equal settings; slower.")
+        bool,
+        typer.Option(
+            "--deterministic", help="Make equal settings give equal weights, at lower speed."
+        ),
     ] = False,
     seed: Seed = 0,
     save_every: Annotated[
         int | None,
-        typer.Option(min=1, help="Steps between checkpoints within an epoch; by default none."),
+        typer.Option(min=1, help="Steps between extra checkpoints within an epoch. Default: none."),
     ] = None,
     resume: Resume = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train a detector with DyHead on your images; evaluate and export it.
+    """Train a detector with DyHead on your images, then evaluate and export it.
 
-    Saves a checkpoint after every epoch: after an interruption, the same command with --resume
-    goes on from there. At the end, --out holds the model (model.keras), a SavedModel that takes
-    images or image files (saved_model/), the COCO figures (metrics.json), the course of the
-    training (history.json, .csv, .png) and pictures (detections.png). From the beginning it holds
-    settings.json: all settings, what follows from them, and the versions of the packages; from the
-    first evaluation on, figures, AP of every class and pictures for TensorBoard (tensorboard/).
+    Saves a checkpoint after every epoch. After an interruption, run the same command with --resume
+    to continue. At the end, --out has the model (model.keras), a SavedModel that takes images or
+    image files (saved_model/), the COCO metrics (metrics.json), the training history
+    (history.json, .csv, .png) and pictures (detections.png). From the start it has settings.json:
+    all settings, values derived from them, and package versions. From the first evaluation on,
+    tensorboard/ has metrics, the AP of each class and pictures for TensorBoard.
 
     **Examples**
 
@@ -226,7 +231,7 @@ def train(
     --out runs/atss --batch-size 4 dtype=mixed_bfloat16 augmentation.horizontal_flip=0
     """
     if out is None and not print_config:
-        raise typer.BadParameter("A training needs a folder for its results.", param_hint="--out")
+        raise typer.BadParameter("Training needs a folder for its results.", param_hint="--out")
 
     def settings(training):
         fields = {field.name for field in dataclasses.fields(training.TrainingSettings)}
@@ -246,7 +251,6 @@ def train(
 
 
 def _print_config(settings: Callable) -> None:
-    """Prints what a training would be made of, as JSON."""
     with quiet_tensorflow(), input_errors():
         from keras_dyhead import training
 
@@ -255,7 +259,7 @@ def _print_config(settings: Callable) -> None:
 
 
 def _run(build: Callable[..., "Training"], out: Path) -> None:
-    """Builds a training, runs it and reports; input errors are one message and exit code 2."""
+    """Builds a training, runs it and reports its results."""
     terminal = Terminal()
     reading = terminal.status("starting TensorFlow and reading the data")
     with reading, quiet_tensorflow(), input_errors(), warnings.catch_warnings():
@@ -267,12 +271,12 @@ def _run(build: Callable[..., "Training"], out: Path) -> None:
     try:
         metrics = planned.run(verbose=1 if terminal.is_terminal else 2)
     except KeyboardInterrupt:
-        terminal.print("\nInterrupted. The same command with --resume goes on from here.")
+        terminal.print("\nInterrupted. Run the same command with --resume to continue.")
         raise typer.Exit(130) from None
     except (FloatingPointError, OSError) as error:
         print_error(error)
         raise typer.Exit(1) from None
-    if metrics is None:  # of several processes, the chief reports
+    if metrics is None:  # only the chief process reports
         return
     report(metrics, out, terminal)
     if metrics["serving_check"] is not None and not metrics["serving_check"]["same"]:

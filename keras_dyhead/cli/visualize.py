@@ -23,25 +23,25 @@ def visualize(
         list[Path],
         typer.Option(
             exists=True,
-            help="A JPEG or PNG file, or a folder of such files; may be given several times.",
+            help="A JPEG or PNG file, or a folder of them. Repeat the option for several.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.html and the PNG files.")],
     score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections less confident than this.")
+        float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.3,
     sampled: Annotated[
-        int, typer.Option(min=0, help="Detections per image whose sampling points are drawn.")
+        int, typer.Option(min=0, help="Detections per image to draw sampling points for.")
     ] = 2,
     limit: Annotated[
-        int, typer.Option(min=1, help="Images at most: each adds about a megabyte.")
+        int, typer.Option(min=1, help="Maximum number of images. Each adds about a megabyte.")
     ] = 12,
     class_names: ClassNames = None,
 ) -> None:
     """Show what a model with DyHead sees: detections, attention maps, sampling points.
 
-    Writes PNG files, and report.html with all of them inside: one file to pass on, which needs no
-    network. Broken images are named there and left out.
+    Writes PNG files, and report.html, which contains all of them and works offline. Broken images
+    are left out and listed in the report.
 
     **Examples**
 

@@ -66,10 +66,10 @@ def test_convert_refuses_to_overwrite_and_names_what_is_wrong(tiny, tmp_path):
     assert "`name` must be one of" in complaint("convert", "unknown", source, out)
     assert "must end in .keras" in complaint("convert", "tiny", source, tmp_path / "x.h5")
     assert "There is no file" in complaint("convert", "tiny", tmp_path / "none.pth", out)
-    assert "are needed" in complaint("convert", "tiny")
-    assert "are needed" in complaint("convert", "tiny", source)
+    assert "Give NAME and OUT" in complaint("convert", "tiny")
+    assert "Give NAME and OUT" in complaint("convert", "tiny", source)
     out.write_text("mine")
-    assert "exists: replace it with --overwrite" in complaint("convert", "tiny", source, out)
+    assert "already exists. Use --overwrite" in complaint("convert", "tiny", source, out)
     assert out.read_text() == "mine"
 
 

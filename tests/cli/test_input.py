@@ -23,7 +23,7 @@ def test_the_report_counts_what_the_file_holds_and_draws_what_is_asked_for(data,
         *("input", *data, "--batch-size", 2, "--image-size", 96, "--seconds", 0, "--pictures", 3),
         *("--out", out, "--on-error", "skip", "augmentation.scale=[0.5,0.5]"),
     )
-    assert "000002.jpg" in told and "images a second" in told
+    assert "000002.jpg" in told and "images per second" in told
     report = json.loads((out / "input.json").read_text())
     truth = json.loads(data[3].read_text())
     counts = {image["id"]: 0 for image in truth["images"] if image["id"] != 2}
@@ -44,7 +44,7 @@ def test_the_report_counts_what_the_file_holds_and_draws_what_is_asked_for(data,
     with Image.open(out / "examples.png") as picture:
         assert picture.width > 3 * 300 and np.asarray(picture.convert("L")).std() > 10
 
-    assert "replace it with --overwrite" in complaint("input", *data, "--out", out)
+    assert "Use --overwrite to replace it" in complaint("input", *data, "--out", out)
 
 
 def test_data_without_boxes_are_shown_too(data, tmp_path):
@@ -70,7 +70,7 @@ def test_the_share_of_waiting_is_that_of_the_model_named(data, tmp_path):
     training = json.loads((out / "input.json").read_text())["training"]
     assert training["steps"] == 2 and training["step_seconds"] > 0
     assert 0 <= training["waiting_share"] < 1
-    assert f"{training['waiting_share']:.1%} of the time of 2 steps" in told
+    assert f"2 training steps spent {training['waiting_share']:.1%} of their time waiting" in told
 
 
 def test_settings_that_training_refuses_are_refused(data):

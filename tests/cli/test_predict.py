@@ -87,7 +87,7 @@ def test_predict_finds_as_many_as_asked(small_model, folder, views, monkeypatch)
 def test_where_nothing_is_found_the_best_score_is_told(folder, views, monkeypatch, tmp_path):
     command = ("predict", folder / "photos", "--model", folder / "model.keras", "--out", tmp_path)
     told = output_of(*command, "--score-threshold", 0.95)
-    assert "no detection of confidence 0.95 and more: the best one is of 0.900, circle" in told
+    assert "no detection with a confidence of at least 0.95: the best is 0.900, circle" in told
     nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "confidence": np.zeros(0)}
     monkeypatch.setattr(inference, "image_detector", lambda *_: lambda image: nothing)
-    assert "0.3 and more: not even a weak one" in output_of(*command)
+    assert "at least 0.3: the model found nothing" in output_of(*command)

@@ -22,9 +22,9 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     found = {i.path.name: (i.boxes.tolist(), i.labels.tolist()) for i in opened.images}
     # Heights are 40, 150 and 64: in the first two the whole image is of the class 0.
     assert found == {"gray.png": ([[0, 0, 64, 64]], [4])}
-    assert "1 boxes in 1 images, 2 images without" in told
+    assert "1 boxes in 1 images, 2 images left out" in told
     assert f"--images {folder / 'photos'} --annotations {out}" in told
-    assert "exists: replace it with --overwrite" in complaint(*arguments)
+    assert "already exists. Use --overwrite" in complaint(*arguments)
     assert "go together" in complaint(*arguments, "--overwrite", "--merge", folder / "shapes.json")
     (tmp_path / "own.json").write_text(json.dumps({SHAPES[0]: 2}))
     assert "thresholds from 0 to 1" in complaint(*arguments, "--overwrite")

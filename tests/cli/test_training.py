@@ -203,13 +203,13 @@ def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, 
     options = ["--image-size", 64, "--no-dyhead", "--learning-rate", 0.02, "base_batch_size=16"]
     result = train(dataset, "--out", tmp_path / "run", *options, "epochs=40")
     output = " ".join(result.output.split())
-    assert "train on 2 images" in output and "No --val-images, no --val-split" in output
+    assert "train on 2 images" in output and "Without --val-images or --val-split" in output
     assert "5 classes: nut [/s] :smile:, " in output and "was clipped" in output
     assert "0 DyHead blocks of 64 channels, 20 parameters" in output
     assert "40 epochs of 1 steps, 4 images of 64 px each" in output
     assert "a step takes roughly 2.3 GB of memory" in output
-    assert "learning rate up to 0.005 for 4 images an update" in output
-    assert result.exit_code == 130 and "with --resume goes on from here" in output
+    assert "learning rate up to 0.005 for 4 images per update" in output
+    assert result.exit_code == 130 and "with --resume to continue" in output
 
 
 def test_fine_tuning_is_planned_from_the_trained_model(dataset, folder):

@@ -216,8 +216,8 @@ def test_one_command_goes_on_from_a_published_checkpoint(published, tmp_path):
     assert learned["val_AP"] > 1.2 * random["val_AP"] and learned["val_AP50"] > 0.1
     assert learned["loss"] < 0.8 * random["loss"]
 
-    assert "ATSS of learned" in told["learned"] and "frozen: backbone" in told["learned"]
-    text = "all weights but those of class_logits: other classes start anew"
+    assert "ATSS from learned" in told["learned"] and "frozen: backbone" in told["learned"]
+    text = "all weights except those of class_logits, reset for the new classes"
     assert text in told["learned"]
     mine = keras.saving.load_model(tmp_path / "learned" / "model.keras")
     assert mine.class_names == SHAPES[:3] and not mine.backbone.trainable_variables

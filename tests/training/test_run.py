@@ -175,7 +175,7 @@ def test_a_killed_training_goes_on_from_its_last_epoch(data, tmp_path):
 
     resumed = subprocess.run([*arguments, "--resume"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"{reached['epoch']} epochs are done already" in resumed.stdout
+    assert f"{reached['epoch']} epochs are already done" in resumed.stdout
     assert "Traceback" not in resumed.stderr
     assert all((out / name).exists() for name in RESULTS)
     history = json.loads((out / "history.json").read_text())
