@@ -1,6 +1,6 @@
-"""The whole road from a COCO data set to a served detector: what the command line runs."""
+"""Training from a COCO data set to an exported detector. The command line runs this package."""
 
-# ruff: noqa: E402 (without TensorFlow, one sentence comes before what it cannot import)
+# ruff: noqa: E402 (the check for TensorFlow comes before the imports that need it)
 
 from keras_dyhead.needs import need_tensorflow
 

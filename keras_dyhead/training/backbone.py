@@ -1,4 +1,4 @@
-"""The backbone of a training, as its settings ask for it."""
+"""Builds the backbone that the training settings describe."""
 
 from collections.abc import Mapping
 
@@ -15,7 +15,7 @@ _CLASSES = {"ResNetBackbone": ResNetBackbone, "SwinBackbone": SwinBackbone}
 def small_backbone(
     image_shape: tuple[int | None, int | None, int], dtype: str | None = None
 ) -> keras.Model:
-    """Builds the smallest backbone, KerasHub's `ResNetBackbone` with a block for each stage."""
+    """Builds the smallest backbone, KerasHub's `ResNetBackbone` with one block per stage."""
     return keras_hub.models.ResNetBackbone(
         input_conv_filters=[16],
         input_conv_kernel_sizes=[3],
@@ -31,10 +31,10 @@ def small_backbone(
 def build_backbone(
     settings: TrainingSettings, image_shape: tuple[int | None, int | None, int]
 ) -> keras.Model:
-    """Builds the backbone of resolved settings, for preprocessed images of a shape.
+    """Builds the backbone of resolved settings for preprocessed images of shape `image_shape`.
 
     Raises:
-        ValueError: If there is no such backbone, or its weights are missing or have no place.
+        ValueError: If the backbone is unknown, or its weights are missing or cannot be used.
     """
     backbone, weights = settings.backbone, settings.backbone_weights
     if isinstance(backbone, Mapping):
@@ -42,13 +42,13 @@ def build_backbone(
         name = arguments.pop("class", "ResNetBackbone")
         if name not in _CLASSES:
             raise ValueError(
-                f"`backbone` must have a class of {list(_CLASSES)}. Received: {name!r}"
+                f"The class of `backbone` must be one of {list(_CLASSES)}. Received: {name!r}"
             )
         keeps_statistics = arguments.get("batch_norm") != "train"
         if weights is None and name == "ResNetBackbone" and keeps_statistics:
             raise ValueError(
-                "A backbone that keeps the statistics of its normalizations needs trained weights: "
-                "`backbone_weights` must name a PyTorch checkpoint. Received: "
+                "A backbone with fixed batch normalization statistics needs trained weights: "
+                "`backbone_weights` must be a PyTorch checkpoint. Received: "
                 f"backbone={backbone}, backbone_weights=None"
             )
         cls = _CLASSES[name]
@@ -58,7 +58,7 @@ def build_backbone(
             arguments = {**arguments, "batch_norm": "train"}
     elif weights is not None:
         raise ValueError(
-            "`backbone_weights` are for a backbone of `keras_dyhead.backbones`. "
+            "`backbone_weights` require a backbone of `keras_dyhead.backbones`. "
             f"Received: backbone={backbone!r}, backbone_weights={weights!r}"
         )
     elif backbone == "small":

@@ -1,4 +1,4 @@
-"""What a training does at its epochs and steps, beside saving its state."""
+"""Training callbacks other than the checkpoint."""
 
 import contextlib
 import math
@@ -12,11 +12,11 @@ from keras_dyhead.coco import CocoEvaluation
 
 @contextlib.contextmanager
 def averaged_weights(model: keras.Model) -> Iterator[None]:
-    """Gives a compiled model, meanwhile, the weights that it will have at the end of `fit`.
+    """Temporarily gives a compiled model the weights that it will have at the end of `fit`.
 
     An optimizer with `use_ema=True` keeps a moving average of the weights, which replaces them
-    when `fit` ends. Afterwards every bit is as before. (Keras' `SwapEMAWeights` swaps by adding and
-    subtracting, which rounds.)
+    when `fit` ends. On exit, the weights are restored exactly. (Keras' `SwapEMAWeights` swaps by
+    adding and subtracting, which rounds.)
     """
     optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
     if not optimizer.use_ema:
@@ -33,11 +33,11 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 class AveragedEvaluation(CocoEvaluation):
-    """`CocoEvaluation` of the averaged weights, if there are any, see `averaged_weights`.
+    """`CocoEvaluation` of the averaged weights, if any. See `averaged_weights`.
 
     Args:
-        prefix: What the names of the figures begin with in the logs.
-        **arguments: Of `CocoEvaluation`.
+        prefix: Prefix of the metric names in the logs.
+        **arguments: Arguments of `CocoEvaluation`.
     """
 
     def __init__(self, prefix: str, **arguments):
@@ -45,7 +45,7 @@ class AveragedEvaluation(CocoEvaluation):
         self.prefix = prefix
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Evaluates, and writes the figures into `logs`."""
+        """Evaluates the model and adds the metrics to `logs`."""
         figures = {}
         with averaged_weights(self.model):
             super().on_epoch_end(epoch, figures)
@@ -54,15 +54,15 @@ class AveragedEvaluation(CocoEvaluation):
 
 
 class DataPosition(keras.callbacks.Callback):
-    """Keeps a data set in step with the epochs of `fit`, of which the first may be shorter.
+    """Keeps a data set in step with the epochs of `fit`, even if the first epoch is shorter.
 
-    `fit` learns that data ran out by a step without data, in which the optimizer counts and random
-    layers draw all the same: it must not come to that. List it first: it tells `fit` to stop at
-    the end of the short epoch, and then that it may go on.
+    `fit` notices that data ran out only by taking a step without data, which advances the optimizer
+    and the random layers. To avoid this, the callback stops `fit` at the end of the short epoch,
+    then lets it continue. List it first.
 
     Args:
         data: The data set, from `load_coco`.
-        first_step: Steps of the first epoch that the data set leaves out. Defaults to `0`.
+        first_step: Steps of the first epoch that the data set omits. Defaults to `0`.
     """
 
     def __init__(self, data: tf.data.Dataset, first_step: int = 0):
@@ -71,7 +71,7 @@ class DataPosition(keras.callbacks.Callback):
         self.first_step = first_step
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Sets the epoch that the data set delivers next."""
+        """Sets the next epoch of the data set."""
         self.data.epochs.set(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -80,28 +80,28 @@ class DataPosition(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Has `fit` go on."""
+        """Lets `fit` continue."""
         if self.first_step:
             self.first_step, self.model.stop_training = 0, False
 
 
 class FiniteLoss(keras.callbacks.Callback):
-    """Raises as soon as the loss is NaN or infinite, and names the images of that step.
+    """Raises an error that names the images of the step when the loss is NaN or infinite.
 
-    It reads what Keras has read anyway. Steps that a `LossScaleOptimizer` skips have a finite loss:
-    only their gradient is infinite.
+    It costs nothing, because Keras reads the loss anyway. Steps that a `LossScaleOptimizer` skips
+    have a finite loss: only their gradient is infinite.
 
     Args:
-        images_of: Function from epoch and step, both counted from 0, to what identifies the images
-            of that step.
-        kept: Function that says what is left of the training. Defaults to nothing.
+        images_of: Function that takes an epoch and a step, both counted from 0, and describes the
+            images of that step.
+        kept: Function that describes what was saved. Defaults to one that returns `"nothing"`.
         first_step: Steps of the first epoch that were done before this `fit`. Defaults to `0`.
 
     Raises:
         FloatingPointError: At the end of the step.
     """
 
-    async_safe = True  # where Keras reads losses beside the training, it need not wait
+    async_safe = True  # Keras may read the losses asynchronously
 
     def __init__(
         self,
@@ -116,11 +116,11 @@ class FiniteLoss(keras.callbacks.Callback):
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes which epoch it is."""
+        """Stores the epoch."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Raises if the mean loss of the epoch so far is no finite number."""
+        """Raises an error if the mean loss of the epoch so far is not finite."""
         loss = float((logs or {}).get("loss", 0.0))
         if not math.isfinite(loss):
             step = self.first_step + batch
@@ -131,5 +131,5 @@ class FiniteLoss(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Forgets that an epoch began late."""
+        """Resets the first step."""
         self.first_step = 0

@@ -1,4 +1,4 @@
-"""The state of a training on disk, so that a killed process can go on."""
+"""Saves the state of a training, so that it can resume after the process was killed."""
 
 import json
 import math
@@ -23,31 +23,30 @@ _KEPT = 2
 class EpochCheckpoint(keras.callbacks.Callback):
     """Saves the training state: weights, optimizer, random seeds, position, and history so far.
 
-    Each state becomes a folder, `epoch-00012` at the end of an epoch or
-    `epoch-00012-step-0000500` so many steps later, that appears under this name in one step,
-    complete and written out to the disk. The two newest are kept: should the newest be damaged all
-    the same, `find` says so and takes the one before. (Keras' `BackupAndRestore` keeps no history,
-    knows no position inside an epoch, and rewrites its file in place.) List it after callbacks
-    whose logs belong into the history.
+    Each state is a folder: `epoch-00012` after 12 epochs, `epoch-00012-step-0000500` after 500
+    steps more. Folders are created atomically and flushed to disk. The two newest are kept: if the
+    newest is damaged, `find` warns and uses the one before. (Keras' `BackupAndRestore` stores no
+    history and no position inside an epoch, and overwrites its file in place.) List this callback
+    after those whose logs belong in the history.
 
     Args:
         directory: Folder of the checkpoints, created if absent.
-        save_every: Save also every so many steps of an epoch. Defaults to `None`: only at its end.
-        write: Whether to write anything; of several processes only one does. Defaults to `True`.
-        monitor: Name of a value in the logs, such as `"val_AP"`: the weights of the epoch in which
-            it is largest are kept, too, averaged ones where the optimizer averages. Defaults to
-            `None`: none are.
-        patience: Values of `monitor` that may come without a better one before the training is
-            stopped. Defaults to `None`, no end.
+        save_every: Steps between checkpoints within an epoch. Defaults to `None`: only at its end.
+        write: Whether to write files. Only one of several processes should. Defaults to `True`.
+        monitor: Name of a value in the logs, such as `"val_AP"`. The weights of the epoch with the
+            largest value are kept too, averaged if the optimizer averages them. Defaults to `None`:
+            no such weights are kept.
+        patience: Stop training after this many values of `monitor` without a better one. Defaults
+            to `None`: never.
 
     Attributes:
-        records: One dictionary for every finished epoch: `epoch`, the logs, and `seconds`.
-        steps: Steps of the epoch after those that the restored state has done already.
+        records: One dictionary per finished epoch: `epoch`, the logs, and `seconds`.
+        steps: Steps of the next epoch that the restored state has already done.
 
     Example:
     ```python
     checkpoint = EpochCheckpoint("run/checkpoints")
-    checkpoint.restore(model)  # a compiled model; does nothing in a first run
+    checkpoint.restore(model)  # a compiled model; does nothing in the first run
     model.fit(dataset, epochs=9, initial_epoch=len(checkpoint.records), callbacks=[checkpoint])
     ```
     """
@@ -72,10 +71,10 @@ class EpochCheckpoint(keras.callbacks.Callback):
         self._seconds = self._started = 0.0
 
     def find(self) -> None:
-        """Reads `records` and `steps` of the newest whole checkpoint, if there is one.
+        """Reads `records` and `steps` of the newest intact checkpoint, if there is one.
 
         Raises:
-            ValueError: If there are checkpoints, and all are damaged.
+            ValueError: If there are checkpoints but all are damaged.
         """
         found = self._finished()
         for folder in reversed(found):
@@ -83,7 +82,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 check_folder_content(folder)
             except (OSError, ValueError) as error:
                 warnings.warn(
-                    f"the checkpoint {folder} is damaged ({error}): going on from the one before.",
+                    f"The checkpoint {folder} is damaged ({error}). Using the one before.",
                     RuntimeWarning,
                     stacklevel=2,
                 )
@@ -97,12 +96,12 @@ class EpochCheckpoint(keras.callbacks.Callback):
             return
         if found:
             raise ValueError(
-                f"No checkpoint in {self.directory} can be read: begin the training anew "
-                "(--overwrite)."
+                f"No checkpoint in {self.directory} can be read. Restart the training with "
+                "--overwrite."
             )
 
     def restore(self, model: keras.Model) -> None:
-        """Loads the newest whole checkpoint into a compiled model, if there is one; see `find`."""
+        """Loads the newest intact checkpoint into a compiled model, if there is one; see `find`."""
         if self._newest is None:
             self.find()
         if self._newest is not None:
@@ -113,13 +112,13 @@ class EpochCheckpoint(keras.callbacks.Callback):
 
     @property
     def best(self) -> int | None:
-        """The epoch of the best value of `monitor`, counted from 1; of equal ones the first."""
+        """The first epoch with the best value of `monitor`, counted from 1."""
         known = self._monitored()
         return max(known, key=known.get) if known else None
 
     @property
     def out_of_patience(self) -> bool:
-        """Whether the last `patience` values of `monitor` brought nothing better."""
+        """Whether none of the last `patience` values of `monitor` was better."""
         epochs = list(self._monitored())
         return self.patience is not None and self.best in epochs[: -self.patience]
 
@@ -128,7 +127,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         return {epoch: value for epoch, value in values.items() if value is not None}
 
     def restore_best(self, model: keras.Model) -> int | None:
-        """Loads the weights of the best epoch; returns its number, `None` where none are kept."""
+        """Loads the weights of the best epoch and returns its number, or `None` without any."""
         if self.best is None:
             return None
         folder = self.directory / f"best-{self.best:05d}"
@@ -136,7 +135,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
             check_folder_content(folder)
         except (OSError, ValueError) as error:
             warnings.warn(
-                f"the best weights, in {folder}, cannot be read ({error}): taking the last ones.",
+                f"The best weights in {folder} cannot be read ({error}). Using the last ones.",
                 RuntimeWarning,
                 stacklevel=2,
             )
@@ -146,17 +145,17 @@ class EpochCheckpoint(keras.callbacks.Callback):
         return self.best
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts the epoch's clock."""
+        """Starts the clock of the epoch."""
         self._started = time.perf_counter() - self._seconds
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
-        """Saves the state between two steps, where it is time."""
+        """Saves the state every `save_every` steps."""
         done = self.steps + batch
         if self.save_every and batch and done % self.save_every == 0:
             self._save(f"epoch-{len(self.records):05d}-step-{done:07d}", done)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Saves the state; raises where the loss is no number any more, and saves nothing."""
+        """Saves the state, or raises an error if the loss is not finite."""
         values = {name: float(value) for name, value in (logs or {}).items()}
         if not math.isfinite(values.get("loss", 0.0)):
             raise FloatingPointError(
@@ -180,17 +179,16 @@ class EpochCheckpoint(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def kept(self) -> str:
-        """What to tell somebody whose training ends here."""
+        """Describes the newest checkpoint for error messages."""
         finished = self._finished()
         return f"the checkpoint {finished[-1]}" if finished else "no checkpoint"
 
     def _save(self, name: str, steps: int) -> None:
-        if keras.backend.backend() == "jax":  # within an epoch, Keras keeps the state by itself
+        if keras.backend.backend() == "jax":  # within an epoch, Keras keeps the state elsewhere
             self.model.jax_state_sync()
         if not all(bool(ops.all(ops.isfinite(weight))) for weight in self.model.weights):
             raise FloatingPointError(
-                f"weights are no numbers any more at {name}: lower the learning rate; "
-                f"{self.kept()} is kept"
+                f"weights are not finite at {name}: lower the learning rate; {self.kept()} is kept"
             )
 
         def write(folder: Path) -> None:
@@ -205,14 +203,14 @@ class EpochCheckpoint(keras.callbacks.Callback):
             shutil.rmtree(older)
 
     def _save_best(self, epoch: int) -> None:
-        with averaged_weights(self.model):  # in every process: assigning takes them all
+        with averaged_weights(self.model):  # in every process: all must take part in assigning
             weights = self.model.get_weights()
 
         def write(folder: Path) -> None:
             np.savez(folder / "weights.npz", *weights)
 
         name = f"best-{epoch:05d}"
-        if self.write:  # a process that died right after this left it
+        if self.write:  # may be left by a process that died here
             shutil.rmtree(self.directory / name, ignore_errors=True)
         self._write(name, write)
 
@@ -224,18 +222,18 @@ class EpochCheckpoint(keras.callbacks.Callback):
         except OSError as error:
             size = sum(4 * math.prod(variable.shape) for variable in _state(self.model)) / 1e6
             raise OSError(
-                f"The checkpoint {self.directory / name} could not be written ({error}). Make room "
-                f"for {size:.0f} MB there, then go on with --resume: {self.kept()} is kept."
+                f"The checkpoint {self.directory / name} could not be written ({error}). Free "
+                f"{size:.0f} MB there, then continue with --resume; {self.kept()} is kept."
             ) from error
 
     def _finished(self) -> list[Path]:
-        """The checkpoints by age."""
+        """Returns the checkpoints, oldest first."""
         found = [(_FINISHED.fullmatch(f.name), f) for f in self.directory.glob("epoch-*")]
         ages = [(int(m[1]), int(m[2] or 0), folder) for m, folder in found if m]
         return [folder for *_, folder in sorted(ages)]
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:
-    """All that training changes: weights, what random layers draw from next, the optimizer's."""
+    """Returns all variables that training changes: of the model, random seeds and optimizer."""
     seeds = [v for v in model.variables if v.path.endswith("seed_generator_state")]
     return [*model.weights, *seeds, *model.optimizer.variables]

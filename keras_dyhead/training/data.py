@@ -1,4 +1,4 @@
-"""The data of a training, as its settings ask for them."""
+"""Opens the data that the training settings describe."""
 
 import copy
 from collections.abc import Sequence
@@ -16,8 +16,7 @@ def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
     """Returns the preprocessor of the data, which becomes the model's.
 
     Raises:
-        ValueError: If the trained detector of `settings.weights` cannot be read, or is for another
-            image size.
+        ValueError: If the detector in `settings.weights` cannot be read or has another image size.
     """
     arguments, size = {}, None
     if settings.weights is not None:
@@ -29,8 +28,8 @@ def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
         arguments |= settings.published.preprocessing
     if size is not None and (settings.canvases or settings.image_size not in (None, *size)):
         raise ValueError(
-            f"{settings.weights} is for images of {size[0]} x {size[1]} pixels: leave the size "
-            f"out. Received: image_size={settings.image_size}, canvases={settings.canvases}"
+            f"{settings.weights} is for images of {size[0]} x {size[1]} pixels: do not set another "
+            f"size. Received: image_size={settings.image_size}, canvases={settings.canvases}"
         )
     if settings.canvases is None:
         arguments["image_size"] = size or (settings.image_size or 512,) * 2
@@ -48,8 +47,8 @@ def open_training_data(
 ) -> tf.data.Dataset:
     """Opens the training images, without those that `val_split` holds out.
 
-    Further arguments are those of `load_coco`, and so is the data set. Its attribute `held_out` has
-    the annotations of the images held out; where none are, those of all.
+    Passes further arguments to `load_coco` and returns its data set. The attribute `held_out` has
+    the annotations of the images held out, or of all images if none are.
     """
     opened = CocoAnnotations(
         settings.annotations, settings.images, on_error=settings.on_error, verify=verify
@@ -73,14 +72,14 @@ def open_training_data(
 def _split(
     opened: CocoAnnotations, settings: TrainingSettings
 ) -> tuple[CocoAnnotations, CocoAnnotations]:
-    """The images to train on, and those to evaluate on."""
+    """Returns the images to train on, and those to evaluate on."""
     if not settings.val_split:
         return opened, opened
     count = len(opened.images)
     number = round(settings.val_split * count)
     if not 0 < number < count:
         raise ValueError(
-            "`val_split` must leave images on both sides. "
+            "`val_split` must leave images to train on and to evaluate on. "
             f"Received: val_split={settings.val_split} of {count} images"
         )
     drawn = np.random.default_rng(settings.seed).permutation(count)
@@ -97,12 +96,12 @@ def open_data(
     initial_step: int,
     several_devices: bool,
 ) -> tuple[tf.data.Dataset, tf.data.Dataset]:
-    """Opens the images to train and to evaluate on, and checks that a training can be made of them.
+    """Opens the images to train and to evaluate on, and checks that they can be used.
 
-    With several devices each must have its share of every batch.
+    Several devices need whole batches, so that each has its share.
 
     Raises:
-        ValueError: If there is no whole batch, no box, or another category to evaluate on.
+        ValueError: If there is no whole batch, no box, or an unknown category to evaluate on.
     """
     train = open_training_data(
         settings,
@@ -114,8 +113,8 @@ def open_data(
     )
     if not len(train):
         raise ValueError(
-            f"{settings.annotations} must have images for a whole batch, of which each of "
-            f"several devices has its share. Received: batch_size={settings.batch_size}, "
+            f"{settings.annotations} must have images for a whole batch, because each device "
+            f"needs its share. Received: batch_size={settings.batch_size}, "
             f"{len(train.annotations.images)} images"
         )
     if not any(len(image.boxes) for image in train.annotations.images):
@@ -125,8 +124,8 @@ def open_data(
         annotations = _open_validation(settings, train.class_names)
     if several_devices and len(annotations.images) < settings.batch_size:
         raise ValueError(
-            f"Several devices need at least {settings.batch_size} images, a batch, to evaluate "
-            f"on. Received: {len(annotations.images)} in {annotations.path}"
+            f"Several devices need at least one batch of {settings.batch_size} images to evaluate "
+            f"on. Received: {len(annotations.images)} images in {annotations.path}"
         )
     val = load_coco(
         settings.val_images or settings.images,
@@ -144,7 +143,7 @@ def _open_validation(settings: TrainingSettings, class_names: Sequence[str]) -> 
     opened = CocoAnnotations(path, settings.val_images, class_names=class_names, on_error=on_error)
     if opened.other_classes and on_error == "raise":
         raise ValueError(
-            f"{path} has categories that the training data lack: {sorted(opened.other_classes)}; "
-            f"those have {list(class_names)} (`on_error='skip'` leaves the others out)"
+            f"{path} has categories that the training data lack: {sorted(opened.other_classes)}. "
+            f"The training data have {list(class_names)}. `on_error='skip'` leaves the others out."
         )
     return opened

@@ -1,4 +1,4 @@
-"""The demonstration: drawn shapes in, a trained and served detector out."""
+"""The demo: draws a data set of shapes and trains a detector on it."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ def demo_training(
     detector: str = "atss",
     num_blocks: int = 1,
 ) -> Training:
-    """Draws the data set of the demonstration into `out/shapes` and sets up its training.
+    """Draws the demo data set into `out/shapes` and sets up its training.
 
-    Half of the images are trained on, the other half is held out to evaluate on.
+    One half of the images is for training, the other is held out for evaluation.
 
     Args:
         out: Folder for the data set and the results.
-        num_images: Images to draw, at least 2. Defaults to `1600`.
-        epochs: Passes over the training half. Defaults to `5`.
-        seed: Seed of the drawings and of the training. Defaults to `0`.
+        num_images: Number of images to draw, at least 2. Defaults to `1600`.
+        epochs: Epochs to train. Defaults to `5`.
+        seed: Seed of the data set and of the training. Defaults to `0`.
         resume: See `Training`. Defaults to `False`.
         overwrite: See `Training`. Defaults to `False`.
         detector: See `TrainingSettings`. Defaults to `"atss"`.

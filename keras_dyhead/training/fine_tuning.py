@@ -1,4 +1,4 @@
-"""A trained detector as the start of a training on other classes."""
+"""Fine-tunes a trained detector, also on other classes."""
 
 import json
 import os
@@ -16,13 +16,12 @@ from keras_dyhead.detectors import DETECTORS, DetectionPreprocessor, Detector
 def trained_preprocessor(
     weights: str | os.PathLike,
 ) -> tuple[DetectionPreprocessor, tuple[int, int] | None]:
-    """Returns how the images of a trained detector are prepared, without building it.
+    """Returns the preprocessor and the fixed image size (or `None`) of a trained detector.
 
-    Also returns the one image size that it was built for, or `None`. `weights` is the path of a
-    `.keras` file or the name of a published model.
+    The detector is not built. `weights` is a path of a `.keras` file or a published model's name.
 
     Raises:
-        ValueError: If there is neither such a file nor such a name, or the file holds no detector.
+        ValueError: If neither a file nor a published model is found, or the file has no detector.
     """
     if weights in PUBLISHED:
         return DetectionPreprocessor(**PUBLISHED[weights].preprocessing), None
@@ -33,7 +32,7 @@ def trained_preprocessor(
 
 
 def layers_begun_anew(weights: str | os.PathLike, class_names: Sequence[str]) -> tuple[str, ...]:
-    """Returns the layers of a trained detector whose weights other classes have no use for."""
+    """Returns the layers of a trained detector that start with new weights for these classes."""
     if weights in PUBLISHED:
         detector, trained = DETECTORS[PUBLISHED[weights].detector], COCO_CLASSES
     else:
@@ -45,22 +44,24 @@ def layers_begun_anew(weights: str | os.PathLike, class_names: Sequence[str]) ->
 def build_from_trained(
     weights: str | os.PathLike, class_names: Sequence[str], preprocessor: DetectionPreprocessor
 ) -> Detector:
-    """Builds a trained detector for other classes, see `Detector.with_classes`."""
+    """Loads a trained detector and adapts it to the classes, see `Detector.with_classes`."""
     model = load_detector(weights).with_classes(class_names)
     model.preprocessor = preprocessor
     return model
 
 
 def _config_of(path: str | os.PathLike) -> dict:
-    """The arguments of the detector in a `.keras` file, and its `class`."""
+    """Returns the arguments of the detector in a `.keras` file, and its `class`."""
     if not os.path.isfile(path):
-        load_detector(path)  # which says what there is
+        load_detector(path)  # raises an error that lists the published models
     try:
         with zipfile.ZipFile(path) as file:
             content = json.loads(file.read("config.json"))
     except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is no model that Keras can load: {error}") from None
+        raise ValueError(f"{path} is not a model that Keras can load: {error}") from None
     detector = keras.saving.get_registered_object(content.get("registered_name") or "")
     if not (isinstance(detector, type) and issubclass(detector, Detector)):
-        raise ValueError(f"{path} holds no keras_dyhead detector, but a {content['class_name']}.")
+        raise ValueError(
+            f"{path} must contain a keras_dyhead detector. Received: a {content['class_name']}"
+        )
     return content["config"] | {"class": detector}

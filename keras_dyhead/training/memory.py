@@ -1,4 +1,4 @@
-"""How much memory a step of a training takes, roughly, before there has been one."""
+"""Estimates the memory of a training step before the first one."""
 
 import keras
 import numpy as np
@@ -9,15 +9,15 @@ from keras_dyhead.training.settings import TrainingSettings
 _MAPS_OF_PYRAMID = 3  # lateral, merged, output
 _MAPS_OF_BLOCK = 14  # three convolutions, their normalizations, the attentions, and gradients
 _MAPS_OF_HEAD_LAYER = 6  # convolution, normalization and activation, twice
-_WORKSPACE = 1.3  # what convolutions and the optimizer need beside
+_WORKSPACE = 1.3  # extra memory of convolutions and the optimizer
 
 
 def step_memory(model: Detector, settings: TrainingSettings) -> int:
-    """Returns about how many bytes a training step takes on the devices together.
+    """Estimates how many bytes a training step takes on all devices together.
 
-    Counts the weights with all that the optimizer keeps for each, and the maps that the backward
-    pass needs. The largest canvas counts. It is a rough figure: the one step measured beside it, on
-    a CPU, took nearly twice as much.
+    Counts the weights, the optimizer's variables, and the feature maps that the backward pass
+    needs, for the largest canvas. The estimate is rough: the one step that was measured, on a CPU,
+    took nearly twice as much.
     """
     copies = 2 + (2 if settings.optimizer == "adamw" else 1) + (settings.ema_momentum is not None)
     sides = settings.canvases or [model.preprocessor.image_size]

@@ -1,4 +1,4 @@
-"""The detector of a training, as its settings ask for it."""
+"""Builds the detector that the training settings describe."""
 
 from collections.abc import Sequence
 
@@ -29,11 +29,11 @@ def build_detector(
     Args:
         settings: Resolved settings.
         class_names: Names of the classes, which the model keeps.
-        steps: Steps of the whole training, which the learning rate is scheduled over.
+        steps: Steps of the whole training, for the learning rate schedule.
         preprocessor: The preprocessor of the data, which becomes the model's.
 
     Raises:
-        ValueError: If there is no such backbone.
+        ValueError: If the backbone is unknown.
 
     Example:
 
@@ -52,7 +52,7 @@ def build_detector(
         if layer is not None:  # a baseline has no neck
             layer.trainable = False
     optimizer = build_optimizer(settings, model.trainable_variables, steps)
-    # Where nothing is asked for, JAX compiles all the same.
+    # JAX compiles with `None` too.
     model.compile(optimizer, jit_compile=settings.jit_compile or None)
     return model
 
@@ -60,7 +60,7 @@ def build_detector(
 def build_model(
     settings: TrainingSettings, class_names: Sequence[str], preprocessor: DetectionPreprocessor
 ) -> Detector:
-    """Builds the detector of resolved settings, not compiled; see `build_detector`."""
+    """Builds the detector of resolved settings without compiling it; see `build_detector`."""
     if settings.weights is not None:
         return build_from_trained(settings.weights, class_names, preprocessor)
     shape = (*(preprocessor.image_size or (None, None)), 3)
@@ -84,7 +84,7 @@ def build_model(
 
 
 def build_neck(settings: TrainingSettings) -> DyHeadNeck | None:
-    """Returns the DyHead of resolved settings, `None` without blocks."""
+    """Returns the DyHead of resolved settings, or `None` if it has no blocks."""
     if settings.num_blocks == 0:
         return None
     given = {} if settings.published is None else settings.published.neck
@@ -112,7 +112,7 @@ def _build_pyramid(settings):
 
 
 def _own_arguments(settings):
-    """What detectors that learn from scratch, on small images, have in place of their defaults."""
+    """Returns arguments that suit training from scratch on small images."""
     scale = settings.anchor_scale
     if settings.detector == "atss":
         return {"anchors": AnchorGenerator(scale, octaves=1, ratios=(1.0,), offset=0.5)}
@@ -121,9 +121,9 @@ def _own_arguments(settings):
     if settings.detector == "fcos":
         return {}
     anchors = AnchorGenerator(scale, settings.anchor_octaves, settings.anchor_ratios)
-    if settings.detector == "retinanet":  # plain L1 drowns the classes
+    if settings.detector == "retinanet":  # plain L1 outweighs the class loss
         return {"anchors": anchors, "smooth_l1_beta": 0.3}
-    return {  # about a quarter of what is published: levels' pixels, regions, their pixels, units
+    return {  # about a quarter of the published values
         "anchors": anchors,
         "head_units": 256,
         "sampler": RandomSampler(128, 0.5),

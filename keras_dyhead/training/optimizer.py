@@ -1,4 +1,4 @@
-"""The optimizer of a training, as its settings ask for it."""
+"""Builds the optimizer that the training settings describe."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from keras_dyhead.training.settings import TrainingSettings
 def build_schedule(
     settings: TrainingSettings, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate over the steps of the whole training."""
+    """Returns the learning rate schedule of the whole training."""
     scaled = settings.scaled(steps)
     peak, warmup = scaled["peak_learning_rate"], scaled["warmup_steps"]
     if settings.schedule == "cosine":
@@ -23,7 +23,7 @@ def build_schedule(
             alpha=0.02,
         )
     schedule = keras.optimizers.schedules.PiecewiseConstantDecay(
-        [step - 1 for step in scaled["milestone_steps"]],  # Keras wants the last ones before
+        [step - 1 for step in scaled["milestone_steps"]],  # Keras wants the last step before each
         [peak * 0.1**lowered for lowered in range(len(settings.milestones) + 1)],
     )
     return LinearWarmup(schedule, warmup) if warmup else schedule
@@ -35,7 +35,7 @@ def build_optimizer(
     """Returns the optimizer of a training.
 
     Args:
-        settings: The settings.
+        settings: Training settings.
         variables: The weights to train.
         steps: Steps of the whole training.
 
@@ -51,7 +51,7 @@ def build_optimizer(
         "global_clipnorm": settings.clip_norm,
     }
     if settings.ema_momentum is not None:
-        # Keras moves the average in every step, also in those that only accumulate gradients.
+        # Keras updates the average in every step, even in those that only accumulate gradients.
         momentum = settings.ema_momentum ** (1 / settings.accumulate_steps)
         shared |= {"use_ema": True, "ema_momentum": momentum}
     if settings.accumulate_steps > 1:

@@ -1,4 +1,4 @@
-"""Settings given as text: `learning_rate=0.02`."""
+"""Parses and merges settings such as `learning_rate=0.02`."""
 
 import collections.abc
 import dataclasses
@@ -14,16 +14,16 @@ from keras_dyhead.training.settings import TrainingSettings
 
 
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
-    """Returns the arguments of `TrainingSettings` that a list of `name=value` stands for.
+    """Parses `name=value` texts into arguments of `TrainingSettings`.
 
     Args:
-        texts: Texts such as `"epochs=3"`. Values are JSON, or else taken as they stand:
-            `optimizer=sgd`, `canvases=[[896,1152],[1152,896]]`, `clip_norm=null`. What
-            `augmentation` consists of can be given one by one: `augmentation.horizontal_flip=0`.
+        texts: Texts such as `"epochs=3"`. Values that are not JSON are strings: `optimizer=sgd`,
+            `canvases=[[896,1152],[1152,896]]`, `clip_norm=null`. Entries of `augmentation` can be
+            set one by one: `augmentation.horizontal_flip=0`.
 
     Raises:
-        ValueError: If there is no such setting, the nearest ones are named; or if a value is of
-            another type than the setting.
+        ValueError: If a setting is unknown (the message suggests similar names), or if a value has
+            the wrong type.
 
     Example:
 
@@ -37,7 +37,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
         path, equals, written = text.partition("=")
         name, dot, key = path.partition(".") if path.startswith("augmentation.") else (path, "", "")
         if not equals:
-            raise ValueError(f"Settings are given as name=value. Received: {text!r}")
+            raise ValueError(f"Settings must have the form name=value. Received: {text!r}")
         if name not in known:
             near = difflib.get_close_matches(name, known, n=3) or known
             raise ValueError(f"There is no setting {name!r}. Did you mean one of {near}?")
@@ -54,9 +54,9 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def merge_settings(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Returns the settings of several dictionaries together; the last one wins.
+    """Merges dictionaries of settings. Later ones override earlier ones.
 
-    Of `augmentation`, single entries win. `image_size` and `canvases` take each other's place.
+    Entries of `augmentation` are merged one by one. `image_size` and `canvases` replace each other.
 
     Args:
         *parts: Arguments of `TrainingSettings`.
@@ -79,7 +79,7 @@ def merge_settings(*parts: dict[str, Any]) -> dict[str, Any]:
 
 
 def _fits(value: Any, kind: Any) -> bool:
-    """Whether a JSON value can stand for a type: a list for a tuple, an int for a float."""
+    """Whether a JSON value fits a type. A list fits a tuple, and an int a float."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, argument) for argument in arguments)
@@ -98,12 +98,12 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _described(kind: Any) -> str:
-    """A type in the words of JSON."""
+    """Describes a type in JSON terms."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_described, arguments)))
     if origin is tuple:
         return f"[{_described(arguments[0])}, ...]"
-    words = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
-    words |= {type(None): "null", os.PathLike: "a text"}
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    words |= {type(None): "null", os.PathLike: "a string"}
     return words.get(kind, "a dictionary")

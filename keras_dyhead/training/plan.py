@@ -1,4 +1,4 @@
-"""What settings amount to on a data set, filled in and written down."""
+"""Fills in the defaults of settings and records the resulting configuration."""
 
 import dataclasses
 import hashlib
@@ -19,8 +19,8 @@ from keras_dyhead.version import __version__
 
 _HEAD_LAYERS = {"faster-rcnn": 2, "retinanet": 1}
 
-# Sides of the smallest anchors, in those of the smallest objects. ATSS draws its positives from the
-# nine nearest anchors: larger ones give it as many.
+# Side of the smallest anchors relative to that of the smallest objects. ATSS picks its positives
+# from the nine nearest anchors, so larger anchors give it just as many.
 _ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
 
 
@@ -28,8 +28,8 @@ def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -
     """Returns the settings with all defaults filled in.
 
     Args:
-        settings: The settings.
-        annotations: The checked training annotations, on which some depend.
+        settings: Training settings.
+        annotations: The training annotations, which some defaults depend on.
 
     Example:
 
@@ -43,7 +43,7 @@ def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -
     every = max(1, epochs // 5) if settings.patience is None else 1
     defaults = {"epochs": epochs, "eval_every": every}
     if settings.weights is not None:
-        pass  # it is the model of the file
+        pass  # the file defines the model
     elif settings.published is None:
         defaults |= _own_model(settings, annotations)
     else:
@@ -85,7 +85,7 @@ def _published_model(settings: TrainingSettings) -> dict[str, Any]:
 
 
 def _fitting_anchor_scale(settings: TrainingSettings, annotations: CocoAnnotations) -> float | None:
-    """The `anchor_scale` that fits the boxes, `None` without anchors."""
+    """Returns the `anchor_scale` that fits the boxes, or `None` without anchors."""
     if settings.detector not in _ANCHOR_SIZES:
         return None
     if not any(len(image.boxes) for image in annotations.images):
@@ -102,7 +102,7 @@ def _fitting_anchor_scale(settings: TrainingSettings, annotations: CocoAnnotatio
 
 
 def package_versions() -> dict[str, str]:
-    """Returns the versions of this package, of Python, and of what it computes with."""
+    """Returns the versions of this package, Python, and the main dependencies."""
     return {
         "keras_dyhead": __version__,
         "keras": keras.__version__,
@@ -115,11 +115,11 @@ def package_versions() -> dict[str, str]:
 
 
 def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
-    """Returns what a training is made of, and what its resolved settings amount to, for JSON.
+    """Returns the configuration of a training with resolved settings, ready for JSON.
 
-    `settings`; `follows`, what follows from them, see `TrainingSettings.scaled`, with the number of
-    steps, the preprocessing, and the remaining arguments of a published model; `data`, how many
-    images and boxes there are, and a checksum of them; `class_names`; `versions`.
+    It has `settings`; `follows`, the values derived from them (see `TrainingSettings.scaled`),
+    the number of steps, the preprocessing, and the remaining arguments of a published model;
+    `data`, the number of images and boxes and their checksum; `class_names`; `versions`.
     """
     steps = len(data) * settings.epochs
     preprocessing = build_preprocessor(settings).get_config()
@@ -156,11 +156,11 @@ def _describe_data(annotations: CocoAnnotations) -> dict[str, int | str]:
 
 
 def planned_config(settings: TrainingSettings) -> dict:
-    """Returns the configuration of a training that is not begun, without reading its images.
+    """Returns the configuration that a training would have, without reading its images.
 
     Args:
-        settings: The settings. With a `strategy`, incomplete batches are taken for dropped, as they
-            are on several devices.
+        settings: Training settings. With a `strategy`, incomplete batches are assumed to be
+            dropped, as they are on several devices.
 
     Example:
 

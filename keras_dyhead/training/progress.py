@@ -1,4 +1,4 @@
-"""How far a training is, and how long it will take, in one line."""
+"""Shows the progress of a training and the time left on one line."""
 
 import shutil
 import statistics
@@ -8,22 +8,22 @@ from collections.abc import Callable
 
 import keras
 
-_RECENT = 100  # steps whose median time counts
-_SECONDS = 0.5  # between two renewals of the line
+_RECENT = 100  # steps in the median time
+_SECONDS = 0.5  # between two updates of the line
 
 
 class TrainingProgress(keras.callbacks.Callback):
-    """Shows one line for the whole training, with the time left. List it last.
+    """Shows the progress of the whole training and the time left on one line. List it last.
 
-    The time left follows from recent steps, and from the last evaluation and checkpoint; those
-    in which something is compiled are left aside as soon as there are others.
+    The time left is estimated from recent steps and the last evaluation and checkpoint. A first
+    step slowed down by compilation is ignored once there is a second.
 
     Args:
         steps_per_epoch: Steps of an epoch.
         eval_every: Epochs between two evaluations.
-        live: Whether to renew one line in place, as terminals can. Else, and after every
+        live: Whether to update the line in place, for terminals. Otherwise, and after every
             evaluation, a line is printed. Defaults to `True`.
-        first_step: Steps of the first epoch that were done before. Defaults to `0`.
+        first_step: Steps of the first epoch that are already done. Defaults to `0`.
         clock: Function that returns seconds. Defaults to `time.perf_counter`.
     """
 
@@ -49,16 +49,16 @@ class TrainingProgress(keras.callbacks.Callback):
         self._width = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Notes which epoch it is."""
+        """Stores the epoch."""
         self._epoch = epoch
         self._begun = self.clock()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Renews the line."""
+        """Updates the line."""
         now = self.clock()
         self._steps.append(now - self._begun)
         if len(self._steps) == 2 and self._steps[0] > self._steps[1]:
-            self._steps.popleft()  # the one that was compiled
+            self._steps.popleft()  # the step that compiled
         self._begun, step = now, self._offset + batch + 1
         if self.live and (now - self._shown > _SECONDS or step == self.steps_per_epoch):
             self._shown = now
@@ -68,7 +68,7 @@ class TrainingProgress(keras.callbacks.Callback):
             self._show(text, logs, self.seconds_left(self._epoch, step))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Prints the epoch's line where the line is not renewed, or it brings figures."""
+        """Prints a line if the model was evaluated or the line is not updated in place."""
         evaluated, self._offset = self._evaluates(epoch), 0
         self._pauses[evaluated] = self.clock() - self._begun
         if evaluated or not self.live:
@@ -76,12 +76,12 @@ class TrainingProgress(keras.callbacks.Callback):
             self._show("done", logs, left, end="\n")
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Leaves the line."""
+        """Ends the line."""
         if self._width:
             print()
 
     def seconds_left(self, epoch: int, step: int) -> float:
-        """Seconds from a step of an epoch to the end, as far as one can tell."""
+        """Estimates the seconds from a step of an epoch to the end of the training."""
         epochs = self.params["epochs"]
         steps = (epochs - epoch) * self.steps_per_epoch - step
         ends = [self._evaluates(e) for e in range(epoch, epochs)]
@@ -110,7 +110,7 @@ class TrainingProgress(keras.callbacks.Callback):
 
 
 def readable(seconds: float) -> str:
-    """Returns a time in words.
+    """Returns a duration in words.
 
     >>> readable(40), readable(100), readable(7500)
     ('40 s', '2 min', '2 h 5 min')

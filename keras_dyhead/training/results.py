@@ -1,4 +1,4 @@
-"""What remains of a training: the model, its figures, its pictures, and proof that it serves."""
+"""Writes the results of a training: model, metrics, pictures, and a check of the export."""
 
 import csv
 import dataclasses
@@ -29,7 +29,7 @@ RESULTS = (
     *("tensorboard", "model.keras", "saved_model", "history.json", "history.csv", "history.png"),
     *("detections.png", "metrics.json"),
 )
-"""Names of everything a finished training leaves in its folder, in the order of writing."""
+"""Names of the results of a finished training in its folder, in the order of writing."""
 
 _PICTURES = 6
 
@@ -42,23 +42,22 @@ def write_results(
     out: Path,
     epoch: int | None = None,
 ) -> dict:
-    """Writes all files of a finished training, see `RESULTS`; the last one marks the end.
+    """Writes all files of a finished training, see `RESULTS`. The last one marks completion.
 
     Args:
         model: The trained detector.
-        annotations: The evaluation images; the first with boxes are drawn.
-        settings: What the training was made of.
+        annotations: The evaluation images. The first images with boxes are drawn.
+        settings: Settings of the training.
         records: One dictionary per epoch, see `EpochCheckpoint`.
-        out: The folder.
-        epoch: The epoch of the weights, whose record has the COCO figures. Defaults to `None`, the
-            last one.
+        out: Folder to write to.
+        epoch: Epoch of the weights, whose record has the COCO metrics. Defaults to `None`: the last
+            one.
 
     Returns:
-        What `metrics.json` holds: `figures` (the twelve COCO figures), `epoch` (that of the
+        The content of `metrics.json`: `figures` (the twelve COCO metrics), `epoch` (of the
         weights), `evaluated_on` (`"held-out"` or `"training"` images), `class_names`,
-        `serving_check` (see `check_serving`; `None` on other backends than TensorFlow, which write
-        no SavedModel), `timings` in seconds, `settings`, `versions` and
-        more.
+        `serving_check` (see `check_serving`; `None` on backends other than TensorFlow, which write
+        no SavedModel), `timings` in seconds, `settings`, `versions` and more.
 
     Example:
     ```python
@@ -121,18 +120,18 @@ def write_results(
 def check_serving(
     saved_model: Path, images: Sequence[Path], expected: Sequence[dict[str, np.ndarray]]
 ) -> dict:
-    """Compares a SavedModel, run in a process without Keras, with the detections of the model.
+    """Compares the detections of a SavedModel in a process without Keras with the model's.
 
-    The fresh Python process can import neither Keras nor this package; it gets the bytes of the
-    image files. Detections agree when each has a counterpart of the same class whose confidence
-    is within 0.001 and whose box is within 0.1 % of the image's longer side. Those within 0.001 of
-    the weakest shown may be missing: rounding decides about them.
+    A fresh Python process that can import neither Keras nor this package runs the SavedModel on the
+    bytes of the image files. Detections agree if each has a counterpart of the same class with a
+    confidence within 0.001 and a box within 0.1% of the image's longer side. Detections within
+    0.001 of the lowest confidence may be missing, because rounding decides about them.
 
     Args:
         saved_model: Folder of the SavedModel.
         images: Image files.
-        expected: What the Keras model detects in each: `boxes` in pixels of the file, `labels`,
-            `confidence`.
+        expected: Detections of the Keras model in each image: `boxes` in pixels of the file,
+            `labels`, `confidence`.
 
     Returns:
         `{"same": bool, "images": int, "detections": int}`, with `"error"` if the process failed.
@@ -166,7 +165,7 @@ def check_serving(
 
 
 def _agree(first: dict, second: dict, side: int) -> bool:
-    """Whether each detection of either set has its counterpart in the other."""
+    """Whether each detection in either set has a counterpart in the other."""
     a, b = (
         {key: np.asarray(found[key])[np.asarray(found["labels"]) >= 0] for key in found}
         for found in ({k: f[k] for k in ("boxes", "labels", "confidence")} for f in (first, second))
@@ -182,6 +181,6 @@ def _agree(first: dict, second: dict, side: int) -> bool:
 
 
 def _columns(records: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
-    """The history as Keras has it, with `None` in epochs that lack a value."""
+    """Returns the history in Keras' form, with `None` in epochs that lack a value."""
     names = dict.fromkeys(name for record in records for name in record)
     return {name: [record.get(name) for record in records] for name in names}

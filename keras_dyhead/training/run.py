@@ -1,4 +1,4 @@
-"""One training, from a data set and an empty folder to all its results."""
+"""Runs a training, from a data set and an empty folder to all its results."""
 
 import dataclasses
 import json
@@ -24,10 +24,10 @@ from keras_dyhead.training.strategy import check_agreement, make_strategy, synch
 from keras_dyhead.visualization import TensorBoardLog
 
 STATE = "settings.json"
-"""The file that marks a folder as that of a training."""
+"""File that marks the folder of a training."""
 
-# A training that goes on may have its data moved, its end postponed and its devices changed; its
-# model stays.
+# A resumed training may have its data moved, its end postponed and its devices changed, but not its
+# model.
 _FREE_ON_RESUME = (
     *("images", "annotations", "val_images", "val_annotations", "backbone_weights", "weights"),
     *("epochs", "eval_every", "keep", "patience", "on_error", "jit_compile", "anchor_scale"),
@@ -36,34 +36,34 @@ _FREE_ON_RESUME = (
 
 
 class Training:
-    """Trains a detector with DyHead through `model.fit`, and can go on after the process died.
+    """Trains a detector with DyHead through `model.fit`, and can resume after an interruption.
 
-    Everything that can be wrong with the input is found here, before anything is written.
+    The constructor checks all input before it writes anything.
 
     Args:
         settings: Data, model and schedule.
-        out: Folder for the results. It must be empty or absent, unless one of the next two says
-            otherwise.
-        resume: Go on after the last finished epoch of the training in `out`, if there is one.
-            Defaults to `False`.
+        out: Folder for the results. It must be empty or absent, unless `resume` or `overwrite` is
+            set.
+        resume: Resume the training in `out` from its last checkpoint, if there is one. Defaults to
+            `False`.
         overwrite: Delete the training in `out` first, if there is one. Defaults to `False`.
-        save_every: Save the state also every so many steps of an epoch. Defaults to `None`: only
-            at the end of epochs.
+        save_every: Steps between checkpoints within an epoch. Defaults to `None`: only at the end
+            of epochs.
 
     Attributes:
         settings: The settings with all defaults filled in.
         strategy: The `tf.distribute` strategy.
-        is_chief: Whether this process writes the files; of several processes only one does.
-        train_data: The training data set from the first step that is not done, see `load_coco`.
+        is_chief: Whether this process writes the files. Only one of several processes does.
+        train_data: The training data set, starting at the first step to do, see `load_coco`.
         val_data: The evaluation data set.
         model: The compiled detector, restored if `resume`.
         epochs_done: Number of finished epochs.
-        steps_done: Number of steps done in the epoch after those.
-        notes: What is otherwise than one might think, a sentence each; these are warnings, too.
+        steps_done: Number of steps done in the next epoch.
+        notes: Sentences about what may be unexpected, which are also issued as warnings.
 
     Raises:
-        ValueError: If the data cannot be used, `out` holds files, or the training to resume was
-            made of something else.
+        ValueError: If the data cannot be used, `out` contains files, or the training to resume has
+            other settings.
 
     Example:
     ```python
@@ -136,7 +136,7 @@ class Training:
             self._begin(overwrite)
 
     def _begin(self, overwrite: bool) -> None:
-        """Makes the folder that of this training."""
+        """Prepares the folder and writes the settings."""
         if overwrite:
             _delete_results(self.out)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -145,12 +145,12 @@ class Training:
 
     @property
     def class_names(self) -> list[str]:
-        """The name of each label."""
+        """Names of the classes, in the order of their labels."""
         return list(self.train_data.class_names)
 
     @property
     def step_memory(self) -> int:
-        """About how many bytes a step takes on all devices together, within a factor of two."""
+        """Estimated bytes per step on all devices together, within a factor of two."""
         return step_memory(self.model, self.settings)
 
     @property
@@ -160,22 +160,22 @@ class Training:
 
     @property
     def steps_done(self) -> int:
-        """Number of steps done in the epoch after the finished ones."""
+        """Number of steps done in the next epoch."""
         return self._checkpoint.steps
 
     def run(self, verbose: int = 1) -> dict | None:
-        """Trains the epochs that are left and writes the results.
+        """Trains the remaining epochs and writes the results.
 
         Args:
-            verbose: `0` is silent, `1` renews one line that says how much time is left, `2` prints
-                a line per epoch. Defaults to `1`.
+            verbose: `0` is silent, `1` updates one line with the time left, `2` prints a line per
+                epoch. Defaults to `1`.
 
         Returns:
-            The content of `metrics.json`, see `write_results`; `None` in a process that is not the
-            chief, which ends when the chief has written everything.
+            The content of `metrics.json`, see `write_results`. In processes other than the chief,
+            `None`, once the chief has written everything.
 
         Raises:
-            FloatingPointError: If the loss or a weight is no number any more.
+            FloatingPointError: If the loss or a weight is not finite.
             OSError: If a checkpoint or a result cannot be written.
         """
         several = self.settings.strategy == "multiworker"
@@ -186,7 +186,7 @@ class Training:
             check_agreement(self.strategy, [*begun, same])
         if self.epochs_done < self.settings.epochs and not self._checkpoint.out_of_patience:
             self._fit(verbose if self.is_chief else 0)
-        else:  # as `fit` does at its end
+        else:  # `fit` does this at its end
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
         if several:  # the chief has written its checkpoints
             check_agreement(self.strategy, "trained")
@@ -230,18 +230,18 @@ class Training:
         except (OSError, tf.errors.ResourceExhaustedError) as error:
             raise OSError(
                 f"The results could not be written to {self.out} ({error}). All epochs are done, "
-                f"{self._checkpoint.kept()} is kept: mend that (make room on a full disk), "
-                "then write them with --resume."
+                f"and {self._checkpoint.kept()} is kept. Fix the problem (free space on a full "
+                "disk), then write the results with --resume."
             ) from error
 
     def _images_of(self, epoch: int, step: int) -> str:
-        """Ids and file names of the images of a step."""
+        """Returns the ids and file names of the images of a step."""
         names = {image.id: image.path.name for image in self.train_data.annotations.images}
         ids = self.train_data.image_ids(epoch, step)
         return "the images " + ", ".join(f"{number} ({names[number]})" for number in ids)
 
     def _remarks(self, earlier: dict | None) -> list[str]:
-        """What is to be said before the first step."""
+        """Returns the notes about the data and devices."""
         notes, replicas = [], self.strategy.num_replicas_in_sync
         if self.settings.strategy == "mirrored" and not tf.config.list_logical_devices("GPU"):
             notes.append(
@@ -252,22 +252,22 @@ class Training:
         left_out = images - len(self.train_data) * self.settings.batch_size
         if replicas > 1 and left_out > 0:
             notes.append(
-                f"Every epoch leaves out {left_out} of {_count(images, 'image')}, drawn anew: only "
+                f"Each epoch leaves out {left_out} of {_count(images, 'image')} at random: only "
                 f"whole batches give each of the {replicas} devices its share."
             )
         then = None if earlier is None else earlier.get("data")
         now = training_config(self.settings, self.train_data)["data"]
         if then is not None and now != then:
             texts = [f"{d['images']} images with {d['boxes']} boxes" for d in (then, now)]
-            notes.append(f"The data are others than before: {texts[0]} then, {texts[1]} now.")
+            notes.append(f"The data have changed: {texts[0]} before, {texts[1]} now.")
         return notes
 
     def _check_same(self, earlier: dict) -> None:
-        """Refuses to go on with another model than the one that was begun."""
+        """Raises an error if the training to resume has other classes or settings."""
         if earlier["class_names"] != self.class_names:
             raise ValueError(
                 f"{self.out} was trained on the classes {earlier['class_names']}. "
-                f"Received data with {self.class_names}"
+                f"Received: data with {self.class_names}"
             )
         now = json.loads(json.dumps(dataclasses.asdict(self.settings)))
         changed = [
@@ -277,21 +277,21 @@ class Training:
         ]
         if changed:
             raise ValueError(
-                f"{self.out} was begun with {', '.join(changed)}: resume it with that."
+                f"{self.out} was started with {', '.join(changed)}. Resume it with these settings."
             )
 
 
 def _what_runs_here(settings: TrainingSettings) -> tuple[TrainingSettings, list[str]]:
-    """The settings without what is TensorFlow's where Keras runs on something else, and notes."""
+    """Removes what only TensorFlow can do from the settings on other backends. Adds notes."""
     backend, notes = keras.backend.backend(), []
     if backend != "tensorflow":
         notes.append(
-            f"Keras runs on {backend}, where no SavedModel can be written: "
-            "`KERAS_BACKEND=tensorflow keras-dyhead export` makes one of model.keras."
+            f"Keras runs on {backend}, where no SavedModel can be written. "
+            "`KERAS_BACKEND=tensorflow keras-dyhead export` makes one from model.keras."
         )
         if settings.strategy != "none":
             notes.append(
-                f"The strategy {settings.strategy!r} is TensorFlow's: on {backend} the training "
+                f"The strategy {settings.strategy!r} requires TensorFlow. On {backend}, training "
                 "runs on one device."
             )
             settings = dataclasses.replace(settings, strategy="none")
@@ -305,17 +305,17 @@ def _count(number: int, noun: str) -> str:
 def check_folder(
     out: Path, settings: TrainingSettings, resume: bool = False, overwrite: bool = False
 ) -> dict | None:
-    """Checks that a training may write to a folder. The data set may lie inside it.
+    """Checks that a training may write to a folder, which may contain the data set.
 
     Returns:
         The content of `settings.json` of the training to resume, or `None`.
 
     Raises:
-        ValueError: If the folder holds other files, or a training that is neither to be resumed nor
-            overwritten; or if no SavedModel could be loaded from it.
+        ValueError: If the folder contains other files, or a training while neither `resume` nor
+            `overwrite` is set; or if TensorFlow could not load a SavedModel from it.
     """
     if resume and overwrite:
-        raise ValueError("`resume` and `overwrite` exclude each other.")
+        raise ValueError("`resume` and `overwrite` cannot both be set.")
     check_loadable(out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"`out` must be a folder. Received: {out}")
@@ -326,11 +326,11 @@ def check_folder(
         return None
     if not (resume or overwrite):
         raise ValueError(
-            f"{out} is not empty: resume the training in it (--resume), delete that "
-            "(--overwrite), or choose another folder."
+            f"{out} is not empty. Resume the training in it (--resume), delete it (--overwrite), "
+            "or choose another folder."
         )
     if not (out / STATE).is_file():
-        raise ValueError(f"{out} holds files but no training: it has no {STATE}.")
+        raise ValueError(f"{out} contains files but no training: it has no {STATE}.")
     return json.loads((out / STATE).read_text()) if resume else None
 
 

@@ -1,11 +1,11 @@
-"""Runs a SavedModel on image files where Keras and this package cannot be imported.
+"""Runs a SavedModel on image files without Keras and this package.
 
-A script of its own, started by file name in a fresh interpreter:
+Run this script in a fresh interpreter:
 
     python -I serving_check.py SAVED_MODEL OUTPUT.npz IMAGE [IMAGE ...]
 
-It saves what `serving_bytes` returns. TensorFlow alone loads and runs the model: the entries set
-to `None` below make every attempt to import the packages an error.
+It saves what `serving_bytes` returns. Only TensorFlow loads and runs the model: the `None` entries
+below make every import of the packages fail.
 """
 
 import sys
@@ -14,8 +14,8 @@ ABSENT = ("keras", "keras_cv", "keras_dyhead", "keras_hub", "tf_keras")
 
 
 def main(saved_model: str, output: str, *images: str) -> None:
-    """Saves the detections in image files as arrays of an `.npz` file."""
-    sys.modules.update(dict.fromkeys(ABSENT))  # TensorFlow would import Keras of its own accord
+    """Saves the detections in image files to an `.npz` file."""
+    sys.modules.update(dict.fromkeys(ABSENT))  # TensorFlow would import Keras
     import numpy as np
     import tensorflow as tf
 
@@ -23,7 +23,7 @@ def main(saved_model: str, output: str, *images: str) -> None:
     detections = detect(tf.constant([tf.io.read_file(image).numpy() for image in images]))
     np.savez(output, **{name: value.numpy() for name, value in detections.items()})
     loaded = {name.split(".")[0] for name, module in sys.modules.items() if module is not None}
-    assert not loaded.intersection(ABSENT), f"imported after all: {loaded.intersection(ABSENT)}"
+    assert not loaded.intersection(ABSENT), f"still imported: {loaded.intersection(ABSENT)}"
 
 
 if __name__ == "__main__":

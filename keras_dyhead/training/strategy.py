@@ -1,4 +1,4 @@
-"""The devices that share the images of a step."""
+"""Distributes the images of a step over devices."""
 
 import json
 import os
@@ -9,16 +9,16 @@ import tensorflow as tf
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Creates the strategy of a training, before anything else is done with TensorFlow.
+    """Creates the strategy of a training. Call it before any other TensorFlow operation.
 
     Args:
-        name: `"none"` takes the strategy whose scope is entered, by default that of one device.
-            `"mirrored"` spreads each batch over all GPUs of this machine, or, where there are
-            none, over its logical CPU devices. `"multiworker"` spreads it over those of all
-            processes that the environment variable `TF_CONFIG` names.
+        name: `"none"` returns the strategy of the current scope, by default that of one device.
+            `"mirrored"` splits each batch over all GPUs of this machine, or over its logical CPU
+            devices if it has no GPU. `"multiworker"` splits it over the devices of all processes
+            in the environment variable `TF_CONFIG`.
 
     Raises:
-        ValueError: If `TF_CONFIG` is missing or does not say who this process is.
+        ValueError: If `TF_CONFIG` is missing or does not identify this process.
     """
     if name == "mirrored":
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
@@ -30,9 +30,9 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
 
 
 def synchronize_batch_norm(model: keras.Model) -> None:
-    """Has batch normalizations take their statistics from all replicas.
+    """Makes batch normalizations compute their statistics over all replicas.
 
-    Frozen ones have statistics of their own and stay as they are.
+    Frozen ones use stored statistics and do not change.
     """
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.BatchNormalization):
@@ -40,7 +40,7 @@ def synchronize_batch_norm(model: keras.Model) -> None:
 
 
 def check_agreement(strategy: tf.distribute.Strategy, state: object) -> None:
-    """Checks that all processes begin with the same state, which JSON knows; each waits for all.
+    """Checks that all processes have the same JSON-serializable state. Each waits for all others.
 
     Raises:
         ValueError: If the processes differ.
@@ -50,9 +50,9 @@ def check_agreement(strategy: tf.distribute.Strategy, state: object) -> None:
     numbers = strategy.gather(numbers, axis=0).numpy().tolist()
     if len(set(numbers)) > 1:
         raise ValueError(
-            "The processes of TF_CONFIG must have the same data and settings, and see the same "
-            f"checkpoints: --out must be a folder that all of them share. Received here: {state}; "
-            f"checksums of all: {numbers}"
+            "The processes of TF_CONFIG must have the same data, settings and checkpoints. --out "
+            f"must be a folder that all of them share. Received in this process: {state}. "
+            f"Checksums of all processes: {numbers}"
         )
 
 
@@ -63,6 +63,6 @@ def _check_cluster(text: str) -> None:
         config["cluster"][config["task"]["type"]][config["task"]["index"]]
     except (ValueError, LookupError, TypeError):
         raise ValueError(
-            "The strategy 'multiworker' needs the environment variable TF_CONFIG, in every process "
-            f"with an index of its own: {expected}. Received: TF_CONFIG={text!r}"
+            "The strategy 'multiworker' needs the environment variable TF_CONFIG, with a different "
+            f"index in each process: {expected}. Received: TF_CONFIG={text!r}"
         ) from None

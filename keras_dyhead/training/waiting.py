@@ -1,4 +1,4 @@
-"""How long a training waits for its images."""
+"""Measures how long training waits for images."""
 
 import statistics
 import time
@@ -17,21 +17,21 @@ def measure_waiting(
     steps: int = 20,
     progress: Callable[[float], None] | None = None,
 ) -> dict[str, Any]:
-    """Trains some steps, and measures apart how long they compute and how long they wait.
+    """Trains some steps and measures how long they compute and how long they wait for images.
 
-    The data set reads ahead in its own threads while a step computes, as in `fit`. On a CPU these
-    share the processors: what they take is in the time of the step.
+    The data set prefetches in its own threads while a step computes, as in `fit`. On a CPU, the
+    threads share the processors with the step and slow it down.
 
     Args:
-        model: A compiled model, whose weights the steps change.
+        model: A compiled model. The steps change its weights.
         dataset: Batches of `(images, targets)`, from `load_coco`.
-        steps: Number of steps to measure, after three that are not.
-        progress: Called after every step with the share of the steps done.
+        steps: Number of steps to measure, after three steps of warm-up.
+        progress: Called after each step with the fraction of steps done.
 
     Returns:
-        A dictionary with `step_seconds`, the median time from having a batch to having its loss;
-        `waiting_seconds`, the mean time from there to the next batch; `waiting_share`, what part of
-        both together the latter is; and `steps`.
+        A dictionary with `step_seconds`, the median time from a batch to its loss;
+        `waiting_seconds`, the mean time from there to the next batch; `waiting_share`, the waiting
+        time as a fraction of both; and `steps`.
     """
     if steps < 1:
         raise ValueError(f"`steps` must be positive. Received: {steps}")
@@ -41,7 +41,7 @@ def measure_waiting(
         begun = time.perf_counter()
         batch = next(batches)
         ready = time.perf_counter()
-        model.train_on_batch(*batch)  # returns the loss as a number, thus waits for it
+        model.train_on_batch(*batch)  # waits for the loss, because it returns a number
         waited.append(ready - begun)
         computed.append(time.perf_counter() - ready)
         if progress is not None:

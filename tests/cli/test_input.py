@@ -74,5 +74,5 @@ def test_the_share_of_waiting_is_that_of_the_model_named(data, tmp_path):
 
 
 def test_settings_that_training_refuses_are_refused(data):
-    assert "`augmentation` may have" in complaint("input", *data, "augmentation.zoom=2")
+    assert "`augmentation` must only have" in complaint("input", *data, "augmentation.zoom=2")
     assert "`recipe` must be one of" in complaint("input", *data, "--recipe", "none")

@@ -74,8 +74,8 @@ def test_the_smallest_backbone_is_of_keras_hub(tiny):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"backbone": "small", "backbone_weights": "x.pth"}, "are for a backbone of.*'small'"),
-        ({"backbone": {"class": "ViT"}}, "must have a class of.*'ViT'"),
+        ({"backbone": "small", "backbone_weights": "x.pth"}, "require a backbone of.*'small'"),
+        ({"backbone": {"class": "ViT"}}, "class of `backbone` must be one of.*'ViT'"),
         ({"backbone": TINY}, "needs trained weights.*'depth': 50"),
     ],
 )

@@ -102,7 +102,7 @@ def test_the_best_weights_are_the_averages_of_their_epoch(tmp_path):
         found.patience = patience
         assert found.out_of_patience == over
     (tmp_path / "best-00002" / "weights.npz").write_bytes(b"torn")
-    with pytest.warns(RuntimeWarning, match="best-00002, cannot be read.*taking the last"):
+    with pytest.warns(RuntimeWarning, match="best-00002 cannot be read.*Using the last"):
         assert found.restore_best(model) is None
 
 
@@ -142,7 +142,10 @@ def test_a_checkpoint_that_was_being_written_is_ignored(copy, undisturbed):
 def test_a_training_without_a_whole_checkpoint_does_not_begin_anew_by_itself(copy):
     for folder in copy.glob("epoch-*"):
         (folder / "records.json").write_text("[]")
-    with pytest.warns(RuntimeWarning), pytest.raises(ValueError, match="No checkpoint.*anew"):
+    with (
+        pytest.warns(RuntimeWarning),
+        pytest.raises(ValueError, match="No checkpoint.*--overwrite"),
+    ):
         EpochCheckpoint(copy).find()
 
 
@@ -161,7 +164,7 @@ def left(folder):
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(restored, copy):
     _, checkpoint = restored
-    message = r"epoch-00004 could not be written.*Make room for \d+ MB.*epoch-00003 is kept"
+    message = r"epoch-00004 could not be written.*Free \d+ MB.*epoch-00003 is kept"
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1024, before[1]))
     try:

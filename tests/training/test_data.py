@@ -23,7 +23,9 @@ def test_a_part_of_the_images_is_held_out_by_the_seed(tiny):
 
 @pytest.mark.parametrize("part", [0.01, 0.99])
 def test_a_split_without_images_on_one_side_is_refused(tiny, part):
-    with pytest.raises(ValueError, match=f"both sides.*val_split={part} of 6 images"):
+    with pytest.raises(
+        ValueError, match=f"to train on and to evaluate on.*val_split={part} of 6 images"
+    ):
         ids(tiny(val_split=part))
 
 

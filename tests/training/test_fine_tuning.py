@@ -109,17 +109,19 @@ def test_the_plan_says_what_starts_anew(settings):
 
 
 def test_what_the_model_has_settled_cannot_be_set(settings, data, tmp_path, small_model):
-    with pytest.raises(ValueError, match="model of `weights` is as it was trained.*channels.: 32"):
+    with pytest.raises(ValueError, match="model in `weights` cannot be changed.*channels.: 32"):
         settings(channels=32)
     with pytest.raises(ValueError, match="`freeze` must be among .*Received: freeze=.'neckk',"):
         settings(freeze=["neckk"])
     with pytest.raises(ValueError, match="no file none.keras, and no published model"):
         planned_config(settings(weights="none.keras"))
     (tmp_path / "text.keras").write_text("text")
-    with pytest.raises(ValueError, match="text.keras is no model that Keras can load"):
+    with pytest.raises(ValueError, match="text.keras is not a model that Keras can load"):
         planned_config(settings(weights=tmp_path / "text.keras"))
     small_model.backbone.save(tmp_path / "backbone.keras")
-    with pytest.raises(ValueError, match="holds no keras_dyhead detector, but a ResNetBackbone"):
+    with pytest.raises(
+        ValueError, match="must contain a keras_dyhead detector. Received: a ResNetBackbone"
+    ):
         planned_config(settings(weights=tmp_path / "backbone.keras"))
 
 

@@ -115,7 +115,9 @@ def test_a_training_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
     (tmp_path / "other.json").write_text(json.dumps(content))
     settings = dataclasses.replace(settings, annotations=tmp_path / "other.json")
     count = len(content["annotations"])
-    with pytest.warns(UserWarning, match=f"others.*{count + 1} boxes then, 6.*{count} boxes now"):
+    with pytest.warns(
+        UserWarning, match=f"changed: .*{count + 1} boxes before, 6.*{count} boxes now"
+    ):
         Training(settings, tmp_path / "run", resume=True)
 
 
@@ -130,7 +132,7 @@ def test_mirrored_without_a_gpu_says_so(tiny, tmp_path, monkeypatch):
     [
         ({}, "not empty"),
         ({"resume": True, "num_blocks": 2}, "num_blocks=0"),
-        ({"resume": True, "overwrite": True}, "exclude"),
+        ({"resume": True, "overwrite": True}, "cannot both be set"),
     ],
 )
 def test_a_training_is_not_replaced_by_accident(finished, tiny, flags, message):

@@ -41,14 +41,14 @@ def test_an_impossible_setting_is_named(wrong):
 @pytest.mark.parametrize(
     ("together", "message"),
     [
-        ({"val_images": "only"}, "go together.*val_images=only"),
-        ({"image_size": 64, "canvases": [[64, 96]]}, "exclude each other.*image_size=64"),
+        ({"val_images": "only"}, "must be set together.*val_images=only"),
+        ({"image_size": 64, "canvases": [[64, 96]]}, "cannot be combined.*image_size=64"),
         ({"strategy": "mirrored", "accumulate_steps": 2}, "1 with the strategy 'mirrored'.*=2"),
-        ({"detector": SWIN, "anchor_scale": 4.0}, "'anchor_scale'.* cannot be changed.*4.0"),
-        ({"patience": 3}, "needs images that are not trained on.*patience=3"),
+        ({"detector": SWIN, "anchor_scale": 4.0}, "fixes .'anchor_scale'.*4.0"),
+        ({"patience": 3}, "needs held-out images.*patience=3"),
         (
             {"val_split": 0.1, "val_images": "v", "val_annotations": "v.json"},
-            "without `val_images`.*val_split=0.1",
+            "`val_split` and `val_images` cannot be combined.*val_split=0.1",
         ),
         ({"augmentation": {"flip": 0.5}}, r"horizontal_flip.*Received: \['flip'\]"),
     ],
