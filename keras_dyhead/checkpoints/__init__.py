@@ -1,4 +1,4 @@
-"""Published PyTorch weights -> Keras."""
+"""Loads published PyTorch weights into Keras models."""
 
 from keras_dyhead.checkpoints.backbone_weights import load_backbone_weights
 from keras_dyhead.checkpoints.fetch import fetch_checkpoint

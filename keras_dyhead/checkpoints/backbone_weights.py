@@ -1,4 +1,4 @@
-"""ImageNet weights, or those of another detector's backbone, into a backbone."""
+"""Loads weights of ImageNet or of another detector into a backbone."""
 
 import re
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from keras_dyhead.checkpoints import tables
 from keras_dyhead.checkpoints.state_dict import read_state_dict
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 
-# A tensor that only one naming has -> the table of that naming.
+# A tensor name that only one naming scheme has -> the table of that scheme.
 _RESNET = {
     "res2.0.conv1.weight": tables.RESNET_DETECTRON2,
     "layer1.0.conv1.weight": tables.RESNET_TORCHVISION,
@@ -27,14 +27,14 @@ _SWIN = {
 def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
     """Sets a backbone's weights from a PyTorch checkpoint.
 
-    Names may be those of torchvision, timm, mmdet, detectron2 (ResNet) or Microsoft (Swin); which
-    ones they are is found out. A classifier is left aside. In a checkpoint of a whole detector,
-    where the backbone's names have a prefix, all else is left aside too. Normalizations of Swin's
-    outputs and the offset convolutions of ResNet's deformable stages keep their values if the file
-    has none, as those of ImageNet.
+    The names of torchvision, timm, mmdet, detectron2 (ResNet) and Microsoft (Swin) are recognized.
+    Classifiers are ignored. So is everything outside the backbone in a checkpoint of a whole
+    detector, where the backbone's names have a prefix. Files without normalizations of Swin's
+    outputs or offset convolutions of ResNet's deformable stages, such as those of ImageNet, leave
+    these weights unchanged.
 
     Args:
-        backbone: A `ResNetBackbone` or `SwinBackbone`, of the same depth and width as the file's.
+        backbone: A `ResNetBackbone` or `SwinBackbone` with the depth and width of the file's.
         path: Path of a `.pth` or `.safetensors` file, or a mapping of tensor name to array.
 
     Returns:
@@ -42,8 +42,8 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
 
     Raises:
         TypeError: If the backbone is of another class.
-        ValueError: If the names are unknown, or do not fit; the message says which. Nothing is
-            changed then.
+        ValueError: If tensors have unknown names or do not fit. The message lists them, and the
+            backbone is unchanged.
 
     Example:
     ```python
@@ -75,7 +75,7 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
 def backbone_part(
     backbone: keras.Model, table: Mapping[str, str], prefix: str, optional=()
 ) -> Part:
-    """Returns a backbone's weights with one of the backbone tables; see `Part` for the rest."""
+    """Returns a backbone's weights and its table as a `Part`."""
     reorder = {}
     if table is tables.SWIN_MMDET:
         reorder = {r"stage\d+_downsample/(norm|reduction)/.*": _unfold_to_blocks}
@@ -98,7 +98,7 @@ def _find_backbone(state, namings):
     }
     if len(found) != 1:
         raise ValueError(
-            f"The names must be those of one backbone: with one of {list(namings)}, maybe after a "
+            f"The names must be those of one backbone: one of {list(namings)}, with or without a "
             f"prefix. Received: {len(state)} tensors, such as {list(state)[:3]}, with "
             f"{sorted(prefix + name for prefix, name in found) or 'none of these'}"
         )

@@ -1,4 +1,4 @@
-"""Files and folders that are on the disk whole or not at all, whatever ends the process."""
+"""Writes files and folders atomically, so that a crash leaves no partial ones."""
 
 import json
 import os
@@ -11,11 +11,11 @@ import keras
 from keras_dyhead.checkpoints.fetch import sha256_of
 
 SUMS = "sha256.json"
-"""The file of a folder that says what the others must contain."""
+"""File with the checksums of the other files in a folder."""
 
 
 def replace_file(path: Path, text: str) -> None:
-    """Writes a text file in one step: after a crash it has the old content or the new one."""
+    """Writes a text file atomically. After a crash, it has either the old or the new content."""
     unfinished = path.with_name(f"{path.name}.unfinished")
     unfinished.write_text(text)
     _to_disk(unfinished)
@@ -24,8 +24,8 @@ def replace_file(path: Path, text: str) -> None:
 
 
 def save_model(model: keras.Model, path: Path) -> None:
-    """Writes a `.keras` file in one step: where that fails, there is the old file or none."""
-    unfinished = path.with_name(f"unfinished-{path.name}")  # Keras asks for the suffix
+    """Writes a `.keras` file atomically. If that fails, an existing file is unchanged."""
+    unfinished = path.with_name(f"unfinished-{path.name}")  # Keras requires the suffix
     try:
         model.save(unfinished)
         _to_disk(unfinished)
@@ -36,9 +36,9 @@ def save_model(model: keras.Model, path: Path) -> None:
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Creates a folder that appears under its name complete, with the checksums of its files.
+    """Creates a folder atomically, with the checksums of its files.
 
-    `write` writes the files, into the folder it receives; where it fails, all of them are deleted.
+    `write` writes the files into the folder that it receives. If it fails, they are deleted.
     """
     unfinished = path.with_name("unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -58,19 +58,19 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def check_folder_content(path: Path) -> None:
-    """Checks that a folder is as `write_folder` left it.
+    """Checks that the files of a folder are as `write_folder` wrote them.
 
     Raises:
         OSError: If a file is missing or cannot be read.
-        ValueError: If a file has another content.
+        ValueError: If the content of a file has changed.
     """
     for name, expected in json.loads((path / SUMS).read_text()).items():
         if sha256_of(path / name) != expected:
-            raise ValueError(f"{name} is not what was written: its checksum is another")
+            raise ValueError(f"the checksum of {name} differs from the one written")
 
 
 def _to_disk(path: Path) -> None:
-    """Has the system write out a file or a folder, not just remember it."""
+    """Flushes a file or folder to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Published files, fetched once into Keras' cache."""
+"""Downloads published files once into Keras' cache."""
 
 import contextlib
 import hashlib
@@ -19,24 +19,24 @@ except ImportError:  # Windows has none
     fcntl = None
 
 _CHUNK = 1 << 20
-_ATTEMPTS = 20  # as long as each of them brings something
+_ATTEMPTS = 20  # if each of them makes progress
 _TIMEOUT = 60  # seconds without a byte
 
 
 def fetch_checkpoint(source: str) -> Path:
-    """Returns the path of a published file in Keras' cache; fetches it if it is not there.
+    """Returns the path of a published file in Keras' cache, after downloading it if needed.
 
-    The cache is the folder `models` of `~/.keras`, or of `KERAS_HOME`. A download that broke off
-    goes on where it stopped. The file is checked whenever it is asked for: by its SHA-256, of which
-    OpenMMLab's file names hold the first eight digits. Of Microsoft's files no hash is published:
-    their download is checked by the size that the server says.
+    The cache is the folder `models` in `~/.keras` or `KERAS_HOME`. Interrupted downloads resume.
+    OpenMMLab's file names contain the first eight digits of the SHA-256, which every call verifies.
+    Microsoft published no hashes: for its files, the size of the download is checked against the
+    size that the server reports.
 
     Args:
-        source: The address of the file.
+        source: URL of the file.
 
     Raises:
-        ConnectionError: If the file cannot be fetched; the message says what to put where.
-        ValueError: If the file has another hash than its name says, or the cache cannot be made.
+        ConnectionError: If the download fails. The message says where to put the file instead.
+        ValueError: If the hash differs from the one in the name, or the cache cannot be created.
 
     Example:
     ```python
@@ -51,18 +51,18 @@ def fetch_checkpoint(source: str) -> Path:
         if not found.startswith(digits):
             raise ValueError(
                 f"{path} is not the published file: its SHA-256 must begin with {digits}, but "
-                f"begins with {found[:8]}. Delete it, and it is fetched from {source}."
+                f"begins with {found[:8]}. Delete it to download {source} again."
             )
         return path
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ValueError(
-            f"There can be no folder {path.parent} for published files ({error}): set KERAS_HOME "
-            "to another folder than that above it."
+            f"Cannot create the folder {path.parent} for published files ({error}). Set "
+            "KERAS_HOME to another folder than its parent."
         ) from None
     with _one_at_a_time(path):
-        if not path.is_file():  # unless another process has fetched it meanwhile
+        if not path.is_file():  # another process may have downloaded it
             _fetch(source, path, digits)
     return path
 
@@ -72,7 +72,7 @@ def _fetch(source: str, path: Path, digits: str) -> None:
     resumed = part.exists()
     size = _download(source, part, path)
     found = sha256_of(part)
-    if resumed and not found.startswith(digits):  # as halves of two files have
+    if resumed and not found.startswith(digits):  # the file may have changed in between
         part.unlink()
         size = _download(source, part, path)
         found = sha256_of(part)
@@ -80,28 +80,30 @@ def _fetch(source: str, path: Path, digits: str) -> None:
         part.unlink()
         raise ValueError(
             f"{source} is not the published file: its SHA-256 must begin with {digits}, but begins "
-            f"with {found[:8]}. Nothing of it is kept. Fetch it elsewhere and put it at {path}"
+            f"with {found[:8]}. It was deleted. Get the file elsewhere and put it at {path}"
         )
     part.replace(path)
-    checked = f"its SHA-256 begins with {digits}, as it must"
+    checked = f"its SHA-256 begins with {digits}, as expected"
     if not digits:
-        checked = "no hash of it is published, but it has the size that the server says"
+        checked = "no hash is published, but it has the size that the server reports"
     if not digits and size is None:
-        checked = "neither a hash nor a size says that it is whole"
+        checked = "neither a hash nor a size is known to check it"
     Console(stderr=True).print(
-        f"fetched {path} ({path.stat().st_size:,} bytes): {checked}", markup=False, soft_wrap=True
+        f"downloaded {path} ({path.stat().st_size:,} bytes): {checked}",
+        markup=False,
+        soft_wrap=True,
     )
 
 
 def _download(source: str, part: Path, path: Path) -> int | None:
-    """Fetches a file, or what is missing of it, and returns the size that the server says."""
+    """Downloads a file or the rest of it, and returns the size that the server reports."""
     for attempt in range(_ATTEMPTS):
         begun = part.stat().st_size if part.exists() else 0
         try:
             return _fetch_rest(source, part, begun)
-        except (OSError, EOFError) as error:  # an answer of HTTP is an OSError, too
+        except (OSError, EOFError) as error:  # HTTP errors are OSErrors too
             code = getattr(error, "code", None)
-            if code == 416 and begun:  # there are no bytes after those
+            if code == 416 and begun:  # no bytes are left
                 size = (error.headers.get("Content-Range") or "").rsplit("/", 1)[-1]
                 if size == str(begun):
                     return begun
@@ -110,13 +112,13 @@ def _download(source: str, part: Path, path: Path) -> int | None:
             now = part.stat().st_size if part.exists() else 0
             if now > begun and attempt < _ATTEMPTS - 1:
                 continue
-            kept = f" {now / 1e6:.1f} MB of it are kept, and the next try goes on from there."
+            kept = f" {now / 1e6:.1f} MB are kept, and the next attempt resumes from there."
             raise ConnectionError(
-                f"{source} could not be fetched ({error}).{kept if now else ''} Where there is no "
-                f"network, put the file at {path}, or give the path of your copy: "
+                f"{source} could not be downloaded ({error}).{kept if now else ''} Without a "
+                f"network, put the file at {path}, or pass the path of your copy: "
                 "`load_checkpoint(name, path)`, `keras-dyhead convert NAME FILE OUT.keras`."
             ) from error
-    raise ConnectionError(f"{source} could not be fetched in {_ATTEMPTS} tries.")
+    raise ConnectionError(f"{source} could not be downloaded in {_ATTEMPTS} attempts.")
 
 
 def _fetch_rest(source: str, part: Path, begun: int) -> int | None:
@@ -144,7 +146,7 @@ def _fetch_rest(source: str, part: Path, begun: int) -> int | None:
 
 @contextlib.contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Has the processes that fetch a file wait for one another, where the system can."""
+    """Makes processes that download the same file wait for each other, except on Windows."""
     lock = path.with_name(f"{path.name}.lock")
     with open(lock, "w") as file:
         if fcntl is not None:
@@ -154,7 +156,7 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _cache() -> Path:
-    """Where Keras keeps models that it fetches."""
+    """Returns the folder for models that Keras downloads."""
     home = Path("~").expanduser()
     if not os.access(home, os.W_OK):
         home = Path(tempfile.gettempdir())
@@ -162,7 +164,7 @@ def _cache() -> Path:
 
 
 def sha256_of(path: Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal digits."""
+    """Returns the SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while chunk := file.read(_CHUNK):

@@ -1,4 +1,4 @@
-"""A published checkpoint as a Keras model."""
+"""Loads a published checkpoint as a Keras model."""
 
 import importlib
 import re
@@ -27,7 +27,7 @@ from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_pat
 from keras_dyhead.detectors import Detector
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
 
-# For each part of a detector: what its tensors' names begin with, and the table of the rest.
+# For each part of a detector: the prefix of its tensor names, and the table for the rest.
 _NAMES = {
     MICROSOFT: {
         "ResNetBackbone": ("backbone.backbone.bottom_up.", tables.RESNET_DETECTRON2),
@@ -54,27 +54,26 @@ _NAMES = {
 def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=None):
     """Builds a published detector and sets its weights from a checkpoint file.
 
-    The model computes what the original does, from the preprocessing (`model.preprocessor`) to the
+    The model computes what the original does, from preprocessing (`model.preprocessor`) to
     decoding (`model.decoder`).
 
     Args:
-        name: One of `PUBLISHED`, the name of the original config.
-        path: Path of a checkpoint of this model (see `read_state_dict`), the published one or your
-            own training, with any number of classes; or a mapping of tensor name to array in
-            PyTorch's layout. Defaults to `None`: the published file, which is fetched once into
-            Keras' cache and checked, see `fetch_checkpoint`.
+        name: One of `PUBLISHED` or `COMPOSED`, the name of the original config.
+        path: Path of a checkpoint of this model (see `read_state_dict`), the published one or one
+            that you trained, with any number of classes; or a mapping of tensor name to array in
+            PyTorch's layout. Defaults to `None`: the published file, which is downloaded once into
+            Keras' cache and verified, see `fetch_checkpoint`.
         image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
-        dtype: Policy of all layers. Defaults to the global policy.
+        dtype: Dtype policy of all layers. Defaults to the global policy.
 
     Returns:
-        The detector, a `keras.Model`. `class_names` are those that the file has (`meta` of
-        mmdetection), else `keras_dyhead.coco.COCO_CLASSES` where there are 80, else `None`.
+        The detector, a `keras.Model`. Its `class_names` come from the file (mmdetection's `meta`).
+        Without them, they are `keras_dyhead.coco.COCO_CLASSES` for 80 classes, else `None`.
 
     Raises:
-        ConnectionError: If the published file cannot be fetched; the message says what to put
-            where.
-        ValueError: If the name is unknown, or the tensors are not exactly those of the model: the
-            message names the missing, superfluous or differing ones.
+        ConnectionError: If the download fails. The message says where to put the file instead.
+        ValueError: If the name is unknown, or the tensors are not exactly those of the model. The
+            message lists missing, unused and differing tensors.
 
     Example:
     ```python
@@ -91,7 +90,7 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     if path is None:
         if record.source is None:
             raise ValueError(
-                f"No weights of {name!r} are published: give the path of your own training of it."
+                f"No weights of {name!r} are published: pass the `path` of your own checkpoint."
             )
         path = fetch_checkpoint(record.source)
     state, class_names = read_checkpoint(path)
@@ -101,7 +100,7 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     parts = detector_parts(model, record, state)
     set_ones = {id(variable) for part in parts for variable in part.weights.values()}
     left = [weight.path for weight in model.weights if id(weight) not in set_ones]
-    left = [path for path in left if not path.endswith("running_positives")]  # of the loss
+    left = [path for path in left if not path.endswith("running_positives")]  # state of the loss
     if left:
         raise ValueError(f"No checkpoint holds these weights of {name!r}: {left}")
     copy_tensors(parts, state, tables.UNUSED, f"checkpoint for {name!r}")
@@ -109,20 +108,21 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
 
 
 def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
-    """Returns the detector of a `.keras` file, or a published one by its name.
+    """Loads a detector from a `.keras` file, or a published one by its name.
 
     Args:
-        source: Path of a `.keras` file of a detector, or one of `PUBLISHED`, which
-            `load_checkpoint` then fetches.
-        hosted: Whether it may be a detector of KerasCV or KerasHub. Defaults to `False`.
+        source: Path of a `.keras` file of a detector, or one of `PUBLISHED` (see
+            `load_checkpoint`).
+        hosted: Whether detectors of KerasCV and KerasHub are allowed. Defaults to `False`.
 
     Returns:
-        The detector, not compiled; a hosted one as a `HostedDetector`.
+        The detector, not compiled. One of KerasCV or KerasHub is returned as a `HostedDetector`.
 
     Raises:
-        ConnectionError: If the published file cannot be fetched.
-        ImportError: If the file needs KerasCV or KerasHub, which cannot be imported.
-        ValueError: If there is neither such a file nor such a name, or the file holds no detector.
+        ConnectionError: If the published file cannot be downloaded.
+        ImportError: If the file needs KerasCV or KerasHub, but they cannot be imported.
+        ValueError: If `source` is neither a file nor a published name, or the file contains no
+            detector.
 
     Example:
     ```python
@@ -134,30 +134,31 @@ def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
     if not Path(source).is_file():
         raise ValueError(
             f"There is no file {source}, and no published model of that name. "
-            f"Published are {list(PUBLISHED)}"
+            f"Published models: {list(PUBLISHED)}"
         )
     _import_integrations(source)
     try:
         model = keras.saving.load_model(source, compile=False)
-    except Exception as error:  # what a damaged file raises differs from version to version
-        raise ValueError(f"{source} is no model that Keras can load: {error}") from None
+    except Exception as error:  # damaged files raise different errors in different versions
+        raise ValueError(f"{source} is not a model that Keras can load: {error}") from None
     if hosted and is_hosted(model):
         return HostedDetector(model)
     if not isinstance(model, Detector):
-        advice = ": use it in Python, see `keras.saving.load_model`." if is_hosted(model) else "."
+        advice = ". Load it with `keras.saving.load_model`." if is_hosted(model) else ""
         raise ValueError(
-            f"{source} holds no keras_dyhead detector, but a {type(model).__name__}{advice}"
+            f"{source} must contain a keras_dyhead detector. Received: a "
+            f"{type(model).__name__}{advice}"
         )
     return model
 
 
 def _import_integrations(path) -> None:
-    """Has Keras know the classes of `keras_dyhead.integrations` that a file names."""
+    """Registers the classes of `keras_dyhead.integrations` that a file needs with Keras."""
     try:
         with zipfile.ZipFile(path) as file:
             content = file.read("config.json").decode()
     except (OSError, zipfile.BadZipFile, KeyError, ValueError):
-        return  # Keras says what is wrong with it
+        return  # `load_model` raises the error
     for module in set(re.findall(r"keras_dyhead\.integrations\.keras_(?:cv|hub)", content)):
         importlib.import_module(module)
 
@@ -165,7 +166,7 @@ def _import_integrations(path) -> None:
 def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:
     """Returns all weights of a detector with the tables of a published record.
 
-    The state is searched for the DyHead tower.
+    The DyHead tower is found in `state`.
     """
     names = _NAMES[record.origin]
 
@@ -185,7 +186,7 @@ def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:
 
 
 def count_classes(record: PublishedModel, state: Mapping) -> int:
-    """Returns the number of classes of the tensors; COCO's where these are of another model."""
+    """Returns the number of classes of the tensors, or COCO's if they are of another model."""
     prefix, table = _NAMES[record.origin][record.detector]
 
     def rows(layer):
@@ -197,23 +198,23 @@ def count_classes(record: PublishedModel, state: Mapping) -> int:
     if scores is None or boxes % 4:
         return len(COCO_CLASSES)
     if record.detector != "faster-rcnn":
-        return max(1, scores // (boxes // 4))  # for every anchor of a cell
+        return max(1, scores // (boxes // 4))  # one per anchor
     if boxes != 4 * (scores - 1):
         raise ValueError(
-            f"Its Faster R-CNN must have a box for every class, and a score for every class and "
-            f"the background. Received: {boxes // 4} boxes, {scores} scores"
+            f"Faster R-CNN must have a box for every class, and a score for every class and the "
+            f"background. Received: {boxes // 4} boxes, {scores} scores"
         )
     return scores - 1
 
 
 def fitting_names(names: Sequence[str] | None, num_classes: int) -> Sequence[str] | None:
-    """Returns the names of the file, or COCO's; none if they are not as many as the classes."""
+    """Returns the names of the file or COCO's, or `None` if their number does not fit."""
     if names is None and num_classes == len(COCO_CLASSES):
         return COCO_CLASSES
     if names is not None and len(names) != num_classes:
         warnings.warn(
-            f"the checkpoint names {len(names)} classes, but its tensors are for {num_classes}: "
-            "the names are left out.",
+            f"The checkpoint names {len(names)} classes, but its tensors are for {num_classes}. "
+            "The names are ignored.",
             UserWarning,
             stacklevel=3,
         )
@@ -222,6 +223,6 @@ def fitting_names(names: Sequence[str] | None, num_classes: int) -> Sequence[str
 
 
 def _to_channels_last(array: np.ndarray, size: int = 7) -> np.ndarray:
-    """Reorders the inputs of a dense layer on regions from (C, size, size) to (size, size, C)."""
+    """Reorders the inputs of a dense layer from (C, size, size) to (size, size, C)."""
     units = len(array)
     return array.reshape(units, -1, size, size).transpose(0, 2, 3, 1).reshape(units, -1)

@@ -1,4 +1,4 @@
-"""Opening checkpoint files of every kind, without running any code they may hold."""
+"""Opens checkpoint files of every kind without running code in them."""
 
 import contextlib
 import os
@@ -12,7 +12,7 @@ import numpy as np
 from keras_dyhead.checkpoints.plain_values import ARRAYS, INERT, PlainUnpickler, StoredArray
 
 _SAFETENSORS = ".safetensors"
-# What a file begins with that is no checkpoint.
+# First bytes of files that are not checkpoints.
 _OTHER_KINDS = (
     (rb"\s*<(!doctype|html|\?xml)", "a web page, not a checkpoint: the download went wrong"),
     (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself: `git lfs pull` it"),
@@ -21,22 +21,22 @@ _OTHER_KINDS = (
     (rb"\x89PNG|\xff\xd8\xff|GIF8", "an image, not a checkpoint"),
     (rb"\x1f\x8b|BZh|\xfd7zXZ|7z\xbc\xaf", "a compressed file: unpack it first"),
 )
-# PyTorch's files before 1.6 are several pickles, of which the first is this number.
+# Files from PyTorch before 1.6 are several pickles. The first is this number.
 _OLD_PYTORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.", re.DOTALL)
 
 
 def open_checkpoint(path: Path) -> Mapping:
-    """Returns the content of a file: names to arrays, tensors and whatever else it has.
+    """Returns the content of a file: a mapping of names to arrays, tensors and other values.
 
-    Files called `.safetensors`, in capitals or not, are read as such, and those that begin as such
-    do. All others are zip files of PyTorch, its older files, or pickles of NumPy arrays; which one
-    is seen in the file.
+    The content decides how a file is read: as safetensors, as a zip file of PyTorch, as an older
+    file of PyTorch, or as a pickle of NumPy arrays. The suffix `.safetensors`, in any case, also
+    selects safetensors.
 
     Args:
         path: Path of the file.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged, of another kind, or holds more than
+        ValueError: If the file is missing, empty, damaged, of another kind, or contains more than
             tensors, arrays and plain values.
         ImportError: If PyTorch 2.6 (or safetensors, for a file of that kind) is not installed.
     """
@@ -47,7 +47,7 @@ def open_checkpoint(path: Path) -> Mapping:
         head = file.read(512)
     if not head:
         raise ValueError(f"{path} is empty.")
-    header = int.from_bytes(head[:8], "little")  # its size: any number that the file has room for
+    header = int.from_bytes(head[:8], "little")  # its size must fit in the file
     is_safetensors = head[8:10] == b'{"' and header < path.stat().st_size
     is_safetensors |= path.suffix.lower() == _SAFETENSORS
     for pattern, kind in _OTHER_KINDS[: 2 if is_safetensors else None]:
@@ -64,13 +64,13 @@ def open_checkpoint(path: Path) -> Mapping:
 
 
 class SafetensorsFile(Mapping):
-    """The tensors of a safetensors file; each is read when asked for.
+    """The tensors of a safetensors file, each read on access.
 
     Args:
         path: Path of the file.
 
     Attributes:
-        metadata: The texts that the file has beside the tensors.
+        metadata: The strings stored with the tensors.
     """
 
     def __init__(self, path: str | os.PathLike):
@@ -82,8 +82,8 @@ class SafetensorsFile(Mapping):
             ) from error
         try:
             self._file = safetensors.safe_open(path, framework="numpy")
-        except Exception as error:  # of the library's own class, and OSError
-            raise ValueError(f"{path} is no intact safetensors file: {error}") from error
+        except Exception as error:  # the library's own class, or OSError
+            raise ValueError(f"{path} is not an intact safetensors file: {error}") from error
         self._names = self._file.keys()
         self.metadata = self._file.metadata() or {}
 
@@ -101,7 +101,7 @@ class SafetensorsFile(Mapping):
 
 
 def as_array(value) -> np.ndarray | None:
-    """Returns what a file has under a name as an array, floats as float32; `None` for the rest."""
+    """Converts a value of a file to an array, floats to float32. Returns `None` for others."""
     if isinstance(value, StoredArray):
         value = value.array
     elif hasattr(value, "detach"):  # a tensor
@@ -117,20 +117,20 @@ def _check_zip(path):
         names = zipfile.ZipFile(path).namelist()
     except (zipfile.BadZipFile, UnicodeDecodeError):
         raise ValueError(
-            f"{path} is cut off or damaged: its end has no list of its contents."
+            f"{path} is truncated or damaged: it has no list of contents at its end."
         ) from None
     if "config.json" in names and any(name.startswith("model.weights") for name in names):
         raise ValueError(
-            f"{path} is a Keras model, not a PyTorch checkpoint: `keras.saving.load_model` and the "
-            "commands' `--model` take it as it is."
+            f"{path} is a Keras model, not a PyTorch checkpoint. Load it with "
+            "`keras.saving.load_model` or the commands' `--model`."
         )
     if any(name.endswith("constants.pkl") for name in names):
         raise ValueError(
-            f"{path} is a TorchScript program, not a checkpoint: save its tensors alone, "
+            f"{path} is a TorchScript program, not a checkpoint. Save only its tensors: "
             "torch.save(torch.jit.load(path).state_dict(), other_path)."
         )
     if not any(name.endswith("data.pkl") for name in names):
-        raise ValueError(f"{path} is a zip file without a checkpoint in it. It has {names[:5]}.")
+        raise ValueError(f"{path} is a zip file without a checkpoint. It contains {names[:5]}.")
 
 
 def _load_torch(path):
@@ -138,13 +138,13 @@ def _load_torch(path):
         import torch
     except ImportError as error:
         raise ImportError(
-            f"Reading {path} needs PyTorch, of which the CPU build will do: "
+            f"Reading {path} needs PyTorch (the CPU build is enough): "
             "`pip install '.[convert]'` in a clone. The converted model does not need it."
         ) from error
     if torch.__version__ < (2, 6):  # compares versions, not strings
         raise ImportError(
-            "Reading checkpoints safely needs PyTorch 2.6: earlier ones can be made to run code "
-            f"despite `weights_only` (CVE-2025-32434). Installed: {torch.__version__}"
+            "Reading checkpoints safely needs PyTorch 2.6: files can make earlier versions run "
+            f"code despite `weights_only` (CVE-2025-32434). Installed: {torch.__version__}"
         )
     known = [(value, name) for name, value in (ARRAYS | INERT).items()]
     with _errors_of(path), torch.serialization.safe_globals(known):
@@ -154,20 +154,20 @@ def _load_torch(path):
 
 @contextlib.contextmanager
 def _errors_of(path):
-    """Has the error of an unreadable file name the file, and what it asked for."""
+    """Adds the file, and what it tried to load, to the error of an unreadable file."""
     try:
         yield
-    except Exception as error:  # what a damaged file raises differs from version to version
+    except Exception as error:  # damaged files raise different errors in different versions
         # "... Unsupported global: GLOBAL os.system was not ..." or "... GLOBAL os.system whose ..."
         match = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
         if match is None:
             raise ValueError(
-                f"{path} is damaged or no PyTorch checkpoint: {_last_line(error)}"
+                f"{path} is damaged or not a PyTorch checkpoint: {_last_line(error)}"
             ) from error
         raise ValueError(
-            f"{path} was refused: besides tensors it holds {match[1]!r}, and loading that could "
-            "run any code. Nothing of it was run. If the file comes from a source you trust, save "
-            "its tensors alone, where it was made: torch.save(model.state_dict(), path)."
+            f"{path} was refused: besides tensors, it contains {match[1]!r}. Loading that could "
+            "run any code. None was run. If you trust its source, save only its tensors where it "
+            "was made: torch.save(model.state_dict(), path)."
         ) from error
 
 

@@ -1,7 +1,7 @@
-"""Reading pickles that hold arrays and plain values, without running anything they name.
+"""Reads pickles of arrays and plain values without running anything they name.
 
-A pickle names functions and classes to call. Here each name stands for a class of this file or for
-nothing: neither NumPy nor any other package is called by a pickle.
+A pickle names functions and classes to call. Each known name maps to a class of this file, so that
+a pickle cannot call NumPy or any other package.
 """
 
 import codecs
@@ -13,7 +13,7 @@ import numpy as np
 
 
 class StoredDType:
-    """The dtype of a pickled array: a kind, a size and an order of bytes."""
+    """The dtype of a pickled array: kind, size and byte order."""
 
     def __init__(self, name="f4", *_):
         self.name = name if isinstance(name, str) else "unknown"
@@ -24,7 +24,7 @@ class StoredDType:
 
 
 class StoredArray:
-    """A pickled array of numbers, see `array`; anything else is `None` there."""
+    """A pickled array. `array` is `None` unless it has numbers."""
 
     def __init__(self, *_):
         self.array = None
@@ -35,14 +35,14 @@ class StoredArray:
 
     @classmethod
     def from_buffer(cls, content, dtype, shape, order, *_):
-        """Makes one as protocol 5 stores it."""
+        """Creates an array from the form of protocol 5."""
         stored = cls()
         stored._fill(content, dtype, shape, order)
         return stored
 
     @classmethod
     def from_number(cls, dtype, content=None):
-        """Makes one without dimensions."""
+        """Creates an array without dimensions."""
         return cls.from_buffer(content, dtype, (), "C")
 
     def _fill(self, content, dtype, shape, order):
@@ -54,7 +54,7 @@ class StoredArray:
 
 
 class Inert:
-    """Stands for an object that has no part in the weights; does and keeps nothing."""
+    """Replaces objects that are not weights. Does and stores nothing."""
 
     def __new__(cls, *arguments):
         return super().__new__(cls)
@@ -64,7 +64,7 @@ class Inert:
 
 
 class StoredBytes:
-    """How protocol 2 stores bytes."""
+    """Bytes as protocol 2 stores them."""
 
     def __new__(cls, text="", encoding="latin1"):
         return codecs.encode(text, {"latin1": "latin1"}[encoding])
@@ -74,15 +74,15 @@ class StoredBytes:
 
 
 _NUMPY = ("numpy.core", "numpy._core")
-# What arrays are made of, by the names that files give it.
+# Names that pickled arrays use.
 ARRAYS = {
     **{f"{package}.multiarray._reconstruct": StoredArray for package in _NUMPY},
     **{f"{package}.multiarray.scalar": StoredArray.from_number for package in _NUMPY},
     "numpy.ndarray": Inert,
     "numpy.dtype": StoredDType,
 }
-# What training loops put beside the weights: mmengine's log history, the arguments of the command
-# line, paths, and types of dtypes.
+# Objects that training loops store with the weights: mmengine's log history, command line
+# arguments, paths, and dtype classes.
 INERT = {
     name: Inert
     for name in (
@@ -95,7 +95,7 @@ INERT = {
             f"numpy.dtypes.{kind}DType"
             for kind in ("Bool", "Int32", "Int64", "Float32", "Float64", "Str")
         ),
-        "builtins.getattr",  # how pickle refers to the methods of HistoryBuffer
+        "builtins.getattr",  # for methods of HistoryBuffer
         "__builtin__.getattr",
     )
 }
@@ -103,16 +103,16 @@ _PICKLED = {
     **ARRAYS,
     **{f"{package}.numeric._frombuffer": StoredArray.from_buffer for package in _NUMPY},
     "_codecs.encode": StoredBytes,
-    **{f"{package}.bytes": StoredBytes for package in ("builtins", "__builtin__")},  # without any
+    **{f"{package}.bytes": StoredBytes for package in ("builtins", "__builtin__")},  # empty bytes
     "collections.OrderedDict": collections.OrderedDict,
 }
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Reads arrays and plain values; refuses to look up any other name."""
+    """Reads arrays and plain values, and refuses all other names."""
 
     def find_class(self, module, name):
-        """Returns what a name stands for here."""
+        """Returns the class that replaces a name."""
         try:
             return _PICKLED[f"{module}.{name}"]
         except KeyError:

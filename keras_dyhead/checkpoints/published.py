@@ -1,4 +1,4 @@
-"""What there is to load: the published detectors with DyHead, one readable record each."""
+"""Records of the published detectors with DyHead."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,20 +23,20 @@ OPENMMLAB = "openmmlab"
 
 @dataclasses.dataclass(frozen=True)
 class PublishedModel:
-    """A detector as it was published, before its weights.
+    """The architecture of a published detector.
 
     Args:
-        origin: `"microsoft"` (microsoft/DynamicHead on detectron2) or `"openmmlab"` (mmdetection):
-            whose names the tensors have.
+        origin: Source of the tensor names: `"microsoft"` (microsoft/DynamicHead on detectron2) or
+            `"openmmlab"` (mmdetection).
         detector: One of `keras_dyhead.detectors.DETECTORS`.
-        backbone: Class of `keras_dyhead.backbones`.
-        backbone_arguments: Its arguments.
+        backbone: Name of a class in `keras_dyhead.backbones`.
+        backbone_arguments: Arguments of the backbone.
         neck: Arguments of the `DyHeadNeck`.
         pyramid: Arguments of the `FeaturePyramid`.
-        arguments: The detector's other arguments.
+        arguments: Other arguments of the detector.
         preprocessing: Arguments of `DetectionPreprocessor`.
-        ap: Published box AP on COCO val2017 in percent, or `None` where there is none.
-        source: Address of the weights, or `None` where none are published.
+        ap: Published box AP on COCO val2017 in percent, or `None`.
+        source: URL of the weights, or `None` if none are published.
     """
 
     origin: str
@@ -51,13 +51,13 @@ class PublishedModel:
     source: str | None = None
 
     def build(self, image_shape=(None, None, 3), dtype=None, class_names=COCO_CLASSES, **changes):
-        """Returns the detector, with random weights.
+        """Builds the detector with random weights.
 
         Args:
             image_shape: Shape of a preprocessed image. Defaults to `(None, None, 3)`.
-            dtype: Policy of all layers. Defaults to the global policy.
+            dtype: Dtype policy of all layers. Defaults to the global policy.
             class_names: Names of the classes, or `None`. Defaults to the 80 of COCO.
-            **changes: Arguments of the detector other than the published ones; `backbone`, `neck`,
+            **changes: Arguments that replace those of the published detector. `backbone`, `neck`,
                 `pyramid` and `preprocessor` are objects.
         """
         if "backbone" not in changes:
@@ -88,7 +88,7 @@ _RGB = {
 }
 _BGR = {"channel_order": "BGR", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
 _BGR_FCOS = _BGR | {"mean": (102.9801, 115.9465, 122.7717)}
-# detectron2 and mmdet's backend "pillow" resize by Pillow, mmdet by itself by OpenCV.
+# detectron2 and mmdet's "pillow" backend resize with Pillow, mmdet by default with OpenCV.
 _SIZE_800 = {"min_side": 800, "max_side": 1333, "pad_multiple": 128, "resizing": "pillow"}
 _SIZE_1200 = {"min_side": 1200, "max_side": 2000, "pad_multiple": 128, "resizing": "pillow"}
 _SIZE_800_OPENCV = {"min_side": 800, "max_side": 1333, "pad_multiple": 32, "resizing": "opencv"}
@@ -114,7 +114,7 @@ _SQUARES_IN_MIDDLES = AnchorGenerator(8.0, octaves=1, ratios=(1.0,), offset=0.5)
 
 _MICROSOFT_NECK = {"alignment": "published", "start": "released"}
 _OPENMMLAB_NECK = _MICROSOFT_NECK | {"use_bias": False}
-_RELU_BEFORE_EXTRA = {"relu_before_extra_convs": True}  # of Microsoft, and of FCOS
+_RELU_BEFORE_EXTRA = {"relu_before_extra_convs": True}  # Microsoft and FCOS
 _FROM_P2 = {"min_level": 2, "max_level": 6, "extra_levels": "pool"}
 
 _MICROSOFT_ATSS = {
@@ -123,7 +123,7 @@ _MICROSOFT_ATSS = {
     "loss_normalizer": "batch",
     "decoder": DetectionDecoder(iou_threshold=0.6, clip="after_nms", rank_by="confidence"),
 }
-_OPENMMLAB_ATSS = {  # as its authors' reproduction of Microsoft's
+_OPENMMLAB_ATSS = {  # as in their reproduction of Microsoft's
     "head_kernel_size": 1,
     "anchors": _SQUARES_IN_MIDDLES,
     "loss_normalizer": "image",
@@ -230,7 +230,7 @@ PUBLISHED = {
         "atss_swin-l-p4-w12_fpn_dyhead_mstrain_2x_coco_20220509_100315-bc5b6516.pth",
     ),
 }
-"""The seven detectors with DyHead whose weights are published, by their original config names."""
+"""The seven DyHead detectors with published weights, by their original config names."""
 
 COMPOSED = {
     "retinanet_r50_fpn_1x_coco+dyhead": PublishedModel(
@@ -298,5 +298,5 @@ COMPOSED = {
         source=None,
     ),
 }
-"""mmdetection's configs with `neck=[FPN, DyHead]`, or with the backbone of the paper's best system:
-no weights are published, but yours load."""
+"""mmdetection's configs with `neck=[FPN, DyHead]`, or with the backbone of the paper's best system.
+No weights are published, but you can load your own."""

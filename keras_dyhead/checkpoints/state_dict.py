@@ -1,4 +1,4 @@
-"""The tensors of a checkpoint, and the names of its classes."""
+"""Reads the tensors and class names of a checkpoint."""
 
 import json
 import os
@@ -11,21 +11,20 @@ import numpy as np
 from keras_dyhead.checkpoints.open_file import SafetensorsFile, as_array, open_checkpoint
 from keras_dyhead.checkpoints.plain_values import StoredArray
 
-# Where files keep the tensors, what is averaged first: timm and those who learned from it keep the
-# averages beside the weights; mmengine's `state_dict` holds the averages, and `ema_state_dict` the
-# weights before.
+# Keys of the tensors in files, averaged weights first: timm and similar packages store averages
+# next to the weights. In mmengine, `state_dict` has the averages and `ema_state_dict` the weights.
 _WRAPPERS = (
     *("state_dict_ema", "model_ema", "ema"),
     *("state_dict", "model", "module", "ema_state_dict"),
 )
 _CLASSES = ("classes", "CLASSES", "class_names")
-# Parts of names that stand for a wrapper around a module, wherever they occur.
+# Parts of names that wrappers around a module add, anywhere in a name.
 _INSIDE = re.compile(
     r"(?:(?<=\.)|^)"
     r"(?:module|_(?:orig_mod|forward_module|(?:fsdp|checkpoint)_wrapped_module))\."
 )
-# What whole models are called inside others: the first one that a file has is taken. Where a
-# teacher is the average of a student, it is the teacher that is evaluated.
+# Names of whole models inside others. The first one in a file is used: if a teacher is the average
+# of a student, the teacher is evaluated.
 _AROUND = (
     *("architecture", "teacher", "modelTeacher"),
     *("ema", "ema_model", "model_ema", "averaged_model", "average_model", "swa_model"),
@@ -37,26 +36,26 @@ _COUNTERS = ("n_averaged", "steps")
 def read_state_dict(path) -> Mapping[str, np.ndarray]:
     """Reads the tensors of a PyTorch checkpoint, a safetensors file or a pickle of arrays.
 
-    No code of the file is run: `.pth` files are opened by `torch.load(weights_only=True)`, and
-    detectron2's `.pkl` files of NumPy arrays by a reader that knows arrays and plain values only.
-    A file that asks for anything else is refused. Files of PyTorch stay memory-mapped where their
-    format allows it, so that they are not copied into memory as a whole.
+    No code in the file is run: `torch.load(weights_only=True)` opens `.pth` files, and a reader
+    that knows only arrays and plain values opens detectron2's `.pkl` files of NumPy arrays. Files
+    with anything else are refused. PyTorch files are memory-mapped if their format allows it, so
+    that they are not copied into memory as a whole.
 
-    Names lose what training tools put around them: `module.`, `_orig_mod.`, and a prefix such as
-    `model.` or `teacher.`. The copies `ema_...` of mmdetection 2 are left out.
+    Additions of training tools to names are removed: `module.`, `_orig_mod.`, and a prefix such as
+    `model.` or `teacher.`. The `ema_...` copies of mmdetection 2 are left out.
 
     Args:
-        path: Path of the file; or a mapping of tensor name to array or tensor, which may be wrapped
+        path: Path of the file, or a mapping of tensor name to array or tensor, which may be nested
             as in files.
 
     Returns:
-        Mapping of tensor name to array, in PyTorch's layout; floating point tensors as float32. Of
-        `{"state_dict": ..., "meta": ...}` (OpenMMLab), `{"model": ...}` (detectron2) and the like
-        it is the inner one. Where a file has averaged weights, too, it is these.
+        Mapping of tensor name to array in PyTorch's layout, with floating point tensors as float32.
+        For `{"state_dict": ..., "meta": ...}` (OpenMMLab), `{"model": ...}` (detectron2) and the
+        like, it is the inner mapping. If a file also has averaged weights, they are returned.
 
     Raises:
-        ValueError: If the file is missing, empty, damaged, of another kind, holds more than tensors
-            and plain values, no tensors, or those of several models.
+        ValueError: If the file is missing, empty, damaged or of another kind, or contains more than
+            tensors and plain values, no tensors, or several models.
         ImportError: If PyTorch 2.6 (or safetensors, for a file of that kind) is not installed.
 
     Example:
@@ -69,10 +68,10 @@ def read_state_dict(path) -> Mapping[str, np.ndarray]:
 
 
 def read_checkpoint(path) -> tuple[Mapping[str, np.ndarray], list[str] | None]:
-    """Reads tensors as `read_state_dict` does, and the names of the classes if the file has them.
+    """Reads tensors as `read_state_dict` does, and the class names if the file has them.
 
-    mmdetection keeps these in `meta`, as `CLASSES` or as `classes` of `dataset_meta`; detectron2
-    does not keep them.
+    mmdetection stores them in `meta`, as `CLASSES` or as `classes` of `dataset_meta`. detectron2
+    does not store them.
     """
     if isinstance(path, Mapping):
         if any(isinstance(value, Mapping) or _is_tensor(value) for value in path.values()):
@@ -80,7 +79,7 @@ def read_checkpoint(path) -> tuple[Mapping[str, np.ndarray], list[str] | None]:
         return _plain_names(path), None
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(
-            "A checkpoint must be a path, or a mapping of tensor name to array. "
+            "A checkpoint must be a path or a mapping of tensor name to array. "
             f"Received: {type(path)}"
         )
     path = Path(path)
@@ -99,20 +98,20 @@ def _tensors_of(content, path):
             found = [key for key in others if "ema" in str(key)] or others
             if len(found) > 1:
                 raise ValueError(
-                    f"{path} holds several models: {found}. Save the tensors of one alone, or pass "
-                    "the mapping of its names to tensors."
+                    f"{path} contains several models: {found}. Save the tensors of only one, or "
+                    "pass its mapping of names to tensors."
                 )
         if not found:
             break
         inner = inner[found[0]]
     if not isinstance(inner, Mapping) or not inner:
         raise ValueError(
-            f"{path} holds no mapping of names to tensors. Received: {type(inner).__name__}"
+            f"{path} contains no mapping of names to tensors. Received: {type(inner).__name__}"
         )
     arrays = {name: as_array(value) for name, value in inner.items() if isinstance(name, str)}
     state = {name: array for name, array in arrays.items() if array is not None}
     if not state:
-        raise ValueError(f"{path} holds no tensors, only {sorted(map(str, inner))[:10]}.")
+        raise ValueError(f"{path} contains no tensors, only {sorted(map(str, inner))[:10]}.")
     return state
 
 
@@ -128,14 +127,14 @@ def _holds_tensors(value) -> bool:
 
 
 def _class_names(content) -> list[str] | None:
-    """The names in the order of labels, `None` where a file has none or they are no names."""
+    """Returns the class names in the order of labels, or `None` if there are no valid ones."""
     places = [content]
     for key in ("meta", "dataset_meta"):
         places += [place[key] for place in places if isinstance(place.get(key), Mapping)]
     for place in reversed(places):
         for key in _CLASSES:
             names = place.get(key)
-            if isinstance(names, str):  # JSON in safetensors; else a tuple that lacks its comma
+            if isinstance(names, str):  # JSON in safetensors, or a tuple without its comma
                 try:
                     names = json.loads(names)
                 except ValueError:
@@ -149,7 +148,7 @@ def _class_names(content) -> list[str] | None:
 
 
 def _plain_names(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
-    """The tensors by the names that the detector itself gives them."""
+    """Returns the tensors by their names in the detector itself."""
     names = {_INSIDE.sub("", name): name for name in state if name not in _COUNTERS}
     copies = {f"ema_{name.replace('.', '_')}" for name in names}
     names = {name: stored for name, stored in names.items() if name not in copies}
@@ -169,7 +168,7 @@ def _plain_names(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
 
 
 class _Renamed(Mapping):
-    """A mapping by other names; values are read when asked for."""
+    """A mapping with other names. Values are read on access."""
 
     def __init__(self, values: Mapping, names: Mapping[str, str]):
         self._values = values

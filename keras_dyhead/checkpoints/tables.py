@@ -1,8 +1,8 @@
-"""Where published checkpoints keep each weight: our layers to their modules (`transfer.Part`).
+"""Names of our layers -> names of the modules in published checkpoints (see `transfer.Part`).
 
-What Keras calls the kernel or gamma of a layer is the weight of a PyTorch module, and so on: see
-`transfer.LEAVES`. Braces hold numbers: `l` counts ResNet's stages from 1, `s` Swin's from 0, `n`
-blocks, `i` convolutions or layers of a block, `p` pyramid levels.
+`transfer.LEAVES` maps the weights: Keras' kernel or gamma is a PyTorch module's weight, and so on.
+Braces are numbers: `l` counts ResNet's stages from 1, `s` Swin's stages from 0, `n` blocks, `i`
+convolutions or layers of a block, `p` pyramid levels.
 """
 
 RESNET_DETECTRON2 = {
@@ -152,8 +152,8 @@ RCNN_MMDET = {
     "box_head/box_deltas": "roi_head.bbox_head.fc_reg",
 }
 
-# Tensors that hold nothing the models need: counters, constants a model computes by itself, and
-# what older versions of detectron2 stored along.
+# Tensors that the models do not need: counters, constants that models compute themselves, and
+# extras of older versions of detectron2.
 UNUSED = (
     r"(.*\.)?num_batches_tracked",
     r"(.*\.)?relative_position_index",
@@ -161,5 +161,5 @@ UNUSED = (
     r"pixel_(mean|std)",
     r"(.*\.)?anchor_generator\.cell_anchors\.\d+",
 )
-# Of ImageNet weights: the classifier, and the normalization before it.
+# In ImageNet weights: the classifier and the normalization before it.
 UNUSED_CLASSIFIER = (r"((stem\.)?fc|head|classifier)\..*", r"norm\.(weight|bias)")

@@ -1,4 +1,4 @@
-"""The tensors of a published DyHead tower, loaded into a `DyHeadNeck`."""
+"""Loads the tensors of a published DyHead tower into a `DyHeadNeck`."""
 
 import re
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from keras_dyhead.checkpoints.state_dict import read_state_dict
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 
-# Where each tensor of a block lives: name in our layers -> name in the state dict.
+# Tensors of a block: name in our layers -> name in the state dict.
 MICROSOFT_BLOCK = {
     "spatial_attention/offset_conv/kernel": "offset.weight",
     "spatial_attention/offset_conv/bias": "offset.bias",
@@ -57,9 +57,9 @@ _TOWERS = {"dyhead_tower": MICROSOFT_BLOCK, "dyhead_blocks": OPENMMLAB_BLOCK}
 def load_tower(neck: DyHeadNeck, state) -> DyHeadNeck:
     """Copies the weights of a published DyHead tower into a built neck.
 
-    The state may be that of a whole detector: keys outside the tower are left alone. Microsoft's
-    keys contain `dyhead_tower.<N>.`, OpenMMLab's `dyhead_blocks.<N>.`. Weights were trained with
-    `alignment="published"`; OpenMMLab's need `use_bias=False`.
+    The state may be that of a whole detector: keys outside the tower are ignored. Microsoft's keys
+    contain `dyhead_tower.<N>.`, OpenMMLab's `dyhead_blocks.<N>.`. Both were trained with
+    `alignment="published"`. OpenMMLab's need `use_bias=False`.
 
     Args:
         neck: Built `DyHeadNeck` with as many blocks and channels as the tower.
@@ -70,8 +70,8 @@ def load_tower(neck: DyHeadNeck, state) -> DyHeadNeck:
         The same neck.
 
     Raises:
-        ValueError: If the neck is not built, no tower or several are found, a tensor is missing,
-            unused or of another shape. Nothing is loaded then.
+        ValueError: If the neck is not built, if there is no tower or more than one, or if a tensor
+            is missing, unused or of another shape. The neck is then unchanged.
 
     Example:
 
@@ -91,10 +91,10 @@ def load_tower(neck: DyHeadNeck, state) -> DyHeadNeck:
 
 
 def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
-    """Returns a built neck's weights with the table of the tower that the state holds.
+    """Returns a built neck's weights with the table of the tower in the state.
 
     Raises:
-        ValueError: If there is no tower or several, or `use_bias` must be another.
+        ValueError: If there is no tower or more than one, or `use_bias` is wrong for it.
     """
     matches = (re.match(r"((?:.*\.)?(dyhead_tower|dyhead_blocks)\.)\d+\.", key) for key in state)
     found = {match.groups() for match in matches if match}
@@ -113,7 +113,7 @@ def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
             f"Received: use_bias={neck.use_bias}"
         )
     table = {f"block_{{n}}/{ours}": f"{{n}}.{theirs}" for ours, theirs in block.items()}
-    # A neck that starts near the identity divides what these convolutions give, by a power of two.
+    # A neck that starts near the identity multiplies the output of these convolutions by a scale.
     reorder = {}
     if neck.blocks and neck.blocks[0].spatial_attention.offset_scale != 1:
         scale = neck.blocks[0].spatial_attention.offset_scale

@@ -1,4 +1,4 @@
-"""Copies the tensors of a PyTorch state dict into Keras weights, by readable tables."""
+"""Copies the tensors of a PyTorch state dict into Keras weights, following tables of names."""
 
 import dataclasses
 import functools
@@ -22,19 +22,19 @@ _SHOWN = 20
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """Some layers of a model, and the table that says where their weights are in a state dict.
+    """Some layers of a model, and a table of their names in a state dict.
 
     Args:
         weights: The Keras variables by path, see `weights_by_path`.
-        table: Paths to names, both with placeholders for numbers, without their prefixes. A row
-            stands for a layer (`"block_{b}/conv_1": "layer.{b}.conv1"`, see `LEAVES` for the
-            rest), or for a single weight (`"gate/kernel": "gate.1.weight"`). `{b-1}` and `{2*b+1}`
-            compute with the number.
-        prefix: What the names begin with in this state dict. Defaults to `""`.
+        table: Paths to names without prefixes, both with placeholders for numbers. A row is for a
+            layer (`"block_{b}/conv_1": "layer.{b}.conv1"`, see `LEAVES` for the rest) or a single
+            weight (`"gate/kernel": "gate.1.weight"`). Names may compute with numbers: `{b-1}`,
+            `{2*b+1}`.
+        prefix: Prefix of the names in the state dict. Defaults to `""`.
         reorder: For paths that match a pattern, a function that takes and returns the array in
             PyTorch's layout. Defaults to none.
-        optional: Patterns of paths whose weights keep their values where the state has no tensor.
-            Defaults to none.
+        optional: Patterns of paths whose weights do not change if the state has no tensor. Defaults
+            to none.
     """
 
     weights: Mapping[str, keras.Variable]
@@ -46,7 +46,7 @@ class Part:
     optional: Sequence[str] = ()
 
     def tensor_name(self, path: str) -> str | None:
-        """Returns the name of the tensor that belongs to a weight, or `None` if no row fits."""
+        """Returns the tensor name of a weight, or `None` if no row fits."""
         for template, name in self.table.items():
             match = _pattern(template).fullmatch(path)
             if match is None:
@@ -68,7 +68,7 @@ class Part:
                 return array.transpose(2, 3, 1, 0)
             if len(shape) == 2 and array.shape[2:] in ((), (1, 1)):  # OI or OI11 -> IO
                 return array.reshape(array.shape[:2]).T
-        if array.size == np.prod(shape) == 1:  # a number, as () or (1,)
+        if array.size == np.prod(shape) == 1:  # a scalar, as () or (1,)
             return array.reshape(shape)
         return array
 
@@ -79,14 +79,14 @@ def copy_tensors(
     unused: Sequence[str] = (),
     what: str = "state dict",
 ) -> None:
-    """Sets every weight of the parts from a state dict that holds nothing else.
+    """Sets every weight of the parts from a state dict without other tensors.
 
-    Tensors are in PyTorch's layout; names that match a pattern of `unused` may be left over; `what`
-    is what the state is called in errors.
+    Tensors are in PyTorch's layout. Those that match a pattern of `unused` are ignored. Errors call
+    the state `what`.
 
     Raises:
-        ValueError: If a weight has no tensor, a tensor no weight, or shapes differ; the message
-            names them. Nothing is changed then.
+        ValueError: If a weight has no tensor, a tensor no weight, or shapes differ. The message
+            lists them, and no weight is changed.
     """
     sources, problems = {}, []
     for part in parts:
@@ -116,7 +116,7 @@ def copy_tensors(
         more = [f"... and {len(problems) - _SHOWN} more"] if len(problems) > _SHOWN else []
         listing = "\n  ".join([*problems[:_SHOWN], *more])
         raise ValueError(
-            f"The {what} does not fit the model, nothing was loaded. Problems: {len(problems)}"
+            f"The {what} does not fit the model. Nothing was loaded. Problems: {len(problems)}"
             f"\n  {listing}"
         )
     for name, (part, path) in sources.items():
@@ -124,7 +124,7 @@ def copy_tensors(
 
 
 def weights_by_path(layer: keras.Layer) -> dict[str, keras.Variable]:
-    """Returns the weights of a layer or model by their paths below it."""
+    """Returns the weights of a layer or model by their paths relative to it."""
     return {
         f"/{variable.path}".rsplit(f"/{layer.name}/", 1)[-1].removeprefix("/"): variable
         for variable in layer.weights
@@ -138,7 +138,7 @@ def _pattern(template: str) -> re.Pattern:
 
 
 def _fill(name: str, numbers: Mapping[str, str]) -> str:
-    """Replaces `{n}`, `{n-1}`, `{2*n+1}` by numbers."""
+    """Replaces `{n}`, `{n-1}`, `{2*n+1}` with numbers."""
 
     def number(match):
         factor, key, summand = match.groups()

@@ -69,7 +69,7 @@ GOOD = f"atss_20211219-{DIGITS}.pth"
 def test_a_file_is_fetched_once(server, cache, capsys):
     path = fetch_checkpoint(server.address(GOOD))
     assert path == cache / GOOD and path.read_bytes() == CONTENT
-    assert f"its SHA-256 begins with {DIGITS}, as it must" in capsys.readouterr().err
+    assert f"its SHA-256 begins with {DIGITS}, as expected" in capsys.readouterr().err
     assert fetch_checkpoint(server.address(GOOD)) == path
     assert server.asked == [None]
     assert [file.name for file in cache.iterdir()] == [GOOD]
@@ -84,10 +84,10 @@ def test_of_several_that_ask_at_once_one_fetches(server, cache):
 
 def test_of_a_file_without_a_published_hash_the_size_is_checked(server, capsys):
     assert fetch_checkpoint(server.address("a.pth")).read_bytes() == CONTENT
-    assert "no hash of it is published, but it has the size" in capsys.readouterr().err
+    assert "no hash is published, but it has the size" in capsys.readouterr().err
     server.lengths = False
     fetch_checkpoint(server.address("b.pth"))
-    assert "neither a hash nor a size" in capsys.readouterr().err
+    assert "neither a hash nor a size is known" in capsys.readouterr().err
 
 
 def test_a_connection_that_ends_early_is_taken_up_again(server):
@@ -104,7 +104,7 @@ def test_a_server_that_cannot_go_on_is_asked_from_the_beginning(server):
 
 def test_a_download_that_broke_off_goes_on_in_the_next_call(server, cache):
     server.breaks = [400_000, *[0] * 9]
-    with pytest.raises(ConnectionError, match=f"0.4 MB of it are kept.*put the file at .*{GOOD}"):
+    with pytest.raises(ConnectionError, match=f"0.4 MB are kept.*put the file at .*{GOOD}"):
         fetch_checkpoint(server.address(GOOD))
     assert not (cache / GOOD).exists()
     server.breaks = []
@@ -143,14 +143,16 @@ def test_without_a_network_the_error_says_what_to_put_where(server, cache):
 
 
 def test_a_file_that_the_server_does_not_have_is_named(server):
-    with pytest.raises(ConnectionError, match="missing.pth could not be fetched .HTTP Error 404"):
+    with pytest.raises(
+        ConnectionError, match="missing.pth could not be downloaded .HTTP Error 404"
+    ):
         fetch_checkpoint(server.address("missing.pth"))
 
 
 def test_a_cache_that_cannot_be_made_is_named(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ValueError, match="no folder .*models.*set KERAS_HOME"):
+    with pytest.raises(ValueError, match="Cannot create the folder .*models.*Set KERAS_HOME"):
         fetch_checkpoint(server.address(GOOD))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "a" / "b"))
     path = fetch_checkpoint(server.address(GOOD))
@@ -159,5 +161,5 @@ def test_a_cache_that_cannot_be_made_is_named(server, tmp_path, monkeypatch):
 
 def test_models_without_published_weights_say_so():
     for name in COMPOSED:
-        with pytest.raises(ValueError, match="No weights of .* are published: give the path"):
+        with pytest.raises(ValueError, match="No weights of .* are published: pass the `path`"):
             load_checkpoint(name)

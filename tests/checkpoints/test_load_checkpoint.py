@@ -71,7 +71,7 @@ def test_every_problem_of_a_checkpoint_is_named(zeros):
     state["head.cls_logits.bias"] = np.zeros(81)  # the scores say how many classes there are
     state["pixel_mean"] = np.zeros((3, 1, 1))
     state["anchor_generator.cell_anchors.0"] = np.zeros((1, 4))
-    with pytest.raises(ValueError, match="nothing was loaded. Problems: 4") as error:
+    with pytest.raises(ValueError, match="Nothing was loaded. Problems: 4") as error:
         load_checkpoint(NAME, state)
     for text in (
         "box_scale_P6: no tensor head.scales.3.scale in the state",

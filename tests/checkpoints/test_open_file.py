@@ -43,13 +43,13 @@ def test_a_mapping_is_returned_as_it_is():
         (b"", "x.pth is empty"),
         (b"<!DOCTYPE html>\n<html>404</html>", "x.pth is a web page.*the download went wrong"),
         (b"\n<html><body>", "x.pth is a web page"),
-        (b"PK\x03\x04" + bytes(300), "x.pth is cut off"),
+        (b"PK\x03\x04" + bytes(300), "x.pth is truncated"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "x.pth is a pointer of Git LFS"),
         (b'{"state_dict": {}}', "x.pth is a JSON file"),
         (b"\x89PNG\r\n" + bytes(30), "x.pth is an image"),
         (b"\x1f\x8b\x08" + bytes(30), "x.pth is a compressed file: unpack it"),
         (b"\x89HDF\r\n" + bytes(30), "x.pth is an HDF5 file"),
-        (b"no checkpoint at all", "x.pth is damaged or no PyTorch checkpoint"),
+        (b"no checkpoint at all", "x.pth is damaged or not a PyTorch checkpoint"),
     ],
 )
 def test_a_failed_download_is_named(tmp_path, content, message):
@@ -70,7 +70,7 @@ def test_a_damaged_safetensors_file_is_named(tmp_path, content):
     [
         (("config.json", "model.weights.h5"), "is a Keras model.*load_model"),
         (("code/a.py", "constants.pkl", "data.pkl"), "is a TorchScript program"),
-        (("a.npy",), "is a zip file without a checkpoint in it. It has .'a.npy'."),
+        (("a.npy",), "is a zip file without a checkpoint. It contains .'a.npy'."),
     ],
 )
 def test_zip_files_of_other_kinds_are_named(tmp_path, members, message):
@@ -86,7 +86,7 @@ def test_a_missing_file_and_a_wrong_argument_are_refused(tmp_path):
         read_state_dict(tmp_path / "x.pth")
     with pytest.raises(ValueError, match="is a folder"):
         read_state_dict(tmp_path)
-    with pytest.raises(TypeError, match="a path, or a mapping"):
+    with pytest.raises(TypeError, match="a path or a mapping"):
         read_state_dict(3)
 
 

@@ -88,7 +88,7 @@ def test_a_published_file_comes_from_the_cache_or_is_asked_for(tiny, tmp_path, m
         ("visualize", "--model", name, "--images", images, "--out", tmp_path / "report"),
     ):
         told = complaint(*command)
-        assert "could not be fetched" in told and str(place) in told
+        assert "could not be downloaded" in told and str(place) in told
     torch.save({key: torch.tensor(value) for key, value in state.items()}, place)
     assert "80 classes" in output_of("convert", name, tmp_path / "tiny.keras")
     found = json.loads(output_of("predict", images, "--model", name, "--score-threshold", 0))

@@ -8,7 +8,7 @@ def test_a_file_that_is_no_detector_is_named(folder, tmp_path):
     (tmp_path / "x.keras").write_bytes(b"no zip")
     command = ("predict", folder / "photos", "--model")
     told = complaint(*command, tmp_path / "x.keras")
-    assert "x.keras is no model that Keras can load" in told
+    assert "x.keras is not a model that Keras can load" in told
     keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)]).save(tmp_path / "dense.keras")
     told = complaint(*command, tmp_path / "dense.keras")
-    assert "dense.keras holds no keras_dyhead detector, but a Sequential" in told
+    assert "dense.keras must contain a keras_dyhead detector. Received: a Sequential" in told
