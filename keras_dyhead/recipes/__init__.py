@@ -1,13 +1,13 @@
 """Published trainings as plain Python files: `keras-dyhead train --recipe NAME`.
 
-A recipe is a module of this folder, whose docstring says what it trains. It has these fields:
+A recipe is a module in this folder. Its docstring says what it trains. It has these fields:
 
-- `NAME`, that of the published model that it trains, in `keras_dyhead.checkpoints`;
-- `COMMAND` to train it on COCO; `WEIGHTS`, where those of its backbone are from;
-- `COST`, the multiply-adds of all steps; `HARDWARE` of the published training;
-- `AP` on COCO of the published training in percent, and `AP_SOURCE`, who says so;
-- `SOURCE` of the settings; `DIFFERENCES` from the published training, a sentence each;
-- `SETTINGS`, arguments of `keras_dyhead.training.TrainingSettings`, without data.
+- `NAME`: name of the published model in `keras_dyhead.checkpoints`;
+- `COMMAND` to train it on COCO; `WEIGHTS`: source of the backbone weights;
+- `COST`: multiply-adds of all steps; `HARDWARE` of the published training;
+- `AP` of the published training on COCO in percent, and its source `AP_SOURCE`;
+- `SOURCE` of the settings; `DIFFERENCES` from the published training, one sentence each;
+- `SETTINGS`: arguments of `keras_dyhead.training.TrainingSettings`, without data.
 """
 
 from types import ModuleType
@@ -36,20 +36,17 @@ RECIPES = {
         atss_x101_64x4d_dcnv2_fpn_dyhead,
     )
 }
-"""The recipes by their names."""
+"""The recipes by name."""
 
 
 def load_recipe(name: str) -> ModuleType:
-    """Returns a recipe.
+    """Returns the module of a recipe.
 
     Args:
         name: One of `RECIPES`.
 
-    Returns:
-        The module, see above.
-
     Raises:
-        ValueError: If there is no such recipe.
+        ValueError: If no recipe has this name.
 
     Example:
 

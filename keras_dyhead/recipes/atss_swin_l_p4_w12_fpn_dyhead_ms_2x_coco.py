@@ -4,15 +4,15 @@ from keras_dyhead.recipes import schedules
 
 NAME = "atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco"
 COMMAND = schedules.command(NAME, "swin_large_patch4_window12_384_22k.pth")
-WEIGHTS = "those of ImageNet-22K that Microsoft published with Swin"
+WEIGHTS = "the ImageNet-22K weights that Microsoft published with Swin"
 COST = schedules.cost(1850e9, epochs=24)
-HARDWARE = "With which GPUs it was trained, and how long, is not known."
+HARDWARE = "The GPUs and the training time are not known."
 AP = 56.2
 AP_SOURCE = "`configs/dyhead` of mmdetection"
 SOURCE = f"`configs/dyhead/{NAME}.py` and {schedules.ON_OPENMMLAB}"
 DIFFERENCES = (
-    "How many images a step had is not stated. The configuration gives 2 to each GPU; 16, for 8 "
-    "of them, is what mmdetection's learning rates are meant for.",
+    "The number of images per step is not stated. The configuration has 2 per GPU. This recipe "
+    "uses 16, for 8 GPUs, which mmdetection's learning rates are meant for.",
     schedules.EMPTY_IMAGES,
     schedules.MORE_PADDING,
     schedules.OFFSETS,

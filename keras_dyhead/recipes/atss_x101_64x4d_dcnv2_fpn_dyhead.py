@@ -5,12 +5,12 @@ from keras_dyhead.recipes import schedules
 NAME = "atss_x101-64x4d-dcnv2_fpn_dyhead"
 COMMAND = schedules.command(NAME, "resnext101_64x4d-173b62eb.pth")
 WEIGHTS = (
-    "torchvision's `ResNeXt101_64X4D_Weights.IMAGENET1K_V1`; any ResNeXt-101-64x4d in the names of "
-    "torchvision, timm, mmdetection or detectron2 will do. They bring the stored statistics of the "
-    "normalizations, without which this backbone cannot be trained."
+    "torchvision's `ResNeXt101_64X4D_Weights.IMAGENET1K_V1`, or any ResNeXt-101-64x4d with the "
+    "names of torchvision, timm, mmdetection or detectron2. They include the batch normalization "
+    "statistics, which training this backbone requires."
 )
 COST = schedules.cost(418e9, epochs=24)
-HARDWARE = "With which GPUs its authors trained, and how long, is not known."
+HARDWARE = "The GPUs and the training time of the authors are not known."
 AP = 54.0
 AP_SOURCE = "abstract of the paper"
 SOURCE = (
@@ -18,13 +18,13 @@ SOURCE = (
     "`configs/` of microsoft/DynamicHead"
 )
 DIFFERENCES = (
-    "No configuration of it was released. What is known is the backbone, DyHead and ATSS. The rest "
-    "is put together from released trainings: the model of mmdetection's R50, in which only the "
-    "backbone changes, Microsoft's SGD for ResNets, and the 2x at many sizes of its Swin-T.",
-    "The sizes of the images behind the 54.0 AP are not known; evaluation here is at 800 px.",
+    "Its configuration was not released. Only the backbone, DyHead and ATSS are known. The rest is "
+    "combined from released trainings: mmdetection's R50 model with another backbone, Microsoft's "
+    "SGD for ResNets, and the multi-scale 2x schedule of its Swin-T.",
+    "The image sizes behind the 54.0 AP are not known. This recipe evaluates at 800 px.",
     schedules.MORE_PADDING,
-    "DyHead's alignment is the published one, as in all released weights; `alignment=paper` is the "
-    "one that the paper describes.",
+    "DyHead's alignment is the published one, as in all released weights. `alignment=paper` is the "
+    "one in the paper.",
 )
 SETTINGS = {
     "detector": NAME,

@@ -4,16 +4,16 @@ from keras_dyhead.recipes import schedules
 
 NAME = "dyhead_swint_atss_fpn_2x_ms"
 COMMAND = schedules.command(NAME, "swin_tiny_patch4_window7_224.pth")
-WEIGHTS = "those of ImageNet-1K that Microsoft published with Swin"
+WEIGHTS = "the ImageNet-1K weights that Microsoft published with Swin"
 COST = schedules.cost(234e9, epochs=24)
 HARDWARE = schedules.EIGHT_GPUS
 AP = 49.8
 AP_SOURCE = "README of microsoft/DynamicHead"
 SOURCE = f"`configs/{NAME}.yaml` and {schedules.ON_MICROSOFT}"
 DIFFERENCES = (
-    "24 passes over the 118k images are 1.4 % fewer steps than its 90 000 of 32 images.",
-    "Biases and the tables of relative positions do not decay. There they get detectron2's default "
-    "of 1e-4, a five-hundredth of the decay of all else.",
+    "24 epochs of the 118k images are 1.4% fewer steps than its 90 000 of 32 images.",
+    "Biases and relative position tables do not decay. In the published training, they have "
+    "detectron2's default of 1e-4, a five-hundredth of the decay of all other weights.",
     schedules.EMPTY_IMAGES,
     schedules.MORE_PADDING,
     schedules.OFFSETS,

@@ -1,4 +1,4 @@
-"""What several recipes share: canvases, schedules, commands, and what they differ in."""
+"""What recipes share: commands, costs, canvases, schedules, and differences."""
 
 COCO_IMAGES = 118_287
 
@@ -14,23 +14,23 @@ MSRA_WEIGHTS = (
 
 
 def command(name: str, weights: str) -> str:
-    """Returns the command that runs a recipe from these weights on COCO as it is unpacked."""
+    """Returns the command that trains a recipe on the files of COCO with these weights."""
     return _TRAIN.format(name=name, weights=weights)
 
 
 def cost(image: float, epochs: int) -> float:
     """Returns the multiply-adds of a training on COCO.
 
-    A training step takes about three times the multiply-adds of one image in inference.
+    A training step takes about three times the multiply-adds of inference per image.
     """
     return 3 * image * epochs * COCO_IMAGES
 
 
 def canvases(short: int, *long: int) -> tuple[tuple[int, int], ...]:
-    """Returns `(height, width)` of landscapes, then of portraits.
+    """Returns `(height, width)` of landscape canvases, then of portrait canvases.
 
     Args:
-        short: The shorter side of all.
+        short: The shorter side of all canvases.
         *long: The longer sides.
     """
     return (*((short, side) for side in long), *((side, short) for side in long))
@@ -52,7 +52,7 @@ SGD = {
     "weight_decay": 1e-4,
     "clip_norm": None,
 }
-# Published figures are those of the last epoch.
+# Published AP is that of the last epoch.
 MICROSOFT_STEPS = {
     "schedule": "step",
     "milestones": (60 / 90, 80 / 90),
@@ -66,19 +66,19 @@ OPENMMLAB_STEPS = {
     "keep": "last",
 }
 
-EIGHT_GPUS = "Its authors give a command for 8 GPUs; their hours are not known."
+EIGHT_GPUS = "The authors give a command for 8 GPUs. The training time is not known."
 
-ON_MICROSOFT = "`train_net.py` of microsoft/DynamicHead, and defaults of detectron2"
+ON_MICROSOFT = "`train_net.py` of microsoft/DynamicHead, and the defaults of detectron2"
 ON_OPENMMLAB = "`schedule_1x.py` of mmdetection"
 
-FEWER_STEPS = "12 passes over the 118k images are 1.4 % fewer steps than its 90 000."
-EMPTY_IMAGES = "Images without boxes take part; the published training leaves them out."
-PADDING = "A batch is padded to the nearest of six canvases, not to its largest image."
+FEWER_STEPS = "12 epochs of the 118k images are 1.4% fewer steps than its 90 000."
+EMPTY_IMAGES = "Images without boxes are included. The published training leaves them out."
+PADDING = "A batch is padded to the best fitting of six canvases, not to its largest image."
 MORE_PADDING = (
-    "A batch is padded to the nearest of six canvases, into which the largest size fits, not to "
-    "its largest image: images of the smaller sizes have more padding around them."
+    "A batch is padded to the best fitting of six canvases, which have room for the largest size, "
+    "not to its largest image. Smaller images have more padding."
 )
 OFFSETS = (
-    "DyHead's sampling offsets begin at zero, there at random. Other initial values above the "
-    "backbone were not compared."
+    "DyHead's sampling offsets start at zero. In the published training, they start at random "
+    "values. Other initial values above the backbone were not compared."
 )
