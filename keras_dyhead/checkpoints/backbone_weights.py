@@ -28,10 +28,9 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
     """Sets a backbone's weights from a PyTorch checkpoint.
 
     The names of torchvision, timm, mmdet, detectron2 (ResNet) and Microsoft (Swin) are recognized.
-    Classifiers are ignored. So is everything outside the backbone in a checkpoint of a whole
-    detector, where the backbone's names have a prefix. Files without normalizations of Swin's
-    outputs or offset convolutions of ResNet's deformable stages, such as those of ImageNet, leave
-    these weights unchanged.
+    Classifiers are ignored, as is everything outside the backbone of a whole detector, where the
+    backbone's names have a prefix. Normalizations of Swin's outputs and offset convolutions of
+    ResNet's deformable stages, which ImageNet weights lack, do not change if the file has none.
 
     Args:
         backbone: A `ResNetBackbone` or `SwinBackbone` with the depth and width of the file's.
@@ -42,8 +41,7 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
 
     Raises:
         TypeError: If the backbone is of another class.
-        ValueError: If tensors have unknown names or do not fit. The message lists them, and the
-            backbone is unchanged.
+        ValueError: If names are unknown or do not fit (see the message). Nothing is changed then.
 
     Example:
     ```python

@@ -98,19 +98,19 @@ def _fetch(source: str, path: Path, digits: str) -> None:
 def _download(source: str, part: Path, path: Path) -> int | None:
     """Downloads a file or the rest of it, and returns the size that the server reports."""
     for attempt in range(_ATTEMPTS):
-        begun = part.stat().st_size if part.exists() else 0
+        offset = part.stat().st_size if part.exists() else 0
         try:
-            return _fetch_rest(source, part, begun)
+            return _fetch_rest(source, part, offset)
         except (OSError, EOFError) as error:  # HTTP errors are OSErrors too
             code = getattr(error, "code", None)
-            if code == 416 and begun:  # no bytes are left
+            if code == 416 and offset:  # no bytes are left
                 size = (error.headers.get("Content-Range") or "").rsplit("/", 1)[-1]
-                if size == str(begun):
-                    return begun
+                if size == str(offset):
+                    return offset
                 part.unlink()
                 continue
             now = part.stat().st_size if part.exists() else 0
-            if now > begun and attempt < _ATTEMPTS - 1:
+            if now > offset and attempt < _ATTEMPTS - 1:
                 continue
             kept = f" {now / 1e6:.1f} MB are kept, and the next attempt resumes from there."
             raise ConnectionError(
@@ -121,19 +121,19 @@ def _download(source: str, part: Path, path: Path) -> int | None:
     raise ConnectionError(f"{source} could not be downloaded in {_ATTEMPTS} attempts.")
 
 
-def _fetch_rest(source: str, part: Path, begun: int) -> int | None:
-    headers = {"User-Agent": "keras-dyhead"} | ({"Range": f"bytes={begun}-"} if begun else {})
+def _fetch_rest(source: str, part: Path, offset: int) -> int | None:
+    headers = {"User-Agent": "keras-dyhead"} | ({"Range": f"bytes={offset}-"} if offset else {})
     request = urllib.request.Request(source, headers=headers)
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
-        goes_on = begun > 0 and response.status == 206
+        resumes = offset > 0 and response.status == 206
         length = response.headers.get("Content-Length")
-        size = None if length is None else int(length) + (begun if goes_on else 0)
+        size = None if length is None else int(length) + (offset if resumes else 0)
         columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
         with (
-            open(part, "ab" if goes_on else "wb") as file,
+            open(part, "ab" if resumes else "wb") as file,
             Progress(*columns, console=Console(stderr=True), transient=True) as progress,
         ):
-            bar = progress.add_task(part.stem, total=size, completed=begun if goes_on else 0)
+            bar = progress.add_task(part.stem, total=size, completed=offset if resumes else 0)
             while chunk := response.read(_CHUNK):
                 file.write(chunk)
                 progress.advance(bar, len(chunk))
@@ -156,7 +156,6 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
 
 
 def _cache() -> Path:
-    """Returns the folder for models that Keras downloads."""
     home = Path("~").expanduser()
     if not os.access(home, os.W_OK):
         home = Path(tempfile.gettempdir())

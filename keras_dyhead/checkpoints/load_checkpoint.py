@@ -102,7 +102,7 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     left = [weight.path for weight in model.weights if id(weight) not in set_ones]
     left = [path for path in left if not path.endswith("running_positives")]  # state of the loss
     if left:
-        raise ValueError(f"No checkpoint holds these weights of {name!r}: {left}")
+        raise ValueError(f"No checkpoint contains these weights of {name!r}: {left}")
     copy_tensors(parts, state, tables.UNUSED, f"checkpoint for {name!r}")
     return model
 
@@ -111,8 +111,7 @@ def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
     """Loads a detector from a `.keras` file, or a published one by its name.
 
     Args:
-        source: Path of a `.keras` file of a detector, or one of `PUBLISHED` (see
-            `load_checkpoint`).
+        source: Path of a `.keras` file, or one of `PUBLISHED` (see `load_checkpoint`).
         hosted: Whether detectors of KerasCV and KerasHub are allowed. Defaults to `False`.
 
     Returns:
@@ -121,8 +120,7 @@ def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
     Raises:
         ConnectionError: If the published file cannot be downloaded.
         ImportError: If the file needs KerasCV or KerasHub, but they cannot be imported.
-        ValueError: If `source` is neither a file nor a published name, or the file contains no
-            detector.
+        ValueError: If `source` is neither a file nor a published name, or not of a detector.
 
     Example:
     ```python

@@ -28,9 +28,8 @@ _OLD_PYTORCH = re.compile(rb"\x80.(?:\x95.{8})?\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19\.
 def open_checkpoint(path: Path) -> Mapping:
     """Returns the content of a file: a mapping of names to arrays, tensors and other values.
 
-    The content decides how a file is read: as safetensors, as a zip file of PyTorch, as an older
-    file of PyTorch, or as a pickle of NumPy arrays. The suffix `.safetensors`, in any case, also
-    selects safetensors.
+    The content decides the format: safetensors, zip file of PyTorch, older file of PyTorch, or
+    pickle of NumPy arrays. The suffix `.safetensors`, in any case, also selects safetensors.
 
     Args:
         path: Path of the file.

@@ -112,7 +112,6 @@ class PlainUnpickler(pickle.Unpickler):
     """Reads arrays and plain values, and refuses all other names."""
 
     def find_class(self, module, name):
-        """Returns the class that replaces a name."""
         try:
             return _PICKLED[f"{module}.{name}"]
         except KeyError:

@@ -45,8 +45,7 @@ def read_state_dict(path) -> Mapping[str, np.ndarray]:
     `model.` or `teacher.`. The `ema_...` copies of mmdetection 2 are left out.
 
     Args:
-        path: Path of the file, or a mapping of tensor name to array or tensor, which may be nested
-            as in files.
+        path: Path, or mapping of tensor name to array or tensor, possibly nested as in files.
 
     Returns:
         Mapping of tensor name to array in PyTorch's layout, with floating point tensors as float32.

@@ -33,8 +33,7 @@ class Part:
         prefix: Prefix of the names in the state dict. Defaults to `""`.
         reorder: For paths that match a pattern, a function that takes and returns the array in
             PyTorch's layout. Defaults to none.
-        optional: Patterns of paths whose weights do not change if the state has no tensor. Defaults
-            to none.
+        optional: Patterns of paths whose weights may lack a tensor and then do not change.
     """
 
     weights: Mapping[str, keras.Variable]
@@ -81,8 +80,7 @@ def copy_tensors(
 ) -> None:
     """Sets every weight of the parts from a state dict without other tensors.
 
-    Tensors are in PyTorch's layout. Those that match a pattern of `unused` are ignored. Errors call
-    the state `what`.
+    Tensors are in PyTorch's layout. `unused` are patterns of names to ignore. Errors name `what`.
 
     Raises:
         ValueError: If a weight has no tensor, a tensor no weight, or shapes differ. The message

@@ -80,11 +80,9 @@ class Terminal(Console):
         return super().render_str("\n".join(map(printable, text.split("\n"))), **options)
 
     def status(self, status: str, **options) -> Status:
-        """Shows a status line while the context is active."""
         return super().status(Text(printable(status)), **options)
 
     def warn(self, message: object) -> None:
-        """Prints a warning."""
         self.print(str(message), style="yellow")
 
 

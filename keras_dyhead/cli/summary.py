@@ -47,10 +47,10 @@ def _describe_weights(planned: "Training", frozen: str, terminal: Terminal) -> N
         f"{'model':>12}  {type(planned.model).__name__} from {planned.settings.weights}, "
         f"{planned.model.count_params():,} parameters{frozen}"
     )
-    anew = layers_begun_anew(planned.settings.weights, planned.class_names)
+    reset = layers_begun_anew(planned.settings.weights, planned.class_names)
     terminal.print(
         f"{'kept':>12}  all weights"
-        + (f" except those of {', '.join(anew)}, reset for the new classes" if anew else "")
+        + (f" except those of {', '.join(reset)}, reset for the new classes" if reset else "")
     )
 
 

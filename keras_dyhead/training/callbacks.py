@@ -45,7 +45,6 @@ class AveragedEvaluation(CocoEvaluation):
         self.prefix = prefix
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Evaluates the model and adds the metrics to `logs`."""
         figures = {}
         with averaged_weights(self.model):
             super().on_epoch_end(epoch, figures)
@@ -71,7 +70,6 @@ class DataPosition(keras.callbacks.Callback):
         self.first_step = first_step
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Sets the next epoch of the data set."""
         self.data.epochs.set(epoch)
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -80,7 +78,6 @@ class DataPosition(keras.callbacks.Callback):
             self.model.stop_training = True
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Lets `fit` continue."""
         if self.first_step:
             self.first_step, self.model.stop_training = 0, False
 
@@ -116,7 +113,6 @@ class FiniteLoss(keras.callbacks.Callback):
         self._epoch = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Stores the epoch."""
         self._epoch = epoch
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
@@ -131,5 +127,4 @@ class FiniteLoss(keras.callbacks.Callback):
             )
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Resets the first step."""
         self.first_step = 0

@@ -34,10 +34,9 @@ class EpochCheckpoint(keras.callbacks.Callback):
         save_every: Steps between checkpoints within an epoch. Defaults to `None`: only at its end.
         write: Whether to write files. Only one of several processes should. Defaults to `True`.
         monitor: Name of a value in the logs, such as `"val_AP"`. The weights of the epoch with the
-            largest value are kept too, averaged if the optimizer averages them. Defaults to `None`:
-            no such weights are kept.
-        patience: Stop training after this many values of `monitor` without a better one. Defaults
-            to `None`: never.
+            largest value are kept too, averaged if the optimizer averages. Defaults to `None`.
+        patience: Values of `monitor` without a better one before training stops. Defaults to
+            `None`: it never stops.
 
     Attributes:
         records: One dictionary per finished epoch: `epoch`, the logs, and `seconds`.
@@ -145,7 +144,6 @@ class EpochCheckpoint(keras.callbacks.Callback):
         return self.best
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts the clock of the epoch."""
         self._started = time.perf_counter() - self._seconds
 
     def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:

@@ -22,8 +22,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
             set one by one: `augmentation.horizontal_flip=0`.
 
     Raises:
-        ValueError: If a setting is unknown (the message suggests similar names), or if a value has
-            the wrong type.
+        ValueError: If a setting is unknown (the message suggests others), or a value's type wrong.
 
     Example:
 
@@ -98,7 +97,6 @@ def _fits(value: Any, kind: Any) -> bool:
 
 
 def _described(kind: Any) -> str:
-    """Describes a type in JSON terms."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(dict.fromkeys(map(_described, arguments)))

@@ -130,8 +130,8 @@ def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
         "preprocessing": {k: v for k, v in preprocessing.items() if k not in ("name", "trainable")},
     }
     if settings.weights is not None:
-        anew = layers_begun_anew(settings.weights, data.class_names)
-        follows["weights"] = {"begun_anew": list(anew)}
+        reset = layers_begun_anew(settings.weights, data.class_names)
+        follows["weights"] = {"begun_anew": list(reset)}
     if settings.published is not None:
         follows["published"] = dataclasses.asdict(settings.published)["arguments"]
     return {
@@ -159,8 +159,7 @@ def planned_config(settings: TrainingSettings) -> dict:
     """Returns the configuration that a training would have, without reading its images.
 
     Args:
-        settings: Training settings. With a `strategy`, incomplete batches are assumed to be
-            dropped, as they are on several devices.
+        settings: Training settings. With a `strategy`, incomplete batches are dropped.
 
     Example:
 

@@ -49,12 +49,10 @@ class TrainingProgress(keras.callbacks.Callback):
         self._width = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Stores the epoch."""
         self._epoch = epoch
         self._begun = self.clock()
 
     def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-        """Updates the line."""
         now = self.clock()
         self._steps.append(now - self._begun)
         if len(self._steps) == 2 and self._steps[0] > self._steps[1]:
@@ -76,7 +74,6 @@ class TrainingProgress(keras.callbacks.Callback):
             self._show("done", logs, left, end="\n")
 
     def on_train_end(self, logs: dict | None = None) -> None:
-        """Ends the line."""
         if self._width:
             print()
 

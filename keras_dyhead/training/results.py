@@ -50,8 +50,7 @@ def write_results(
         settings: Settings of the training.
         records: One dictionary per epoch, see `EpochCheckpoint`.
         out: Folder to write to.
-        epoch: Epoch of the weights, whose record has the COCO metrics. Defaults to `None`: the last
-            one.
+        epoch: Epoch of the weights. Its record has the metrics. Defaults to `None`: the last.
 
     Returns:
         The content of `metrics.json`: `figures` (the twelve COCO metrics), `epoch` (of the
@@ -130,8 +129,7 @@ def check_serving(
     Args:
         saved_model: Folder of the SavedModel.
         images: Image files.
-        expected: Detections of the Keras model in each image: `boxes` in pixels of the file,
-            `labels`, `confidence`.
+        expected: The Keras model's detections: `boxes` in image pixels, `labels`, `confidence`.
 
     Returns:
         `{"same": bool, "images": int, "detections": int}`, with `"error"` if the process failed.

@@ -42,13 +42,10 @@ class Training:
 
     Args:
         settings: Data, model and schedule.
-        out: Folder for the results. It must be empty or absent, unless `resume` or `overwrite` is
-            set.
-        resume: Resume the training in `out` from its last checkpoint, if there is one. Defaults to
-            `False`.
+        out: Folder for the results. Without `resume` or `overwrite`, it must be empty or absent.
+        resume: Resume the training in `out`, if any, from its last checkpoint. Defaults to `False`.
         overwrite: Delete the training in `out` first, if there is one. Defaults to `False`.
-        save_every: Steps between checkpoints within an epoch. Defaults to `None`: only at the end
-            of epochs.
+        save_every: Steps between checkpoints within an epoch. Defaults to `None`: only at its end.
 
     Attributes:
         settings: The settings with all defaults filled in.
@@ -62,8 +59,7 @@ class Training:
         notes: Sentences about what may be unexpected, which are also issued as warnings.
 
     Raises:
-        ValueError: If the data cannot be used, `out` contains files, or the training to resume has
-            other settings.
+        ValueError: If the data cannot be used, `out` contains files, or the settings have changed.
 
     Example:
     ```python
@@ -136,7 +132,6 @@ class Training:
             self._begin(overwrite)
 
     def _begin(self, overwrite: bool) -> None:
-        """Prepares the folder and writes the settings."""
         if overwrite:
             _delete_results(self.out)
         self.out.mkdir(parents=True, exist_ok=True)
@@ -160,7 +155,6 @@ class Training:
 
     @property
     def steps_done(self) -> int:
-        """Number of steps done in the next epoch."""
         return self._checkpoint.steps
 
     def run(self, verbose: int = 1) -> dict | None:
@@ -182,8 +176,8 @@ class Training:
         if several:
             settings = dataclasses.asdict(self.settings)
             same = {name: settings[name] for name in settings if name not in _FREE_ON_RESUME}
-            begun = [self.class_names, len(self.train_data), self.epochs_done, self.steps_done]
-            check_agreement(self.strategy, [*begun, same])
+            progress = [self.class_names, len(self.train_data), self.epochs_done, self.steps_done]
+            check_agreement(self.strategy, [*progress, same])
         if self.epochs_done < self.settings.epochs and not self._checkpoint.out_of_patience:
             self._fit(verbose if self.is_chief else 0)
         else:  # `fit` does this at its end
@@ -235,7 +229,6 @@ class Training:
             ) from error
 
     def _images_of(self, epoch: int, step: int) -> str:
-        """Returns the ids and file names of the images of a step."""
         names = {image.id: image.path.name for image in self.train_data.annotations.images}
         ids = self.train_data.image_ids(epoch, step)
         return "the images " + ", ".join(f"{number} ({names[number]})" for number in ids)
@@ -263,7 +256,6 @@ class Training:
         return notes
 
     def _check_same(self, earlier: dict) -> None:
-        """Raises an error if the training to resume has other classes or settings."""
         if earlier["class_names"] != self.class_names:
             raise ValueError(
                 f"{self.out} was trained on the classes {earlier['class_names']}. "

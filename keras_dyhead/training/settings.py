@@ -52,14 +52,12 @@ class TrainingSettings:
         batch_size: Images per step on all devices together. Defaults to `4`.
         image_size: Side in pixels of the square that images are resized to fit. Defaults to `None`:
             512, unless `canvases` is set.
-        canvases: `(height, width)` pairs of the batches, instead of `image_size`. Each image is
-            resized by `min_side` and `max_side` and uses the best fitting canvas. Defaults to
-            `None`.
+        canvases: `(height, width)` of the batches, instead of `image_size`. Each image uses the
+            best fitting canvas, resized by `min_side` and `max_side`. Defaults to `None`.
         min_side: Length to resize the shorter side of an image to, within `max_side`. Defaults to
             `None`: 800, or as published.
         max_side: Maximum length of the longer side. Defaults to `None`: 1333, or as published.
-        augmentation: Arguments of `keras_dyhead.coco.Augmentation`. Defaults to `None`: its
-            defaults.
+        augmentation: Arguments for `keras_dyhead.coco.Augmentation`. `None` keeps its defaults.
         on_error: `"raise"` or `"skip"`: what to do with broken images and unusable annotations.
             Defaults to `"raise"`.
         weights: A trained detector to fine-tune: a `.keras` file, or the name of a published model
@@ -69,8 +67,7 @@ class TrainingSettings:
         freeze: Parts of the detector to freeze, from `"backbone"`, `"pyramid"`, `"neck"` and
             `"head"`. Defaults to `()`.
         detector: One of `keras_dyhead.detectors.DETECTORS`, or the name of a published model
-            (`PUBLISHED` and `COMPOSED` in `keras_dyhead.checkpoints`) to build for other classes.
-            Defaults to `"atss"`.
+            (`PUBLISHED` or `COMPOSED` in `keras_dyhead.checkpoints`). Defaults to `"atss"`.
         backbone: `"small"`, one of `keras_dyhead.backbones.BACKBONES`, the name or path of a
             KerasHub preset with a feature pyramid, such as `"resnet_50_imagenet"`, or arguments of
             a class in `keras_dyhead.backbones`. Their `"class"` is the name of the class, by
@@ -96,8 +93,8 @@ class TrainingSettings:
             R-CNN), or twice that (ATSS). FCOS and RepPoints have no anchors.
         anchor_octaves: Anchor sizes per level of RetinaNet and Faster R-CNN; ATSS has one. Defaults
             to `None`: 3.
-        anchor_ratios: Height-to-width ratios of their anchors; those of ATSS are square. Defaults
-            to `None`: `(0.5, 1.0, 2.0)`.
+        anchor_ratios: Height-to-width ratios of RetinaNet's and Faster R-CNN's anchors; ATSS has
+            square ones. Defaults to `None`: `(0.5, 1.0, 2.0)`.
         dtype: Policy of all layers, such as `"mixed_bfloat16"`, or `"mixed_float16"`, which also
             scales the loss. Defaults to `"float32"`.
         optimizer: `"adamw"` or `"sgd"` (see `RegularizedSGD`). Defaults to `"adamw"`.
@@ -107,28 +104,24 @@ class TrainingSettings:
             scaled in proportion to the actual number. Defaults to `None`: no scaling.
         schedule: `"cosine"` decays to a fiftieth of the peak. `"step"` divides the learning rate by
             10 at each milestone. Both begin with a linear warm-up. Defaults to `"cosine"`.
-        milestones: Milestones of `"step"` as fractions of the training. Defaults to
-            `(2 / 3, 8 / 9)`.
+        milestones: For `"step"`, as fractions of the training. Defaults to `(2 / 3, 8 / 9)`.
         warmup_steps: Updates until the peak learning rate. Defaults to `None`: a twentieth of all.
-        weight_decay: Fraction of a weight, times the learning rate, that each update subtracts.
-            Defaults to `1e-4`.
+        weight_decay: Weight decay, multiplied by the learning rate. Defaults to `1e-4`.
         no_decay: Regular expressions. Weights whose path matches one (`re.search`) do not decay.
             Defaults to `()`.
         clip_norm: Maximum global norm of the gradients, or `None`. Defaults to `10.0`.
         ema_momentum: Momentum of a moving average of the weights, which is evaluated and saved at
             the end. Defaults to `None`: no average.
         accumulate_steps: Steps whose gradients are averaged for one update. Defaults to `1`.
-        epochs: Epochs to train. Defaults to `None`: 12, or enough for 600 steps on a small data
-            set.
-        eval_every: Epochs between evaluations. Defaults to `None`: a fifth of `epochs`, or 1 with
-            `patience`.
+        epochs: Epochs to train. Defaults to `None`: 12, or enough for 600 steps if more.
+        eval_every: Epochs between evaluations. Defaults to `None`: a fifth of `epochs` (1 with
+            `patience`).
         keep: Which weights to keep: those of the evaluation with the `"best"` AP on held-out
             images, or of the `"last"` epoch. Defaults to `"best"`.
         patience: Stop after this many evaluations without a better AP. Defaults to `None`: never.
         jit_compile: Whether to compile steps with XLA. Defaults to `False`.
         strategy: One of `STRATEGIES`: the devices to train on. Defaults to `"none"`.
-        deterministic: Whether equal settings give equal weights, at lower speed. Defaults to
-            `False`.
+        deterministic: Give equal weights for equal settings, at lower speed. Defaults to `False`.
         seed: Seed of weights, order and augmentation. Defaults to `0`.
 
     Raises:
@@ -283,7 +276,6 @@ class TrainingSettings:
                 ) from None
 
     def _convert(self, function, *names):
-        """Converts the named settings, except those that are `None`."""
         for name in names:
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, function(getattr(self, name)))

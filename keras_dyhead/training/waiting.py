@@ -38,11 +38,11 @@ def measure_waiting(
     batches = iter(dataset.repeat())
     waited, computed = [], []
     for step in range(_WARM_UP + steps):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         batch = next(batches)
         ready = time.perf_counter()
         model.train_on_batch(*batch)  # waits for the loss, because it returns a number
-        waited.append(ready - begun)
+        waited.append(ready - started)
         computed.append(time.perf_counter() - ready)
         if progress is not None:
             progress((step + 1) / (_WARM_UP + steps))
