@@ -1,4 +1,4 @@
-"""Backbone weights under every naming give the maps that their own libraries compute."""
+"""Backbone weights under every naming give the feature maps of their own libraries."""
 
 import gzip
 import json
@@ -20,7 +20,7 @@ BACKBONES = {
     "torchvision/swin_t": lambda: SwinBackbone(),
     "timm/swin_tiny_patch4_window7_224": lambda: SwinBackbone(),
 }
-SIZES = {  # of the images, and which pixels of P3, P4, P5 are stored
+SIZES = {  # of the images, and the stored pixels of P3, P4, P5
     "torchvision/resnet18": ((65, 97), (1, 1, 1)),
     "torchvision/swin_t": ((256, 288), (8, 4, 2)),
     "timm/swin_tiny_patch4_window7_224": ((448, 448), (8, 4, 2)),
@@ -38,7 +38,7 @@ def generated(shapes):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_maps_are_those_of_the_library_the_names_come_from(name):
-    """Swin's output normalizations, which ImageNet's weights lack, are those of a new model.
+    """Swin's output normalizations, which ImageNet weights lack, are those of a new model.
 
     The sizes are such that libraries and detectors agree on the windows: timm shifts before it
     pads, torchvision does not shift where the map is a single window.
@@ -65,8 +65,8 @@ MICROSOFT = "backbone.backbone.bottom_up."
         ("dyhead_swint_atss_fpn_2x_ms", MICROSOFT, SwinBackbone, False),
     ],
 )
-def test_the_backbone_is_taken_out_of_a_whole_detector(name, prefix, make, alone):
-    """With its prefix and everything else around it, or `alone` under its own names."""
+def test_the_backbone_loads_from_a_whole_detector(name, prefix, make, alone):
+    """With a prefix and the rest of the detector, or `alone` under its own names."""
     state = {
         key.removeprefix(prefix) if alone else key: np.broadcast_to(np.float32(0.25), shape)
         for key, shape in PUBLISHED_NAMES[name].items()
@@ -77,7 +77,7 @@ def test_the_backbone_is_taken_out_of_a_whole_detector(name, prefix, make, alone
 
 
 def small_swin(mmdet):
-    """A quarter of Microsoft's Swin-T; or the same under mmdet's names, patches in its order."""
+    """A quarter of Microsoft's Swin-T, or the same with mmdet's names and patch order."""
     state = {}
     for key, shape in PUBLISHED_NAMES["dyhead_swint_atss_fpn_2x_ms"].items():
         if not key.startswith(MICROSOFT) or "relative_position_index" in key:
@@ -101,7 +101,7 @@ def small_swin(mmdet):
     return state
 
 
-def test_mmdets_swin_is_microsofts_under_other_names_and_order():
+def test_mmdets_swin_is_microsofts_with_other_names_and_order():
     found, expected = (
         load_backbone_weights(SwinBackbone(embed_dim=24), small_swin(mmdet))
         for mmdet in (True, False)

@@ -45,8 +45,8 @@ def test_backbone_pyramid_and_dyhead_are_the_originals():
     assert checked == 3 + 5 + 5
 
 
-def test_weights_of_imagenet_leave_the_offsets_at_their_start():
-    """Files of ResNeXt as a classifier know of nothing that deforms."""
+def test_imagenet_weights_do_not_change_the_offsets():
+    """Files of ResNeXt classifiers have no deformable convolutions."""
     arguments = {"depth": 50, "base_channels": 8, "groups": 2, "width_per_group": 32}
     part = backbone_part(ResNetBackbone(**arguments), tables.RESNET_TORCHVISION, "")
     state = {"fc.weight": np.zeros((10, 256), "float32"), "fc.bias": np.zeros(10, "float32")}
@@ -65,8 +65,8 @@ def test_weights_of_imagenet_leave_the_offsets_at_their_start():
     assert all(float(keras.ops.max(keras.ops.abs(w))) == 0 for w in offsets)
 
 
-def test_detectron2_keeps_the_offsets_beside_the_convolution():
-    """`DeformBottleneckBlock` of detectron2 calls its module `conv2_offset`."""
+def test_detectron2_stores_the_offsets_next_to_the_convolution():
+    """detectron2's `DeformBottleneckBlock` calls this module `conv2_offset`."""
     backbone = ResNetBackbone(50, base_channels=8, deformable_stages=(3,))
     part = backbone_part(backbone, tables.RESNET_DETECTRON2, "")
     name = part.tensor_name("layer2_1_conv2/offset_conv/kernel")

@@ -25,15 +25,15 @@ ON_TENSORFLOW = keras.backend.backend() == "tensorflow"
 
 
 def is_quick(name):
-    """Ten seconds each on TensorFlow: of the originals to which DyHead was added one will do."""
+    """Each takes ten seconds on TensorFlow: one of the models with DyHead added is enough."""
     return ON_TENSORFLOW and (name not in COMPOSED or name == QUICK)
 
 
 def reference_input(name, model):
-    """The image of the reference, through the model's own normalization, without padding."""
+    """The reference image with the model's own normalization and without padding."""
     origin = (PUBLISHED | COMPOSED)[name].origin
     image = np.asarray(Image.open(DATA / f"{origin}.png"))
-    if name == "dyhead_swint_atss_fpn_2x_ms":  # given the array of the others, taken for RGB
+    if name == "dyhead_swint_atss_fpn_2x_ms":  # got the array of the others as RGB
         image = image[..., ::-1]
     return model.preprocessor.normalize(image[None])
 
@@ -101,8 +101,8 @@ def test_pyramid_dyhead_raw_outputs_and_detections_are_the_originals(name):
         if "swin-l" not in name
     ],
 )
-def test_models_whose_maps_are_not_stored_have_the_originals_losses(name):
-    """The losses read all raw outputs: they are the originals' if these are."""
+def test_models_without_stored_maps_have_the_originals_losses(name):
+    """The losses depend on all raw outputs."""
     model = load_checkpoint(name, state_of(name))
     raw = run(model, reference_input(name, model))
     expected = dict(EXPECTED["losses"][name])

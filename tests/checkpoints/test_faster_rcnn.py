@@ -26,7 +26,7 @@ SIZE = np.array([[192, 256]], "int32")
 
 
 def tensor_shapes(name):
-    """Names and shapes of all tensors. OpenMMLab's: of its RetinaNet, but for pyramid and heads."""
+    """Names and shapes of all tensors. OpenMMLab's RetinaNet, except pyramid and heads."""
     names = json.loads(gzip.decompress((DATA / "tensor_names.json.gz").read_bytes()))
     if name in names:
         return names[name]
@@ -53,7 +53,7 @@ def tensor_shapes(name):
 
 @dataclasses.dataclass(frozen=True)
 class Case:
-    """A model, what it computes for the reference image, and what the original computed."""
+    """A model, its outputs for the reference image, and those of the original."""
 
     name: str
     model: keras.Model
@@ -76,7 +76,7 @@ def case(request):
     return Case(name, model, maps, raw, dict(np.load(DATA / f"{name}.npz")))
 
 
-def test_all_tensors_have_their_place(case):
+def test_all_tensors_are_used(case):
     expected = {MICROSOFT: 53_203_592 + 106_240, OPENMMLAB: 53_252_104 + 53_120}[case.name]
     assert case.model.count_params() == expected
 
@@ -102,12 +102,12 @@ def test_pyramid_dyhead_and_raw_outputs_are_the_originals(case):
 
 
 def propose(model, raw, training=False):
-    """Step by step, suppression would take seconds."""
+    """Eagerly, suppression would take seconds."""
     return tf.function(lambda raw: model.propose(raw, SIZE, training))(raw)
 
 
 def assert_same_set(boxes, scores, expected_boxes, expected_scores):
-    """Compares in the order of the scores, but for those that are equal to 1e-5."""
+    """Compares in the order of the scores, except scores that are equal to within 1e-5."""
     assert len(boxes) == len(expected_boxes)
     left = list(range(len(boxes)))
     for box, score in zip(np.asarray(boxes), np.asarray(scores), strict=True):
@@ -155,7 +155,7 @@ def test_detections_are_the_originals(case):
 
 @pytest.mark.parametrize("case", [OPENMMLAB], indirect=True)
 @pytest.mark.parametrize("objects", ["g0", "g1"])
-def test_assignments_and_losses_are_openmmlabs_given_its_draws(case, objects):
+def test_assignments_and_losses_are_openmmlabs_with_its_samples(case, objects):
     reference = {
         key.removeprefix(f"{objects}/"): value
         for key, value in case.reference.items()
@@ -178,7 +178,7 @@ def test_assignments_and_losses_are_openmmlabs_given_its_draws(case, objects):
     np.testing.assert_array_equal(assigned, reference["regions/assigned"])
 
     def noise(kind, count):
-        """Numbers by which those are drawn that the original drew."""
+        """Random numbers that choose the samples of the original."""
         drawn = np.zeros((1, count), "float32")
         drawn[0, reference[f"{kind}/drawn"]] = 1
         return drawn

@@ -1,4 +1,4 @@
-"""Published files come from a server once, whole, and as they were published."""
+"""Published files are downloaded once, completely, and verified."""
 
 import concurrent.futures
 import hashlib
@@ -14,7 +14,7 @@ DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves one content, and breaks off the first answers after so many bytes each."""
+    """Serves one file, and truncates the first responses."""
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
@@ -66,7 +66,7 @@ def cache(tmp_path):
 GOOD = f"atss_20211219-{DIGITS}.pth"
 
 
-def test_a_file_is_fetched_once(server, cache, capsys):
+def test_a_file_is_downloaded_once(server, cache, capsys):
     path = fetch_checkpoint(server.address(GOOD))
     assert path == cache / GOOD and path.read_bytes() == CONTENT
     assert f"its SHA-256 begins with {DIGITS}, as expected" in capsys.readouterr().err
@@ -75,14 +75,14 @@ def test_a_file_is_fetched_once(server, cache, capsys):
     assert [file.name for file in cache.iterdir()] == [GOOD]
 
 
-def test_of_several_that_ask_at_once_one_fetches(server, cache):
+def test_only_one_of_several_processes_downloads(server, cache):
     with concurrent.futures.ThreadPoolExecutor(4) as pool:
         paths = list(pool.map(fetch_checkpoint, [server.address(GOOD)] * 4))
     assert [path.read_bytes() == CONTENT for path in paths] == [True] * 4
     assert server.asked == [None]
 
 
-def test_of_a_file_without_a_published_hash_the_size_is_checked(server, capsys):
+def test_the_size_of_a_file_without_a_published_hash_is_checked(server, capsys):
     assert fetch_checkpoint(server.address("a.pth")).read_bytes() == CONTENT
     assert "no hash is published, but it has the size" in capsys.readouterr().err
     server.lengths = False
@@ -90,19 +90,19 @@ def test_of_a_file_without_a_published_hash_the_size_is_checked(server, capsys):
     assert "neither a hash nor a size is known" in capsys.readouterr().err
 
 
-def test_a_connection_that_ends_early_is_taken_up_again(server):
+def test_an_interrupted_download_resumes(server):
     server.breaks = [100_000, 50_000]
     assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
     assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
 
 
-def test_a_server_that_cannot_go_on_is_asked_from_the_beginning(server):
+def test_a_server_that_cannot_resume_is_asked_for_the_whole_file(server):
     server.breaks, server.ranges = [100_000], False
     assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
     assert len(server.asked) == 2
 
 
-def test_a_download_that_broke_off_goes_on_in_the_next_call(server, cache):
+def test_a_failed_download_resumes_in_the_next_call(server, cache):
     server.breaks = [400_000, *[0] * 9]
     with pytest.raises(ConnectionError, match=f"0.4 MB are kept.*put the file at .*{GOOD}"):
         fetch_checkpoint(server.address(GOOD))
@@ -113,14 +113,14 @@ def test_a_download_that_broke_off_goes_on_in_the_next_call(server, cache):
 
 
 @pytest.mark.parametrize("part", [CONTENT[:70_000][::-1], CONTENT + b"more", CONTENT])
-def test_a_part_of_anything_is_mended(server, cache, part):
-    """Of another file, longer than the file, and whole but for its name."""
+def test_any_partial_file_is_completed_or_replaced(server, cache, part):
+    """Part of another file, longer than the file, and complete except for its name."""
     cache.mkdir(parents=True)
     (cache / f"{GOOD}.part").write_bytes(part)
     assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
 
 
-def test_a_file_of_another_content_is_refused_and_not_kept(server, cache):
+def test_a_file_with_other_content_is_refused_and_not_kept(server, cache):
     server.content = CONTENT[:-1]
     with pytest.raises(ValueError, match=f"must begin with {DIGITS}, but begins with .*put it at"):
         fetch_checkpoint(server.address(GOOD))
@@ -130,7 +130,7 @@ def test_a_file_of_another_content_is_refused_and_not_kept(server, cache):
         fetch_checkpoint(server.address(GOOD))
 
 
-def test_without_a_network_the_error_says_what_to_put_where(server, cache):
+def test_without_a_network_the_error_says_where_to_put_the_file(server, cache):
     source = server.address(GOOD)
     server.shutdown()
     server.server_close()
@@ -149,7 +149,7 @@ def test_a_file_that_the_server_does_not_have_is_named(server):
         fetch_checkpoint(server.address("missing.pth"))
 
 
-def test_a_cache_that_cannot_be_made_is_named(server, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_created_is_named(server, tmp_path, monkeypatch):
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(ValueError, match="Cannot create the folder .*models.*Set KERAS_HOME"):

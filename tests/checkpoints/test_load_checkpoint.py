@@ -1,4 +1,4 @@
-"""Published checkpoints load completely, and what does not fit is said.
+"""Published checkpoints load completely, and errors name what does not fit.
 
 The weights are generated from the tensors' names. That models then compute what the originals
 computed is in `test_every_backend.py`.
@@ -30,7 +30,7 @@ def state_of(name):
 
 @pytest.mark.slow
 def test_swin_large_takes_every_tensor_of_its_checkpoint():
-    """Without values, which would take long: arrays of one repeated number."""
+    """With arrays of one repeated number, because real values would take long."""
     (name,) = (name for name in PUBLISHED if "swin-l" in name)
     state = {key: np.broadcast_to(np.float32(0.25), shape) for key, shape in NAMES[name].items()}
     model = load_checkpoint(name, state)
@@ -49,7 +49,7 @@ def test_records_say_what_was_published(name):
     assert record.preprocessing["mean"][0] == (123.675 if "RGB" in str(record) else 103.53)
 
 
-def test_an_unknown_name_is_told_the_known_ones():
+def test_the_error_for_an_unknown_name_lists_the_known_ones():
     with pytest.raises(ValueError, match="dyhead_r50_atss_fpn_1x.*Received: 'atss'"):
         load_checkpoint("atss", {})
 
@@ -59,16 +59,16 @@ NAME = "dyhead_r50_atss_fpn_1x"
 
 @pytest.fixture(scope="module")
 def zeros():
-    """The tensors of Microsoft's ATSS, all zero and taking no memory."""
+    """The tensors of Microsoft's ATSS, all zero, without memory."""
     return {key: np.broadcast_to(np.float32(0), shape) for key, shape in NAMES[NAME].items()}
 
 
 def test_every_problem_of_a_checkpoint_is_named(zeros):
-    """Missing, superfluous and misshapen tensors at once; what older versions store is passed."""
+    """Missing, extra and misshapen tensors; extras of older versions are ignored."""
     state = dict(zeros)
     del state["head.scales.3.scale"], state["backbone.backbone.bottom_up.res3.0.conv2.weight"]
     state["head.mystery.weight"] = np.zeros(3)
-    state["head.cls_logits.bias"] = np.zeros(81)  # the scores say how many classes there are
+    state["head.cls_logits.bias"] = np.zeros(81)  # the scores determine the number of classes
     state["pixel_mean"] = np.zeros((3, 1, 1))
     state["anchor_generator.cell_anchors.0"] = np.zeros((1, 4))
     with pytest.raises(ValueError, match="Nothing was loaded. Problems: 4") as error:
@@ -89,8 +89,8 @@ def test_the_checkpoint_of_another_model_is_refused(zeros):
         load_checkpoint("dyhead_r50_retina_fpn_1x", zeros)
 
 
-def test_the_model_carries_its_preprocessing_and_class_names(zeros):
-    """Sizes by detectron2's own rule for several images, from the configuration's manifest."""
+def test_the_model_has_its_preprocessing_and_class_names(zeros):
+    """The sizes of several images follow detectron2's own rule."""
     model = load_checkpoint(NAME, zeros)
     assert model.class_names == COCO_CLASSES and len(COCO_CLASSES) == 80
     assert COCO_CLASSES[0] == "person" and COCO_CLASSES[79] == "toothbrush"
@@ -108,7 +108,7 @@ def test_the_model_carries_its_preprocessing_and_class_names(zeros):
     np.testing.assert_allclose(model.preprocessor.normalize(pixel)[0, 0, 0], expected, rtol=1e-6)
 
 
-SCORES = {  # of each family: the layers with the scores and, where there is one, all classes' boxes
+SCORES = {  # of each family: the layers of the scores and, if any, of the boxes of all classes
     "dyhead_r50_retina_fpn_1x": ("head.cls_score", None),
     "dyhead_r50_atss_fpn_1x": ("head.cls_logits", None),
     "dyhead_r50_rcnn_fpn_1x": (
@@ -123,7 +123,7 @@ SCORES = {  # of each family: the layers with the scores and, where there is one
 
 
 def with_classes(name, count):
-    """The tensors of an own training: all zero, with other numbers of scores."""
+    """The tensors of a custom training: all zero, with other numbers of scores."""
     shapes = dict(NAMES[name])
     scores, boxes = SCORES[name]
     for layer, old, new in (
@@ -139,7 +139,7 @@ def with_classes(name, count):
 
 @pytest.mark.parametrize("count", [1, 3, 100])
 @pytest.mark.parametrize("name", SCORES)
-def test_the_tensors_say_how_many_classes_there_are(name, count):
+def test_the_tensors_determine_the_number_of_classes(name, count):
     assert count_classes((PUBLISHED | COMPOSED)[name], with_classes(name, count)) == count
 
 
@@ -147,12 +147,12 @@ def test_the_tensors_say_how_many_classes_there_are(name, count):
     "name",
     [pytest.param(n, marks=() if "rcnn" in n else pytest.mark.slow) for n in SCORES],
 )
-def test_own_trainings_load_with_their_number_of_classes(name):
+def test_custom_trainings_load_with_their_number_of_classes(name):
     model = load_checkpoint(name, with_classes(name, 3))
     assert model.num_classes == 3 and model.class_names is None
 
 
-def test_names_come_from_the_file_if_they_are_as_many(tmp_path):
+def test_names_come_from_the_file_if_their_number_fits(tmp_path):
     state = {
         "model." + key: torch.zeros(()).expand(array.shape)
         for key, array in with_classes(NAME, 2).items()

@@ -1,4 +1,4 @@
-"""Checkpoints that need no PyTorch: safetensors, mappings, and files that are none."""
+"""Checkpoints without PyTorch: safetensors, mappings, and files that are no checkpoints."""
 
 import sys
 import zipfile
@@ -28,12 +28,12 @@ def test_safetensors_files_are_read_tensor_by_tensor(tmp_path):
         state["b"]
 
 
-def test_safetensors_files_of_another_name_are_known_by_their_beginning(tmp_path):
+def test_safetensors_files_with_another_suffix_are_recognized(tmp_path):
     save_file({k: np.asarray(v) for k, v in ARRAYS.items()}, tmp_path / "pytorch_model.bin")
     assert set(read_state_dict(tmp_path / "pytorch_model.bin")) == set(ARRAYS)
 
 
-def test_a_mapping_is_returned_as_it_is():
+def test_a_mapping_is_returned_unchanged():
     assert read_state_dict(ARRAYS) is ARRAYS
 
 

@@ -1,4 +1,4 @@
-"""Pickles of NumPy arrays are read by a reader that runs nothing."""
+"""Pickles of NumPy arrays are read without running code."""
 
 import collections
 import os
@@ -11,7 +11,7 @@ from keras_dyhead.checkpoints import read_state_dict
 
 ARRAYS = {
     "a": np.arange(24, dtype="float32").reshape(2, 3, 4),
-    "b": np.arange(6.0).reshape(2, 3).T,  # by columns
+    "b": np.arange(6.0).reshape(2, 3).T,  # column-major
     "c": np.arange(3, dtype=">i4"),
     "d": np.array(2.5, "float16"),
     "e": np.zeros((0, 3), "float32"),
@@ -37,8 +37,8 @@ def test_arrays_are_read_from_every_protocol(tmp_path, protocol, suffix):
         assert state[name].dtype == (array.dtype if array.dtype.kind != "f" else "float32")
 
 
-def test_what_python_2_wrote_is_read(tmp_path):
-    """Names and bytes are both its plain strings."""
+def test_files_from_python_2_are_read(tmp_path):
+    """In Python 2, names and bytes are both plain strings."""
     content = (
         b"\x80\x02}U\x05modelq\x00}U\x01aq\x01cnumpy.core.multiarray\n_reconstruct\n"
         b"cnumpy\nndarray\nK\x00\x85U\x01b\x87R(K\x01K\x02\x85cnumpy\ndtype\nU\x02f4K\x00K\x01\x87R"
@@ -50,14 +50,14 @@ def test_what_python_2_wrote_is_read(tmp_path):
     assert read_state_dict(tmp_path / "x.pkl")["a"].tolist() == [1.5, -2]
 
 
-def test_entries_that_are_no_arrays_of_numbers_are_left_out(tmp_path):
+def test_entries_other_than_arrays_of_numbers_are_left_out(tmp_path):
     content = {"a": np.ones(2), "text": np.array(["x"]), "objects": np.array([None, {}]), "b": [1]}
     (tmp_path / "x.pkl").write_bytes(pickle.dumps(content))
     assert list(read_state_dict(tmp_path / "x.pkl")) == ["a"]
 
 
 class Call:
-    """Has the reader call something."""
+    """Makes the reader call a function."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -101,7 +101,7 @@ def test_a_malicious_pickle_runs_nothing(tmp_path, protocol, place, name):
         b"ccollections\nOrderedDict\nN}\x8c\x04itemsNs\x86b.",  # ... of a class
         b"cnumpy\nload\n(\x8c\x01xtR.",
         b"\x82\x01.",  # an extension
-        b"P1\n.",  # an object kept elsewhere
+        b"P1\n.",  # an object stored elsewhere
     ],
 )
 def test_opcodes_reach_nothing_but_arrays(tmp_path, opcodes):
@@ -111,7 +111,7 @@ def test_opcodes_reach_nothing_but_arrays(tmp_path, opcodes):
     assert list(collections.OrderedDict(a=1).items()) == [("a", 1)]
 
 
-def test_a_cut_off_pickle_is_named_at_every_length(tmp_path):
+def test_a_truncated_pickle_is_named_at_every_length(tmp_path):
     whole = pickle.dumps({"model": ARRAYS})
     for length in range(2, len(whole) - 1, 37):
         (tmp_path / "x.pkl").write_bytes(whole[:length])

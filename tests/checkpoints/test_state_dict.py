@@ -1,4 +1,4 @@
-"""PyTorch files of every kind are read alike; damaged and dangerous ones are refused by name."""
+"""All kinds of PyTorch files are read; damaged and dangerous ones are named and refused."""
 
 import argparse
 import collections
@@ -45,7 +45,7 @@ def assert_arrays(state):
     ],
     ids=["plain", "detectron2", "openmmlab"],
 )
-def test_pytorch_files_are_read_whatever_their_wrapping_and_age(tmp_path, wrap, zipped):
+def test_pytorch_files_are_read_with_every_nesting_and_format(tmp_path, wrap, zipped):
     path = tmp_path / "x.pth"
     torch.save(wrap(tensors()), path, _use_new_zipfile_serialization=zipped)
     assert_arrays(read_state_dict(path))
@@ -58,8 +58,8 @@ def test_floats_of_other_precision_become_float32(tmp_path, dtype):
     assert array.dtype == "float32" and array.tolist() == [1.5] * 3
 
 
-def test_training_records_of_mmengine_are_passed_over(tmp_path):
-    """Log histories and numpy's numbers in `meta` neither stop the loading nor come to life."""
+def test_training_records_of_mmengine_are_ignored(tmp_path):
+    """Log histories and NumPy scalars in `meta` neither stop loading nor become objects."""
     code = """
 import sys, types, numpy as np, torch
 module = types.ModuleType("mmengine.logging.history_buffer")
@@ -126,8 +126,8 @@ def test_a_malicious_file_is_refused_and_its_code_not_run(tmp_path, payload, pla
     assert victim.exists()
 
 
-def test_nothing_that_may_be_named_in_a_file_is_what_it_names():
-    """The allow-list holds no function that does anything: `getattr` in a file is not getattr."""
+def test_allowed_names_do_not_resolve_to_what_they_name():
+    """No allowed name has any effect: `getattr` in a file is not `getattr`."""
     payload = pickle.PROTO + b"\x02" + b"cbuiltins\ngetattr\n(cbuiltins\ngetattr\nX\x04\x00\x00\x00"
     payload += b"nametR."
     with torch.serialization.safe_globals([(value, name) for name, value in INERT.items()]):
@@ -142,7 +142,7 @@ def test_nothing_that_may_be_named_in_a_file_is_what_it_names():
         (bytes(1000), "x.pth is damaged or not a PyTorch checkpoint"),
     ],
 )
-def test_a_file_that_is_no_checkpoint_is_named(tmp_path, content, message):
+def test_a_file_that_is_not_a_checkpoint_is_named(tmp_path, content, message):
     (tmp_path / "x.pth").write_bytes(content)
     with pytest.raises(ValueError, match=f"(?s){message}"):
         read_state_dict(tmp_path / "x.pth")
@@ -159,7 +159,7 @@ def test_a_truncated_file_is_refused_at_every_length(tmp_path, zipped):
             read_state_dict(path)
 
 
-def test_flipped_bytes_in_the_file_are_refused_or_change_values_only(tmp_path):
+def test_flipped_bytes_are_refused_or_only_change_values(tmp_path):
     path = tmp_path / "x.pth"
     torch.save(tensors(), path)
     whole = path.read_bytes()
@@ -179,7 +179,7 @@ def test_a_file_without_tensors_is_refused(tmp_path, content):
         read_state_dict(tmp_path / "x.pth")
 
 
-def test_a_pytorch_whose_safe_loading_is_not_safe_is_refused(tmp_path, monkeypatch):
+def test_a_pytorch_version_without_safe_loading_is_refused(tmp_path, monkeypatch):
     torch.save(tensors(), tmp_path / "x.pth")
     monkeypatch.setattr(torch, "__version__", torch.torch_version.TorchVersion("2.5.1"))
     with pytest.raises(ImportError, match="needs PyTorch 2.6"):
@@ -202,7 +202,7 @@ def test_a_pytorch_whose_safe_loading_is_not_safe_is_refused(tmp_path, monkeypat
         lambda name: name.replace("a.", "a._checkpoint_wrapped_module."),
     ],
 )
-def test_names_lose_what_training_tools_put_around_them(tmp_path, rename):
+def test_additions_of_training_tools_to_names_are_removed(tmp_path, rename):
     renamed = {rename(name): tensor for name, tensor in tensors().items()}
     torch.save({"state_dict": renamed}, tmp_path / "x.pth")
     assert_arrays(read_state_dict(tmp_path / "x.pth"))
@@ -214,12 +214,12 @@ def test_names_lose_what_training_tools_put_around_them(tmp_path, rename):
     assert_arrays({name: found[name] for name in ARRAYS})
 
 
-def test_a_name_that_only_looks_like_a_wrapper_is_kept():
+def test_a_name_that_only_resembles_a_wrapper_is_kept():
     state = {"scale_attn_module.1.weight": 1, "modeling.a": 2, "neck.model.a": 3, "ema_a": 4}
     assert read_state_dict(state) is state
 
 
-def test_of_a_student_and_its_teacher_the_teacher_is_read():
+def test_the_teacher_is_read_rather_than_its_student():
     other = {name: 0 * np.asarray(array) for name, array in ARRAYS.items()}
     state = {f"student.{name}": array for name, array in other.items()}
     state |= {f"teacher.{name}": array for name, array in ARRAYS.items()}
@@ -257,7 +257,7 @@ def ema_names(state):
         *("averages not begun", "plain loop", "another name", "lightning", "beside"),
     ],
 )
-def test_the_averages_are_read_where_there_are_some(tmp_path, wrap):
+def test_averaged_weights_are_read_if_the_file_has_them(tmp_path, wrap):
     state = dict(tensors())
     zeros = {name: 0 * tensor for name, tensor in state.items()}
     torch.save(wrap(state, zeros), tmp_path / "X.PTH")
@@ -265,7 +265,7 @@ def test_the_averages_are_read_where_there_are_some(tmp_path, wrap):
     assert_arrays(read_state_dict(wrap(state, zeros)))
 
 
-def test_of_several_models_none_is_guessed(tmp_path):
+def test_several_models_are_refused(tmp_path):
     torch.save({"generator": tensors(), "critic": tensors()}, tmp_path / "x.pth")
     with pytest.raises(
         ValueError, match=r"x\.pth contains several models: \['generator', 'critic'\]"
@@ -273,14 +273,14 @@ def test_of_several_models_none_is_guessed(tmp_path):
         read_state_dict(tmp_path / "x.pth")
 
 
-def test_a_mapping_that_was_loaded_from_a_file_is_read_as_the_file():
+def test_a_mapping_loaded_from_a_file_is_read_like_the_file():
     loaded = {"state_dict": tensors(), "meta": {"CLASSES": ("ant", "bee")}}
     state, names = read_checkpoint(loaded)
     assert_arrays(state)
     assert names == ["ant", "bee"]
 
 
-def test_arguments_of_the_command_line_and_paths_are_passed_over(tmp_path):
+def test_command_line_arguments_and_paths_are_ignored(tmp_path):
     args = argparse.Namespace(lr=1e-4, out=Path("runs") / "a")
     torch.save({"model": tensors(), "args": args, "folder": Path("runs")}, tmp_path / "x.pth")
     assert_arrays(read_state_dict(tmp_path / "x.pth"))
@@ -303,12 +303,12 @@ def test_arguments_of_the_command_line_and_paths_are_passed_over(tmp_path):
         ({}, None),
     ],
 )
-def test_names_of_classes_are_found(tmp_path, content, expected):
+def test_class_names_are_found(tmp_path, content, expected):
     torch.save({"state_dict": tensors()} | content, tmp_path / "x.pth")
     assert read_checkpoint(tmp_path / "x.pth")[1] == expected
 
 
-def test_safetensors_may_name_classes(tmp_path):
+def test_safetensors_may_have_class_names(tmp_path):
     arrays = {name: np.asarray(array) for name, array in ARRAYS.items()}
     save_file(arrays, tmp_path / "x.safetensors", {"classes": '["ant", "bee"]'})
     assert read_checkpoint(tmp_path / "x.safetensors")[1] == ["ant", "bee"]

@@ -26,7 +26,7 @@ def channels_last(array):
 
 
 def load_case(name):
-    """The case's parameters, its reference arrays and its inputs, channels-last."""
+    """The parameters, reference arrays and channels-last inputs of a case."""
     case, reference = CASES[name], {}
     for path in sorted(DATA.glob(f"{name}.*npz")):
         reference.update(np.load(path))
@@ -35,7 +35,7 @@ def load_case(name):
 
 
 def loaded_neck(case, inputs, start="released"):
-    """A neck with the case's generated weights, loaded from Microsoft's names."""
+    """A neck with the generated weights of a case, loaded from Microsoft's names."""
     neck = DyHeadNeck(case["blocks"], case["channels"], alignment="published", start=start)
     neck.build([x.shape for x in inputs])
     return load_tower(
@@ -63,7 +63,7 @@ def test_outputs_are_those_of_the_released_code(name):
         assert relative_error(output, channels_last(reference[f"out/{level}"])) <= 1e-4, level
 
 
-def test_a_neck_that_started_near_the_identity_computes_the_same_to_the_bit():
+def test_a_neck_that_starts_near_the_identity_computes_the_same_bits():
     case, _, inputs = load_case("c32_n1_odd")
     released, identity = (loaded_neck(case, inputs, start) for start in ("released", "identity"))
     for found, expected in zip(run(identity, inputs), run(released, inputs), strict=True):
@@ -71,7 +71,7 @@ def test_a_neck_that_started_near_the_identity_computes_the_same_to_the_bit():
 
 
 def intermediates(block, maps):
-    """What the released code computes on the way through a block, by level and its name there."""
+    """Intermediate values of a block by level and their name in the released code."""
     trace, sampled = block.trace(maps), block.spatial_attention.sample(maps)
     names = {"mid": "temp_mid", "low": "temp_finer", "high": "temp_coarser"}
     found = {}
@@ -157,7 +157,7 @@ def test_openmmlab_names_give_the_same_tower_as_microsofts():
     for state, use_bias in ((without_bias, True), (renamed, False)):
         neck = DyHeadNeck(2, 32, alignment="published", use_bias=use_bias)
         neck.build([x.shape for x in pyramid])
-        # Keys of a whole detector, outside the tower, are left alone.
+        # Keys of a detector outside the tower are ignored.
         state = {**state, "backbone.conv1.weight": np.zeros(3), "bbox_head.bias": np.zeros(3)}
         outputs.append(run(load_tower(neck, state), pyramid))
     for a, b in zip(*outputs, strict=True):

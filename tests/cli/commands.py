@@ -1,4 +1,4 @@
-"""Commands run in this process."""
+"""Runs commands in this process."""
 
 from typer.testing import CliRunner
 
@@ -10,14 +10,14 @@ def invoke(*arguments):
 
 
 def output_of(*arguments):
-    """What a command that must succeed prints, in one line."""
+    """Returns the output of a command that must succeed, on one line."""
     result = invoke(*arguments)
     assert result.exit_code == 0, result.output
     return " ".join(result.output.split())
 
 
 def complaint(*arguments):
-    """The message of a command that must fail with exit code 2 and without a traceback."""
+    """Returns the message of a command that must fail with exit code 2 and no traceback."""
     result = invoke(*arguments)
     assert result.exit_code == 2, result.output
     assert isinstance(result.exception, SystemExit)

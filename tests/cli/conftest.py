@@ -1,4 +1,4 @@
-"""A model's file, a drawn data set, photographs, and detections that need no model to run."""
+"""A model file, a drawn data set, photos, and detections that need no model."""
 
 import keras
 import numpy as np
@@ -12,7 +12,7 @@ from keras_dyhead.coco import draw_shapes
 
 @pytest.fixture(scope="session")
 def folder(small_model, tmp_path_factory):
-    """The model, drawn images and their annotations, and images of other sizes."""
+    """A folder with the model, drawn images and their annotations, and images of other sizes."""
     path = tmp_path_factory.mktemp("cli")
     small_model.save(path / "model.keras")
     draw_shapes(path / "data", 3, image_size=64, empty_fraction=0).rename(path / "shapes.json")
@@ -26,9 +26,9 @@ def folder(small_model, tmp_path_factory):
 
 @pytest.fixture
 def views(small_model, monkeypatch):
-    """Detections that follow from an image's size alone, and the augmentations and tiles asked for.
+    """Makes detections depend only on the image size; returns the augmentations and tiles used.
 
-    The model is there without its file being read.
+    The model is not read from its file.
     """
     asked = []
 

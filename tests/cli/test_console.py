@@ -1,4 +1,4 @@
-"""The command line answers at once and explains itself."""
+"""The command line starts quickly and explains itself."""
 
 import os
 import subprocess
@@ -36,7 +36,7 @@ print("imported:", heavy.intersection(sys.modules))
     assert output.stderr == "" and "--backbone-weights" in output.stdout
 
 
-def test_the_terminal_shows_other_peoples_texts_as_they_are(capsys):
+def test_the_terminal_prints_text_literally(capsys):
     terminal = Terminal()
     terminal.print(ODD)
     terminal.warn(ValueError(ODD))
@@ -49,7 +49,7 @@ def test_the_terminal_shows_other_peoples_texts_as_they_are(capsys):
     assert output.count(SHOWN) == 5 and errors == f"Error: {SHOWN}\n{SHOWN}\n"
 
 
-def test_version_is_the_packages():
+def test_version_is_that_of_the_package():
     assert output_of("--version") == f"keras-dyhead {__version__}"
 
 
@@ -59,7 +59,7 @@ def test_help_shows_examples(command):
     assert "Examples" in told and f"keras-dyhead {command}" in told.split("Examples")[1]
 
 
-def test_no_framework_writes_its_log():
+def test_no_framework_prints_its_log():
     environment = {name: v for name, v in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     command = [sys.executable, "-m", "keras_dyhead.cli", "convert", "list"]
     output = subprocess.run(command, capture_output=True, text=True, env=environment)

@@ -1,4 +1,4 @@
-"""`keras-dyhead convert` turns published checkpoints into model files, and names bad input."""
+"""`keras-dyhead convert` turns published checkpoints into model files and reports bad input."""
 
 import json
 import sys
@@ -18,7 +18,7 @@ from keras_dyhead.coco import draw_shapes
 
 @pytest.fixture
 def tiny(monkeypatch):
-    """A published model that is small: its name, and its checkpoint with generated tensors."""
+    """A small published model: its name, and a checkpoint with generated tensors."""
     record = PublishedModel(
         origin="microsoft",
         detector="atss",
@@ -59,7 +59,7 @@ def test_a_converted_model_computes_the_same_bits_without_pytorch(tiny, tmp_path
         np.testing.assert_array_equal(value, expected)
 
 
-def test_convert_refuses_to_overwrite_and_names_what_is_wrong(tiny, tmp_path):
+def test_convert_refuses_to_overwrite_and_reports_bad_input(tiny, tmp_path):
     source, out = tmp_path / "x.pth", tmp_path / "x.keras"
     source.write_text("<!DOCTYPE html>")
     assert "x.pth is a web page" in complaint("convert", "tiny", source, out)
@@ -73,8 +73,10 @@ def test_convert_refuses_to_overwrite_and_names_what_is_wrong(tiny, tmp_path):
     assert out.read_text() == "mine"
 
 
-def test_a_published_file_comes_from_the_cache_or_is_asked_for(tiny, tmp_path, monkeypatch):
-    """Every command that takes a `.keras` file takes a published name, too."""
+def test_a_published_file_comes_from_the_cache_or_the_error_says_where_to_put_it(
+    tiny, tmp_path, monkeypatch
+):
+    """Every command that takes a `.keras` file also takes a published name."""
     name, state = tiny
     monkeypatch.setenv("KERAS_HOME", str(tmp_path))
     (tmp_path / "shapes").mkdir()

@@ -1,4 +1,4 @@
-"""`keras-dyhead evaluate` measures what `evaluate_coco` measures, and names bad input."""
+"""`keras-dyhead evaluate` agrees with `evaluate_coco` and reports bad input."""
 
 import json
 
@@ -18,7 +18,7 @@ def arguments(folder):
     return [*command, "--images", folder / "data" / "images"]
 
 
-def test_the_figures_are_those_of_the_models_detections(small_model, eager, arguments, folder):
+def test_the_metrics_are_those_of_the_models_detections(small_model, eager, arguments, folder):
     arguments += ["--annotations", folder / "shapes.json"]
     told = output_of(*arguments, "--out", folder / "m.json", "--results", folder / "r.json")
     opened = CocoAnnotations(folder / "shapes.json", folder / "data" / "images")
@@ -44,7 +44,7 @@ def test_the_figures_are_those_of_the_models_detections(small_model, eager, argu
     assert "AP50" in told
 
 
-def test_figures_by_class_and_several_views(arguments, folder, views):
+def test_metrics_per_class_with_several_views_and_tiles(arguments, folder, views):
     arguments += ["--annotations", folder / "shapes.json"]
     out = ["--out", folder / "m2.json", "--results", folder / "r2.json", "--per-class"]
     tiles = ["--tile", 64, "--overlap", 0.3]
@@ -56,7 +56,7 @@ def test_figures_by_class_and_several_views(arguments, folder, views):
     assert record["per_class"] == expected.per_class and record["figures"] == expected.figures
     assert record["tta"]["scales"] == [1.0, 0.5] and record["tta"]["merge"] == "nms"
     assert record["tiles"] == {"size": 64, "overlap": 0.3}
-    for entry in record["per_class"]:  # a row of the table for each
+    for entry in record["per_class"]:  # each has a row in the table
         cells = told.split(f" {entry['name']} ")[1].replace("┃", "│").split("│")
         shown = "-" if entry["AP50"] < 0 else f"{entry['AP50']:.3f}"
         assert int(cells[1]) == entry["boxes"] and shown in cells[3]
@@ -81,7 +81,7 @@ def test_names_and_problems_with_brackets_are_printed(arguments, folder, views):
             assert min(picture.size) > 500
 
 
-def test_names_files_of_windows_go_with_the_categories(arguments, folder, views):
+def test_class_names_from_windows_files_match_the_categories(arguments, folder, views):
     text = "\r\n".join([*SHAPES, "", ""])
     (folder / "bom.txt").write_text(text, encoding="utf-8-sig", newline="")
     arguments += ["--annotations", folder / "shapes.json", "--class-names", folder / "bom.txt"]
@@ -132,7 +132,7 @@ def test_categories_that_the_model_lacks_are_refused_or_left_out(arguments, fold
         (["--annotations", "broken.json"], "broken.json is not a JSON file"),
     ],
 )
-def test_what_does_not_fit_is_named(arguments, folder, views, monkeypatch, options, message):
+def test_bad_input_is_named(arguments, folder, views, monkeypatch, options, message):
     monkeypatch.chdir(folder)
     (folder / "broken.json").write_text("{")
     (folder / "names.txt").write_text("one\ntwo\n")

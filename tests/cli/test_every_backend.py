@@ -1,4 +1,4 @@
-"""`keras-dyhead train` works from images to a model and figures on every backend."""
+"""`keras-dyhead train` works from images to a model and its metrics on every backend."""
 
 import json
 
@@ -12,7 +12,7 @@ from keras_dyhead.training import Training, TrainingSettings, run
 BACKEND = keras.backend.backend()
 
 
-def test_what_is_tensorflows_is_said_beforehand_and_left_out(tmp_path, monkeypatch):
+def test_what_needs_tensorflow_is_announced_and_left_out(tmp_path, monkeypatch):
     annotations = draw_shapes(tmp_path / "data", 2, image_size=64, empty_fraction=0)
     images = annotations.parent / "images"
     settings = TrainingSettings(images, annotations, batch_size=2, strategy="mirrored")
@@ -27,7 +27,7 @@ def test_what_is_tensorflows_is_said_beforehand_and_left_out(tmp_path, monkeypat
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/training/test_run.py has more of it")
-def test_a_training_leaves_all_but_what_is_tensorflows(tmp_path):
+def test_a_training_writes_everything_that_does_not_need_tensorflow(tmp_path):
     annotations = draw_shapes(tmp_path / "data", 4, image_size=64, empty_fraction=0)
     data = ["--images", tmp_path / "data" / "images", "--annotations", annotations]
     model = ["--num-blocks", 0, "--channels", 16, "--image-size", 64, "max_level=5"]

@@ -1,4 +1,4 @@
-"""`keras-dyhead input`: what a training would be given, counted, timed and drawn."""
+"""`keras-dyhead input` counts, times and draws the training images."""
 
 import json
 
@@ -16,7 +16,7 @@ def data(tmp_path):
     return ["--images", tmp_path / "data" / "images", "--annotations", path]
 
 
-def test_the_report_counts_what_the_file_holds_and_draws_what_is_asked_for(data, tmp_path):
+def test_the_report_has_the_counts_of_the_file_and_the_pictures_requested(data, tmp_path):
     (tmp_path / "data" / "images" / "000002.jpg").write_text("no picture")
     out = tmp_path / "out"
     told = output_of(
@@ -61,7 +61,7 @@ def test_data_without_boxes_are_shown_too(data, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_share_of_waiting_is_that_of_the_model_named(data, tmp_path):
+def test_the_waiting_share_is_measured_with_the_model_of_the_settings(data, tmp_path):
     out = tmp_path / "out"
     told = output_of(
         *("input", *data, "--batch-size", 2, "--image-size", 64, "--seconds", 0, "--pictures", 0),

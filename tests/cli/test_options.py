@@ -1,10 +1,10 @@
-"""What several commands are given is checked in one place."""
+"""Options that several commands share are checked in one place."""
 
 import keras
 from cli.commands import complaint
 
 
-def test_a_file_that_is_no_detector_is_named(folder, tmp_path):
+def test_a_file_that_is_not_a_detector_is_named(folder, tmp_path):
     (tmp_path / "x.keras").write_bytes(b"no zip")
     command = ("predict", folder / "photos", "--model")
     told = complaint(*command, tmp_path / "x.keras")

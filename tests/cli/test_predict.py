@@ -1,4 +1,4 @@
-"""`keras-dyhead predict` writes what it detects, and names bad input."""
+"""`keras-dyhead predict` writes its detections and reports bad input."""
 
 import json
 
@@ -15,7 +15,7 @@ from keras_dyhead.inference import TestTimeAugmentation, Tiles, read_rgb
 
 
 def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
-    other = tmp_path / "wide.png"  # of the same name as another file
+    other = tmp_path / "wide.png"  # has the name of another file
     Image.open(folder / "photos" / "wide.png").save(other)
     out = tmp_path / "found"
     command = ("predict", folder / "photos", other, "--model", folder / "model.keras")
@@ -77,14 +77,14 @@ def test_broken_images_are_named_and_refused_or_skipped(folder, views, tmp_path)
     assert "no readable image among" in told
 
 
-def test_predict_finds_as_many_as_asked(small_model, folder, views, monkeypatch):
-    monkeypatch.setattr(small_model, "decoder", small_model.decoder)  # put back afterwards
+def test_predict_limits_the_number_of_detections(small_model, folder, views, monkeypatch):
+    monkeypatch.setattr(small_model, "decoder", small_model.decoder)  # restored afterwards
     command = ("predict", folder / "photos" / "tall.jpg", "--model", folder / "model.keras")
     output_of(*command, "--max-detections", 345)
     assert small_model.decoder.max_detections == 345
 
 
-def test_where_nothing_is_found_the_best_score_is_told(folder, views, monkeypatch, tmp_path):
+def test_without_detections_the_best_confidence_is_printed(folder, views, monkeypatch, tmp_path):
     command = ("predict", folder / "photos", "--model", folder / "model.keras", "--out", tmp_path)
     told = output_of(*command, "--score-threshold", 0.95)
     assert "no detection with a confidence of at least 0.95: the best is 0.900, circle" in told

@@ -1,4 +1,4 @@
-"""`keras-dyhead pseudo-label` writes a data set that `train` takes, and names bad input."""
+"""`keras-dyhead pseudo-label` writes a data set for `train` and reports bad input."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     opened = CocoAnnotations(out, folder / "photos", class_names=SHAPES)
     assert opened.problems == []
     found = {i.path.name: (i.boxes.tolist(), i.labels.tolist()) for i in opened.images}
-    # Heights are 40, 150 and 64: in the first two the whole image is of the class 0.
+    # Heights are 40, 150 and 64: in the first two, the box of the whole image has class 0.
     assert found == {"gray.png": ([[0, 0, 64, 64]], [4])}
     assert "1 boxes in 1 images, 2 images left out" in told
     assert f"--images {folder / 'photos'} --annotations {out}" in told
@@ -31,8 +31,8 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_student_trains_on_real_and_pseudo_labels_with_the_command_that_is_told(folder, tmp_path):
-    """From a labeled and an unlabeled folder to a trained model, by the commands alone."""
+def test_a_student_trains_on_real_and_pseudo_labels_with_the_printed_command(folder, tmp_path):
+    """From a labeled and an unlabeled folder to a trained model, with commands alone."""
     shutil.copytree(folder / "data" / "images", tmp_path / "train")
     shutil.copytree(folder / "photos", tmp_path / "unlabeled")
     both = tmp_path / "both.json"

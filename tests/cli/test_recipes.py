@@ -1,4 +1,4 @@
-"""`keras-dyhead recipes` shows what the recipes say."""
+"""`keras-dyhead recipes` lists and shows the recipes."""
 
 from typer.testing import CliRunner
 

@@ -1,4 +1,4 @@
-"""`keras-dyhead train` and `demo`: options become settings, bad input becomes one message."""
+"""`keras-dyhead train` and `demo`: options become settings, and bad input one message."""
 
 import dataclasses
 import json
@@ -27,7 +27,7 @@ def test_a_missing_folder_is_named(data, tmp_path):
     assert "--images" in message and "does not exist" in message
 
 
-def test_annotations_that_are_no_coco_file_are_named(data, tmp_path):
+def test_annotations_that_are_not_a_coco_file_are_named(data, tmp_path):
     (tmp_path / "x.json").write_text("[]")
     message = complaint(
         "train", *data[:2], "--annotations", tmp_path / "x.json", "--out", tmp_path / "run"
@@ -107,8 +107,8 @@ def settings_of(monkeypatch, dataset, tmp_path):
     return settings_of
 
 
-def test_options_on_the_command_line_win_over_the_recipe(settings_of):
-    """Also one that equals the command's default, and only those that were given."""
+def test_command_line_options_override_the_recipe(settings_of):
+    """Even an option that equals the default, and only options that were given."""
     recipe = load_recipe(X101).SETTINGS
     found = dataclasses.asdict(settings_of("--recipe", X101))
     assert {name: found[name] for name in recipe} == recipe
@@ -120,7 +120,7 @@ def test_options_on_the_command_line_win_over_the_recipe(settings_of):
     assert settings_of("--recipe", X101, "--no-dyhead").num_blocks == 0
 
 
-def test_a_square_takes_the_place_of_the_recipes_canvases(settings_of):
+def test_an_image_size_replaces_the_canvases_of_the_recipe(settings_of):
     found = settings_of("--recipe", X101, "--image-size", "512")
     assert (found.image_size, found.canvases) == (512, None)
 
@@ -129,7 +129,7 @@ def test_without_a_recipe_the_settings_are_the_defaults(settings_of, dataset):
     assert settings_of() == TrainingSettings(**dataset)
 
 
-def test_an_unknown_recipe_is_told_the_known_ones(dataset, tmp_path):
+def test_the_error_for_an_unknown_recipe_lists_the_known_ones(dataset, tmp_path):
     result = train(dataset, "--out", tmp_path / "run", "--recipe", "x50")
     assert result.exit_code == 2 and X101 in result.output and "'x50'" in result.output
 
@@ -143,7 +143,7 @@ def test_a_recipe_without_the_weights_it_needs_is_refused_before_anything_is_wri
 
 
 def test_the_printed_configuration_is_the_one_saved_beside_the_run(dataset, tmp_path, monkeypatch):
-    """Every setting with its value, what follows from them, class names and versions."""
+    """All settings, the values derived from them, class names and versions."""
     options = ["--batch-size", 2, "--image-size", 64, "--channels", 16, "max_level=5", "epochs=4"]
     options += ["optimizer=sgd", "schedule=step", "base_batch_size=16", "learning_rate=0.01"]
     result = train(dataset, *options, "--print-config")
@@ -184,8 +184,8 @@ def test_a_setting_given_twice_or_a_missing_folder_is_refused(dataset):
     assert result.exit_code == 2 and "--out" in result.output
 
 
-def test_a_training_says_what_it_is_made_of_and_how_to_go_on(dataset, tmp_path, monkeypatch):
-    """Before it begins, and when it is interrupted; names are no markup."""
+def test_a_training_prints_its_plan_and_how_to_resume(dataset, tmp_path, monkeypatch):
+    """Before it starts, and when it is interrupted. Names are not markup."""
     content = json.loads(dataset["annotations"].read_text())
     content["categories"][0]["name"] = "nut [/s] :smile:"
     content["annotations"][0]["bbox"] = [-3, 0, 9, 9]
@@ -219,7 +219,7 @@ def test_fine_tuning_is_planned_from_the_trained_model(dataset, folder):
     printed = json.loads(result.stdout)
     assert printed["settings"]["freeze"] == ["backbone"]
     assert printed["follows"]["peak_learning_rate"] == 1e-4
-    assert printed["follows"]["weights"] == {"begun_anew": []}  # the shapes that it has learned
+    assert printed["follows"]["weights"] == {"begun_anew": []}  # the classes that it was trained on
     result = train(dataset, "--weights", "atss_r50", "--out", folder / "run")
     assert result.exit_code == 2 and "no published model of that name" in result.output
     result = train(dataset, *options, "--channels", 32, "--print-config")

@@ -1,4 +1,4 @@
-"""`keras-dyhead visualize` says what it wrote and left out."""
+"""`keras-dyhead visualize` reports what it wrote and left out."""
 
 import pytest
 from cli.commands import complaint, output_of

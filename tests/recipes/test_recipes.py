@@ -1,4 +1,4 @@
-"""Recipes are complete, and train the published models as they were trained."""
+"""Recipes are complete, and train the published models as their authors did."""
 
 import dataclasses
 import gzip
@@ -43,13 +43,13 @@ def test_a_recipe_has_all_fields_and_the_ap_of_the_published_model(name, data):
     texts = (recipe.__doc__, recipe.WEIGHTS, recipe.HARDWARE, recipe.AP_SOURCE, recipe.SOURCE)
     assert all(isinstance(text, str) for text in (*texts, *recipe.DIFFERENCES))
     assert name in recipe.SOURCE or name == X101
-    paper = 54.0  # of its abstract
+    paper = 54.0  # from its abstract
     assert ((PUBLISHED | COMPOSED)[name].ap or paper) == recipe.AP
     json.dumps(dataclasses.asdict(TrainingSettings(**data, **recipe.SETTINGS)))
 
 
-def test_the_cost_is_that_of_all_steps():
-    """Three times that of the images: forward, and twice that much backward."""
+def test_the_cost_counts_all_steps():
+    """Three times inference: forward, and twice as much backward."""
     assert f"{load_recipe(SWIN).COST:.1e}" == "2.0e+18"
     assert load_recipe(X101).COST == 3 * 418e9 * 24 * 118_287
 
@@ -61,7 +61,7 @@ def test_there_is_a_recipe_for_every_published_model():
 
 @pytest.fixture
 def recorded(monkeypatch):
-    """Classes of detectors and backbones return their names and arguments instead of building."""
+    """Makes detector and backbone classes return their names and arguments."""
 
     def recorder(name):
         return lambda **arguments: {"class": name, **arguments}
@@ -75,8 +75,8 @@ def recorded(monkeypatch):
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_a_recipe_builds_the_very_model_that_is_published(name, data, recorded):
-    """The same classes with the same arguments, and the same preprocessing."""
+def test_a_recipe_builds_the_published_model(name, data, recorded):
+    """With the same classes, arguments and preprocessing."""
     settings = TrainingSettings(
         **data, **load_recipe(name).SETTINGS, backbone_weights="imagenet.pth"
     )
@@ -93,7 +93,7 @@ def test_a_recipe_builds_the_very_model_that_is_published(name, data, recorded):
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_canvases_hold_images_of_every_shape_at_their_full_size(name, data):
-    """They are multiples of what the published training pads to, and none is superfluous."""
+    """They are multiples of the published padding, and all are needed."""
     settings = TrainingSettings(**data, **load_recipe(name).SETTINGS)
     preprocessor = build_preprocessor(settings)
     sides = settings.augmentation.get("sizes", (preprocessor.min_side,))
@@ -109,8 +109,8 @@ def test_canvases_hold_images_of_every_shape_at_their_full_size(name, data):
     assert padded == {0}
 
 
-def test_a_recipe_trains_with_everything_smaller(data, tmp_path):
-    """One step of the Swin recipe: canvases of two shapes, drawn sizes, scaled learning rate."""
+def test_a_smaller_recipe_trains(data, tmp_path):
+    """One step of the Swin recipe: canvases of two shapes, random sizes, scaled learning rate."""
     settings = load_recipe(SWIN).SETTINGS | {
         "batch_size": 2,
         "canvases": ((64, 96), (96, 64)),
@@ -124,7 +124,7 @@ def test_a_recipe_trains_with_everything_smaller(data, tmp_path):
     run = Training(TrainingSettings(**data, **settings), tmp_path / "run")
     images, targets = next(iter(run.train_data))
     assert images.shape == (2, 64, 96, 3) and run.settings.epochs == 24
-    run.model.run_eagerly = True  # one step, and no time to trace it
+    run.model.run_eagerly = True  # tracing takes longer than one step
     logs = run.model.train_on_batch(images, targets, return_dict=True)
     assert 0 < logs["loss"] < 100
     follows = json.loads((tmp_path / "run" / "settings.json").read_text())["follows"]
@@ -132,8 +132,8 @@ def test_a_recipe_trains_with_everything_smaller(data, tmp_path):
     assert follows["images_per_update"] == 2 and follows["steps"] == 24
 
 
-# Which tensors of PyTorch do not decay, as the published training says it, by their names:
-# `"bias" in key` of Microsoft's train_net.py; `custom_keys` of OpenMMLab's configuration.
+# Names of PyTorch tensors that do not decay in the published trainings:
+# `"bias" in key` in Microsoft's train_net.py; `custom_keys` in OpenMMLab's configuration.
 PUBLISHED_RULES = {
     "dyhead_swint_atss_fpn_2x_ms": lambda name: "bias" in name,
     "atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco": lambda name: (
@@ -144,7 +144,7 @@ PUBLISHED_RULES = {
 
 @pytest.mark.parametrize("recipe", PUBLISHED_RULES)
 def test_the_weights_that_do_not_decay_are_those_of_the_published_training(recipe):
-    """By the names of the original tensors, of a model that has all kinds of them."""
+    """By the names of the original tensors, in a model with all kinds of them."""
     settings = load_recipe(recipe).SETTINGS
     record = PUBLISHED[settings["detector"]]
     small = {**record.backbone_arguments, **SMALL}

@@ -1,4 +1,4 @@
-"""A drawn data set, and the settings that make everything small."""
+"""A drawn data set, and settings for a small model."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def data(tmp_path_factory):
 
 @pytest.fixture
 def tiny(data):
-    """Returns settings with everything small that is not given."""
+    """Returns settings of a small training, with some changes."""
 
     def tiny(**changes):
         small = {"batch_size": 2, "image_size": 64, "channels": 16, "max_level": 5}

@@ -1,4 +1,4 @@
-"""Kills a training at random moments and goes on with it; run by `test_checkpoint.py`.
+"""Kills a training at random moments and resumes it; run by `test_checkpoint.py`.
 
     python -m training.killed DATA OUT KILLS EPOCHS
 
@@ -20,7 +20,7 @@ from keras_dyhead.training import Training, TrainingSettings, run
 
 
 def train(data, out, epochs, pulse):
-    """Trains to the end and writes records and weights; gives a sign of life after each step."""
+    """Trains to the end and writes records and weights; writes a byte after each step."""
     tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})  # starts sooner
     settings = TrainingSettings(
         images=data / "images",
@@ -54,7 +54,7 @@ def train(data, out, epochs, pulse):
 
 
 def start(data, out, epochs):
-    """Forks a process that trains; returns its number and a file with a byte for each step."""
+    """Forks a process that trains; returns its ID and a file with a byte for each step."""
     reading, writing = os.pipe()
     process = os.fork()
     if process:

@@ -1,4 +1,4 @@
-"""A small training that depends on all the state there is: seeds, averages, schedule."""
+"""A small training that depends on all kinds of state: seeds, averages, schedule."""
 
 import types
 
@@ -25,7 +25,7 @@ def noisy_model(loss_scaling=False):
 
 
 def data(first_step=0, nan_in_row=None):
-    """Eight rows in four steps; the first iteration may begin later, as that of `load_coco`."""
+    """Eight rows in four steps; the first iteration may start later, as in `load_coco`."""
     x = np.linspace(-1, 1, 24, dtype="float32").reshape(8, 3)
     y = 10 * x[:, :1]
     y[[] if nan_in_row is None else nan_in_row] = np.nan
@@ -45,7 +45,7 @@ def data(first_step=0, nan_in_row=None):
 
 
 def train(model, folder, epochs=3, also=(), **options):
-    """Trains, going on after what `folder` holds, as `Training` does."""
+    """Trains, and resumes from checkpoints in `folder` as `Training` does."""
     checkpoint = EpochCheckpoint(folder, **options)
     checkpoint.restore(model)
     first = data(checkpoint.steps)

@@ -18,7 +18,7 @@ from keras_dyhead.training.strategy import (
 
 
 def backbone():
-    """A model from images to C3..C5 whose normalizations see the whole batch."""
+    """A model from images to C3..C5 whose normalizations use the whole batch."""
     images = x = keras.Input((None, None, 3))
     maps = {}
     for level, strides in [("P3", 8), ("P4", 2), ("P5", 2)]:

@@ -20,7 +20,7 @@ SHAPE = (64, 64, 3)
 
 @pytest.fixture
 def weights(tmp_path):
-    """A file with weights of ImageNet for `TINY`, which have no offsets."""
+    """A file with ImageNet weights for `TINY`, without offsets."""
     part = backbone_part(ResNetBackbone(50, base_channels=8), tables.RESNET_TORCHVISION, "")
     state = {}
     for path, weight in part.weights.items():
@@ -31,8 +31,8 @@ def weights(tmp_path):
     return tmp_path / "resnet.safetensors", state["layer4.0.conv2.weight"]
 
 
-def test_a_backbone_given_by_its_arguments_takes_weights_from_a_file(weights, data, tiny):
-    """In a model of lower precision, whose losses are scaled."""
+def test_a_backbone_built_from_arguments_loads_weights_from_a_file(weights, data, tiny):
+    """In a model of lower precision with loss scaling."""
     file, kernel = weights
     settings = tiny(backbone=TINY, backbone_weights=file, dtype="mixed_float16")
     settings = resolve_settings(settings, CocoAnnotations(data["annotations"]))
@@ -45,8 +45,8 @@ def test_a_backbone_given_by_its_arguments_takes_weights_from_a_file(weights, da
     assert {layer.compute_dtype for layer in model.backbone.layers[1:]} == {"float16"}
 
 
-def test_a_backbone_given_by_its_name_takes_weights_from_a_file(tiny, tmp_path):
-    """As torchvision saves it, classifier and all; its normalizations stay as they were trained."""
+def test_a_backbone_built_by_name_loads_weights_from_a_file(tiny, tmp_path):
+    """A torchvision file with its classifier; the normalizations keep their statistics."""
     part = backbone_part(ResNetBackbone(18), tables.RESNET_TORCHVISION, "")
     state = {"fc.weight": np.zeros((1000, 512), "float32"), "fc.bias": np.zeros(1000, "float32")}
     for path, weight in part.weights.items():
@@ -65,7 +65,7 @@ def test_a_backbone_from_scratch_learns_its_normalizations(tiny):
         assert isinstance(backbone.get_layer("bn1"), keras.layers.BatchNormalization)
 
 
-def test_the_smallest_backbone_is_of_keras_hub(tiny):
+def test_the_smallest_backbone_is_from_keras_hub(tiny):
     backbone = build_backbone(tiny(backbone="small"), SHAPE)
     sizes = {level: x.shape[1:] for level, x in backbone.pyramid_outputs.items()}
     assert sizes["P3"] == (8, 8, 64) and sizes["P5"] == (2, 2, 128)
@@ -79,6 +79,6 @@ def test_the_smallest_backbone_is_of_keras_hub(tiny):
         ({"backbone": TINY}, "needs trained weights.*'depth': 50"),
     ],
 )
-def test_a_backbone_that_cannot_be_is_refused(tiny, wrong, message):
+def test_an_invalid_backbone_is_refused(tiny, wrong, message):
     with pytest.raises(ValueError, match=message):
         build_backbone(tiny(**wrong), SHAPE)

@@ -1,4 +1,4 @@
-"""A training stops at its first NaN; averages of weights are lent and returned."""
+"""Training stops at the first NaN; averaged weights are swapped in and out."""
 
 import functools
 
@@ -11,7 +11,7 @@ from keras_dyhead.training import EpochCheckpoint
 from keras_dyhead.training.callbacks import FiniteLoss, averaged_weights
 
 
-def test_a_nan_stops_at_its_step_and_names_the_images(tmp_path):
+def test_a_nan_stops_training_at_its_step_and_names_the_images(tmp_path):
     model, asked = noisy_model(), []
 
     def images_of(epoch, step):
@@ -28,7 +28,7 @@ def test_a_nan_stops_at_its_step_and_names_the_images(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["epoch-00001"]
 
 
-def test_skipped_steps_are_no_nan_and_the_loss_scale_is_restored(tmp_path):
+def test_skipped_steps_are_not_nan_and_the_loss_scale_is_restored(tmp_path):
     model = noisy_model(loss_scaling=True)
     finite = FiniteLoss(lambda epoch, step: "none")
     model.fit(data(), epochs=1, callbacks=[finite, EpochCheckpoint(tmp_path)], verbose=0)
@@ -40,7 +40,7 @@ def test_skipped_steps_are_no_nan_and_the_loss_scale_is_restored(tmp_path):
     assert float(restored.optimizer.dynamic_scale) == scale
 
 
-def test_averaged_weights_are_lent_and_every_bit_is_returned():
+def test_averaged_weights_are_swapped_in_and_the_weights_restored_exactly():
     model, own = noisy_model(), []
 
     def lend(epoch, logs):

@@ -1,4 +1,4 @@
-"""A training goes on after whatever ended it, and says what went wrong."""
+"""A training resumes after any interruption and reports what went wrong."""
 
 import functools
 import os
@@ -19,7 +19,7 @@ from keras_dyhead.training.callbacks import averaged_weights
 
 
 class Kill(keras.callbacks.Callback):
-    """Breaks off before a step, or after an epoch's checkpoint where the step is `STEPS`."""
+    """Interrupts training before a step, or after the epoch's checkpoint if the step is `STEPS`."""
 
     def __init__(self, epoch, step):
         super().__init__()
@@ -60,7 +60,7 @@ def copy(undisturbed, tmp_path):
     ("epoch", "step", "loss_scaling"),
     [(0, 1, False), (0, 3, True), (1, 2, True), (1, STEPS, False)],
 )
-def test_a_training_broken_off_anywhere_ends_with_the_same_bits(
+def test_a_training_interrupted_anywhere_ends_with_the_same_bits(
     tmp_path, undisturbed, epoch, step, loss_scaling
 ):
     _, expected, records = undisturbed(loss_scaling)
@@ -107,7 +107,7 @@ def test_the_best_weights_are_the_averages_of_their_epoch(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(copy, undisturbed, damage):
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy, undisturbed, damage):
     weights = copy / "epoch-00003" / "state.npz"
     content = bytearray(weights.read_bytes())
     if damage == "missing":
@@ -131,7 +131,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(copy, undistu
         assert [r["loss"] for r in records] == [r["loss"] for r in expected_records]
 
 
-def test_a_checkpoint_that_was_being_written_is_ignored(copy, undisturbed):
+def test_an_unfinished_checkpoint_is_ignored(copy, undisturbed):
     (copy / "unfinished").mkdir()
     (copy / "unfinished" / "state.npz").write_bytes(b"half a file")
     checkpoint = EpochCheckpoint(copy)
@@ -139,7 +139,7 @@ def test_a_checkpoint_that_was_being_written_is_ignored(copy, undisturbed):
     assert checkpoint.records == undisturbed()[2]
 
 
-def test_a_training_without_a_whole_checkpoint_does_not_begin_anew_by_itself(copy):
+def test_a_training_without_an_intact_checkpoint_does_not_restart_by_itself(copy):
     for folder in copy.glob("epoch-*"):
         (folder / "records.json").write_text("[]")
     with (
@@ -182,8 +182,8 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(restored, co
         (1.0, float("inf"), "weights.*at epoch-00004.*epoch-00003 is kept"),
     ],
 )
-def test_what_is_no_number_is_not_saved(restored, copy, loss, weight, message):
-    """A loss, or a weight where the loss was still finite, but the gradient was not."""
+def test_weights_that_are_not_finite_are_not_saved(restored, copy, loss, weight, message):
+    """The loss is not finite; or the loss is, but the gradient was not."""
     model, checkpoint = restored
     model.weights[0].assign(model.weights[0] * weight)
     with pytest.raises(FloatingPointError, match=message):
@@ -197,7 +197,7 @@ def test_only_the_chief_writes(tmp_path):
 
 
 def kill_at_random(folder, kills, epochs):
-    """Results of a training that was left alone, and of one that was killed so many times."""
+    """Results of an undisturbed training, and of one killed `kills` times."""
     draw_shapes(folder / "data", 10, image_size=64, empty_fraction=0)
     process = subprocess.run(
         [sys.executable, "-m", "training.killed", folder / "data", folder, str(kills), str(epochs)],

@@ -1,4 +1,4 @@
-"""The images that a training learns from, and those it is measured on."""
+"""The images to train on, and those to evaluate on."""
 
 import json
 
@@ -14,7 +14,7 @@ def ids(settings):
     return [{image.id for image in data.annotations.images} for data in (train, val)]
 
 
-def test_a_part_of_the_images_is_held_out_by_the_seed(tiny):
+def test_the_seed_chooses_the_held_out_images(tiny):
     train, val = ids(tiny(val_split=0.34))
     assert train | val == set(range(6)) and not train & val and len(val) == 2
     assert ids(tiny(val_split=0.34)) == [train, val] != ids(tiny(val_split=0.34, seed=1))
@@ -22,7 +22,7 @@ def test_a_part_of_the_images_is_held_out_by_the_seed(tiny):
 
 
 @pytest.mark.parametrize("part", [0.01, 0.99])
-def test_a_split_without_images_on_one_side_is_refused(tiny, part):
+def test_a_split_with_an_empty_part_is_refused(tiny, part):
     with pytest.raises(
         ValueError, match=f"to train on and to evaluate on.*val_split={part} of 6 images"
     ):

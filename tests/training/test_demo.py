@@ -1,4 +1,4 @@
-"""The demonstration draws its own data set."""
+"""The demo draws its own data set."""
 
 import pytest
 

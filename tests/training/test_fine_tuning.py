@@ -1,4 +1,4 @@
-"""A trained detector goes on with other classes, and keeps what does not belong to the classes."""
+"""Fine-tuning on other classes keeps all weights that do not depend on the classes."""
 
 import csv
 import dataclasses
@@ -27,7 +27,7 @@ from keras_dyhead.training.model import build_detector
 
 @pytest.fixture(scope="module")
 def trained(small_model, tmp_path_factory):
-    """The file of a detector of five shapes, for other classes than these."""
+    """The file of a detector for other classes than the shapes."""
     path = tmp_path_factory.mktemp("trained") / "model.keras"
     small_model.with_classes(("ant", "bee")).save(path)
     return path
@@ -41,7 +41,9 @@ def settings(data, trained):
     return settings
 
 
-def test_a_training_keeps_all_but_the_classes(settings, trained, tmp_path, eager):
+def test_fine_tuning_keeps_all_weights_except_those_of_the_classes(
+    settings, trained, tmp_path, eager
+):
     training = Training(settings(epochs=1, batch_size=6, freeze=("backbone",)), tmp_path / "run")
     model, old = training.model, keras.saving.load_model(trained)
     assert model.class_names == SHAPES and layers_begun_anew(trained, SHAPES) == ("class_logits",)
@@ -64,19 +66,19 @@ def test_a_training_keeps_all_but_the_classes(settings, trained, tmp_path, eager
     assert 0 < max(steps) < 1e-3
 
 
-def test_for_its_own_classes_nothing_starts_anew(small_model, trained):
+def test_nothing_is_reset_for_the_same_classes(small_model, trained):
     assert layers_begun_anew(trained, ["ant", "bee"]) == ()
     again = small_model.with_classes(SHAPES)
     for before, after in zip(small_model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def test_of_faster_rcnn_the_boxes_of_every_class_start_anew():
+def test_faster_rcnn_resets_the_boxes_of_every_class():
     assert layers_begun_anew("dyhead_r50_rcnn_fpn_1x", SHAPES) == ("class_logits", "box_deltas")
     assert layers_begun_anew("dyhead_r50_atss_fpn_1x", SHAPES) == ("class_logits",)
 
 
-def test_images_are_prepared_as_for_the_trained_detector(data, small_model, tmp_path):
+def test_images_are_preprocessed_as_for_the_trained_detector(data, small_model, tmp_path):
     given = DetectionPreprocessor(
         min_side=64, max_side=96, pad_multiple=32, channel_order="BGR", mean=(1, 2, 3)
     )
@@ -102,13 +104,13 @@ def test_a_detector_for_one_image_size_keeps_it(data, tmp_path):
         build_preprocessor(TrainingSettings(**data, weights=settings.weights, image_size=96))
 
 
-def test_the_plan_says_what_starts_anew(settings):
+def test_the_plan_says_which_layers_are_reset(settings):
     config = planned_config(settings())
     assert config["follows"]["weights"] == {"begun_anew": ["class_logits"]}
     assert config["settings"]["backbone"] is None
 
 
-def test_what_the_model_has_settled_cannot_be_set(settings, data, tmp_path, small_model):
+def test_settings_that_the_model_fixes_cannot_be_set(settings, data, tmp_path, small_model):
     with pytest.raises(ValueError, match="model in `weights` cannot be changed.*channels.: 32"):
         settings(channels=32)
     with pytest.raises(ValueError, match="`freeze` must be among .*Received: freeze=.'neckk',"):
@@ -125,7 +127,7 @@ def test_what_the_model_has_settled_cannot_be_set(settings, data, tmp_path, smal
         planned_config(settings(weights=tmp_path / "backbone.keras"))
 
 
-def test_a_part_that_is_not_there_need_not_be_frozen(tiny, data):
+def test_freezing_a_missing_part_is_allowed(tiny, data):
     settings = tiny(freeze=("neck", "pyramid"), detector="fcos")
     settings = resolve_settings(settings, CocoAnnotations(data["annotations"], data["images"]))
     model = build_detector(settings, ["a"], 1, build_preprocessor(settings))
@@ -133,7 +135,7 @@ def test_a_part_that_is_not_there_need_not_be_frozen(tiny, data):
 
 
 def published_layout(model, record):
-    """The tensors of a detector by their published names, in PyTorch's layout."""
+    """The tensors of a detector with their published names, in PyTorch's layout."""
     tower = {"backbone.dyhead_tower.0.offset.weight": None}
     state = {}
     for part in detector_parts(model, record, tower):
@@ -148,7 +150,7 @@ def published_layout(model, record):
 
 
 def draw(folder, num_images, start, classes=5):
-    """Draws few, plain shapes of the first classes; the others are part of the background."""
+    """Draws few plain shapes. Those of later classes belong to the background."""
     path = draw_shapes(
         *(folder, num_images, 64),
         **{"start": start, "max_shapes": 3, "size_range": (16, 40)},
@@ -164,7 +166,7 @@ def draw(folder, num_images, start, classes=5):
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A published checkpoint that has learned to find five shapes, and one of random weights."""
+    """A published checkpoint trained on five shapes, and one with random weights."""
     record = PublishedModel(
         origin="microsoft",
         detector="atss",
@@ -199,8 +201,8 @@ def published(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_command_goes_on_from_a_published_checkpoint(published, tmp_path):
-    """With three classes it gets further than random weights, of which none are frozen."""
+def test_one_command_fine_tunes_a_published_checkpoint(published, tmp_path):
+    """With three classes, it gets further than random weights, none of them frozen."""
     images, annotations = draw(tmp_path / "new", 24, start=1000, classes=3)
     val_images, val_annotations = draw(tmp_path / "val", 24, start=2000, classes=3)
     command = ("train", "--images", images, "--annotations", annotations, "eval_every=30")

@@ -1,4 +1,4 @@
-"""The memory of a step is told before there has been one."""
+"""The memory of a step is estimated before the first step."""
 
 import pytest
 
@@ -19,10 +19,10 @@ def memory_of(tiny, data):
     return memory_of
 
 
-def test_memory_is_that_of_weights_and_of_maps_that_grow_with_images(memory_of):
+def test_memory_is_that_of_weights_and_of_maps_in_proportion_to_images(memory_of):
     (one, parameters), (two, _), (four, _) = (memory_of(batch_size=size) for size in (1, 2, 4))
     assert four - two == pytest.approx(2 * (two - one), rel=1e-3)
-    state = 2 * one - two  # what is there without images: weights, gradients, two moments
+    state = 2 * one - two  # without images: weights, gradients, two moments
     assert state == pytest.approx(1.3 * 16 * parameters, rel=1e-3)
     canvas, _ = memory_of(batch_size=1, canvases=((64, 128), (64, 64)), image_size=None)
     assert canvas - state == pytest.approx(2 * (one - state), rel=0.02)

@@ -1,4 +1,4 @@
-"""The detector is the one that the settings ask for."""
+"""The detector is the one that the settings describe."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Learning rates, weight decay and updates are those that the published detectors had."""
+"""Learning rates, weight decay and updates are those of the published trainings."""
 
 import bisect
 import dataclasses
@@ -39,8 +39,8 @@ def published_rate(step, base, warmup, milestones):
         ("atss_x101-64x4d-dcnv2_fpn_dyhead", 16, 0.01),
     ],
 )
-def test_microsofts_learning_rates_at_every_turn(recipe, batch_size, base):
-    """90 000 steps, a tenth from step 60 000 and again from 80 000, 1000 steps of warm-up."""
+def test_learning_rates_are_microsofts(recipe, batch_size, base):
+    """90 000 steps, divided by 10 at steps 60 000 and 80 000, 1000 warm-up steps."""
     at = [0, 1, 500, 999, 1000, 1001, 30_000, 59_999, 60_000, 79_999, 80_000, 89_999]
     expected = [published_rate(step, base, 1000, (60_000, 80_000)) for step in at]
     assert math.isclose(expected[0], base / 1000) and expected[6] == base
@@ -57,8 +57,8 @@ def test_microsofts_learning_rates_at_every_turn(recipe, batch_size, base):
         ("atss_swin-l-p4-w12_fpn_dyhead_ms-2x_coco", 5e-5),
     ],
 )
-def test_openmmlabs_learning_rates_at_every_turn(recipe, base):
-    """12 epochs of 7330 steps, a tenth from the 9th and again from the 12th, 500 to warm up."""
+def test_learning_rates_are_openmmlabs(recipe, base):
+    """12 epochs of 7330 steps, divided by 10 at epochs 9 and 12, 500 warm-up steps."""
     milestones = (8 * 7330, 11 * 7330)
     at = [0, 1, 250, 499, 500, 40_000]
     at += [turn + step for turn in milestones for step in (-1, 0, 1)]
@@ -68,7 +68,7 @@ def test_openmmlabs_learning_rates_at_every_turn(recipe, base):
     np.testing.assert_allclose(rates(settings, 12 * 7330, at), expected, rtol=2e-6)
 
 
-def test_the_cosine_falls_to_a_fiftieth_after_a_line_from_a_hundredth():
+def test_the_cosine_schedule_warms_up_from_a_hundredth_and_decays_to_a_fiftieth():
     steps, warmup, peak = 4000, 200, 0.02
     at = [0, 1, 100, 199, 200, 201, 2100, 3999, 4000]
 
@@ -109,7 +109,7 @@ def named_variables():
     ],
 )
 def test_updates_are_those_of_pytorch(name, original):
-    """Also while the learning rate changes, with weights that do not decay."""
+    """With a changing learning rate and weights that do not decay."""
     settings = settings_of(
         optimizer=name,
         learning_rate=0.05,
@@ -160,7 +160,7 @@ def test_accumulated_steps_are_one_step_with_the_mean_gradient(name):
         np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
 
 
-def test_the_average_leaves_as_much_per_update_however_many_steps_it_takes():
+def test_the_moving_average_has_the_same_momentum_per_update_for_any_number_of_steps():
     settings = settings_of(ema_momentum=0.8, accumulate_steps=4)
     optimizer = build_optimizer(settings, named_variables(), 10)
     assert optimizer.use_ema and optimizer.ema_momentum**4 == pytest.approx(0.8)

@@ -1,4 +1,4 @@
-"""Settings can be given as text, whose names and types are checked."""
+"""Settings can be given as text. Names and types are checked."""
 
 import re
 
@@ -7,7 +7,7 @@ import pytest
 from keras_dyhead.training import merge_settings, parse_overrides
 
 
-def test_values_are_json_or_text():
+def test_values_are_json_or_strings():
     texts = [
         *("epochs=3", "clip_norm=null", "jit_compile=true", "detector=fcos", "no_decay=[]"),
         *("learning_rate=1", "canvases=[[64,96],[96,64]]", 'backbone={"depth": 18}'),
@@ -44,12 +44,12 @@ def test_values_are_json_or_text():
         ("backbone.depth=18", "no setting 'backbone.depth'. Did you mean one of ['backbone'"),
     ],
 )
-def test_names_and_types_are_checked_and_the_nearest_name_is_told(text, message):
+def test_names_and_types_are_checked_and_similar_names_suggested(text, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         parse_overrides([text])
 
 
-def test_the_last_settings_win_and_augmentation_entry_by_entry():
+def test_later_settings_override_earlier_ones_and_augmentation_is_merged():
     recipe = {"canvases": ((64, 96),), "epochs": 12, "augmentation": {"hue": 0.1, "crop": 0.5}}
     merged = merge_settings(recipe, {"epochs": 3, "augmentation": {"hue": 0.2}}, {"image_size": 64})
     expected = {"epochs": 3, "augmentation": {"hue": 0.2, "crop": 0.5}, "image_size": 64}

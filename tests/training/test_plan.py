@@ -21,7 +21,7 @@ def test_settings_follow_the_data(data, tiny):
     assert resolve_settings(tiny(detector="fcos"), annotations).anchor_scale is None
 
 
-def test_a_published_model_shows_all_that_it_is_made_of(tiny):
+def test_the_plan_of_a_published_model_has_all_its_arguments(tiny):
     asked = {"detector": "dyhead_r50_atss_fpn_1x", "canvases": ((64, 96),), "num_blocks": None}
     settings = tiny(**asked, image_size=None, max_level=None, channels=None)
     config = json.loads(json.dumps(planned_config(settings)))

@@ -1,4 +1,4 @@
-"""One line says how far a training is, and how much time is left."""
+"""One line shows the progress of a training and the time left."""
 
 import pytest
 
@@ -14,7 +14,7 @@ class Clock:
 
 
 def trained(progress, clock, epochs, steps, evaluation=30.0):
-    """Goes through a training of a minute's first step and then one step a second."""
+    """Simulates a training with a first step of a minute and then one step per second."""
     progress.set_params({"epochs": epochs})
     for epoch in range(epochs):
         progress.on_epoch_begin(epoch)
@@ -29,11 +29,11 @@ def trained(progress, clock, epochs, steps, evaluation=30.0):
     progress.on_train_end()
 
 
-def test_the_time_left_is_that_of_steps_evaluations_and_checkpoints(capsys):
+def test_the_time_left_counts_steps_evaluations_and_checkpoints(capsys):
     clock = Clock()
     progress = TrainingProgress(10, 2, clock=clock)
     left = [progress.seconds_left(*position) for position in _positions(progress, clock)]
-    # After the second step, which was not compiled: 38 steps; pauses are not known yet.
+    # After the second step, which did not compile: 38 steps; pauses are not known yet.
     assert left[1] == 38
     # In the third epoch: 19 steps, a checkpoint of 2 s and an evaluation of 30 s.
     assert left[20] == pytest.approx(19 + 2 + 30)
@@ -58,7 +58,7 @@ def test_a_terminal_has_one_line_and_one_for_each_evaluation(capsys, monkeypatch
     assert renewals[-1].startswith("epoch 2/4  done  loss 1.0000  val_AP 0.250")
 
 
-def test_elsewhere_there_is_a_line_for_each_epoch(capsys):
+def test_without_a_terminal_each_epoch_has_a_line(capsys):
     progress = TrainingProgress(10, 2, live=False, clock=(clock := Clock()))
     list(trained(progress, clock, epochs=4, steps=10))
     lines = capsys.readouterr().out.splitlines()

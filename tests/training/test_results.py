@@ -1,4 +1,4 @@
-"""The serving check finds what a SavedModel does otherwise than its model."""
+"""The serving check finds differences between a SavedModel and its model."""
 
 import dataclasses
 
@@ -17,7 +17,7 @@ from keras_dyhead.training.model import build_model
 def test_the_serving_check_compares_with_a_process_without_keras(data, tiny, tmp_path):
     settings = resolve_settings(tiny(), CocoAnnotations(data["annotations"]))
     model = build_model(settings, ["a", "b"], build_preprocessor(settings))
-    # Every place is filled, with confidences apart, so that there is something to compare.
+    # All detections are used, with distinct confidences, so that there is something to compare.
     model.decoder = dataclasses.replace(model.decoder, score_threshold=0.0)
     (kernel,) = (w for w in model.weights if "class_logits/kernel" in w.path)
     kernel.assign(np.random.default_rng(0).normal(0, 1, kernel.shape))

@@ -46,13 +46,13 @@ def test_all_results_are_written(finished):
     assert (metrics["epoch"], metrics["evaluated_on"]) == (2, "training")
 
 
-def test_the_figures_are_those_of_the_saved_model(finished):
+def test_the_metrics_are_those_of_the_saved_model(finished):
     training, metrics = finished
     model = keras.models.load_model(training.out / "model.keras")
     assert evaluate_coco(model, training.val_data, verbose=0).figures == metrics["figures"]
 
 
-def test_a_finished_training_resumes_to_the_same_results(finished, tiny):
+def test_resuming_a_finished_training_gives_the_same_results(finished, tiny):
     training, _ = finished
     again = Training(tiny(), training.out, resume=True)
     assert again.epochs_done == again.settings.epochs == 2
@@ -76,7 +76,7 @@ def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finishe
 
 
 def test_the_best_epoch_of_held_out_images_becomes_the_model(tiny, tmp_path, capsys, monkeypatch):
-    """Also after the last epoch has been resumed; a training without patience left ends."""
+    """Also after resuming the last epoch. A training that is out of patience ends."""
     scores = iter([0.3, 0.2, 0.1, 0.0])
     measure, seen = AveragedEvaluation.on_epoch_end, []
 
@@ -156,7 +156,7 @@ def test_overwriting_spares_files_that_are_not_a_training(tiny, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_killed_training_goes_on_from_its_last_epoch(data, tmp_path):
+def test_a_killed_training_resumes_from_its_last_epoch(data, tmp_path):
     out = tmp_path / "run"
     arguments = [sys.executable, "-m", "keras_dyhead.cli", "train", "--out", out, "--epochs", "6"]
     arguments += ["--images", data["images"], "--annotations", data["annotations"]]

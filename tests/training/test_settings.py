@@ -1,4 +1,4 @@
-"""Settings that cannot be are refused, and the message names them."""
+"""Invalid settings are refused, and the message names them."""
 
 import pytest
 
@@ -32,7 +32,7 @@ SWIN = "dyhead_swint_atss_fpn_2x_ms"
         {"patience": 0},
     ],
 )
-def test_an_impossible_setting_is_named(wrong):
+def test_an_invalid_setting_is_named(wrong):
     (name,) = wrong
     with pytest.raises(ValueError, match=f"`{name}` must.*Received"):
         TrainingSettings("images", "instances.json", **wrong)
@@ -53,14 +53,14 @@ def test_an_impossible_setting_is_named(wrong):
         ({"augmentation": {"flip": 0.5}}, r"horizontal_flip.*Received: \['flip'\]"),
     ],
 )
-def test_settings_that_exclude_each_other_are_named(together, message):
+def test_settings_that_cannot_be_combined_are_named(together, message):
     with pytest.raises(ValueError, match=message):
         TrainingSettings("images", "instances.json", **together)
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
-def test_the_learning_rate_follows_the_images_of_an_update(schedule):
-    """Linearly from the base; several steps of one update count together, and last longer."""
+def test_the_learning_rate_is_proportional_to_the_images_per_update(schedule):
+    """Accumulated steps count as one update, and warm-up takes more steps."""
 
     def scaled(**changes):
         given = {"learning_rate": 0.01, "base_batch_size": 16, "batch_size": 2} | changes

@@ -17,7 +17,7 @@ from keras_dyhead.training.strategy import make_strategy
 
 
 def cluster(count):
-    """The value of TF_CONFIG in each of so many processes on this machine."""
+    """The value of TF_CONFIG in each of `count` processes on this machine."""
     sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
     workers = [f"localhost:{s.getsockname()[1]}" for s in sockets]
     for s in sockets:

@@ -1,4 +1,4 @@
-"""How long a training waits for its images is measured as it is."""
+"""The time that a training waits for images is measured correctly."""
 
 import time
 
@@ -10,7 +10,7 @@ from keras_dyhead.training.waiting import measure_waiting
 
 
 def test_waiting_is_the_time_between_a_loss_and_the_next_batch():
-    """Batches are made in 60 ms each while a step takes 20: the rest of the time is waiting."""
+    """A batch takes 60 ms and a step 20 ms: the rest of the time is waiting."""
     times = {"batch": 0.06, "step": 0.02}
 
     class Model:
