@@ -110,8 +110,8 @@ class TrainingSettings:
         no_decay: Regular expressions. Weights whose path matches one (`re.search`) do not decay.
             Defaults to `()`.
         clip_norm: Maximum global norm of the gradients, or `None`. Defaults to `10.0`.
-        ema_momentum: Momentum of a moving average of the weights, which is evaluated and becomes the
-            model. Defaults to `None`: no average.
+        ema_momentum: Momentum of a moving average of the weights, which is evaluated and becomes
+            the model. Defaults to `None`: no average.
         accumulate_steps: Steps whose gradients are averaged for one update. Defaults to `1`.
         epochs: Epochs to train. Defaults to `None`: 12, or enough for 600 steps if more.
         eval_every: Epochs between evaluations. Defaults to `None`: a fifth of `epochs` (1 with
