@@ -77,7 +77,7 @@ class Section(NamedTuple):
 
 
 def render_page(title: str, sections: Sequence[Section]) -> str:
-    """Renders a page as HTML for UTF-8, with escaped text and pictures as data URIs.
+    """Renders a page as UTF-8 HTML, with escaped text and pictures as data URIs.
 
     >>> render_page("A & B", [Section("Facts", table={"blocks": "6"})])[:15]
     '<!doctype html>'
