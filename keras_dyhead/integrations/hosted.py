@@ -1,4 +1,4 @@
-"""Detectors of KerasCV and KerasHub, used as the detectors of this package are."""
+"""Gives detectors of KerasCV and KerasHub the interface of this package's detectors."""
 
 import contextlib
 
@@ -18,23 +18,23 @@ _HOSTS = (
 
 
 def is_hosted(model) -> bool:
-    """Whether a model is a detector that `HostedDetector` takes; imports none of the packages."""
+    """Whether `HostedDetector` accepts a model; imports none of the other packages."""
     classes = {(cls.__module__.split(".")[0], cls.__name__) for cls in type(model).__mro__}
     return not classes.isdisjoint(_HOSTS)
 
 
 class HostedDetector:
-    """A detector of another package with the preprocessing, outputs and detections of our own.
+    """Gives a detector of another package the preprocessing, outputs and detections of this one.
 
-    Detections are those of the detector's `predict`, as `Detector.decode` gives them: xyxy boxes
-    clipped to the image, without those that lie outside of it; unused places have box 0, label -1
-    and confidence 0. Non-maximum suppression is this package's, which all runtimes know.
+    Detections are those of the detector's `predict`, in the format of `Detector.decode`: xyxy boxes
+    clipped to the image, without boxes outside it; empty places have box 0, label -1 and confidence
+    0. Non-maximum suppression is this package's, which all runtimes support.
 
     Args:
-        model: RetinaNet or YOLOV8 of KerasCV, or RetinaNet of KerasHub, with DyHead or without.
+        model: RetinaNet or YOLOV8 of KerasCV, or RetinaNet of KerasHub, with or without DyHead.
 
     Raises:
-        TypeError: If the detector's `prediction_decoder` is no `NonMaxSuppression`.
+        TypeError: If the model's `prediction_decoder` is not a `NonMaxSuppression`.
     """
 
     def __init__(self, model: keras.Model):
@@ -56,18 +56,18 @@ class HostedDetector:
         self.preprocessor = _preprocessor(model, self.image_shape)
 
     def __call__(self, images, training=False):
-        """Returns the raw outputs, and the images, whose size decoding asks for."""
+        """Returns the raw outputs, and the images, whose size decoding needs."""
         return self.model(images, training=training), images
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """Those of the model."""
+        """The variables of the model."""
         return self.model.variables
 
     detect = Detector.detect
 
     def decode(self, raw, image_sizes) -> dict:
-        """Detections in preprocessed images, see `Detector.decode`."""
+        """Returns detections in preprocessed images; see `Detector.decode`."""
         outputs, images = raw
         height, width = images.shape[1:3]
         with self._suppression_by(self._candidates):
@@ -85,16 +85,16 @@ class HostedDetector:
 
     @contextlib.contextmanager
     def _suppression_by(self, function):
-        """Has `decode_predictions` call a function in the place of the prediction decoder."""
+        """Makes `decode_predictions` call `function` instead of the prediction decoder."""
         function = _Suppression(function, self.suppression.bounding_box_format)
-        self.model._prediction_decoder = function  # its property would drop compiled functions
+        self.model._prediction_decoder = function  # the property would drop compiled functions
         try:
             yield
         finally:
             self.model._prediction_decoder = self.suppression
 
     def _candidates(self, boxes, scores):
-        """All boxes with their best class, and confidence 0 where the threshold is not exceeded."""
+        """Returns all boxes with their best class; confidences up to the threshold become 0."""
         if self.suppression.from_logits:
             scores = ops.sigmoid(scores)
         scores = ops.cast(scores, "float32")
@@ -108,7 +108,7 @@ class HostedDetector:
 
 
 class _Suppression:
-    """A function of boxes and scores that looks like a prediction decoder."""
+    """Makes a function of boxes and scores look like a prediction decoder."""
 
     def __init__(self, function, bounding_box_format):
         self.function = function
@@ -119,7 +119,7 @@ class _Suppression:
 
 
 def _preprocessor(model, image_shape) -> DetectionPreprocessor:
-    """Fits images into the detector's size; values stay, or follow a KerasHub preset's."""
+    """Fits images into the detector's size, and rescales them only as a KerasHub preset does."""
     converter = getattr(getattr(model, "preprocessor", None), "image_converter", None)
     scale, offset = (getattr(converter, name, None) for name in ("scale", "offset"))
     scale = np.broadcast_to(1.0 if scale is None else scale, 3).astype("float64")

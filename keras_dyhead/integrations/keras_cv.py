@@ -1,6 +1,6 @@
 """DyHead inside KerasCV's detectors (needs `pip install '.[kerascv]'`).
 
-RetinaNet takes DyHead as its feature pyramid:
+RetinaNet accepts DyHead as its feature pyramid:
 
 ```python
 import keras_cv
@@ -14,7 +14,7 @@ model.compile(optimizer="adam", box_loss="smoothl1", classification_loss="focal"
 model.fit(to_keras_cv(dataset))  # batches of (images, {"boxes", "labels"})
 ```
 
-YOLOV8 gets DyHead between its path-aggregation pyramid and its head, and keeps published weights:
+In YOLOV8, DyHead goes between path-aggregation pyramid and head. Published weights still fit:
 
 ```python
 from keras_dyhead.integrations.keras_cv import DyHeadYOLOV8Detector, to_keras_cv
@@ -26,19 +26,19 @@ model.compile(optimizer="adam", box_loss="ciou", classification_loss="binary_cro
 model.fit(to_keras_cv(dataset))
 ```
 
-What to know about KerasCV 0.9.0, its last release:
+Notes on KerasCV 0.9.0, its last release:
 
-- Saving. `RetinaNet.get_config` leaves `feature_pyramid` out, so that a file could not be loaded.
-  Importing this module completes `RetinaNet` for the pyramid defined here, and for no other: import
-  it before `keras.models.load_model` too. The arguments of `compile` are not restored (Keras
-  warns): compile a loaded model before `fit` or `evaluate`.
-- Mixed precision. KerasCV's box arithmetic follows the global policy: in bfloat16, `predict` of
-  RetinaNet and everything of YOLOV8 fail, and RetinaNet's targets are rounded to 8 bits. In the
-  detectors here outputs, assignment, decoding and non-maximum suppression are float32 under every
-  policy. KerasCV does not save policies: set the global one again before loading.
+- Saving. `RetinaNet.get_config` omits `feature_pyramid`, so saved files could not be loaded.
+  Importing this module fixes `RetinaNet` for the pyramid defined here, and for no other. Import it
+  before `keras.models.load_model`, too. The arguments of `compile` are not restored (Keras warns):
+  compile a loaded model before `fit` or `evaluate`.
+- Mixed precision. KerasCV's box arithmetic follows the global policy. In bfloat16, `predict` of
+  RetinaNet and all of YOLOV8 fail, and RetinaNet's targets are rounded to 8 bits. In the detectors
+  here, outputs, assignment, decoding and non-maximum suppression are float32 under every policy.
+  KerasCV does not save policies: set the global policy again before loading.
 - XLA. `jit_compile=True` works for `fit`, `evaluate` and `predict` of both detectors.
-- Image sizes. A compiled model trains and predicts at one image size, for KerasCV computes anchors
-  from static shapes; `compile` again to change it. YOLOV8 wants multiples of 32.
+- Image sizes. A compiled model trains and predicts at one image size, because KerasCV computes
+  anchors from static shapes. Compile again to change it. YOLOV8 needs multiples of 32.
 """
 
 import contextlib
@@ -72,14 +72,14 @@ def to_keras_cv(data):
 
     Args:
         data: A dict `{"boxes": (B, N, 4), "labels": (B, N), ...}`, or a `tf.data.Dataset` (anything
-            with `map`) of `(images, dict)`, such as `keras_dyhead.coco.load_coco` gives. Boxes and
-            padding (-1) stay as they are: build the detector with `bounding_box_format="xyxy"`.
+            with `map`) of `(images, dict)`, such as `keras_dyhead.coco.load_coco` returns. Boxes
+            and padding (-1) stay the same: build the detector with `bounding_box_format="xyxy"`.
 
     Returns:
-        The same with the key renamed. A dict passed in is not changed.
+        The same data with the key renamed. An input dict is not modified.
 
     Raises:
-        ValueError: If a dict has no key `"labels"`.
+        ValueError: If a dict does not have the key `"labels"`.
 
     Example:
 
@@ -95,15 +95,15 @@ def to_keras_cv(data):
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class DyHeadFeaturePyramid(CompositeLayer):
-    """FPN followed by DyHead, in the form KerasCV's RetinaNet wants.
+    """FPN followed by DyHead, in the form that KerasCV's RetinaNet expects.
 
     Args:
-        neck: Layer from pyramid to pyramid, such as a `DyHeadNeck`; `None` leaves the pyramid as
-            it is. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's channels.
-        feature_pyramid: Layer from the backbone's maps to the pyramid (dict or list). Defaults to
+        neck: Layer that refines a pyramid, such as a `DyHeadNeck`, or `None` to leave it unchanged.
+            Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's channels.
+        feature_pyramid: Layer that turns backbone maps into a pyramid (dict or list). Defaults to
             `keras_dyhead.layers.FeaturePyramid`, P3..P7, with the neck's channels. Pass the
             `feature_pyramid` of a trained KerasCV RetinaNet to keep its weights.
-        **kwargs: `name`, `dtype` and other arguments of `keras.layers.Layer`.
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
         inputs: Dict `{"P3": (B, H, W, C3), "P4": ..., "P5": ...}` of backbone maps.
@@ -165,29 +165,29 @@ class DyHeadFeaturePyramid(CompositeLayer):
 class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
     """KerasCV's YOLOV8 detector with DyHead between its path-aggregation pyramid and its head.
 
-    The pyramid's levels have unequal channels: each is projected to the neck's, refined by DyHead,
-    and projected back, so that backbone, pyramid and head are exactly those of
-    `keras_cv.models.YOLOV8Detector` and weights published for it fit:
+    Levels of the pyramid differ in channels. Each is projected to the neck's channels, refined by
+    DyHead, and projected back. Backbone, pyramid and head are exactly those of
+    `keras_cv.models.YOLOV8Detector`, so weights published for it fit:
 
     - a whole detector: load it as a plain `YOLOV8Detector` and pass it to `from_detector`;
     - a backbone: `DyHeadYOLOV8Detector.from_preset("yolo_v8_m_backbone_coco", num_classes=20,
       bounding_box_format="xyxy")`;
     - a `.weights.h5` file of a plain detector: `model.load_weights(path, skip_mismatch=True)`,
-      which warns of DyHead's layers and fills all others.
+      which warns about DyHead's layers and loads all others.
 
     Args:
-        backbone: As for `keras_cv.models.YOLOV8Detector`, like the next five.
+        backbone: As in `keras_cv.models.YOLOV8Detector`, like the next five arguments.
         num_classes: Number of classes.
-        bounding_box_format: Of targets and detections; `"xyxy"` for this package's data sets.
+        bounding_box_format: Format of targets and detections; `"xyxy"` for this package's datasets.
         fpn_depth: Depth of the pyramid's blocks. Defaults to 2.
         label_encoder: Defaults to KerasCV's.
         prediction_decoder: Defaults to KerasCV's.
-        neck: Layer from pyramid to pyramid, such as a `DyHeadNeck`; `None` is the plain detector.
+        neck: Layer that refines a pyramid, such as `DyHeadNeck`, or `None` for the plain detector.
             Defaults to `"dyhead"`: `DyHeadNeck()`.
-        residual: Adds what DyHead returns to the pyramid instead of replacing it, and starts its
-            projection back at zero: until training moves that, the detector predicts exactly what
-            the plain one did. Not in the paper; meant for trained weights. Defaults to `False`.
-        **kwargs: `name` and other arguments of `keras.Model`.
+        residual: Whether to add DyHead's output to the pyramid instead of replacing it. The
+            projection back then starts at zero: before training, the detector predicts exactly what
+            the plain one does. Not in the paper; meant for trained weights. Defaults to `False`.
+        **kwargs: Keyword arguments of `keras.Model`.
 
     Example:
 
@@ -218,11 +218,11 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
         _keep_float32(plain.label_encoder, plain.prediction_decoder, *outputs)
         neck, outputs = as_neck(neck), plain.output
         if neck is not None:
-            # The head, cut off where it meets the pyramid, is replayed on what DyHead returns.
+            # The head, cut off from the pyramid, is applied to the outputs of DyHead.
             pyramid = [plain.get_layer(f"yolo_v8_head_{i}_box_1_pad").input for i in (1, 2, 3)]
             between = _DyHeadBetween(neck, residual, name="dyhead_between")
             outputs = keras.Model(pyramid, outputs).call(between(pyramid))
-        # Not YOLOV8Detector.__init__, which would build its own graph.
+        # Skips YOLOV8Detector.__init__, which would build its own graph.
         super(keras_cv.models.YOLOV8Detector, self).__init__(plain.input, outputs, **kwargs)
         for name in (
             *("backbone", "num_classes", "bounding_box_format"),
@@ -236,17 +236,16 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
     def from_detector(
         cls, detector: keras_cv.models.YOLOV8Detector, neck="dyhead", residual: bool = False
     ):
-        """Puts DyHead into a (trained) plain detector; all its weights are copied.
+        """Adds DyHead to a (trained) plain detector and copies all its weights.
 
         Args:
-            detector: A `keras_cv.models.YOLOV8Detector`, for instance from `from_preset`, or built
-                and then filled by `load_weights`. It is not changed.
+            detector: A `keras_cv.models.YOLOV8Detector`, for example from `from_preset` or filled
+                by `load_weights`. It is not modified.
             neck: As in `DyHeadYOLOV8Detector`. Defaults to `"dyhead"`.
             residual: As in `DyHeadYOLOV8Detector`. Defaults to `False`.
 
         Returns:
-            A `DyHeadYOLOV8Detector`. Only the weights of DyHead and of the projections around it
-            are new.
+            A `DyHeadYOLOV8Detector`. Only DyHead and the projections around it have new weights.
 
         Raises:
             TypeError: If `detector` is not a `YOLOV8Detector`.
@@ -284,7 +283,7 @@ class DyHeadYOLOV8Detector(keras_cv.models.YOLOV8Detector):
 
 
 class _DyHeadBetween(keras.layers.Layer):
-    """Pyramid of unequal channels -> DyHead -> pyramid of the same channels."""
+    """Projects pyramid levels to DyHead's channels, refines them and projects them back."""
 
     def __init__(self, neck, residual, **kwargs):
         super().__init__(**kwargs)
@@ -327,7 +326,7 @@ def _keep_float32(*layers):
 
 @contextlib.contextmanager
 def _float32_policy():
-    """KerasCV's YOLOV8 creates layers while it computes the loss and decodes boxes."""
+    """Sets float32 while KerasCV's YOLOV8 computes losses or boxes, where it creates layers."""
     policy = keras.config.dtype_policy()
     keras.config.set_dtype_policy("float32")
     try:
@@ -337,7 +336,7 @@ def _float32_policy():
 
 
 def _complete_retinanet(retinanet):
-    """Makes KerasCV's RetinaNet save our pyramid, and keep its box arithmetic in float32."""
+    """Makes KerasCV's RetinaNet save our pyramid and keep box arithmetic in float32."""
     init, get_config = retinanet.__init__, retinanet.get_config
     from_config = retinanet.from_config.__func__
 

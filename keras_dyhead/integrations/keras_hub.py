@@ -13,23 +13,23 @@ correct_retinanet(model).compile(optimizer="adam")
 model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalized as the preset wants
 ```
 
-What to know about KerasHub 0.32:
+Notes on KerasHub 0.32:
 
-- Prior probability. `RetinaNetObjectDetector` gives the bias meant for the classification logits,
+- Prior probability. `RetinaNetObjectDetector` applies the bias meant for the classification logits,
   `-log((1 - p) / p)`, to the box head: every class starts at probability 0.5, and every box shifted
-  and shrunk by `exp(-4.6)`. `correct_retinanet` puts both right.
+  and shrunk by `exp(-4.6)`. `correct_retinanet` fixes both.
 - Saving. The arguments of `compile` are not restored (Keras warns): a loaded detector is compiled
-  with KerasHub's defaults. What is frozen in the backbone stays so; the detector's own two heads,
-  of which KerasHub saves no `trainable`, train again: freeze them once more. Presets of whole
-  detectors (`save_to_preset`) cannot be found again, for KerasHub looks for a task by the class of
-  its backbone: use `.keras` files.
-- Mixed precision. Give the policy to the backbone, `RetinaNetBackbone(encoder, ...,
-  dtype="mixed_bfloat16")`, to its encoder and to your neck; files keep it. Under the
-  *global* policy KerasHub rounds outputs and targets to bfloat16, and `predict` fails, until
-  `correct_retinanet` has been called (again after `load_model`).
+  with KerasHub's defaults. Frozen layers of the backbone stay frozen. The two heads of the detector
+  train again, because KerasHub does not save their `trainable`: freeze them again. Presets of whole
+  detectors (`save_to_preset`) do not load, because KerasHub finds a task by the class of its
+  backbone: use `.keras` files.
+- Mixed precision. Pass the policy to the backbone, `RetinaNetBackbone(encoder, ...,
+  dtype="mixed_bfloat16")`, to its encoder and to your neck. Files keep it. Under a *global* policy,
+  KerasHub rounds outputs and targets to bfloat16, and `predict` fails, until you call
+  `correct_retinanet` (again after `load_model`).
 - XLA. `jit_compile=True` works for `fit`, `evaluate` and `predict`.
-- Image sizes. A compiled detector trains and predicts at one image size, for KerasHub computes
-  anchors from static shapes; `compile` again to change it.
+- Image sizes. A compiled detector trains and predicts at one image size, because KerasHub computes
+  anchors from static shapes. Compile again to change it.
 """
 
 import math
@@ -48,14 +48,14 @@ __all__ = ["DyHeadBackbone", "correct_retinanet"]
 class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
     """A KerasHub `RetinaNetBackbone` followed by DyHead.
 
-    Give it to `keras_hub.models.RetinaNetObjectDetector`, and the detector to `correct_retinanet`.
+    Pass it to `keras_hub.models.RetinaNetObjectDetector`, and the detector to `correct_retinanet`.
 
     Args:
         backbone: A `keras_hub.models.RetinaNetBackbone`, or any `FeaturePyramidBackbone` that
             returns its pyramid and has `min_level`, `max_level` and `image_shape`.
-        neck: Layer from pyramid to pyramid, such as a `DyHeadNeck`; `None` leaves the pyramid as
-            it is. Defaults to `"dyhead"`: `DyHeadNeck()` with the backbone's dtype policy.
-        **kwargs: `name`, `trainable`.
+        neck: Layer that refines a pyramid, such as a `DyHeadNeck`, or `None` to leave it unchanged.
+            Defaults to `"dyhead"`: `DyHeadNeck()` with the backbone's dtype policy.
+        **kwargs: `name` and `trainable`.
 
     Call arguments:
         inputs: Preprocessed images `(B, H, W, 3)`.
@@ -86,7 +86,7 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
             hasattr(backbone, name) for name in ("min_level", "max_level", "image_shape")
         ):
             raise TypeError(
-                "`backbone` must be a keras_hub.models.RetinaNetBackbone (put around an image "
+                "`backbone` must be a keras_hub.models.RetinaNetBackbone (which wraps an image "
                 f"encoder such as ResNetBackbone). Received: {backbone}"
             )
         neck = as_neck(neck, dtype=backbone.dtype_policy)
@@ -119,14 +119,14 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
 def correct_retinanet(
     detector: keras_hub.models.RetinaNetObjectDetector, prior_probability: float = 0.01
 ) -> keras_hub.models.RetinaNetObjectDetector:
-    """Puts KerasHub's prior bias on the right head, and its box arithmetic into float32.
+    """Moves KerasHub's prior bias to the right head, and box arithmetic to float32.
 
-    Call it once on a new detector. On a trained one it is harmless: a bias that has been trained,
-    or loaded, stays as it is.
+    Call it once on a new detector. On a trained one it is harmless: biases that were trained or
+    loaded do not change.
 
     Args:
         detector: A `keras_hub.models.RetinaNetObjectDetector`, with any backbone.
-        prior_probability: Probability every class starts with, between 0 and 1. Defaults to 0.01.
+        prior_probability: Initial probability of each class, between 0 and 1. Defaults to 0.01.
 
     Returns:
         The same detector: classification bias `-log((1 - p) / p)`, box bias 0; outputs, anchor
@@ -161,7 +161,7 @@ def correct_retinanet(
     for head, start in ((detector.classification_head, prior_logit), (detector.box_head, 0.0)):
         bias = head.prediction_layer.bias
         values = keras.ops.convert_to_numpy(bias)
-        if values.min() == values.max():  # as initialized: no training leaves all entries equal
+        if values.min() == values.max():  # untrained: training makes entries differ
             bias.assign(keras.ops.full(bias.shape, start, bias.dtype))
     encoder = detector.label_encoder
     for layer in (
