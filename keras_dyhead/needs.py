@@ -9,14 +9,7 @@ def has_tensorflow() -> bool:
 
 
 def need_tensorflow(part: str) -> None:
-    """Checks that TensorFlow can be imported.
-
-    Args:
-        part: What needs TensorFlow, such as `"keras_dyhead.export"`.
-
-    Raises:
-        ImportError: If TensorFlow cannot be imported.
-    """
+    """Raises an `ImportError` if TensorFlow cannot be imported. `part` is what needs it."""
     try:
         import tensorflow  # noqa: F401
     except ImportError as error:

@@ -66,7 +66,6 @@ class FrozenBatchNormalization(keras.layers.Layer):
         return ops.cast(ops.cast(inputs, scale.dtype) * scale + shift, self.compute_dtype)
 
     def compute_output_spec(self, inputs):
-        """Returns the shape of the inputs in the compute dtype."""
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):

@@ -148,7 +148,6 @@ class ResNetBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        """Returns the constructor arguments and which layers are frozen."""
         return {
             "depth": self.depth,
             "style": self.style,

@@ -117,7 +117,6 @@ class SwinBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        """Returns the constructor arguments and which layers are frozen."""
         return {
             "embed_dim": self.embed_dim,
             "depths": self.depths,

@@ -61,7 +61,6 @@ class HostedDetector:
 
     @property
     def variables(self) -> list[keras.Variable]:
-        """The variables of the model."""
         return self.model.variables
 
     detect = Detector.detect

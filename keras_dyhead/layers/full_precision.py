@@ -8,8 +8,7 @@ from keras_dyhead.ops.arguments import at_least_float32
 class _FullPrecision:
     """Keeps weights from being cast to the lower precision of the layer that reads them.
 
-    Keras casts a weight to the compute dtype of the running layer, even if the weight belongs to
-    another layer.
+    Keras casts a weight to the dtype of the running layer, even if it belongs to another layer.
     """
 
     def __init__(self, *args, dtype, **kwargs):

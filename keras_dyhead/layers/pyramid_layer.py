@@ -35,11 +35,7 @@ def listed(pyramid) -> list:
 
 
 def check_maps(shapes) -> dict:
-    """Returns the shapes of maps by name or number.
-
-    Raises:
-        ValueError: If there are no maps, if one lacks known channels, or if batch sizes differ.
-    """
+    """Returns the shapes of maps by name or number. Raises a `ValueError` if they are not valid."""
     levels = shapes if isinstance(shapes, Mapping) else dict(enumerate(shapes or ()))
     # TensorFlow's shapes are sequences but not tuples.
     levels = {name: tuple(s) if hasattr(s, "__len__") else s for name, s in levels.items()}
@@ -55,13 +51,10 @@ def check_maps(shapes) -> dict:
 
 
 def check_halving(levels: Mapping, round_down: bool = True) -> None:
-    """Checks that each map is half the size of the previous one, where sizes are known.
+    """Raises a `ValueError` unless each map is half the size of the previous one, where known.
 
     Halves are rounded up, or also down if `round_down` is true. Levels named P and a number must be
     in ascending order.
-
-    Raises:
-        ValueError: If a level does not fit; the message shows all shapes.
     """
     shapes = list(levels.values())
     numbers = [int(name[1:]) for name in levels if re.fullmatch(r"P\d+", str(name))]

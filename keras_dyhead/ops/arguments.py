@@ -8,11 +8,7 @@ from keras import ops
 
 
 def whole_number(value: int, name: str, smallest: int = 1) -> int:
-    """Returns a Python int for a Python or NumPy int. Errors refer to it as `name`.
-
-    Raises:
-        ValueError: If `value` is not an integer (booleans are not) or is less than `smallest`.
-    """
+    """Returns a Python int of at least `smallest`, else raises a `ValueError` about `name`."""
     if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
         raise ValueError(
             f"`{name}` must be an int of at least {smallest}. Received: {name}={value!r}"

@@ -186,11 +186,7 @@ def check_shapes(
     groups,
     offset_groups,
 ):
-    """Checks that the shapes of the arguments of `deform_conv2d` match, as far as they are known.
-
-    Raises:
-        ValueError: If they do not; the message shows what was received.
-    """
+    """Raises a `ValueError` if known shapes of the arguments of `deform_conv2d` do not match."""
     fields = {"offsets": (offsets, 2), "mask": (mask, 1)}
     for name, shape in {
         "inputs": inputs,
