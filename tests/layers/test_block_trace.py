@@ -1,6 +1,6 @@
-"""Traces: every step of a block, in agreement with the call that takes them all at once.
+"""Traces: all intermediate results of a block, in agreement with a call.
 
-`tests/checkpoints/test_tower.py` holds the steps against those of the released code.
+`tests/checkpoints/test_tower.py` compares them with those of the released code.
 """
 
 import keras
@@ -19,7 +19,7 @@ def maps(channels=16):
 
 
 def moved(layer, pyramid):
-    """The layer, built, with all weights far from where they start."""
+    """The built layer, with all weights far from their initial values."""
     layer.build([x.shape for x in pyramid])
     rng = np.random.default_rng(1)
     for weight in layer.weights:
@@ -30,7 +30,7 @@ def moved(layer, pyramid):
 @pytest.mark.parametrize(
     ("alignment", "switched_on"), [("paper", True), ("published", True), ("paper", False)]
 )
-def test_a_block_ends_its_trace_with_what_a_call_returns(alignment, switched_on):
+def test_a_trace_ends_with_the_outputs_of_a_call(alignment, switched_on):
     pyramid = maps()
     block = moved(DyHeadBlock(16, alignment, switched_on, switched_on, switched_on), pyramid)
     outputs = run(lambda *x: block.trace(x).outputs, *pyramid)
@@ -62,8 +62,8 @@ def test_without_spatial_attention_the_grid_is_regular():
         assert mask.shape == (2, *size, 9) and (mask == 1).all()
 
 
-def test_a_neck_traces_its_blocks_in_sequence_behind_the_projections():
-    """The first trace starts from 16 channels where 24 came in; the last ends as a call."""
+def test_a_neck_traces_its_blocks_in_sequence_after_the_projections():
+    """The first trace starts from 16 channels, projected from 24. The last one ends like a call."""
     pyramid = dict(zip(("P3", "P4", "P5"), maps(24), strict=True))
     neck = DyHeadNeck(2, 16)
     neck.build({name: x.shape for name, x in pyramid.items()})

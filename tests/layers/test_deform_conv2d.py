@@ -1,4 +1,4 @@
-"""DeformConv2D refuses, in its constructor and in symbolic calls, what the operation refuses."""
+"""DeformConv2D raises the errors of the operation, in its constructor and in symbolic calls."""
 
 import keras
 import pytest
@@ -31,7 +31,7 @@ def test_impossible_arguments_are_refused(arguments, message):
         ((4, 8, 18), r"size of the output, \(8, 8\)"),
     ],
 )
-def test_a_symbolic_call_finds_what_an_eager_one_finds(shape, message, first):
+def test_a_symbolic_call_raises_the_errors_of_an_eager_one(shape, message, first):
     layer, x = DeformConv2D(8), keras.Input((8, 8, 4))
     if not first:
         layer(x, keras.Input((8, 8, 18)))

@@ -1,4 +1,4 @@
-"""Results do not change from run to run, not by a bit."""
+"""Results are bitwise identical from run to run."""
 
 import functools
 import hashlib
@@ -19,7 +19,7 @@ from keras_dyhead.ops.sampling_form import sampling_form
 
 @pytest.fixture(scope="module", autouse=True)
 def all_cores():
-    """Has PyTorch compute with as many threads as it does for users, whatever the suite says."""
+    """Makes PyTorch use as many threads as it does for users, whatever the suite sets."""
     if keras.backend.backend() != "torch":
         yield
         return
@@ -70,14 +70,14 @@ def first_run(results, form):
         return results()
 
 
-# `fit` has the quicker form on its own; with the other one it is a slow test.
+# `fit` chooses the faster form by itself; with the other one, it is a slow test.
 RUNS = [(results, form) for results in (operation, neck) for form in FORMS]
 RUNS.append((training, FORMS[-1]))
 RUNS += [pytest.param(training, form, marks=pytest.mark.slow) for form in FORMS[:-1]]
 
 
 @pytest.mark.parametrize(("results", "form"), RUNS)
-def test_another_run_gives_the_same_bits(results, form):
+def test_another_run_gives_identical_results(results, form):
     with sampling_form(form):
         again = results()
     for a, b in zip(first_run(results, form), again, strict=True):
@@ -95,7 +95,7 @@ def digest():
 
 
 @pytest.mark.slow
-def test_another_process_gives_the_same_bits():
+def test_another_process_gives_identical_results():
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
     environment.pop("OMP_NUM_THREADS", None)
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""DyHeadBlock against a float64 reference written from the paper's formulas; its switches."""
+"""DyHeadBlock against a float64 reference written from the paper's formulas; its options."""
 
 import keras
 import numpy as np
@@ -15,7 +15,7 @@ SIZES = ((11, 9), (6, 5), (3, 3))
 
 
 def random_block(**kwargs):
-    """A block with strongly moved weights, the same as float64 arrays, and a pyramid."""
+    """A block with weights far from their initial values, also as float64 arrays, and a pyramid."""
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(2, *size, 16)) for size in SIZES]
     block = DyHeadBlock(16, start="released", **kwargs)
@@ -29,7 +29,7 @@ def random_block(**kwargs):
     return block, weights, [x.astype("float32") for x in pyramid]
 
 
-def test_paper_alignment_is_what_the_formulas_say():
+def test_paper_alignment_follows_the_formulas():
     block, weights, pyramid = random_block(alignment="paper")
     expected = dyhead_block([x.astype("float64") for x in pyramid], weights)
     for found, wanted in zip(run(block, pyramid), expected, strict=True):
@@ -66,7 +66,7 @@ def test_alignments_differ_only_where_there_is_a_coarser_level():
 
 
 @pytest.mark.parametrize("alignment", ["paper", "published"])
-def test_switched_off_attentions_are_convolutions_a_plain_mean_and_relu(alignment):
+def test_disabled_attentions_are_convolutions_a_plain_mean_and_relu(alignment):
     block, w, pyramid = random_block(
         alignment=alignment,
         use_spatial_attention=False,
@@ -95,7 +95,7 @@ def test_switched_off_attentions_are_convolutions_a_plain_mean_and_relu(alignmen
 
 
 def test_a_new_block_samples_the_regular_grid_with_mask_one_half():
-    """Offsets start at zero, so the start is the ordinary convolution at half its strength."""
+    """Offsets start at zero, so a new block is an ordinary convolution times one half."""
     keras.utils.set_random_seed(0)
     block = DyHeadBlock(16, use_bias=False, start="released")
     x = np.random.default_rng(0).normal(size=(1, 6, 7, 16)).astype("float32")
@@ -105,8 +105,8 @@ def test_a_new_block_samples_the_regular_grid_with_mask_one_half():
     assert relative_error(found, expected) <= 1e-5
 
 
-def test_a_new_block_weighs_every_level_with_two_thirds_where_the_gate_can_learn():
-    """Between one half, where its ReLU shuts, and one, where its activation ends."""
+def test_a_new_block_weights_every_level_by_two_thirds_where_the_gate_can_learn():
+    """Between one half, where the ReLU is zero, and one, where the activation saturates."""
     attention = DyHeadBlock(16).scale_attention
     levels = [x.astype("float32") for x in np.random.default_rng(0).normal(size=(3, 8, 5, 7, 16))]
     run(attention, levels)

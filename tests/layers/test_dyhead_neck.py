@@ -1,4 +1,4 @@
-"""DyHeadNeck: structures, projections, level counts and clear refusals."""
+"""DyHeadNeck: structures, projections, numbers of levels and errors."""
 
 import keras
 import numpy as np
@@ -48,7 +48,7 @@ def test_unequal_channels_are_projected_by_a_1x1_convolution_first():
         assert relative_error(a, b) <= 1e-6
 
 
-def test_no_blocks_leave_the_pyramid_as_it_is():
+def test_no_blocks_leave_the_pyramid_unchanged():
     pyramid = maps([(8, 8), (4, 4)], [16, 16])
     for a, b in zip(run(DyHeadNeck(0, 16), pyramid), pyramid, strict=True):
         np.testing.assert_array_equal(a, b)
@@ -64,7 +64,7 @@ def test_the_published_size_has_the_published_number_of_parameters():
 
 
 def test_non_finite_features_of_one_image_do_not_reach_the_other():
-    """NaN features give NaN offsets: they must stay inside their image and its indices."""
+    """NaN features give NaN offsets, which must not lead to indices of another image."""
     pyramid = [np.repeat(x, 2, axis=0) for x in maps([(8, 8), (4, 4)], [16, 16])]
     neck = DyHeadNeck(2, 16)
     neck.build([x.shape for x in pyramid])
@@ -86,13 +86,13 @@ def test_non_finite_features_of_one_image_do_not_reach_the_other():
         ([(None, 8, 8, None)], "known channels"),
     ],
 )
-def test_pyramids_that_are_none_are_refused(shapes, message):
+def test_invalid_pyramids_are_refused(shapes, message):
     with pytest.raises(ValueError, match=message):
         DyHeadNeck(1, 16).build(shapes)
 
 
 @pytest.mark.parametrize("sizes", [(4, 8, 16), (16, 4, 1), (16, 9), (16, 16)])
-def test_levels_that_do_not_halve_are_refused_whenever_they_come(sizes):
+def test_levels_that_do_not_halve_are_refused_in_every_call(sizes):
     """At the first call, in a later one, and in a symbolic one."""
     levels = maps([(n, n) for n in sizes], [16] * len(sizes))
     with pytest.raises(ValueError, match=r"must halve.*\(1, \d+"):
@@ -110,7 +110,7 @@ def test_a_negative_number_of_blocks_is_refused():
         DyHeadNeck(num_blocks=-1)
 
 
-@pytest.mark.slow  # detectors fit with it on every backend, and test_native_training.py has this
+@pytest.mark.slow  # detectors fit with it on every backend; test_native_training.py is similar
 def test_it_trains_with_fit():
     """A one-block neck learns to reproduce the output of another."""
     keras.utils.set_random_seed(0)

@@ -1,4 +1,4 @@
-"""FeaturePyramid against a numpy float64 reference written from the definition."""
+"""FeaturePyramid against a NumPy float64 reference written from the definition."""
 
 import itertools
 
@@ -126,18 +126,18 @@ def test_wrong_arguments_are_named(arguments, message):
         FeaturePyramid(**arguments)
 
 
-def test_a_hole_in_the_levels_is_named():
+def test_a_missing_level_is_named():
     maps = backbone_maps()
     del maps["P4"]
     with pytest.raises(ValueError, match="consecutive levels from P3"):
         FeaturePyramid(6)(maps)
 
 
-def test_building_a_model_of_open_sizes_computes_no_maps(monkeypatch):
-    """PyTorch's meta device knows all of it; else Keras would compute the maps of 89 images."""
+def test_building_a_model_of_unknown_sizes_computes_no_maps(monkeypatch):
+    """PyTorch's meta device infers shapes; otherwise Keras would compute the maps of 89 images."""
     calls, call = [], FeaturePyramid.call
     monkeypatch.setattr(
         FeaturePyramid, "call", lambda self, maps: calls.append(1) or call(self, maps)
     )
     FeaturePyramid(16)({f"P{level}": keras.Input((None, None, 16)) for level in (3, 4, 5)})
-    assert len(calls) <= 2  # PyTorch learns from two sizes which sides are open
+    assert len(calls) <= 2  # PyTorch infers from two sizes which sides are unknown

@@ -1,4 +1,4 @@
-"""What is frozen, in a layer of layers, is frozen after saving, too."""
+"""Frozen layers inside a layer stay frozen after saving."""
 
 import keras
 import pytest
@@ -10,7 +10,7 @@ SHAPES = {"P3": (8, 8, 24), "P4": (4, 4, 24)}
 
 
 def model_with(*layers):
-    """A plain Keras model of a pyramid and these layers after it."""
+    """A plain Keras model of a pyramid followed by these layers."""
     x = inputs = {level: keras.Input(shape, name=level) for level, shape in SHAPES.items()}
     for layer in layers:
         x = layer(x)
@@ -35,7 +35,7 @@ def trainable(model):
         lambda neck: None,
     ],
 )
-def test_a_plain_model_keeps_what_is_frozen_inside_a_neck(freeze, tmp_path):
+def test_a_plain_model_keeps_layers_frozen_inside_a_neck(freeze, tmp_path):
     neck = DyHeadNeck(2, 16, name="neck")
     model = model_with(neck)
     everything = len(model.weights)
@@ -52,7 +52,7 @@ def test_layers_that_are_frozen_from_the_start_are_frozen_inside():
     assert not model_with(FeaturePyramid(16, max_level=4, trainable=False)).trainable_variables
 
 
-def test_names_that_keras_makes_up_are_counted_anew():
+def test_names_that_keras_generates_are_renumbered():
     """`dense_7` of one model is `dense_3` of the next."""
 
     def dense():
@@ -69,7 +69,7 @@ def test_names_that_keras_makes_up_are_counted_anew():
     assert len(again.trainable_variables) == 4
 
 
-def test_a_layer_that_is_not_there_is_warned_of():
+def test_a_missing_layer_raises_a_warning():
     neck = DyHeadNeck(1, 16)
     neck.build([(None, 8, 8, 16), (None, 4, 4, 16)])
     with pytest.warns(UserWarning, match="no such layers to freeze: .'block_3'"):

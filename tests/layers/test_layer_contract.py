@@ -1,4 +1,4 @@
-"""What every public layer owes to Keras: configs, dynamic shapes, dtypes, gradients, XLA."""
+"""What Keras expects of every public layer: configs, dynamic shapes, dtypes, gradients, XLA."""
 
 import functools
 
@@ -66,7 +66,7 @@ LAYERS = {
     ),
 }
 
-# What a neck is made of, and so shows as well.
+# Parts of a neck, which it tests as well.
 PARTS = ("DyHeadNeck", "DyHeadBlock", "ScaleAwareAttention", "TaskAwareAttention")
 PARTS += ("SpatialAwareAttention", "SpatialAwareAttention-published")
 EVERY_LAYER = pytest.mark.parametrize("name", slow_on_jax(LAYERS, PARTS))
@@ -76,7 +76,7 @@ FLOAT64 = pytest.mark.skipif(
 
 
 def build(layer, arguments):
-    """Gives every weight a seeded value away from its start, so that nothing is trivially zero."""
+    """Gives every weight a seeded value away from its initial one, so that nothing is zero."""
     layer(*keras.tree.map_structure(lambda x: keras.KerasTensor(x.shape), arguments))
     rng = np.random.default_rng(1)
     for weight in layer.weights:
@@ -85,7 +85,7 @@ def build(layer, arguments):
 
 @functools.cache
 def built(name):
-    """A layer of nontrivial weights, what to call it with, and its outputs."""
+    """A layer with nontrivial weights, its inputs and its outputs."""
     layer, arguments = LAYERS[name]()
     build(layer, arguments)
     return layer, arguments, run(layer, *arguments)

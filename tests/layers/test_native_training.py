@@ -1,4 +1,4 @@
-"""DyHeadNeck in a training loop as each backend's users write it, without Keras' `fit`."""
+"""DyHeadNeck in a native training loop of each backend, without Keras' `fit`."""
 
 import keras
 import numpy as np

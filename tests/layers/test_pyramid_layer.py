@@ -1,4 +1,4 @@
-"""What layers take and refuse, in calls with tensors and symbolic ones, first and later."""
+"""Which inputs layers accept and refuse, eager and symbolic, in first and later calls."""
 
 import json
 
@@ -35,7 +35,7 @@ ALIKE = pytest.mark.parametrize("tensor", [keras.KerasTensor, np.zeros], ids=["s
 
 
 def assert_refused(make, inputs, message, good=None):
-    """At the first call, and at a later one."""
+    """Checks the error in the first call and in a later one."""
     with pytest.raises(ValueError, match=f"{message}.*Received: shapes"):
         make()(inputs)
     layer = make()
@@ -59,13 +59,13 @@ def assert_refused(make, inputs, message, good=None):
         ([(1, 8, 8, 16), (1, 2, 2, 16)], "must halve"),
     ],
 )
-def test_what_is_no_pyramid_is_refused(name, tensor, shapes, message):
+def test_invalid_pyramids_are_refused(name, tensor, shapes, message):
     inputs = [tensor(shape) for shape in shapes] if isinstance(shapes, list) else tensor(shapes)
     assert_refused(ON_PYRAMIDS[name], inputs, message)
 
 
 @pytest.mark.parametrize("name", ["DyHeadNeck", "DyHeadBlock"])
-def test_names_in_the_wrong_order_are_refused_though_sizes_are_open(name):
+def test_names_in_the_wrong_order_are_refused_even_if_sizes_are_unknown(name):
     levels = {f"P{number}": keras.Input((None, None, 16)) for number in (10, 9)}
     assert_refused(ON_PYRAMIDS[name], levels, "must halve.*fine to coarse")
 
@@ -99,7 +99,7 @@ def test_a_backbone_that_rounds_down_is_refused_by_the_feature_pyramid(size):
 
 @ALIKE
 @pytest.mark.parametrize("other", [(1, 4, 4, 16), (1, 1, 1, 16), (2, 8, 8, 16), (1, 8, 8, 8)])
-def test_scale_attention_wants_maps_of_one_size(tensor, other):
+def test_scale_attention_needs_maps_of_one_size(tensor, other):
     assert_refused(
         ScaleAwareAttention,
         [tensor(GOOD[0]), tensor(other)],
@@ -176,7 +176,7 @@ NUMBERS = {
 
 
 @pytest.mark.parametrize("name", NUMBERS)
-def test_numbers_are_ints_and_end_as_such_in_the_config(name):
+def test_numbers_are_ints_and_so_they_are_in_the_config(name):
     config = NUMBERS[name](np.int64(4)).get_config()
     expected = (4, 4) if name == "padding" else 4
     assert config[name] == expected and json.dumps(config[name])

@@ -1,4 +1,4 @@
-"""By which operations a neck samples, on every road through Keras that leads to it."""
+"""Which operations a neck uses for sampling, in each way of running it with Keras."""
 
 import keras
 import numpy as np
@@ -37,7 +37,7 @@ def operations(path):
 
 
 def walk(model, roads, forms):
-    """Goes some of Keras' roads with a model; returns the forms it met on each."""
+    """Runs a model in some of Keras' ways and returns the forms used in each."""
     x, met = maps(), {}
     calls = {
         "call": lambda: model(x),
@@ -57,12 +57,12 @@ ROADS = ("call", "predict", "evaluate", "fit")
 
 @pytest.mark.parametrize("arguments", [{"steps_per_execution": 2}, {"run_eagerly": True}])
 def test_keras_on_cpus_multiplies_sparse_matrices(arguments, forms):
-    """Also where it is left to Keras whether XLA compiles the steps."""
+    """Even if Keras decides whether XLA compiles the steps."""
     model = model_of(**arguments)
     assert model.jit_compile is False
     met = walk(model, ROADS[:1] + ROADS[:0:-1], forms)
     assert met["call"] == met["fit"] == {"sparse"}
-    # What they have in common with `call` and `predict` may have been traced already.
+    # The parts shared with `call` and `predict` may have been traced already.
     assert set().union(*met.values()) == {"sparse"}
 
 
@@ -72,7 +72,7 @@ def test_keras_on_cpus_multiplies_sparse_matrices(arguments, forms):
 def test_keras_under_xla_gathers(roads, forms):
     model = model_of(jit_compile=True)
     assert model.jit_compile is True
-    assert walk(model, ["call"], forms) == {"call": {"sparse"}}  # no part of what is compiled
+    assert walk(model, ["call"], forms) == {"call": {"sparse"}}  # not compiled
     met = walk(model, roads, forms)
     assert set().union(*met.values()) == {"gather"}
 
@@ -84,7 +84,7 @@ def test_half_precision_gathers(policy, forms):
 
 
 @pytest.mark.parametrize("channels", [16, MULTIPLY_FIRST])
-def test_a_graph_for_any_size_takes_no_images(channels):
+def test_a_graph_for_any_size_accepts_an_empty_batch(channels):
     """TensorFlow's sparse products end the process if they have no lines."""
     import tensorflow as tf
 
@@ -106,7 +106,7 @@ def test_a_graph_for_any_size_takes_no_images(channels):
 
 @pytest.fixture(scope="module")
 def predicted():
-    """A model that has predicted, and so has traces of its own, with what it said."""
+    """A model after `predict`, which has left traces, and its predictions."""
     keras.utils.set_random_seed(0)
     model = model_of()
     for weight in model.weights:
@@ -115,7 +115,7 @@ def predicted():
 
 
 def check(outputs, expected):
-    """Compares in the order of sizes: runtimes name and sort outputs by themselves."""
+    """Compares outputs sorted by size: runtimes name and sort outputs in their own ways."""
     outputs = sorted((np.asarray(x) for x in outputs), key=lambda x: -x.size)
     for found, wanted in zip(outputs, expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4 * np.abs(wanted).max())

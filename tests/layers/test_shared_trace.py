@@ -1,4 +1,4 @@
-"""SharedTrace: what it hands on are the gradients of the layers themselves."""
+"""SharedTrace passes on the gradients of the layers."""
 
 import keras
 import numpy as np
@@ -9,9 +9,9 @@ from keras_dyhead.layers import DyHeadNeck
 
 @pytest.mark.tensorflow
 def test_biases_before_the_neck_get_their_own_gradients_in_a_graph():
-    """oneDNN's pass would exchange the levels', at random: hence several traces.
+    """oneDNN's pass would swap those of the levels at random, so the test traces several times.
 
-    The pass joins the gradients of a convolution's kernel and bias.
+    The pass fuses the gradients of a convolution's kernel and bias.
     """
     import tensorflow as tf
 

@@ -1,4 +1,4 @@
-"""Where a block starts: near the identity by default, as released on request."""
+"""Initial weights of a block: near the identity by default, as released on request."""
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def similarity(outputs, inputs):
 @pytest.mark.parametrize(("alignment", "use_bias"), [("paper", True), ("published", False)])
 @pytest.mark.parametrize(("blocks", "at_least"), [(1, 0.9), (6, 0.55)])
 def test_new_blocks_pass_the_pyramid_on(blocks, at_least, alignment, use_bias):
-    """Each adds a little of its neighbors, which are independent of the level here."""
+    """Each adds a little of its neighbors, which are independent of the level in this test."""
     keras.utils.set_random_seed(0)
     levels = pyramid()
     neck = DyHeadNeck(blocks, 32, alignment, use_bias=use_bias)
@@ -30,7 +30,7 @@ def test_new_blocks_pass_the_pyramid_on(blocks, at_least, alignment, use_bias):
         assert similarity(found, level) > at_least
 
 
-def test_six_blocks_as_released_do_not():
+def test_six_released_blocks_do_not():
     keras.utils.set_random_seed(0)
     levels = pyramid()
     for found, level in zip(run(DyHeadNeck(6, 32, start="released"), levels), levels, strict=True):
@@ -38,7 +38,7 @@ def test_six_blocks_as_released_do_not():
 
 
 @pytest.mark.parametrize("switch", ["use_spatial_attention", "use_scale_attention"])
-def test_an_attention_switched_off_changes_nothing_about_it(switch):
+def test_a_disabled_attention_does_not_change_that(switch):
     keras.utils.set_random_seed(0)
     levels = pyramid()
     for found, level in zip(run(DyHeadNeck(1, 32, **{switch: False}), levels), levels, strict=True):
@@ -62,7 +62,7 @@ def test_six_new_blocks_give_maps_as_large_as_a_pyramids():
 
 
 def test_offsets_move_no_further_in_a_step_than_with_the_released_start():
-    """Adam moves every weight alike: an eighth of the outputs makes up for maps of eight times."""
+    """Adam moves all weights equally: dividing outputs by 8 makes up for maps 8 times as large."""
     levels = [8 * x for x in pyramid()]
     moved = []
     for start, factor in (("identity", 1.0), ("released", 0.125)):
@@ -83,7 +83,7 @@ def test_a_new_task_attention_alone_is_nearly_linear():
     assert relative_error(run(TaskAwareAttention(start="released"), x), np.maximum(x, 0)) < 0.01
 
 
-def test_more_and_fewer_channels_than_there_are_start_from_those_that_there_are():
+def test_more_or_fewer_output_channels_start_from_the_input_channels():
     levels = pyramid(16)
     mid = run(SpatialAwareAttention(32), levels)[0]["mid"]
     assert similarity(mid[..., :16], levels[0]) > 0.85
