@@ -1,4 +1,4 @@
-"""Which numbers are ints."""
+"""Which numbers count as ints."""
 
 import numpy as np
 import pytest
@@ -7,13 +7,13 @@ from keras_dyhead.ops.arguments import pair, whole_number
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
-def test_ints_of_python_and_numpy_become_ints_of_python(value):
+def test_python_and_numpy_ints_become_python_ints(value):
     found = (whole_number(value, "size"), *pair(value, "size"), *pair((value, 1), "size"))
     assert found == (3, 3, 3, 3, 1) and all(type(n) is int for n in found)
 
 
 @pytest.mark.parametrize("value", [3.0, np.float32(3), True, np.True_, "3", None, 0, -1, [3]])
-def test_all_else_is_refused_with_its_value(value):
+def test_everything_else_is_refused_with_its_value(value):
     with pytest.raises(ValueError, match=r"`size` must be an int of at least 1\. Received: size="):
         whole_number(value, "size")
     with pytest.raises(ValueError, match="`size` must be an int .*, or a pair.* Received: size="):

@@ -48,7 +48,7 @@ def test_iou_of_boxes_without_area_is_zero_not_nan():
 
 @pytest.mark.parametrize("epsilon", [0, 1e-7, 1e-6])
 def test_generalized_iou_is_that_of_the_released_codes_whatever_their_epsilon(epsilon):
-    """Microsoft adds 1e-7 to union and hull, OpenMMLab takes both as 1e-6 at least."""
+    """Microsoft adds 1e-7 to union and hull, OpenMMLab clamps both to at least 1e-6."""
     rng = np.random.default_rng(2)
     a, b = random_boxes(rng, 200), random_boxes(rng, 200)
     expected = []
@@ -67,7 +67,7 @@ def test_generalized_iou_of_boxes_without_area_is_finite_and_has_a_gradient():
     others = np.array([[3, 3, 3, 3], [9, 9, 12, 12]], "float32")
     value, (gradient,) = vjp(lambda b: generalized_iou(b, others), [boxes], np.ones(2, "float32"))
     assert np.isfinite(value).all() and np.isfinite(gradient).all()
-    assert gradient[1].any()  # although the boxes do not touch
+    assert gradient[1].any()  # even though the boxes do not touch
 
 
 @pytest.mark.parametrize("weights", [(1, 1, 1, 1), (10, 10, 5, 5)])

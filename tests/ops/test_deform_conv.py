@@ -1,4 +1,4 @@
-"""deform_conv2d against torchvision's outputs, a float64 loop and its own promises."""
+"""deform_conv2d against torchvision's outputs, a float64 loop and its documentation."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ DATA = Path(__file__).parents[1] / "data" / "op_deform_conv"
 CASES = {case["id"]: case for case in json.loads((DATA / "cases.json").read_text())}
 OPTIONS = ("stride", "padding", "dilation", "weight_groups", "offset_groups")
 FIRST = {tuple(case[key] for key in OPTIONS): i for i, case in reversed(CASES.items())}
-REPEATED = set(CASES).difference(FIRST.values())  # others have these options with other numbers
+REPEATED = set(CASES).difference(FIRST.values())  # others have these options with other values
 
 
 def channels_last(array):
@@ -37,7 +37,7 @@ def test_agrees_with_torchvision_forward_and_in_all_gradients(
     case, data = CASES[case_id], np.load(DATA / f"{case_id}.npz")
     arrays = [channels_last(data[name]) for name in ("input", "offset", "mask")]
     arrays.append(data["weight"].transpose(2, 3, 1, 0))
-    # At a tap exactly on -1 torchvision's CPU op has a one-sided derivative, the published CUDA
+    # For a tap exactly on -1, torchvision's CPU op has a one-sided derivative; the published CUDA
     # kernel and mmcv have none: we follow the kernel that the published weights were trained with.
     grad_offset = "grad_offset_mmcv" if "grad_offset_mmcv" in data else "grad_offset"
     expected = [channels_last(data[name]) for name in ("grad_input", grad_offset, "grad_mask")]
@@ -117,7 +117,7 @@ def problems(draw):
     return [a.astype("float32") for a in arrays], cotangent, (stride, padding, dilation)
 
 
-# JAX compiles every example.
+# JAX compiles each example.
 @settings(
     max_examples=15 if keras.backend.backend() == "jax" else 200,
     deadline=None,
@@ -200,7 +200,7 @@ def test_float64_inputs_are_sampled_in_float64():
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_half_precision_features_keep_float32_coordinates(dtype):
-    """Position 200.4 is no bfloat16: coordinates of the features' dtype would be far off."""
+    """bfloat16 cannot represent 200.4: coordinates in the dtype of features would be wrong."""
     ramp = np.linspace(0, 1, 256, dtype="float32").reshape(1, 1, 256, 1)
     offsets = np.full((1, 1, 256, 2), 0.4, "float32") * [0, 1]
     kernel = np.ones((1, 1, 1, 1), "float32")
@@ -260,7 +260,7 @@ def test_errors_show_the_received_value(change, message):
 def test_integers_are_sampled_in_float32(dtype):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 2 if dtype == "bool" else 255, (1, 5, 6, 4)).astype(dtype)
-    # Of quarters every sum is exact, in whatever order a compiler adds it up.
+    # Sums of quarters are exact, in whatever order a compiler adds them.
     shapes = (1, 5, 6, 18), (1, 5, 6, 9), (3, 3, 4, 6)
     others = [(rng.integers(0, 4, shape) / 4).astype("float32") for shape in shapes]
     found = run(deform_conv2d, pixels, *others)
@@ -274,7 +274,7 @@ def test_numpy_ints_are_ints():
     assert deform_conv2d(x, offsets, None, kernel, strides=two, groups=two).shape == (1, 3, 3, 6)
 
 
-def test_lists_and_pairs_of_numpy_are_taken():
+def test_lists_and_numpy_pairs_are_accepted():
     shapes = (1, 5, 6, 2), (1, 5, 6, 18), (1, 5, 6, 9), (3, 3, 2, 3), (3,)
     arrays = [np.ones(shape, "float32") for shape in shapes]
     found = deform_conv2d(*(x.tolist() for x in arrays), padding=np.array([1, 1]))

@@ -1,4 +1,4 @@
-"""Sampling a small map as if it were enlarged, against enlarging it and sampling that."""
+"""Sampling a small map as if it were enlarged, against enlarging it and then sampling."""
 
 import functools
 
@@ -13,7 +13,7 @@ from keras_dyhead.ops.resize import resize_align_corners as enlarge
 from keras_dyhead.ops.rows import MapRows
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
-pytestmark = pytest.mark.tensorflow  # which alone has sparse products
+pytestmark = pytest.mark.tensorflow  # only TensorFlow has sparse products
 PYRAMIDS = {
     "halves": [((3, 4), (6, 8))],
     "odd": [((4, 3), (7, 5)), ((2, 2), (4, 3)), ((1, 1), (2, 2))],
@@ -55,7 +55,7 @@ def sample(pairs, enlarged, *arrays):
 
 @pytest.mark.parametrize("compiled", [False, True], ids=["eager", "graph"])
 @pytest.mark.parametrize("name", PYRAMIDS)
-def test_samples_what_the_enlarged_map_has_there(name, compiled):
+def test_samples_the_values_of_the_enlarged_map(name, compiled):
     """In a graph, TensorFlow divides by a constant as it sees fit, forward or back."""
     import tensorflow as tf
 

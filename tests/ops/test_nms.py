@@ -8,7 +8,7 @@ from keras_dyhead.ops.nms import non_max_suppression
 
 
 def greedy(boxes, scores, labels, threshold, places):
-    """Sort once, keep a box unless a kept one of its class overlaps it by more."""
+    """Sorts once, and keeps a box unless a kept box of its class overlaps it by more."""
     boxes, kept = boxes.astype("float64"), []
     for i in np.argsort(-scores, kind="stable"):
         if scores[i] <= 0 or len(kept) == places:
@@ -66,7 +66,7 @@ def test_xla_and_graphs_of_unknown_shape_pick_the_same():
 
 
 def test_classes_do_not_suppress_each_other_far_from_the_origin():
-    """The usual trick of shifting boxes by class loses these 0.01 px at 80 classes."""
+    """The usual trick of shifting boxes by class loses these 0.01 px with 80 classes."""
     box = np.array([4000, 4000, 4000.02, 4000.02], "float32")
     boxes = np.tile(box, (1, 80, 1))
     scores = np.linspace(1, 0.5, 80, dtype="float32")[None]
@@ -88,7 +88,7 @@ def test_an_image_without_candidates_has_no_detections():
 
 
 @pytest.mark.parametrize("shape", [(2, 0), (0, 5), (0, 0)])
-def test_of_no_candidates_or_images_nothing_is_picked(shape):
+def test_nothing_is_picked_from_no_candidates_or_images(shape):
     arrays = np.zeros((*shape, 4), "float32"), np.ones(shape, "float32"), np.zeros(shape, "int32")
     picked = run(lambda *candidates: non_max_suppression(*candidates, 0.5, 10), *arrays)
     np.testing.assert_array_equal(picked, np.full((shape[0], 10), -1))

@@ -1,4 +1,4 @@
-"""Resizing against what Pillow and OpenCV made of a drawn image, to the bit."""
+"""Resizing against the results of Pillow and OpenCV for a drawn image, bit for bit."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def made(library, size):
 @pytest.mark.parametrize("library", FUNCTIONS)
 @pytest.mark.parametrize("size", SIZES, ids=str)
 def test_every_value_is_the_librarys(library, size):
-    """Enlarged, shrunk, stretched, as it is, a single pixel."""
+    """Enlarged, shrunk, stretched, unchanged, and a single pixel."""
     found = run(lambda images: FUNCTIONS[library](images, size), DRAWN[None])
     np.testing.assert_array_equal(found[0], made(library, size))
     array = FUNCTIONS[library](DRAWN[None], size)
@@ -43,8 +43,8 @@ def test_half_the_size_is_opencvs():
     [((480, 640), (800, 1067)), ((901, 1203), (312, 417)), ((640, 1600), (20, 50))],
     ids=str,
 )
-def test_images_of_the_size_of_photographs_are_pillows(size, new_size):
-    """Where Pillow 13, too, begins with columns."""
+def test_photo_sized_images_are_pillows(size, new_size):
+    """Where Pillow 13 also starts with columns."""
     image = np.random.default_rng(0).integers(0, 256, (*size, 3), "uint8")
     found = run(lambda images: resize_like_pillow(images, new_size), image[None])
     expected = Image.fromarray(image).resize(new_size[::-1], Image.BILINEAR)
@@ -52,7 +52,7 @@ def test_images_of_the_size_of_photographs_are_pillows(size, new_size):
 
 
 @pytest.mark.parametrize("library", FUNCTIONS)
-def test_images_of_a_batch_do_not_meet(library):
+def test_images_of_a_batch_do_not_mix(library):
     batch = np.stack([DRAWN, DRAWN[::-1], 255 - DRAWN])
     found = run(lambda images: FUNCTIONS[library](images, (61, 89)), batch)
     for image, alone in zip(found, batch, strict=True):
@@ -61,7 +61,7 @@ def test_images_of_a_batch_do_not_meet(library):
 
 
 def resizing_graph(library):
-    """A function of an image and a size, neither of which the graph knows."""
+    """A function of an image and a size, both unknown to the graph."""
     import tensorflow as tf
 
     signature = [tf.TensorSpec((1, None, None, 3), name="images"), tf.TensorSpec((2,), tf.int32)]
@@ -80,7 +80,7 @@ def check_runtime(library, resize):
 
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("library", FUNCTIONS)
-def test_a_graph_that_knows_no_size_gives_the_same(library):
+def test_a_graph_of_unknown_sizes_gives_the_same(library):
     graph = resizing_graph(library)
     check_runtime(library, lambda images, size: graph(images, size)["resized"].numpy())
 
@@ -110,7 +110,7 @@ def test_litert_gives_the_same(library):
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("library", FUNCTIONS)
 def test_onnx_runtime_gives_the_same(library):
-    """The size is put into a row above the image, for the conversion takes one tensor."""
+    """The size is in a row above the image, because the conversion takes one tensor."""
     import onnxruntime
     import tensorflow as tf
 

@@ -41,7 +41,7 @@ def test_integers_are_resized_in_float32(dtype):
 
 
 @pytest.mark.parametrize("size", [(4.0, 4), (4,), (4, 4, 4), (-1, 4), (True, 4), "44", None])
-def test_a_size_that_is_none_is_refused(size):
+def test_an_invalid_size_is_refused(size):
     with pytest.raises(ValueError, match="`size` must be an int.*Received: size="):
         resize_align_corners(np.ones((1, 2, 2, 1), "float32"), size)
 

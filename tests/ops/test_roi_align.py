@@ -1,4 +1,4 @@
-"""RoIAlign against a loop over samples in float64 and the released codes' features."""
+"""RoIAlign against a float64 loop over samples and the features of released codes."""
 
 import math
 from pathlib import Path
@@ -52,7 +52,7 @@ STRIDES = [4, 8]
 
 
 def scene(seed=0):
-    """Two images on two levels; regions small, large, thin, integer, outside and without area."""
+    """Two images on two levels; small, large, thin, integer, outer and empty regions."""
     rng = np.random.default_rng(seed)
     maps = [rng.normal(size=(2, *size, 3)).astype("float32") for size in [(21, 30), (11, 15)]]
     corner, side = rng.uniform(-20, 90, (2, 9, 2)), rng.exponential(30, (2, 9, 2))
@@ -70,7 +70,7 @@ def scene(seed=0):
 
 
 def static(size=7, sampling_ratio=None):
-    """With shapes known beforehand, as JAX and XLA need them."""
+    """With shapes known beforehand, as JAX and XLA need."""
 
     def function(first, second, boxes, levels):
         return roi_align([first, second], boxes, levels, STRIDES, size, sampling_ratio, 21 * 30)
@@ -129,7 +129,7 @@ def test_xla_graphs_of_unknown_sizes_and_chunks_give_the_same(monkeypatch):
 
 @pytest.mark.parametrize("budget", [2**30, 30_000])
 def test_the_gradient_is_the_transpose_of_the_sampling(budget, monkeypatch):
-    """The operation is linear: gradient and any other maps multiply to the same as their sample."""
+    """Sampling is linear: gradient times any maps equals upstream gradient times their samples."""
     monkeypatch.setitem(chunks.CHUNK_BYTES, "cpu", budget)
     maps, boxes, levels = scene(2)
     other, _, _ = scene(3)
@@ -166,7 +166,7 @@ def test_each_map_needs_its_stride():
 
 @pytest.mark.parametrize("origin", ["microsoft", "openmmlab"])
 def test_levels_and_features_are_the_released_codes(origin):
-    """Some channels of detectron2's and mmdet's features of given regions, from their own maps."""
+    """Some channels of the features that detectron2 and mmdet read from their own maps."""
     reference = {
         key.removeprefix(f"{origin}/"): value
         for key, value in np.load(REFERENCE).items()
@@ -185,7 +185,7 @@ def test_levels_and_features_are_the_released_codes(origin):
 
 @pytest.mark.parametrize("canonical_size", [224.0, 60.0])
 def test_no_region_covers_more_pixels_than_static_shapes_allow_for(canonical_size):
-    """Slivers of all lengths, at every level's largest area: nothing of them is cut off."""
+    """Slivers of all lengths at every level's largest area are not cut off."""
     pyramid = {f"P{n}": np.ones((1, 160 // 2**n, 416 // 2**n, 1), "float32") for n in (2, 3, 4)}
     pooler = RegionPooler(canonical_size=canonical_size)
     boxes = []
@@ -205,7 +205,7 @@ def test_no_regions_and_no_images_give_none(shape):
     maps = [np.ones((shape[0], n, n, 4), "float32") for n in (8, 4)]
     boxes, levels = np.zeros((*shape, 4), "float32"), np.zeros(shape, "int32")
     assert run(static(size=3), *maps, boxes, levels).shape == (*shape, 3, 3, 4)
-    if keras.backend.backend() != "jax":  # which needs the number of pixels beforehand
+    if keras.backend.backend() != "jax":  # JAX needs the number of pixels beforehand
         assert roi_align(maps, boxes, levels, STRIDES, size=3).shape == (*shape, 3, 3, 4)
 
 

@@ -1,4 +1,4 @@
-"""The form of the sampler is the quickest that whatever runs it has."""
+"""The sampler chooses the fastest form that the runtime supports."""
 
 import keras
 import numpy as np
@@ -32,7 +32,7 @@ def step():
 
 
 def operations(function):
-    """The types of all operations of a compiled function, those of inner functions included."""
+    """The types of all operations of a compiled function, including inner functions."""
     graph = function.get_concrete_function().graph.as_graph_def()
     inner = [node for inner in graph.library.function for node in inner.node_def]
     return {node.op for node in [*graph.node, *inner]}
@@ -49,7 +49,7 @@ def test_tensorflow_on_cpus_multiplies_sparse_matrices(forms):
 
 
 @pytest.mark.tensorflow
-def test_other_backends_have_gathers_alone(monkeypatch):
+def test_other_backends_only_gather(monkeypatch):
     monkeypatch.setattr(keras.backend, "backend", lambda: "jax")
     with sampling_form("sparse"):
         assert chosen_form() == "gather"
@@ -95,7 +95,7 @@ def in_a_branch():
 @pytest.mark.tensorflow
 @pytest.mark.parametrize("function", [convolve, step, in_a_loop, in_a_branch])
 def test_xla_gathers_wherever_its_context_is_entered(function, forms):
-    """XLA has no sparse products: it would refuse them."""
+    """XLA has no sparse products and would refuse them."""
     import tensorflow as tf
 
     for compiled in (
@@ -112,7 +112,7 @@ def test_xla_gathers_wherever_its_context_is_entered(function, forms):
 
 @pytest.mark.tensorflow
 def test_a_gradient_has_the_form_of_its_outputs():
-    """Whatever the context in which it is asked for."""
+    """Whatever the context in which it is computed."""
     import tensorflow as tf
 
     def late(form, later):
@@ -129,7 +129,7 @@ def test_a_gradient_has_the_form_of_its_outputs():
 
 
 @pytest.mark.tensorflow
-def test_a_form_is_forced_inside_the_context_only(forms):
+def test_a_form_is_forced_only_inside_the_context(forms):
     import tensorflow as tf
 
     with pytest.raises(ZeroDivisionError), sampling_form("gather"):
