@@ -1,4 +1,4 @@
-"""ResNet with deformable stages: which convolutions deform, what they compute, what trains."""
+"""ResNet with deformable stages: which convolutions deform, what they compute and train."""
 
 import keras
 import numpy as np
@@ -31,7 +31,7 @@ def deformable(backbone):
     return [x.name for x in backbone.layers if isinstance(x, ModulatedDeformConv2D)]
 
 
-def test_every_3x3_convolution_of_the_stages_deforms_the_strided_ones_too():
+def test_every_3x3_convolution_of_the_stages_deforms_including_strided_ones():
     """Stage 3 is `layer2` with four blocks, stage 5 `layer4` with three."""
     backbone = tiny(deformable_stages=(3, 5))
     expected = {2: 4, 4: 3}
@@ -42,7 +42,7 @@ def test_every_3x3_convolution_of_the_stages_deforms_the_strided_ones_too():
 
 
 @pytest.mark.parametrize(("strides", "groups"), [(1, 1), (2, 4)])
-def test_at_its_start_a_convolution_is_the_ordinary_one_times_the_mask_of_a_half(strides, groups):
+def test_a_new_convolution_is_an_ordinary_one_times_a_mask_of_one_half(strides, groups):
     x = image(9, 14)[..., :1] * np.ones(8, "float32")
     layer = ModulatedDeformConv2D(12, strides=strides, groups=groups, use_bias=False)
     out = layer(x)
@@ -122,7 +122,7 @@ def test_frozen_stages_freeze_their_offsets():
 
 
 def test_half_precision_keeps_offsets_in_float32():
-    """An offset of 200.25 px is 200 in bfloat16, and would miss the pixel that it reads here."""
+    """An offset of 200.25 px is 200 in bfloat16 and would miss the pixel that it should read."""
     layer = ModulatedDeformConv2D(1, use_bias=False, dtype="mixed_bfloat16")
     pixels = np.zeros((1, 3, 256, 1), "float32")
     pixels[0, 1, 201] = 1

@@ -1,7 +1,7 @@
-"""The backbones against the maps of the published implementations, with weights made by a rule.
+"""The backbones against maps of the published implementations, with generated weights.
 
-`data/` holds two pictures, and channels 0, k, 2k, ... of the maps that mmdetection's ResNet-50 and
-detectron2's ResNet-50 and Swin-T (as in microsoft/DynamicHead) make of them.
+`data/` has two pictures, and channels 0, k, 2k, ... of the maps that mmdetection's ResNet-50 and
+detectron2's ResNet-50 and Swin-T (as in microsoft/DynamicHead) compute from them.
 """
 
 from pathlib import Path

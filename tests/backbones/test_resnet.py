@@ -55,8 +55,8 @@ def test_sizes_halve_by_rounding_up_and_known_sizes_change_nothing(depth, wider)
         np.testing.assert_allclose(predicted[level], expected, atol=1e-5 * scale)
 
 
-def test_a_group_sees_its_own_channels_alone():
-    """ResNeXt is the ResNet whose 3x3 kernels are zero outside the blocks of the groups."""
+def test_a_group_sees_only_its_own_channels():
+    """ResNeXt is a ResNet whose 3x3 kernels are zero outside the blocks of the groups."""
     grouped = tiny(50, groups=2, width_per_group=32)
     dense = tiny(50, groups=1, width_per_group=64)
     randomize(grouped)
@@ -78,7 +78,7 @@ def test_a_group_sees_its_own_channels_alone():
 
 @pytest.mark.parametrize(("strides", "padding"), [(1, "same"), (2, "valid"), ((2, 1), "same")])
 def test_gradients_of_a_grouped_convolution_are_those_of_its_groups(strides, padding):
-    """On every processor; TensorFlow's own kernels for the gradient want oneDNN or a GPU."""
+    """On every processor; TensorFlow's own gradient kernels need oneDNN or a GPU."""
     rng = np.random.default_rng(0)
     x, kernel = rng.standard_normal((2, 9, 7, 6)), rng.standard_normal((3, 3, 2, 9))
     layer = GroupedConv2D(9, 3, strides, padding, groups=3, use_bias=False)
@@ -147,7 +147,7 @@ def test_what_trains(batch_norm, frozen_stages, expected, tmp_path):
         assert {kind: kinds.count(kind) for kind in kinds} == expected
 
 
-def test_stored_statistics_do_not_follow_the_batch_in_training():
+def test_training_does_not_update_stored_statistics():
     layer = FrozenBatchNormalization(train_affine=True)
     layer.build((None, None, None, 2))
     layer.set_weights(np.array([[2, 3], [1, -1], [0.5, 4], [4, 0.25]]))

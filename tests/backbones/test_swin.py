@@ -15,7 +15,7 @@ def tiny(**arguments):
 
 
 def randomize(layer, seed=0):
-    """Gives every weight of a built layer values that no initializer has; returns them by path."""
+    """Gives every weight of a built layer values unlike any initializer; returns them by path."""
     rng = np.random.default_rng(seed)
     for weight in layer.weights:
         weight.assign(rng.normal(0.1, 0.5, weight.shape))
@@ -40,7 +40,7 @@ def block_by_definition(x, weights, heads, window, shift):
     places = np.stack(np.indices(padded.shape[:2]), -1).reshape(-1, 2)
     rolled = (places - shift) % padded.shape[:2]
     same_window = (rolled[:, None] // window == rolled // window).all(-1)
-    # Rolling brought pixels of opposite edges together: their distance is not the original one.
+    # Rolling moves pixels of opposite edges next to each other and changes their distance.
     torn = (places[:, None] - places != rolled[:, None] - rolled).any(-1)
     offset = np.where(same_window[..., None], rolled[:, None] - rolled + window - 1, 0)
     table = weights["attn/relative_position_bias_table"]
@@ -136,7 +136,7 @@ def test_residual_branches_are_skipped_image_by_image_in_training_only():
     block = SwinBlock(num_heads=1, window_size=3, drop_path=0.5)
     block.build((None, None, None, 4))
     weights = randomize(block)
-    block.fc2.kernel.assign(np.zeros((16, 4)))  # leaves the attention's branch alone
+    block.fc2.kernel.assign(np.zeros((16, 4)))  # leaves only the attention branch
     block.fc2.bias.assign(np.zeros(4))
     x = np.tile(np.random.default_rng(1).standard_normal((1, 3, 3, 4)), (64, 1, 1, 1)).astype("f")
     weights |= {"fc2/kernel": np.zeros((16, 4)), "fc2/bias": np.zeros(4)}
