@@ -2,5 +2,5 @@
 
 import os
 
-# What is compiled matters here, not how fast it runs: this halves the time of compiling it.
+# What is compiled matters here, not how fast it runs: this halves compile time.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")

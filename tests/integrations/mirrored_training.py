@@ -1,6 +1,6 @@
 """Trains every composition under MirroredStrategy on two logical CPU devices; prints JSON.
 
-A process of its own: logical devices must be made before TensorFlow touches the real one.
+In a separate process: logical devices must be created before TensorFlow uses the real one.
 """
 
 import json

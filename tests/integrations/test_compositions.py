@@ -1,4 +1,4 @@
-"""What every composition of DyHead with a host package must do: the whole life of a Keras model."""
+"""What every composition of DyHead with a host package must do in the life of a Keras model."""
 
 import json
 import pathlib
@@ -15,7 +15,7 @@ pytest.importorskip("keras_cv")
 
 
 # The others take a minute or more each.
-# Without XLA KerasHub's has too many near ties for `predict` to find the same.
+# Without XLA, KerasHub's has too many near ties for `predict` to find the same.
 ALL = (
     *(("keras_cv_retinanet", False), ("keras_cv_yolov8", False), ("keras_hub_retinanet", True)),
     *(("keras_cv_retinanet", True), ("keras_cv_yolov8", True)),
@@ -24,7 +24,7 @@ QUICK = ALL[:1]
 
 
 def compositions(quick):
-    """The names, without XLA and with it; but for the quick ones they are slow tests."""
+    """The names, with and without XLA; all but the fast ones are slow tests."""
     return [
         pytest.param(
             (name, xla),
@@ -70,10 +70,10 @@ def test_fit_trains_dyhead(trained, composition):
 
 
 def test_predict_finds_what_the_eager_model_finds(trained):
-    """The same scores and boxes, under XLA too.
+    """The same scores and boxes, with XLA too.
 
-    The order of near ties, and what suppresses what at the very threshold, may differ: 95 of 100
-    boxes must be there, anywhere in the list.
+    Near ties may be in another order or suppress others at the threshold, so 95 of 100 boxes must
+    be there, anywhere in the list.
     """
     model, _, _ = trained
     images = tiny_detectors.images(2)
@@ -96,7 +96,7 @@ def test_evaluate_returns_the_sum_of_both_losses(name, trained):
 
 
 def test_a_saved_and_loaded_model_predicts_the_same(trained, tmp_path):
-    """Bit for bit, raw outputs and detections; and the loaded model is of the same class."""
+    """Raw outputs and detections are bitwise equal, and the loaded model has the same class."""
     model, _, _ = trained
     model.save(tmp_path / "model.keras")
     loaded = keras.models.load_model(tmp_path / "model.keras", compile=False)
@@ -114,7 +114,7 @@ def test_a_saved_and_loaded_model_predicts_the_same(trained, tmp_path):
 
 @pytest.mark.slow
 def test_an_exported_model_computes_the_same(trained, tmp_path):
-    """`export` writes a SavedModel whose raw outputs are the model's."""
+    """`export` writes a SavedModel with the raw outputs of the model."""
     model, _, _ = trained
     model.export(str(tmp_path), verbose=False)
     exported = tf.saved_model.load(str(tmp_path))
@@ -127,7 +127,7 @@ def test_an_exported_model_computes_the_same(trained, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [*tiny_detectors.COMPOSITIONS, "atss"])
 def test_keras_converts_a_model_for_other_runtimes(name, forms, tmp_path):
-    """To ONNX and LiteRT, which have no sparse products, also after it has used them."""
+    """To ONNX and LiteRT, which have no sparse products, even after the model has used them."""
     import onnxruntime
     from export.small_detectors import small_detector
 
@@ -156,9 +156,9 @@ def test_keras_converts_a_model_for_other_runtimes(name, forms, tmp_path):
 
 @pytest.mark.slow
 def test_mixed_bfloat16_keeps_boxes_in_float32(name, trained):
-    """Under the global policy everything runs, with bfloat16 inside and float32 boxes.
+    """Everything runs under the global policy, with bfloat16 inside and float32 boxes.
 
-    With the same weights the losses are those of float32 up to the rounding of features.
+    With the same weights, losses are those of float32 up to the rounding of features.
     """
     reference, _, _ = trained
     x, y = tiny_detectors.data(name)

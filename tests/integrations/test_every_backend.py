@@ -16,7 +16,7 @@ def test_it_fits_and_detects(name):
     fit = detector.fit(images, targets, epochs=3, batch_size=2, shuffle=False, verbose=0)
     assert fit.history["loss"][-1] < fit.history["loss"][0]
     if name.startswith("keras_cv") and keras.backend.backend() == "torch":
-        # Its non-maximum suppression is torchvision's there.
+        # There, its non-maximum suppression is torchvision's.
         with pytest.raises(ModuleNotFoundError, match="torchvision"):
             detector.predict(images, verbose=0)
         return

@@ -1,4 +1,4 @@
-"""KerasCV's and KerasHub's detectors exported: the files find what `predict` finds."""
+"""Exported detectors of KerasCV and KerasHub find what `predict` finds."""
 
 import json
 import subprocess
@@ -55,14 +55,14 @@ def pictures(tmp_path_factory):
 
 
 def decoded(model, images):
-    """What the host's own decoding finds in a batch of one."""
+    """The host's own decoding of a batch of one."""
     found = model.decode_predictions(model(images), images)
     found = {key: np.asarray(value)[0] for key, value in found.items()}
     return {"classes" if key == "labels" else key: value for key, value in found.items()}
 
 
 def expected_in(model, batch, image):
-    """The same in pixels of the image, without what lies in its padding."""
+    """The same in pixels of the image, without detections in its padding."""
     found, (height, width) = decoded(model, batch["images"]), image.shape[:2]
     scale_y, scale_x = np.asarray(batch["scales"])[0]
     boxes = found["boxes"] / [scale_x, scale_y, scale_x, scale_y]
@@ -71,7 +71,7 @@ def expected_in(model, batch, image):
     return boxes[kept], found["classes"][kept], found["confidence"][kept]
 
 
-# Each takes a quarter to half a minute on a quiet core, an ONNX file the longest.
+# Each takes 15 to 30 seconds on an idle core, an ONNX file the longest.
 QUICK = (("keras_hub_retinanet", run_litert),)
 
 
@@ -124,7 +124,7 @@ def test_a_file_of_keras_hub_is_detected_with_and_exported(pictures, tmp_path, m
 @pytest.mark.slow
 @pytest.mark.parametrize("name", tiny_detectors.COMPOSITIONS)
 def test_the_command_finds_the_classes_of_a_file(name, pictures, tmp_path):
-    """In a process that has not imported them."""
+    """In a process that has not imported these classes."""
     path, photo = tmp_path / "model.keras", tmp_path / "photo.png"
     tiny_detectors.COMPOSITIONS[name]().save(path)
     Image.fromarray(pictures[0]).save(photo)
@@ -141,7 +141,7 @@ def test_detectors_of_other_packages_see_images_at_one_size():
         image_detector(model, TestTimeAugmentation())
 
 
-def test_presets_of_keras_hub_say_how_images_are_normalized():
+def test_keras_hub_presets_define_how_images_are_normalized():
     """KerasHub computes `pixel * scale + offset`."""
     import keras_hub
 
@@ -164,6 +164,6 @@ def test_what_cannot_be_exported_is_explained(tmp_path):
         export_litert(model, tmp_path / "model")
 
 
-def test_other_models_are_no_hosted_detectors():
+def test_other_models_are_not_hosted_detectors():
     assert not is_hosted(keras.Sequential())
     assert not is_hosted(tiny_detectors.keras_cv_backbone())

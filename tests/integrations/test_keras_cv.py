@@ -1,4 +1,4 @@
-"""What is particular to the KerasCV adapters."""
+"""What is specific to the KerasCV adapters."""
 
 import importlib
 import sys
@@ -28,7 +28,7 @@ def backbone_maps(size=8):
 
 
 def plain_yolov8(seed=0):
-    """A plain detector in which no bias and no batch statistic has its initial value."""
+    """A plain detector whose biases and batch statistics differ from their initial values."""
     detector = keras_cv.models.YOLOV8Detector(
         tiny_detectors.keras_cv_backbone(), 2, "xyxy", fpn_depth=1
     )
@@ -45,7 +45,7 @@ def assert_same_outputs(model, other, images, **tolerance):
         np.testing.assert_allclose(value, expected[key], **tolerance)
 
 
-def test_without_keras_cv_the_import_says_what_to_install(monkeypatch):
+def test_the_import_error_without_keras_cv_names_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "keras_cv", None)
     for module in ("keras_dyhead.integrations", "keras_dyhead.integrations.keras_cv"):
         monkeypatch.delitem(sys.modules, module)
@@ -96,7 +96,7 @@ def test_the_symbolic_pyramid_knows_its_shapes():
 
 
 def test_the_pyramid_takes_over_the_fpn_of_a_plain_retinanet():
-    """Without a neck nothing but that FPN is left, also from the config."""
+    """Without a neck, only that FPN is left, also after loading the config."""
     maps = backbone_maps()
     fpn = keras_cv.models.retinanet.FeaturePyramid()
     expected = fpn(maps)
@@ -119,7 +119,7 @@ def test_retinanet_remembers_our_pyramid_and_only_ours():
 
 
 def test_the_default_pyramid_fits_retinanets_default_anchors_and_heads():
-    """P3..P7 as KerasCV expects them; also from a dataset with the extra keys of evaluation."""
+    """P3..P7 as KerasCV expects them, also from a dataset with the extra keys of evaluation."""
     pyramid = DyHeadFeaturePyramid(DyHeadNeck(1, 16))
     model = keras_cv.models.RetinaNet(
         tiny_detectors.keras_cv_backbone(), 2, "xyxy", feature_pyramid=pyramid
@@ -145,7 +145,7 @@ def test_from_detector_copies_every_weight_by_path():
 
 
 def test_weights_saved_by_a_plain_detector_load_into_ours(tmp_path):
-    """A `.weights.h5` file of a plain detector fills everything but DyHead."""
+    """A `.weights.h5` file of a plain detector loads into everything but DyHead."""
     plain = plain_yolov8()
     plain.save_weights(tmp_path / "plain.weights.h5")
     model = DyHeadYOLOV8Detector.from_detector(
@@ -156,7 +156,7 @@ def test_weights_saved_by_a_plain_detector_load_into_ours(tmp_path):
 
 
 def test_residual_starts_where_the_plain_detector_ended():
-    """Outputs are exactly those of the trained plain detector, until DyHead's projection moves."""
+    """Outputs equal those of the trained plain detector until DyHead's projection changes."""
     plain = plain_yolov8()
     images = tiny_detectors.images(1)
     model = DyHeadYOLOV8Detector.from_detector(plain, DyHeadNeck(1, 16), residual=True)
@@ -166,8 +166,8 @@ def test_residual_starts_where_the_plain_detector_ended():
     assert np.abs(model(images)["boxes"] - plain(images)["boxes"]).max() > 1e-2
 
 
-def test_the_yolov8_head_sees_nothing_but_what_dyhead_returns():
-    """With the projections back at zero the outputs no longer depend on the image."""
+def test_the_yolov8_head_sees_only_the_outputs_of_dyhead():
+    """With zero projections back, the outputs no longer depend on the image."""
     model = DyHeadYOLOV8Detector.from_detector(plain_yolov8(), DyHeadNeck(1, 16))
     images = tiny_detectors.images(2)
     boxes = model(images)["boxes"]
@@ -175,7 +175,7 @@ def test_the_yolov8_head_sees_nothing_but_what_dyhead_returns():
     for conv in model.get_layer("dyhead_between").back:
         conv.kernel.assign(keras.ops.zeros_like(conv.kernel))
     boxes = model(images)["boxes"]
-    # Not to the bit: a CPU may sum the rows of one batch in different orders.
+    # Not bit for bit: a CPU may sum the rows of one batch in different orders.
     np.testing.assert_allclose(boxes[0], boxes[1], rtol=0, atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""What is particular to the KerasHub adapter."""
+"""What is specific to the KerasHub adapter."""
 
 import keras
 import keras_hub
@@ -54,7 +54,7 @@ def test_the_backbone_refuses_an_image_encoder():
 
 @pytest.mark.parametrize("prior", [0.01, 0.1])
 def test_classes_start_at_the_prior_and_boxes_at_their_anchors(prior):
-    """Seen where the heads have nothing to go by: on a map of zeros."""
+    """Tested on a map of zeros, which tells the heads nothing."""
     detector = correct_retinanet(uncorrected_detector(), prior)
     zeros = np.zeros((1, 4, 4, 16), "float32")
     logits, deltas = detector.classification_head(zeros), detector.box_head(zeros)
@@ -74,7 +74,7 @@ def test_correcting_leaves_trained_biases_alone():
 
 
 @pytest.mark.parametrize("prior", [0, 1, -0.5])
-def test_a_prior_that_is_no_probability_is_refused(prior):
+def test_a_prior_outside_0_to_1_is_refused(prior):
     with pytest.raises(ValueError, match=f"Received: {prior}"):
         correct_retinanet(uncorrected_detector(), prior)
 
@@ -98,8 +98,8 @@ def test_the_detector_preprocesses_images_of_any_size():
     np.testing.assert_allclose(detections["boxes"], expected["boxes"], rtol=1e-4, atol=1e-3)
 
 
-def test_the_policy_of_the_backbones_is_kept_by_a_saved_detector(tmp_path):
-    """bfloat16 inside, float32 outside, without touching the global policy; also after loading."""
+def test_a_saved_detector_keeps_the_policy_of_its_backbone(tmp_path):
+    """bfloat16 inside and float32 outside, also after loading, with the global policy unchanged."""
     detector = tiny_detectors.keras_hub_retinanet("mixed_bfloat16")
     images = tiny_detectors.images(1)
     detector.save(tmp_path / "detector.keras")

@@ -1,7 +1,7 @@
-"""The three compositions as tiny as their host packages allow, and data to train them on.
+"""The three compositions as small as their host packages allow, and data to train them on.
 
-Three levels where the package lets us, for XLA's compile time grows with their number; the full
-P3..P7 are in the tests of each adapter. Every detector returns all its detections, however weak.
+They have three levels if the package allows it, because XLA's compile time grows with their number.
+The tests of each adapter use P3..P7. Every detector returns all detections, however weak.
 """
 
 import keras
@@ -18,7 +18,7 @@ def images(count=4):
 
 
 def targets(count=4):
-    """Two boxes and one padded place per image, `xyxy` pixels, in this package's form."""
+    """Two boxes and one padded place per image, `xyxy` pixels, in this package's format."""
     boxes = np.array([[4, 4, 40, 44], [10, 20, 30, 60], [-1, -1, -1, -1]], "float32")
     labels = np.array([0, 1, -1], "float32")
     return {"boxes": np.stack([boxes] * count), "labels": np.stack([labels] * count)}
@@ -119,7 +119,7 @@ def compile_model(name, model, **kwargs):
 
 
 def data(name, count=4):
-    """`(images, targets)` in the form the composition's host package wants."""
+    """`(images, targets)` in the format of the composition's host package."""
     if name == "keras_hub_retinanet":
         return images(count), targets(count)
     from keras_dyhead.integrations.keras_cv import to_keras_cv
