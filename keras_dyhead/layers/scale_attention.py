@@ -22,8 +22,8 @@ class ScaleAwareAttention(PyramidLayer):
     Args:
         activation: Gate function. The default `"hard_sigmoid"` is the released code's
             `relu6(x + 3) / 6`. The paper's `max(0, min(1, (x + 1) / 2))` would be
-            `lambda x: keras.ops.clip((x + 1) / 2, 0, 1)`. It saturates at 1, where `b` starts:
-            before training with it, assign a smaller value to `gate.bias`.
+            `lambda x: keras.ops.clip((x + 1) / 2, 0, 1)`, which saturates at 1, where `b` starts:
+            assign a smaller value to `gate.bias` before training with it.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:

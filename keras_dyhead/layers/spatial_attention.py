@@ -18,19 +18,19 @@ from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 _TAPS = 9
 EPSILON = 1e-5  # of the group normalization
 MULTIPLY_FIRST = 128
-"""With at least this many channels, it is faster to multiply a coarser level by the kernel before
-sampling it (`matmul_gather`), by a third at 256. With fewer, the products are too small a part."""
+"""With this many channels or more, multiplying a coarser level by the kernel before sampling it
+(`matmul_gather`) is faster, by a third at 256. With fewer, the products are too small a part."""
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class SpatialAwareAttention(PyramidLayer):
     """Samples each level and its neighbors at positions that the level itself predicts.
 
-    A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits, in at least
-    float32. Three modulated deformable 3x3 convolutions,
-    `sum_k w_k * x(p + p_k + offset_k) * mask_k`, use them to sample the level (`mid`), the finer
-    level with stride 2 (`low`) and the coarser level (`high`). Each has its own group normalization
-    (epsilon 1e-5). All levels share the weights, and each kernel runs once over the whole pyramid.
+    Three modulated deformable 3x3 convolutions sample the level itself (`mid`), the finer level
+    with stride 2 (`low`) and the coarser level (`high`). Each computes, at every position `p`,
+    `sum_k w_k * x(p + p_k + offset_k) * mask_k`, followed by its own group normalization (epsilon
+    1e-5). A 3x3 convolution on each (median) level predicts 18 offsets and 9 mask logits, in at
+    least float32. All levels share the weights; each kernel runs once over the whole pyramid.
 
     Args:
         channels: Number of output channels, a multiple of `groups`.

@@ -8,8 +8,8 @@ little noise, the maps of the neighboring levels are small, and the dynamic ReLU
 The size of the values matters, too. As released, they are an eighth as large as those of a feature
 pyramid. An optimizer like Adam takes steps of one size, so predictions learn from them that much
 more slowly. Near the identity, normalizations therefore scale by eight. Offsets and mask logits are
-divided by eight in turn: they are as large as released, and one step of the optimizer moves a
-sampling point no further.
+divided by eight in turn, so that they are as large as released, and one step of the optimizer moves
+a sampling point no further.
 """
 
 import keras
