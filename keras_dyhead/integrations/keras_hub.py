@@ -10,7 +10,7 @@ pyramid = keras_hub.models.RetinaNetBackbone.from_preset(preset, image_shape=(51
 backbone = DyHeadBackbone(pyramid, neck=DyHeadNeck(num_blocks=6))
 model = keras_hub.models.RetinaNetObjectDetector(backbone, 80, bounding_box_format="xyxy")
 correct_retinanet(model).compile(optimizer="adam")
-model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalized as the preset wants
+model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalized as the preset expects
 ```
 
 Notes on KerasHub 0.32:

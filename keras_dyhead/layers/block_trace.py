@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 
 class BlockTrace(NamedTuple):
-    """All intermediate results of a `DyHeadBlock`, in the order in which it computes them.
+    """All intermediate results of a `DyHeadBlock`, in order of computation.
 
     Every attribute is a list with one entry per level, fine to coarse. A *branch* is what a level
     gets from itself (`"mid"`), from the finer level (`"low"`) or from the coarser level (`"high"`).
