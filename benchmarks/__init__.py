@@ -1,1 +1,1 @@
-"""Programs that measure, and what they found: run from a clone, not part of the wheel."""
+"""Measuring programs and their results. Run them from a clone; the wheel does not include them."""

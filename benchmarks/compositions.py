@@ -1,4 +1,4 @@
-"""What DyHead gains in other packages' detectors: `python -m benchmarks.compositions`."""
+"""Gain of DyHead in detectors of other packages: `python -m benchmarks.compositions`."""
 
 import dataclasses
 from pathlib import Path
@@ -22,8 +22,8 @@ class Trial:
 
     Args:
         composition: One of `COMPOSITIONS`.
-        num_blocks: DyHead blocks, 0 for none.
-        residual: Whether DyHead's part is added to YOLOV8's pyramid, see `DyHeadYOLOV8Detector`.
+        num_blocks: Number of DyHead blocks, 0 for none.
+        residual: Whether DyHead's output is added to YOLOV8's pyramid, see `DyHeadYOLOV8Detector`.
         seed: Seed of weights and order.
     """
 
@@ -34,7 +34,7 @@ class Trial:
 
 
 def train(trial: Trial) -> dict:
-    """Trains a composition; AdamW at a rate that rises for a tenth of the steps, then falls."""
+    """Trains a composition with AdamW; the rate rises for a tenth of the steps, then falls."""
     import keras
 
     from keras_dyhead.coco import evaluate_coco, load_coco
@@ -53,7 +53,7 @@ def train(trial: Trial) -> dict:
         "keras-hub-retinanet": (keras_hub_retinanet, 3e-4, 5, {}),
     }[trial.composition]
     options = {"image_size": (IMAGE_SIZE, IMAGE_SIZE)}
-    if trial.composition == "keras-hub-retinanet":  # KerasCV's backbones rescale by themselves
+    if trial.composition == "keras-hub-retinanet":  # KerasCV's backbones rescale images
         options["preprocessor"] = DetectionPreprocessor(image_size=options["image_size"])
     data = load_coco(
         *(DATA / "train/images", DATA / "train/instances.json"),
@@ -79,7 +79,7 @@ def train(trial: Trial) -> dict:
 
 
 def keras_cv_retinanet(trial: Trial):
-    """RetinaNet of KerasCV with one convolution in its heads."""
+    """Builds KerasCV's RetinaNet with one convolution in its heads."""
     import keras
     import keras_cv
     import numpy as np
@@ -98,7 +98,7 @@ def keras_cv_retinanet(trial: Trial):
     )
     _follow_quickly(backbone)
     head = keras_cv.models.retinanet.PredictionHead
-    rare = keras.initializers.Constant(-np.log(99))  # every class begins at 1 %
+    rare = keras.initializers.Constant(-np.log(99))  # initial class probability: 1 %
     changes = {}
     if trial.num_blocks:
         changes["feature_pyramid"] = DyHeadFeaturePyramid(DyHeadNeck(trial.num_blocks))
@@ -116,7 +116,7 @@ def keras_cv_retinanet(trial: Trial):
 
 
 def keras_cv_yolov8(trial: Trial):
-    """YOLOV8 of KerasCV; with DyHead its weights start as without."""
+    """Builds KerasCV's YOLOV8; DyHead does not change its initial weights."""
     import keras_cv
 
     from keras_dyhead.coco.shapes import SHAPES
@@ -144,7 +144,7 @@ def keras_cv_yolov8(trial: Trial):
 
 
 def keras_hub_retinanet(trial: Trial):
-    """RetinaNet of KerasHub with one convolution in its heads, its known faults corrected."""
+    """Builds KerasHub's RetinaNet, corrected, with one convolution in its heads."""
     import keras_hub
 
     from keras_dyhead.coco.shapes import SHAPES
@@ -172,7 +172,7 @@ def keras_hub_retinanet(trial: Trial):
 
 
 def _follow_quickly(backbone):
-    """Lets the averages that batch normalization keeps follow a training of 200 steps."""
+    """Makes batch normalization's moving averages fast enough for 200 steps."""
     import keras
 
     for layer in backbone.layers:
@@ -181,7 +181,7 @@ def _follow_quickly(backbone):
 
 
 def draw() -> None:
-    """Draws the shapes of the notebook about KerasCV, unless they are there."""
+    """Draws the shapes of the KerasCV notebook unless they exist."""
     from keras_dyhead.coco.shapes import draw_shapes
 
     shapes = {
@@ -197,7 +197,7 @@ def draw() -> None:
 
 
 def report(found: dict[Trial, dict]) -> str:
-    """Writes the table of what was found."""
+    """Returns the results as a table."""
     lines, rows = {}, []
     for trial, line in found.items():
         anyone = dataclasses.replace(trial, seed=0)
@@ -211,23 +211,23 @@ def report(found: dict[Trial, dict]) -> str:
 
 @app.command()
 def main(
-    only: Annotated[str, typer.Option(help="Detectors.")] = ",".join(COMPOSITIONS),
-    depths: Annotated[str, typer.Option(help="DyHead blocks to train with, 0 for none.")] = "0,1",
+    only: Annotated[str, typer.Option(help="Detectors to train.")] = ",".join(COMPOSITIONS),
+    depths: Annotated[str, typer.Option(help="Numbers of DyHead blocks, 0 for none.")] = "0,1",
     residual: Annotated[
-        bool, typer.Option(help="Add DyHead to YOLOV8's pyramid, or put it in its place.")
+        bool, typer.Option(help="Add DyHead's output to YOLOV8's pyramid, or replace the pyramid.")
     ] = True,
     seeds: runner.Seeds = 3,
     workers: runner.Workers = None,
     only_report: runner.OnlyReport = False,
     results: runner.Results = None,
 ) -> None:
-    """Measure what DyHead gains in KerasCV's RetinaNet and YOLOV8 and in KerasHub's RetinaNet.
+    """Measure the gain of DyHead in KerasCV's RetinaNet and YOLOV8 and in KerasHub's RetinaNet.
 
-    Small backbones with random weights, 320 drawn images of 128 px, 200 or, YOLOV8, 1000 steps of
-    8 images, evaluated on 200 images held out: the settings of the notebook about KerasCV.
+    The settings are those of the KerasCV notebook: small backbones with random weights, 320 drawn
+    images of 128 px, 200 steps of 8 images (YOLOV8: 1000), and 200 held-out images.
 
-    Every finished training is a line of `benchmarks/compositions.jsonl`: after an interruption,
-    the same command goes on.
+    Each finished training adds a line to `benchmarks/compositions.jsonl`. To continue after an
+    interruption, repeat the command.
 
     **Examples**
 

@@ -1,11 +1,11 @@
-"""Means of few values, with the interval that their spread allows for."""
+"""Means of few values with confidence intervals."""
 
 import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 
-# The 0.975 quantile of Student's t distribution by degrees of freedom: a 95 % interval.
+# 0.975 quantiles of Student's t distribution by degrees of freedom, for 95 % intervals.
 _QUANTILES = (
     *(12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281),
     *(2.2010, 2.1788, 2.1604, 2.1448, 2.1314, 2.1199, 2.1098, 2.1009, 2.0930, 2.0860),
@@ -19,7 +19,7 @@ class Estimate:
 
     Args:
         mean: The mean of the values.
-        half_width: Half the width of the interval, or `None` for fewer than two values.
+        half_width: Half the width of the interval, `None` for fewer than two values.
     """
 
     mean: float
@@ -37,11 +37,11 @@ class Estimate:
 
 
 def t_interval(values: Sequence[float]) -> Estimate:
-    """Estimates the mean of what the values are drawn from, by Student's t distribution.
+    """Estimates the mean of the distribution of the values with Student's t distribution.
 
     Args:
-        values: At least one value. For more than 31 the interval is that of 30 degrees of freedom,
-            which is up to 5 % too wide.
+        values: At least one value. For more than 31 values, the interval uses 30 degrees of
+            freedom and is up to 5 % too wide.
 
     Example:
 
@@ -56,16 +56,16 @@ def t_interval(values: Sequence[float]) -> Estimate:
 
 
 def paired_difference(values: Mapping, baseline: Mapping) -> Estimate | None:
-    """Estimates how much larger values are than those of a baseline with the same keys.
+    """Estimates the difference between values and a baseline, paired by key.
 
-    What a seed does to both drops out of the differences, whose spread alone makes the interval.
+    An effect that a seed has on both cancels out and does not widen the interval.
 
     Args:
         values: Values by seed.
-        baseline: Those of the baseline. Seeds that only one of them has are left out.
+        baseline: Values of the baseline by seed. Seeds without a partner are left out.
 
     Returns:
-        The estimate, or `None` if they have no seed in common.
+        The estimate, or `None` if there is no common seed.
 
     Example:
 

@@ -1,4 +1,4 @@
-"""Time and memory of one implementation, in a process of its own."""
+"""Time and memory of one implementation in a separate process."""
 
 import contextlib
 import importlib
@@ -21,22 +21,22 @@ FIGURES = {
     "first_step_s": "first training step",
     "peak_mib": "peak memory",
 }
-"""What is measured; memory in MiB above that of the built model."""
+"""Measured quantities; memory in MiB above that of the built model."""
 
 
 class Measurement:
-    """Measures one implementation, as often as it is asked; between two measurements it waits.
+    """Measures one implementation on demand.
 
     Args:
-        workload: What to compute; passed on to the implementation.
+        workload: What to compute; passed to the implementation.
         implementation: Path below `benchmarks` of a function, such as
-            `"sampling.torch_peer.torchvision_op"`, that returns forward pass, training step and
-            the versions at work. Both return arrays, or `None`, when everything is computed.
-        repeats: Counted calls of one measurement, of which the median is taken.
-        backend: Keras backend; of a peer the framework. Defaults to `"tensorflow"`.
-        form: Of sampling, `"sparse"` or `"gather"`. Defaults to `None`: as the package chooses.
+            `"sampling.torch_peer.torchvision_op"`, that returns a forward pass, a training step
+            and the versions used. Both return arrays or `None` after everything is computed.
+        repeats: Timed calls per measurement, of which the median is taken.
+        backend: Keras backend, or the framework of a peer. Defaults to `"tensorflow"`.
+        form: Sampling form, `"sparse"` or `"gather"`. `None` (default) lets the package choose.
         options: Further arguments of the implementation.
-        gpu: Whether to compute on the GPU, and to measure its memory.
+        gpu: Whether to compute on the GPU and measure its memory.
     """
 
     def __init__(
@@ -73,16 +73,16 @@ class Measurement:
         """Measures once more.
 
         Args:
-            seconds: How long that may take. Defaults to as long as it does.
+            seconds: Time limit. Defaults to no limit.
 
         Returns:
-            `FIGURES`, of memory the peak so far; the first time also `"magnitude"` and
-            `"step_magnitude"`, the sums of the mean magnitudes of what the forward pass and the
-            training step return, and `"version"`.
+            The keys of `FIGURES`, with the peak memory so far. The first time also `"magnitude"`
+            and `"step_magnitude"`, the sums of the mean magnitudes of the outputs of the forward
+            pass and the training step, and `"version"`.
 
         Raises:
             RuntimeError: If the process fails.
-            TimeoutError: If it takes longer.
+            TimeoutError: If the time limit is exceeded.
         """
         end = time.monotonic() + seconds
         self._connection.send("measure")
@@ -98,15 +98,15 @@ class Measurement:
 
 
 def gpu_environment() -> dict[str, str]:
-    """Returns the variables with which JAX and TensorFlow take no more GPU memory than needed."""
+    """Returns environment variables that keep JAX and TensorFlow from reserving GPU memory."""
     return {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "TF_FORCE_GPU_ALLOW_GROWTH": "true"}
 
 
 def gpu_name() -> str:
-    """Returns what NVIDIA's driver calls the first GPU.
+    """Returns the name of the first GPU according to NVIDIA's driver.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If no GPU is found.
     """
     query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
     try:
@@ -117,10 +117,10 @@ def gpu_name() -> str:
 
 
 def magnitude(arrays: Iterable | None) -> float:
-    """Returns the sum of the mean magnitudes of arrays of any framework and dtype, NaN with NaN."""
+    """Returns the sum of the mean magnitudes of arrays of any framework and dtype."""
     total = 0.0
     for array in () if arrays is None else arrays:
-        if hasattr(array, "detach"):  # NumPy reads no PyTorch tensor that is on a GPU or bfloat16
+        if hasattr(array, "detach"):  # NumPy cannot read PyTorch tensors on a GPU or in bfloat16
             array = array.detach().cpu().float()
         total += np.abs(np.asarray(array).astype("float64")).mean()
     return float(total)
@@ -130,7 +130,7 @@ def _serve(connection, environment, workload, implementation, repeats, form, opt
     """Answers every message with the figures of one measurement."""
     os.environ.update(environment)
     try:
-        # The peer runs without Keras and TensorFlow, which would count into its memory.
+        # Import Keras and TensorFlow only if needed: they would count as memory of the peer.
         module, _, function = implementation.rpartition(".")
         module = importlib.import_module(f"benchmarks.{module}")
         with contextlib.ExitStack() as stack:
@@ -148,7 +148,7 @@ def _serve(connection, environment, workload, implementation, repeats, form, opt
 
 
 def _measurements(forward, step, version, repeats, gpu):
-    """What is measured when it is asked for: more the first time."""
+    """Yields the figures of each measurement; the first has additional ones."""
     memory = PeakMemory(gpu)
     yield
     found = {"version": version}

@@ -1,4 +1,4 @@
-"""Peak memory of this process: on the host, or on its GPU."""
+"""Peak memory of this process on the host or on its GPU."""
 
 import platform
 import resource
@@ -6,15 +6,14 @@ from pathlib import Path
 
 
 class PeakMemory:
-    """Memory in MiB above that of now, at its peak.
+    """Peak memory in MiB above the memory at construction.
 
-    On the host that is resident memory; elsewhere than on Linux the largest so far, which cannot be
-    forgotten. On a GPU it is what the framework's own allocator has handed out. JAX cannot forget
-    its peak, so whatever was larger before than what is measured counts.
+    Measures resident memory on the host, and the memory of the framework's allocator on a GPU.
+    Hosts other than Linux and JAX on GPUs cannot reset the peak: an earlier, higher peak counts.
 
     Args:
-        gpu: `"jax"`, `"tensorflow"` or `"torch"`: the framework whose GPU memory is meant. Empty:
-            the host's.
+        gpu: Framework whose GPU memory is measured: `"jax"`, `"tensorflow"` or `"torch"`. Empty:
+            host memory.
     """
 
     def __init__(self, gpu: str = ""):

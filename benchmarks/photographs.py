@@ -1,4 +1,4 @@
-"""What DyHead gains on photographs of one's own: `python -m benchmarks.photographs`."""
+"""Gain of DyHead on your own photographs: `python -m benchmarks.photographs`."""
 
 import dataclasses
 import functools
@@ -21,12 +21,12 @@ app = runner.command()
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training on all photographs but those of a fold.
+    """A training on all photographs except those of a fold.
 
     Args:
         data: SHA-256 of the annotations.
-        num_blocks: DyHead blocks, 0 for none.
-        fold: Number of the photographs that are held out: every third one, from this on.
+        num_blocks: Number of DyHead blocks, 0 for none.
+        fold: Index of the first held-out photograph; every third one from there is held out.
         seed: Seed of weights, order and augmentation.
     """
 
@@ -37,7 +37,7 @@ class Trial:
 
 
 def train(trial: Trial, images: Path, instances: Path) -> dict:
-    """Trains as `keras-dyhead train` does by default and evaluates on the fold."""
+    """Trains with the defaults of `keras-dyhead train` and evaluates on the fold."""
     from keras_dyhead.training import Training, TrainingSettings
 
     with tempfile.TemporaryDirectory() as folder:
@@ -57,7 +57,7 @@ def train(trial: Trial, images: Path, instances: Path) -> dict:
 
 
 def split(contents: dict, fold: int) -> list[dict]:
-    """Returns the annotations of a COCO file without those of a fold, and those of the fold."""
+    """Splits the contents of a COCO file into all other folds and the given fold."""
     order = sorted(image["id"] for image in contents["images"])
     held_out = set(order[fold::FOLDS])
     return [
@@ -73,7 +73,7 @@ def split(contents: dict, fold: int) -> list[dict]:
 
 
 def report(found: dict[Trial, dict]) -> str:
-    """Writes a table for each set of photographs; a figure of a seed is the mean of its folds."""
+    """Returns a table per set of photographs; a seed's figure is the mean over its folds."""
     tables = []
     for data in dict.fromkeys(trial.data for trial in found):
         rows = []
@@ -97,19 +97,19 @@ def main(
     instances: Annotated[
         Path, typer.Argument(exists=True, dir_okay=False, help="Their COCO JSON file.")
     ],
-    depths: Annotated[str, typer.Option(help="DyHead blocks to train with, 0 for none.")] = "0,1",
+    depths: Annotated[str, typer.Option(help="Numbers of DyHead blocks, 0 for none.")] = "0,1",
     seeds: runner.Seeds = 3,
     workers: runner.Workers = None,
     only_report: runner.OnlyReport = False,
     results: runner.Results = None,
 ) -> None:
-    """Measure what DyHead gains on a small set of photographs, by cross-validation.
+    """Measure the gain of DyHead on a small set of photographs by cross-validation.
 
-    In three folds: trains on two thirds of the photographs as `keras-dyhead train` does by
-    default, and evaluates on the third left out. The figure of a seed is the mean of its folds.
+    Three folds: trains on two thirds of the photographs with the defaults of `keras-dyhead train`,
+    and evaluates on the other third. The figure of a seed is the mean over its folds.
 
-    Every finished training is a line of `benchmarks/photographs.jsonl`: after an interruption, the
-    same command goes on.
+    Each finished training adds a line to `benchmarks/photographs.jsonl`. To continue after an
+    interruption, repeat the command.
 
     **Examples**
 

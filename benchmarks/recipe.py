@@ -1,4 +1,4 @@
-"""What DyHead gains in the README's Python recipe: `python -m benchmarks.recipe`."""
+"""Gain of DyHead in the README's Python example: `python -m benchmarks.recipe`."""
 
 import dataclasses
 from pathlib import Path
@@ -21,7 +21,7 @@ class Trial:
     """A training of the recipe.
 
     Args:
-        num_blocks: DyHead blocks, 0 for none. Defaults to those of `DyHeadNeck`.
+        num_blocks: Number of DyHead blocks, 0 for none. Defaults to 6, like `DyHeadNeck`.
         seed: Seed of weights, order and augmentation.
     """
 
@@ -30,7 +30,7 @@ class Trial:
 
 
 def train(trial: Trial) -> dict:
-    """Trains the recipe for six epochs; the rate is constant, so the third is one of three."""
+    """Trains for six epochs at a constant rate, so epoch 3 equals a training of three epochs."""
     import keras
 
     from keras_dyhead.coco import CocoEvaluation, load_coco
@@ -63,7 +63,7 @@ def train(trial: Trial) -> dict:
 
 
 def build(num_blocks: int):
-    """Builds ATSS on the small backbone of `make demo`, all else as by default."""
+    """Builds ATSS with the small backbone of `make demo` and other defaults."""
     from keras_dyhead.coco.shapes import SHAPES
     from keras_dyhead.detectors import ATSS
     from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
@@ -80,7 +80,7 @@ def build(num_blocks: int):
 
 
 def draw() -> None:
-    """Draws the shapes of `make demo`, unless they are there."""
+    """Draws the shapes of `make demo` unless they exist."""
     from keras_dyhead.coco.shapes import draw_shapes
 
     if not (DATA / "complete").exists():
@@ -90,7 +90,7 @@ def draw() -> None:
 
 
 def report(found: dict[Trial, dict]) -> str:
-    """Writes the table of what was found."""
+    """Returns the results as a table."""
     rows = []
     for epochs in map(str, EPOCHS):
         baseline = None
@@ -108,20 +108,20 @@ def report(found: dict[Trial, dict]) -> str:
 
 @app.command()
 def main(
-    depths: Annotated[str, typer.Option(help="DyHead blocks to train with, 0 for none.")] = "0,6",
+    depths: Annotated[str, typer.Option(help="Numbers of DyHead blocks, 0 for none.")] = "0,6",
     seeds: runner.Seeds = 3,
     workers: runner.Workers = None,
     only_report: runner.OnlyReport = False,
     results: runner.Results = None,
 ) -> None:
-    """Measure what DyHead gains in the README's Python recipe, nothing tuned.
+    """Measure the gain of DyHead in the README's Python example, without tuning.
 
-    ATSS with everything as by default, `optimizer="adam"`, 64 channels, a small backbone with
-    random weights. Six epochs of 100 steps of 8 images of 256 px, the shapes of `make demo`;
-    evaluated after three and after six on 200 images held out.
+    ATSS with defaults, `optimizer="adam"`, 64 channels and a small backbone with random weights.
+    Trains six epochs of 100 steps on the shapes of `make demo`, 8 images of 256 px per step.
+    Evaluates after three and six epochs on 200 held-out images.
 
-    Every finished training is a line of `benchmarks/recipe.jsonl`: after an interruption, the same
-    command goes on.
+    Each finished training adds a line to `benchmarks/recipe.jsonl`. To continue after an
+    interruption, repeat the command.
 
     **Examples**
 

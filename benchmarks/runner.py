@@ -1,8 +1,8 @@
-"""Trainings in processes side by side, one line of a JSONL file for each that is finished.
+"""Trainings in parallel processes, with one line of a JSONL file per finished training.
 
-A trial is a frozen dataclass: what distinguishes one training from another, `seed` included. Its
-line holds the fields of the trial and what the training gave. Fields that a line lacks have their
-defaults, so that lines of other programs can be appended by hand.
+A trial is a frozen dataclass with everything that distinguishes a training, including `seed`. Its
+line has the fields of the trial and the results of the training. Missing fields have their
+defaults, so you can append lines of other programs by hand.
 """
 
 import dataclasses
@@ -25,17 +25,17 @@ Trial = TypeVar("Trial")
 
 HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs"
-"""Where drawings go; git ignores it."""
+"""Folder for drawn images, ignored by git."""
 
-Seeds = Annotated[int, typer.Option(min=1, help="Trainings of every configuration.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Trainings per configuration.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Trainings at a time, each in one thread.  [one for each core]"),
+    typer.Option(min=1, help="Parallel trainings, one thread each.  [one per core]"),
 ]
-OnlyReport = Annotated[bool, typer.Option("--report", help="Train nothing: report what is there.")]
+OnlyReport = Annotated[bool, typer.Option("--report", help="Only report existing results.")]
 Results = Annotated[
     Path | None,
-    typer.Option(help="JSONL file to read and to append to.  [in benchmarks, by the program]"),
+    typer.Option(help="JSONL file to read and append to.  [named after the program]"),
 ]
 
 _ENVIRONMENT = {
@@ -55,10 +55,10 @@ def command() -> typer.Typer:
 
 
 def sides(size: str) -> tuple[int, int]:
-    """Reads `SIDE` or `HEIGHTxWIDTH`.
+    """Parses `SIDE` or `HEIGHTxWIDTH`.
 
     Raises:
-        ValueError: If it is neither.
+        ValueError: If `size` has another format.
 
     Example:
 
@@ -72,14 +72,14 @@ def sides(size: str) -> tuple[int, int]:
 
 
 def read(path: Path, kind: type[Trial]) -> dict[Trial, dict]:
-    """Returns what the trainings of a file gave, by trial; of two lines of a trial the first.
+    """Returns the results in a file by trial. The first line of a trial counts.
 
     Args:
-        path: The JSONL file. One that does not exist holds no trainings.
+        path: The JSONL file. A missing file has no trainings.
         kind: The class of the trials.
 
     Raises:
-        ValueError: If a line is no JSON object or makes no trial; the message has its number.
+        ValueError: If a line is not a valid trial; the message has its number.
     """
     found = {}
     names = {field.name for field in dataclasses.fields(kind)}
@@ -97,23 +97,23 @@ def read(path: Path, kind: type[Trial]) -> dict[Trial, dict]:
 
 
 def append(path: Path, trial: Trial, result: dict) -> None:
-    """Appends a line in one step; several processes may do so at once."""
+    """Appends a line; safe for several processes at once."""
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(dataclasses.asdict(trial) | result) + "\n"
     with open(path, "ab+") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        if file.tell() and _last_byte(file) != b"\n":  # somebody's editor left it out
+        if file.tell() and _last_byte(file) != b"\n":  # edited by hand, without a final newline
             line = "\n" + line
         file.write(line.encode())
 
 
 def remember(path: Path | None, trial: Trial, measure: Callable[[], dict]) -> dict:
-    """Returns the line of a trial; one that the file lacks is measured and appended.
+    """Returns the line of a trial, and measures and appends it if it is missing.
 
     Args:
-        path: The JSONL file, or `None`: nothing is remembered.
-        trial: What is measured.
-        measure: What measuring gives, as JSON can write it.
+        path: The JSONL file, or `None` to store nothing.
+        trial: The trial to measure.
+        measure: Function that measures and returns results that JSON can store.
     """
     found = {} if path is None else read(path, type(trial))
     if trial in found:
@@ -125,7 +125,7 @@ def remember(path: Path | None, trial: Trial, measure: Callable[[], dict]) -> di
 
 
 def describe(trial: Trial) -> str:
-    """Returns the fields of a trial that are not as by default."""
+    """Returns the fields of a trial that differ from their defaults."""
     fields = [(field, getattr(trial, field.name)) for field in dataclasses.fields(trial)]
     return " ".join(f"{field.name}={value}" for field, value in fields if value != field.default)
 
@@ -142,18 +142,18 @@ def run(
     cost: Callable[[Trial], float] = lambda trial: 1.0,
     tell: Callable[[str], None] = _print,
 ) -> list[Trial]:
-    """Runs the trainings that a file does not have, each in a process of its own.
+    """Runs the trainings that are missing in a file, each in a separate process.
 
     Args:
-        trials: All trainings, in the order to run them in.
+        trials: All trainings, in the order to run them.
         results: The JSONL file.
-        train: A function of a module: what a training gives, as JSON can write it.
-        workers: Processes at a time. Defaults to `None`, one for each core.
-        cost: About how long each takes, in any unit.
-        tell: Called with a line for every training that ends.
+        train: Module-level function that trains and returns results that JSON can store.
+        workers: Number of parallel processes. Defaults to `None`, one per core.
+        cost: Approximate duration of a training, in any unit.
+        tell: Called with a line after every training.
 
     Returns:
-        The trainings that failed; their errors went to the standard error.
+        The trainings that failed; their errors are on standard error.
     """
     workers = workers or os.cpu_count() or 1
 
@@ -191,7 +191,7 @@ def run(
 
 
 def made_with() -> dict:
-    """Returns the versions that a training is made with, and the commit of this clone."""
+    """Returns package versions and the commit of this clone."""
     git = ["git", "-C", str(HERE), "describe", "--always", "--dirty"]
     commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
     versions = {name: metadata.version(name) for name in ("keras", "keras-hub", "tensorflow")}
@@ -217,7 +217,7 @@ def _last_byte(file):
 
 
 class _Environment:
-    """Variables that a process takes over when it starts."""
+    """Sets `_ENVIRONMENT` for processes started inside."""
 
     def __enter__(self):
         self._before = dict(os.environ)

@@ -1,4 +1,4 @@
-"""What DyHead gains in a few minutes of a GPU: `python -m benchmarks.short_training`."""
+"""Gain of DyHead in a few minutes on a GPU: `python -m benchmarks.short_training`."""
 
 import concurrent.futures
 import dataclasses
@@ -24,7 +24,7 @@ from benchmarks.tables import blocks as in_words
 
 DATA = runner.RUNS / "short_training"
 EPOCH = 10
-"""Steps after which the clock is read."""
+"""Steps between two readings of the clock."""
 
 _DRAWN_AT_A_TIME = 25
 
@@ -36,19 +36,19 @@ class Trial:
     """A training.
 
     Args:
-        num_blocks: DyHead blocks, 0 for none.
+        num_blocks: Number of DyHead blocks, 0 for none.
         backend: Keras backend.
-        dtype: `"float32"`, or `"bfloat16"`: mixed precision.
-        device: `"CPU"`, or the GPU's name.
-        backbone: One of `keras_dyhead.backbones.BACKBONES`; its weights are random.
-        channels: Of pyramid, DyHead and head.
+        dtype: `"float32"`, or `"bfloat16"` for mixed precision.
+        device: `"CPU"` or the name of the GPU.
+        backbone: One of `keras_dyhead.backbones.BACKBONES`, with random weights.
+        channels: Channels of pyramid, DyHead and head.
         image_size: Height and width of the images in pixels.
-        batch_size: Images of a step.
-        images: Drawn images to train on.
-        held_out: Drawn images to evaluate on.
-        minutes: How long all trainings together may take, the first step of each aside.
-        learning_rate: Of AdamW, reached after 50 steps. It stays; what is evaluated is the moving
-            average of the weights.
+        batch_size: Images per step.
+        images: Number of drawn training images.
+        held_out: Number of drawn evaluation images.
+        minutes: Time for all trainings together, without the first step of each.
+        learning_rate: Rate of AdamW, constant after 50 warm-up steps. The moving average of the
+            weights is evaluated.
     """
 
     num_blocks: int = 6
@@ -66,13 +66,13 @@ class Trial:
 
 
 def train(trial: Trial, files: list[Path], seconds: float, epochs: int) -> dict:
-    """Trains ATSS until the time is over, and evaluates it.
+    """Trains ATSS until the time is up and evaluates it.
 
     Args:
         trial: What to train.
-        files: See `files_of`.
-        seconds: How long at most.
-        epochs: How many `EPOCH` steps at most, 0 for any number.
+        files: As `files_of` returns them.
+        seconds: Maximum time.
+        epochs: Maximum number of epochs of `EPOCH` steps, 0 for no limit.
     """
     import keras
 
@@ -80,7 +80,7 @@ def train(trial: Trial, files: list[Path], seconds: float, epochs: int) -> dict:
     from keras_dyhead.detectors.preprocessor import IMAGENET_MEAN, IMAGENET_STD
 
     class Batches(keras.utils.PyDataset):
-        """An epoch of drawn images; every second one is flipped in training."""
+        """An epoch of drawn images; training flips every second one."""
 
         def __init__(self, arrays, training):
             super().__init__(workers=4, max_queue_size=8)
@@ -106,7 +106,7 @@ def train(trial: Trial, files: list[Path], seconds: float, epochs: int) -> dict:
             self.epoch += 1
 
     class Clock(keras.callbacks.Callback):
-        """Reads the clock after every epoch; the first one compiles and does not count."""
+        """Reads the clock after every epoch; the first epoch compiles and does not count."""
 
         def on_epoch_end(self, epoch, logs=None):
             times.append(time.monotonic())
@@ -143,7 +143,7 @@ def train(trial: Trial, files: list[Path], seconds: float, epochs: int) -> dict:
 
 
 def build(trial: Trial, num_classes: int):
-    """Builds the compiled detector."""
+    """Builds and compiles the detector."""
     import keras
 
     from keras_dyhead.backbones import BACKBONES
@@ -175,7 +175,7 @@ def _flipped(images, boxes):
 
 
 def _coco(arrays, num_classes) -> dict[str, list[dict]]:
-    """The boxes of drawn images as annotations."""
+    """Returns the ground truth as COCO annotations."""
     boxes = [
         {"image_id": image, "category_id": int(label), "iscrowd": 0, **_box(box)}
         for image, (boxes, labels) in enumerate(zip(arrays["boxes"], arrays["labels"], strict=True))
@@ -190,7 +190,7 @@ def _coco(arrays, num_classes) -> dict[str, list[dict]]:
 
 
 def _results(found, num_images) -> list[dict]:
-    """Predictions as COCO results."""
+    """Returns predictions as COCO results."""
     return [
         {
             "image_id": image,
@@ -210,13 +210,13 @@ def _box(corners) -> dict:
 
 
 def files_of(trial: Trial) -> list[Path]:
-    """Returns the files with the images to train and to evaluate on."""
+    """Returns the files with the training and evaluation images."""
     counts = {"train": trial.images, "held_out": trial.held_out}
     return [DATA / f"{name}-{count}-{trial.image_size}px.npz" for name, count in counts.items()]
 
 
 def draw(trial: Trial) -> None:
-    """Draws the hard shapes of the study, on all cores, unless they are there."""
+    """Draws the hard shapes of the study on all cores unless they exist."""
     spawn = multiprocessing.get_context("spawn")
     for path, start, count in zip(
         files_of(trial), (0, trial.images), (trial.images, trial.held_out), strict=True
@@ -234,7 +234,7 @@ def draw(trial: Trial) -> None:
 
 
 def _draw_part(part) -> dict[str, np.ndarray]:
-    """Images, boxes (xyxy) and labels of a few, padded with label -1."""
+    """Draws some images; returns them, boxes (xyxy) and labels, padded with label -1."""
     from PIL import Image
 
     from benchmarks.study.images import hard_shapes
@@ -259,9 +259,9 @@ def _draw_part(part) -> dict[str, np.ndarray]:
 
 
 def run(trials: list[Trial], results: Path | None, progress=print) -> list[dict]:
-    """Runs the trainings, each in a process of its own, all for as many steps.
+    """Runs the trainings, each in a separate process, for the same number of steps.
 
-    The first, which has most blocks, finds out how many fit into its share of the time.
+    The first training, with the most blocks, determines how many steps fit into its time.
     """
     spawn, found = multiprocessing.get_context("spawn"), []
     for trial in trials:
@@ -287,7 +287,7 @@ def _start(trial):
 
 
 def markdown(lines: list[dict]) -> str:
-    """Writes the trainings as a table."""
+    """Returns the trainings as a table."""
     one = lines[0]
     text = [
         f"ATSS, {one['backbone']}, {one['channels']} channels, {one['image_size']}x"
@@ -309,24 +309,24 @@ def markdown(lines: list[dict]) -> str:
 
 @app.command()
 def main(
-    depths: Annotated[str, typer.Option(help="DyHead blocks to train with, 0 for none.")] = "0,6",
+    depths: Annotated[str, typer.Option(help="Numbers of DyHead blocks, 0 for none.")] = "0,6",
     gpu: Annotated[bool, typer.Option("--gpu", help="Train on the GPU.")] = False,
     backend: Annotated[str, typer.Option(help="Keras backend.")] = Trial.backend,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = Trial.dtype,
-    minutes: Annotated[float, typer.Option(help="All trainings together.")] = Trial.minutes,
-    backbone: Annotated[str, typer.Option(help="Its weights are random.")] = Trial.backbone,
+    minutes: Annotated[float, typer.Option(help="Time for all trainings.")] = Trial.minutes,
+    backbone: Annotated[str, typer.Option(help="With random weights.")] = Trial.backbone,
     channels: Annotated[int, typer.Option(help="A multiple of 16.")] = Trial.channels,
-    image_size: Annotated[int, typer.Option(help="Pixels.")] = Trial.image_size,
-    batch_size: Annotated[int, typer.Option(help="Images of a step.")] = Trial.batch_size,
-    images: Annotated[int, typer.Option(help="To train on.")] = Trial.images,
-    held_out: Annotated[int, typer.Option(help="To evaluate on.")] = Trial.held_out,
+    image_size: Annotated[int, typer.Option(help="In pixels.")] = Trial.image_size,
+    batch_size: Annotated[int, typer.Option(help="Images per step.")] = Trial.batch_size,
+    images: Annotated[int, typer.Option(help="Training images.")] = Trial.images,
+    held_out: Annotated[int, typer.Option(help="Evaluation images.")] = Trial.held_out,
     out: Annotated[
-        Path | None, typer.Option(help="Write OUT.jsonl, a line as each training ends, and OUT.md.")
+        Path | None, typer.Option(help="Write OUT.jsonl after each training, and OUT.md.")
     ] = None,
 ) -> None:
-    """Train ATSS without and with DyHead, as many steps of both as a few minutes allow.
+    """Train ATSS with and without DyHead for the same number of steps in a few minutes.
 
-    After an interruption the same command goes on with the next training.
+    To continue after an interruption, repeat the command.
 
     **Examples**
 

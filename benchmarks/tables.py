@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.intervals import Estimate, paired_difference, t_interval
 
 Figures = Mapping[Hashable, Mapping[str, float]]
-"""COCO figures by what pairs a training with that of a baseline, such as its seed."""
+"""COCO figures by the key that pairs a training with its baseline, such as the seed."""
 
 COLUMNS = {
     "AP": "AP",
@@ -23,12 +23,12 @@ _COMPARED = ("AP", "AR100")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The trainings of a configuration, and those they are compared with.
+    """The trainings of a configuration and of its baseline.
 
     Args:
-        label: What the row is called.
-        figures: COCO figures of its trainings, from 0 to 1. Empty: none is finished.
-        baseline: Those of the baseline, or `None`.
+        label: Title of the row.
+        figures: COCO figures of its trainings, from 0 to 1. Empty if none is finished.
+        baseline: Figures of the baseline, or `None`.
     """
 
     label: str
@@ -36,23 +36,23 @@ class Row:
     baseline: Figures | None = None
 
     def estimate(self, name: str) -> Estimate | None:
-        """Returns the mean of a figure in percent, `None` where there is nothing to count."""
+        """Returns the mean of a figure in percent, or `None` if COCO does not define it."""
         values = list(_percent(self.figures, name).values())
         return t_interval(values) if values and min(values) >= 0 else None
 
     def difference(self, name: str) -> Estimate | None:
-        """Returns how much a figure is above the baseline's, `None` without one."""
+        """Returns the difference of a figure from the baseline, or `None` without a baseline."""
         if self.baseline is None:
             return None
         return paired_difference(_percent(self.figures, name), _percent(self.baseline, name))
 
 
 def markdown(rows: Sequence[Row], columns: Mapping[str, str] = COLUMNS) -> str:
-    """Writes rows as a Markdown table; differences in bold where their interval excludes zero.
+    """Returns rows as a Markdown table; differences are bold if their interval excludes zero.
 
     Args:
         rows: The rows.
-        columns: Titles of the columns by the name of their figure. AP and AR are compared.
+        columns: Column titles by name of the figure. AP and AR are compared with the baseline.
 
     Example:
 
@@ -85,10 +85,10 @@ def blocks(count: int) -> str:
 
 
 def fill(page: Path, name: str, text: str) -> None:
-    """Replaces what a page has between `<!-- NAME -->` and `<!-- end of NAME -->`.
+    """Replaces the text of a page between `<!-- NAME -->` and `<!-- end of NAME -->`.
 
     Raises:
-        ValueError: If the page has no such lines.
+        ValueError: If the page lacks these lines.
     """
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->"
     contents = page.read_text(encoding="utf-8") if page.exists() else ""

@@ -1,4 +1,4 @@
-"""What a GPU machine without a network needs: `python -m benchmarks.wheels`."""
+"""Packages for a GPU machine without a network: `python -m benchmarks.wheels`."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from benchmarks.runner import command
 
 NEEDED = ("keras", "pycocotools", "pillow", "typer")
 THERE = ("jax", "torch")
-"""What the machine has, with all that belongs to it, NumPy above all."""
+"""Packages on that machine, with their requirements such as NumPy."""
 
 MOST_MIB = 60
 
@@ -22,10 +22,10 @@ app = command()
 
 
 def needed(python: str) -> dict[str, str]:
-    """Returns the versions that are installed here of what is needed there, by name.
+    """Returns the needed packages by name, with the versions installed here.
 
     Args:
-        python: Version of Python there, such as `"3.12"`.
+        python: Python version of the GPU machine, such as `"3.12"`.
     """
     there = _requirements(THERE, python)
     names = _requirements(NEEDED, python)
@@ -33,7 +33,7 @@ def needed(python: str) -> dict[str, str]:
 
 
 def _requirements(names, python) -> list[str]:
-    """The names, and what they require, directly or not, without extras."""
+    """Returns the names and their direct and indirect requirements, without extras."""
     found, left, environment = [], list(names), {"python_version": python}
     while left:
         name = canonicalize_name(left.pop())
@@ -47,12 +47,12 @@ def _requirements(names, python) -> list[str]:
 @app.command()
 def main(
     out: Annotated[Path, typer.Option(help="Folder for the wheels.")] = Path("wheels"),
-    python: Annotated[str, typer.Option(help="Python there.")] = "3.12",
-    newest: Annotated[int, typer.Option(help="Minor version of glibc 2 there.")] = 28,
+    python: Annotated[str, typer.Option(help="Python version of the GPU machine.")] = "3.12",
+    newest: Annotated[int, typer.Option(help="Minor version of its glibc 2.")] = 28,
 ) -> None:
-    """Fetch the wheels that the benchmarks need where JAX and PyTorch are: Linux, x86-64.
+    """Download the wheels that the benchmarks need on a Linux x86-64 machine with JAX and PyTorch.
 
-    Neither TensorFlow nor what JAX and PyTorch bring is among them. There, in a copy of this clone:
+    TensorFlow, JAX, PyTorch and their requirements are left out. There, in a copy of this clone:
 
     python3 -m pip install --no-index --no-deps --target packages wheels/*.whl
 

@@ -1,8 +1,8 @@
-"""Builds a detector of your own around DyHeadNeck: own backbone, heads, targets and loss.
+"""Builds your own detector around DyHeadNeck, with its own backbone, heads, targets and loss.
 
     python examples/custom_detector.py --images photos --annotations photos.json --out mine
 
-In every level, the cell that the middle of an object falls into learns its class and its box.
+On every level, the cell that contains the center of an object predicts its class and box.
 """
 
 import argparse
@@ -19,7 +19,7 @@ STRIDES = (8, 16, 32)
 
 
 class MiddleDetector(keras.Model):
-    """Any `keras.Model` can have DyHead: one layer between its pyramid and its heads."""
+    """A `keras.Model` with DyHead: one layer between feature pyramid and heads."""
 
     def __init__(self, num_classes, side, channels=32, num_blocks=1):
         super().__init__()
@@ -66,7 +66,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     for name in ("--images", "--annotations", "--out"):
         parser.add_argument(name, required=True)
-    parser.add_argument("--side", type=int, default=128, help="of the square images are fitted in")
+    parser.add_argument("--side", type=int, default=128, help="side of the square input images")
     parser.add_argument("--epochs", type=int, default=50)
     args = parser.parse_args()
     data = args.images, args.annotations, 8, (args.side, args.side)

@@ -1,11 +1,11 @@
-"""Fine-tunes a trained detector on your own classes with plain Keras; all but these is kept.
+"""Fine-tunes a trained detector on your own classes with plain Keras.
 
     python examples/finetune_own_data.py --model atss_r50_fpn_dyhead_1x_coco --images photos \
         --annotations photos.json --out mine.keras
 
-The model is a `.keras` file, or a published one by its name; the annotations are a COCO JSON file.
-`keras-dyhead train --weights` does the same, and keeps checkpoints and figures. Measure the result
-on images it has not seen:
+The model is a `.keras` file or a published name. The annotations are a COCO JSON file.
+`keras-dyhead train --weights` does the same, and also writes checkpoints and metrics. Evaluate the
+result on new images:
 
     keras-dyhead evaluate --model mine.keras --images others --annotations others.json
 """
@@ -27,7 +27,7 @@ def main():
     parser.add_argument("--annotations", required=True, help="their COCO JSON file")
     parser.add_argument("--out", required=True, help=".keras file to write")
     parser.add_argument(
-        "--image-size", type=int, default=512, help="side of the square fitted into"
+        "--image-size", type=int, default=512, help="side of the square input images"
     )
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=12)
@@ -35,7 +35,7 @@ def main():
 
     detector = load_detector(args.model)
     size = detector.image_shape[:2]
-    size = (args.image_size, args.image_size) if None in size else size  # some are of one size
+    size = (args.image_size, args.image_size) if None in size else size  # some have a fixed size
     preprocessor = DetectionPreprocessor.from_config(
         detector.preprocessor.get_config() | {"image_size": size}
     )
@@ -43,7 +43,7 @@ def main():
         args.images, args.annotations, args.batch_size, size, True, preprocessor=preprocessor
     )
     model = detector.with_classes(dataset.class_names)
-    model.preprocessor = preprocessor  # predict as trained
+    model.preprocessor = preprocessor  # the same in prediction and training
     model.compile()  # AdamW with a learning rate of 1e-4
     model.fit(dataset, epochs=args.epochs, verbose=2)
     model.save(args.out)

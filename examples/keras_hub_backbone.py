@@ -1,10 +1,10 @@
-"""Trains ATSS with DyHead on a backbone of a KerasHub preset, with the preset's normalization.
+"""Trains ATSS with DyHead and a KerasHub backbone, with the normalization of its preset.
 
     python examples/keras_hub_backbone.py --preset resnet_50_imagenet --images photos \
         --annotations photos.json --out mine.keras
 
-A preset is a name of KerasHub's list, which is downloaded, or the folder of one on your disk. Any
-`FeaturePyramidBackbone` will do: ResNet, EfficientNet, MobileNet, CSPDarkNet, MiT and others.
+A preset is a name from KerasHub, which is downloaded, or a local folder. Any
+`FeaturePyramidBackbone` works: ResNet, EfficientNet, MobileNet, CSPDarkNet, MiT and others.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from keras_dyhead.layers import DyHeadNeck
 
 
 def preset_preprocessor(preset, image_size):
-    """Returns a preprocessor that normalizes as the preset's image converter does.
+    """Returns a preprocessor that normalizes like the preset's image converter.
 
     The converter computes `pixel * scale + offset`, the preprocessor `(pixel - mean) / std`.
     """

@@ -1,10 +1,10 @@
-"""Runs an exported detector with ONNX Runtime: no TensorFlow, no Keras, none of this package.
+"""Runs an exported detector with ONNX Runtime, without TensorFlow, Keras or this package.
 
     keras-dyhead export atss.keras --format onnx --out atss.onnx
     python examples/onnx_inference.py atss.onnx street.jpg
 
-Needs onnxruntime, numpy and Pillow. Preprocessing and decoding are inside the file: it takes RGB
-images of any size, and boxes are left, top, right, bottom in their pixels.
+Needs onnxruntime, numpy and Pillow. The file includes preprocessing and decoding: it takes RGB
+images of any size and returns boxes (left, top, right, bottom) in pixels of those images.
 """
 
 import argparse

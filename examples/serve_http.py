@@ -1,11 +1,11 @@
-"""Serves an exported detector over HTTP with TensorFlow alone: neither Keras nor this package.
+"""Serves an exported detector over HTTP with TensorFlow, without Keras or this package.
 
     keras-dyhead export atss.keras --out saved_model
     python examples/serve_http.py saved_model --port 8000
     curl --data-binary @street.jpg http://localhost:8000/
 
-A JPEG or PNG file goes in, a JSON list comes out: for each detection its box (left, top, right,
-bottom in pixels), label, confidence, and name if the model knows the names of its classes.
+Send a JPEG or PNG file to get a JSON list. Each detection has a box (left, top, right, bottom in
+pixels), a label, a confidence, and a class name if the model has class names.
 """
 
 import argparse
@@ -19,10 +19,10 @@ LARGEST_FILE = 50_000_000
 
 
 class Detector:
-    """A SavedModel of `export_saved_model`, from the bytes of a file to records."""
+    """A SavedModel of `export_saved_model` that detects objects in the bytes of a file."""
 
     def __init__(self, folder):
-        self.model = tf.saved_model.load(folder)  # kept: its signatures do not keep it
+        self.model = tf.saved_model.load(folder)  # signatures do not keep the model alive
         names = Path(folder, "assets.extra", "class_names.txt")
         self.names = names.read_text("utf-8").splitlines() if names.exists() else None
 
@@ -43,7 +43,7 @@ class Detector:
 
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers every POST; `detect` is set below."""
+    """Answers POST requests with `server.detect`."""
 
     def do_POST(self):  # noqa: N802  (http.server's name)
         length = int(self.headers.get("Content-Length", 0))
@@ -53,7 +53,7 @@ class Handler(BaseHTTPRequestHandler):
         try:
             body = json.dumps(self.server.detect(self.rfile.read(length))).encode()
         except tf.errors.InvalidArgumentError:
-            self.send_error(400, "this is no JPEG or PNG file")
+            self.send_error(400, "send a JPEG or PNG file")
             return
         self.send_response(200)
         self.send_header("Content-Type", "application/json")
@@ -67,8 +67,8 @@ if __name__ == "__main__":
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("saved_model", help="folder written by export_saved_model")
-    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 lets other machines in")
-    parser.add_argument("--port", type=int, default=8000, help="0 takes any that is free")
+    parser.add_argument("--host", default="127.0.0.1", help="0.0.0.0 accepts other machines")
+    parser.add_argument("--port", type=int, default=8000, help="0 selects a free port")
     args = parser.parse_args()
     server = ThreadingHTTPServer((args.host, args.port), Handler)
     server.detect = Detector(args.saved_model)

@@ -1,1 +1,1 @@
-"""What detectors cost, and how they compare with those of torchvision."""
+"""Cost of our detectors, compared with torchvision's."""

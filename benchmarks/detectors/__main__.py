@@ -19,10 +19,10 @@ app = command()
 @app.command()
 def main(
     detectors: Annotated[
-        str, typer.Option(help="Detectors to measure, by their names on the command line.")
+        str, typer.Option(help="Detectors to measure, named as in `keras-dyhead train`.")
     ] = "atss,faster-rcnn,fcos,reppoints,retinanet",
     blocks: Annotated[
-        str, typer.Option(help="Numbers of DyHead blocks; 0 is measured in any case.")
+        str, typer.Option(help="Numbers of DyHead blocks; 0 is always measured.")
     ] = "1,2,6",
     size: Annotated[
         str, typer.Option(metavar="SIDE|HEIGHTxWIDTH", help="Size of the image in pixels.")
@@ -31,25 +31,25 @@ def main(
         str, typer.Option(help="One of `keras_dyhead.backbones.BACKBONES`.")
     ] = "resnet50",
     rounds: Annotated[
-        int, typer.Option(min=1, help="Times that each model is measured; the median counts.")
+        int, typer.Option(min=1, help="Measurements per model, of which the median is taken.")
     ] = 5,
     out: Annotated[Path | None, typer.Option(help="JSON file for the figures.")] = None,
     page: Annotated[
         Path | None,
         typer.Option(
-            help="Markdown file whose part between `<!-- costs -->` and `<!-- end of costs -->` "
-            "the table becomes."
+            help="Markdown file that gets the table between `<!-- costs -->` and "
+            "`<!-- end of costs -->`."
         ),
     ] = None,
 ) -> None:
-    """Measure what detectors cost: parameters, GFLOPs, time and memory, without and with DyHead.
+    """Measure parameters, GFLOPs, time and memory of detectors with and without DyHead.
 
-    Weights are random; nothing is downloaded. Every model runs in a process of its own. Let nothing
-    else run. Where torchvision is installed (`make bench` does that), three of its detectors are
-    measured beside ours of the same structure.
+    Weights are random, and nothing is downloaded. Every model runs in a separate process. Close
+    other programs. If torchvision is installed (`make bench` does that), three of its detectors
+    are measured next to ours of the same structure.
 
-    Each detector is written to a JSONL file beside OUT at once. The same command goes on where it
-    was interrupted; with the last detector, that file goes.
+    Results go to a JSONL file next to OUT after each detector. To continue after an interruption,
+    repeat the command. The file is removed at the end.
 
     **Examples**
 
@@ -66,7 +66,7 @@ def main(
         names = detectors.split(",")
         for name, known in (*((name, DETECTORS) for name in names), (backbone, BACKBONES)):
             if name not in known:
-                raise ValueError(f"There is no {name!r}. There are: {', '.join(known)}")
+                raise ValueError(f"The name must be one of {', '.join(known)}. Received: {name!r}")
         workload = Workload(*sides(size), backbone)
         peer = importlib.util.find_spec("torchvision") is not None and backbone == "resnet50"
         report = compare(

@@ -1,4 +1,4 @@
-"""Costs of detectors, in one run."""
+"""Measures the cost of detectors."""
 
 import contextlib
 import dataclasses
@@ -13,20 +13,20 @@ from benchmarks.detectors.workload import Workload
 from benchmarks.measurement import Measurement
 from benchmarks.runner import remember
 
-# Those that torchvision has, and the number of layers that stand before its predictions.
+# Detectors of torchvision, with their number of layers before the predictions.
 PEERS = {"fcos": 4, "retinanet": 4, "faster-rcnn": 2}
 PEER, OURS = "torchvision", "without, as torchvision"
 
 
 @dataclasses.dataclass(frozen=True)
 class Task(Workload):
-    """A detector with all that is compared, for `benchmarks.runner.remember`.
+    """A detector and its measurements, for `benchmarks.runner.remember`.
 
     Args:
         detector: One of `keras_dyhead.detectors.DETECTORS`.
         blocks: Numbers of DyHead blocks.
-        rounds: Times that each model is measured.
-        peer: Whether torchvision's is measured, too.
+        rounds: Number of measurements per model.
+        peer: Whether to measure torchvision's detector, too.
     """
 
     detector: str = "atss"
@@ -48,22 +48,22 @@ def compare(
     unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict:
-    """Measures detectors without and with DyHead, and beside torchvision's.
+    """Measures detectors with and without DyHead, and torchvision's.
 
-    All models of a detector are measured in turn, round by round, so that a machine that is slow
-    for a while slows all of them.
+    All models of a detector are measured in turn, round by round, so that a temporary slowdown of
+    the machine affects all of them.
 
     Args:
         workload: What to compute.
-        names: Of `keras_dyhead.detectors.DETECTORS`.
-        blocks: Numbers of DyHead blocks; 0 is measured in any case.
-        rounds: Times that each model is measured; the median counts.
+        names: Detectors of `keras_dyhead.detectors.DETECTORS`.
+        blocks: Numbers of DyHead blocks; 0 is always measured.
+        rounds: Number of measurements per model, of which the median is taken.
         peer: Whether to measure torchvision, too.
-        unfinished: JSONL file that each detector is written to at once, and read from another time.
+        unfinished: JSONL file with the finished detectors, read and written.
         progress: Called with a description before every measurement.
 
     Returns:
-        Dict of the settings and, under `"costs"`, one dict for each row of the table.
+        Dict of the settings and, under `"costs"`, one dict per table row.
     """
     blocks, fields = tuple(sorted({0, *blocks})), dataclasses.asdict(workload)
     tasks = [
@@ -84,7 +84,7 @@ def compare(
 
 
 def _costs(task, workload, progress) -> dict:
-    """The rows of a detector, and the versions at work."""
+    """Returns the rows of a detector and the package versions."""
     name, models = task.detector, {}
     if task.peer and name in PEERS:
         models[PEER] = "detectors.torch_peer.torchvision_detector", {"name": name}
@@ -106,7 +106,7 @@ def _costs(task, workload, progress) -> dict:
 
 
 def _measure(workload, name, models, rounds, progress) -> dict[str, dict]:
-    """Medians of the figures of every model, each in a process of its own."""
+    """Returns the median figures of every model, each measured in a separate process."""
     taken = {row: [] for row in models}
     with contextlib.ExitStack() as stack:
         measurements = {
@@ -139,7 +139,7 @@ def _count(workload, options) -> dict:
 
 
 def markdown(report: dict) -> str:
-    """Writes a report of `compare` as a table with a line about how it was made."""
+    """Returns a report of `compare` as a table with an introduction."""
     workload = Workload(**report["workload"])
     text = (
         f"{workload.backbone}, {workload.channels} channels, {workload.num_classes} classes, "

@@ -1,4 +1,4 @@
-"""Our detectors. What `keras_detector` returns is what `benchmarks.measurement` measures."""
+"""Our detectors, as functions that `benchmarks.measurement` measures."""
 
 from collections.abc import Callable
 
@@ -11,18 +11,18 @@ from keras_dyhead.layers import DyHeadNeck
 
 
 def build(workload, name: str, blocks: int, **options) -> Detector:
-    """Builds a detector with random weights; what is not named is as by default.
+    """Builds a detector with random weights and defaults for other arguments.
 
     Args:
         workload: A `Workload`.
         name: One of `keras_dyhead.detectors.DETECTORS`.
-        blocks: DyHead blocks, 0 for none.
+        blocks: Number of DyHead blocks, 0 for none.
         **options: Further arguments of the detector.
     """
     detector, (backbone, arguments) = DETECTORS[name], BACKBONES[workload.backbone]
     shape = (workload.height, workload.width, 3)
     if backbone.__name__ == "ResNetBackbone":
-        arguments = {"batch_norm": "train"} | arguments  # as the README and torchvision have it
+        arguments = {"batch_norm": "train"} | arguments  # as in the README and torchvision
     return detector(
         backbone(**arguments, image_shape=shape),
         num_classes=workload.num_classes,
@@ -34,7 +34,7 @@ def build(workload, name: str, blocks: int, **options) -> Detector:
 
 
 def detection(model: Detector) -> Callable:
-    """Returns the function from preprocessed images `(B, H, W, 3)` to their detections."""
+    """Returns a function that detects objects in preprocessed images `(B, H, W, 3)`."""
 
     def detect(images):
         shape = ops.shape(images)
@@ -45,7 +45,7 @@ def detection(model: Detector) -> Callable:
 
 
 def keras_detector(workload, **options):
-    """Prediction and training step of a detector of `build`, compiled as Keras does by default."""
+    """Returns prediction, training step and versions of a detector, compiled with defaults."""
     import tensorflow as tf
 
     model = build(workload, **options)

@@ -1,4 +1,4 @@
-"""Counts the products of a TensorFlow graph."""
+"""Counts the multiply-adds of a TensorFlow graph."""
 
 import itertools
 import math
@@ -14,25 +14,25 @@ _PRODUCTS += ("MatMul", "BatchMatMul", "BatchMatMulV2", "BatchMatMulV3")
 def count_multiply_adds(function, image_size) -> tuple[int, tuple[str, ...]]:
     """Counts the multiply-adds of all convolutions and matrix products for one image.
 
-    A multiplication and the addition of its result count as one, as in most papers on detection;
-    whoever counts both gets twice the number. Interpolation in deformable sampling,
-    normalizations, activations and other elementwise arithmetic are left out.
+    A multiplication and the addition of its result count as one, as in most papers on detection.
+    Interpolation in deformable sampling, normalization, activations and other elementwise
+    arithmetic are not counted.
 
     Args:
         function: A model or another function of images `(1, H, W, 3)`.
         image_size: Height and width of the image.
 
     Returns:
-        The number, and the names of what has products that could not be counted: operations of
-        unknown size, bodies of loops and branches. In this package that is RoIAlign alone, which
-        reads as many pixels as its regions have.
+        The number, and the names of operations that could not be counted: operations of unknown
+        size, and bodies of loops and branches. In this package this is only RoIAlign, which reads
+        as many pixels as its regions have.
     """
     signature = tf.TensorSpec((1, *image_size, 3), tf.float32)
     before = tf.config.functions_run_eagerly()
-    # Inner functions, such as the trace that DyHead's blocks share, then are part of the graph.
+    # Inlines inner functions, such as the shared trace of DyHead's blocks, into the graph.
     tf.config.run_functions_eagerly(True)
     try:
-        with sampling_form("gather"):  # sparse products are made in a loop
+        with sampling_form("gather"):  # sparse products run in a loop
             graph = tf.function(function, autograph=False).get_concrete_function(signature).graph
     finally:
         tf.config.run_functions_eagerly(before)
@@ -51,7 +51,7 @@ def count_multiply_adds(function, image_size) -> tuple[int, tuple[str, ...]]:
 
 
 def _multiply_adds(operation) -> int | None:
-    """Multiply-adds of one of `_PRODUCTS`, `None` where it is unknown."""
+    """Returns the multiply-adds of an operation, or `None` if its size is unknown."""
     kind, shapes = operation.type, [tensor.shape for tensor in operation.inputs]
     outputs = operation.outputs[0].shape
     if not all(s.is_fully_defined() for s in (*shapes, outputs)):

@@ -1,4 +1,4 @@
-"""The peers: detectors of `torchvision.models.detection`, with random weights."""
+"""The peers: detectors of `torchvision.models.detection` with random weights."""
 
 import os
 
@@ -10,17 +10,17 @@ BUILDERS = {
     "retinanet": "retinanet_resnet50_fpn",
     "faster-rcnn": "fasterrcnn_resnet50_fpn",
 }
-"""Functions of torchvision by the name of our detector of the same structure."""
+"""torchvision's builders, by the name of our detector of the same structure."""
 
 
 def torchvision_detector(workload, name: str):
-    """Prediction and training step of the detector, whose images keep their size."""
+    """Returns prediction, training step and versions; images are not resized."""
     torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
     model = getattr(torchvision.models.detection, BUILDERS[name])(
         weights=None,
         weights_backbone=None,
-        num_classes=workload.num_classes + (name == "faster-rcnn"),  # there 0 is the background
+        num_classes=workload.num_classes + (name == "faster-rcnn"),  # class 0 is background
         min_size=min(workload.height, workload.width),
         max_size=max(workload.height, workload.width),
     )

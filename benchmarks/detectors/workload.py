@@ -1,4 +1,4 @@
-"""What is computed: seeded images and boxes, the same for every implementation."""
+"""Seeded images and boxes, the same for every implementation."""
 
 import dataclasses
 
@@ -7,16 +7,16 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """Images, and the structure of the detectors that see them.
+    """Images and the structure of the detectors.
 
     Args:
-        height: Pixels of an image. Defaults to 512.
-        width: Pixels of an image. Defaults to 512.
+        height: Image height in pixels. Defaults to 512.
+        width: Image width in pixels. Defaults to 512.
         backbone: One of `keras_dyhead.backbones.BACKBONES`. Defaults to `"resnet50"`.
-        batch: Images. Defaults to 1.
-        channels: Of pyramid, DyHead and heads. Defaults to 256.
-        num_classes: Defaults to 80.
-        boxes: Boxes of an image in training. Defaults to 8.
+        batch: Batch size. Defaults to 1.
+        channels: Channels of pyramid, DyHead and heads. Defaults to 256.
+        num_classes: Number of classes. Defaults to 80.
+        boxes: Boxes per training image. Defaults to 8.
 
     Raises:
         ValueError: If a number is too small.
@@ -38,12 +38,12 @@ class Workload:
             )
 
     def images(self) -> np.ndarray:
-        """Preprocessed images `(B, H, W, 3)`, float32."""
+        """Returns preprocessed images `(B, H, W, 3)`, float32."""
         shape = (self.batch, self.height, self.width, 3)
         return np.random.default_rng(0).standard_normal(shape, "float32")
 
     def targets(self) -> dict[str, np.ndarray]:
-        """Boxes `(B, N, 4)`, float32 xyxy pixels, and labels `(B, N)`, int32."""
+        """Returns boxes `(B, N, 4)`, float32 xyxy pixels, and labels `(B, N)`, int32."""
         rng, shape = np.random.default_rng(1), (self.batch, self.boxes)
         size = np.array([self.width, self.height], "float32")
         corner, side = (rng.uniform(low, 0.4, (*shape, 2)) * size for low in (0.0, 0.1))

@@ -1,1 +1,1 @@
-"""The sampler and the tower next to torchvision's, on the CPU: `python -m benchmarks.sampling`."""
+"""Compares sampler and tower with torchvision's: `python -m benchmarks.sampling`."""

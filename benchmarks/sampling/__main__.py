@@ -24,30 +24,30 @@ def main(
         str, typer.Option(metavar="LIST", help="Keras backends: tensorflow, jax, torch.")
     ] = "tensorflow",
     dtype: Annotated[
-        str, typer.Option(metavar="LIST", help="What ours compute in: float32, bfloat16.")
+        str, typer.Option(metavar="LIST", help="Dtypes of keras_dyhead: float32, bfloat16.")
     ] = "float32",
     size: Annotated[
-        str, typer.Option(metavar="LIST", help="Sizes of images in pixels, SIDE or HEIGHTxWIDTH.")
+        str, typer.Option(metavar="LIST", help="Image sizes in pixels, SIDE or HEIGHTxWIDTH.")
     ] = "512",
     blocks: Annotated[int, typer.Option(help="Blocks of the tower.")] = 6,
-    batch: Annotated[int, typer.Option(help="Images.")] = 1,
+    batch: Annotated[int, typer.Option(help="Batch size.")] = 1,
     channels: Annotated[int, typer.Option(help="Channels of every map.")] = 256,
     only: Annotated[
-        Literal["op", "tower"] | None, typer.Option(help="One of the two.  [both]")
+        Literal["op", "tower"] | None, typer.Option(help="Measure only one.  [both]")
     ] = None,
     repeats: Annotated[
-        int, typer.Option(min=1, help="Calls that count; their median is shown.")
+        int, typer.Option(min=1, help="Timed calls, of which the median is taken.")
     ] = 5,
     gpu: Annotated[
-        bool, typer.Option("--gpu", help="Compute on the GPU, and measure its memory.")
+        bool, typer.Option("--gpu", help="Compute on the GPU and measure its memory.")
     ] = False,
     minutes: Annotated[
-        float, typer.Option(min=0, help="What is not measured by then is left out.  [no end]")
+        float, typer.Option(min=0, help="Time limit; the rest is left out.  [no limit]")
     ] = math.inf,
     scaling: Annotated[
         bool,
         typer.Option(
-            "--scaling", help="Measure growth with pixels, images and blocks instead; with a plot."
+            "--scaling", help="Measure and plot growth with pixels, images and blocks instead."
         ),
     ] = False,
     out: Annotated[
@@ -55,14 +55,14 @@ def main(
         typer.Option(help="Write OUT.json, and OUT.md or, with --scaling, OUT.png."),
     ] = None,
 ) -> None:
-    """Time the deformable convolution and the DyHead tower beside torchvision's.
+    """Compare the deformable convolution and the DyHead tower with torchvision's.
 
-    Every implementation runs in a process of its own, so that the time to its first result and
-    its peak memory are its own; all compute the same from the same weights, which is checked. Let
-    nothing else run. Without torchvision (`make bench` installs it) ours are measured alone.
+    Every implementation runs in a separate process, to measure its own first call and peak memory.
+    All compute the same from the same weights; this is checked. Close other programs. Without
+    torchvision (`make bench` installs it), only keras_dyhead is measured.
 
-    Each row is written to OUT.jsonl at once. The same command goes on where it was interrupted,
-    or measures what failed; with the last row, OUT.jsonl goes.
+    Each row is written to OUT.jsonl immediately. To continue after an interruption or to repeat
+    failed rows, repeat the command. OUT.jsonl is removed after the last row.
 
     **Examples**
 
@@ -83,9 +83,9 @@ def main(
             for name in dtype.split(",")
         ]
         if unknown := set(backends) - {"tensorflow", "jax", "torch"}:
-            raise ValueError(f"There is no Keras backend {', '.join(unknown)}.")
+            raise ValueError(f"Keras has no backend {', '.join(unknown)}.")
         if scaling and (gpu or len(workloads) * len(backends) > 1):
-            raise ValueError("--scaling is measured on CPUs, with one backend, size and dtype.")
+            raise ValueError("--scaling needs a CPU, one backend, one size and one dtype.")
         if gpu:
             gpu_name()
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Our sampler and tower beside torchvision's, in one run."""
+"""Compares our sampler and tower with torchvision's."""
 
 import dataclasses
 import math
@@ -14,8 +14,8 @@ from benchmarks.runner import remember
 from benchmarks.sampling.workload import Workload
 
 PEER = "torchvision"
-# Relative, of the mean magnitudes of the outputs and of the gradients to the inputs. GPUs round
-# the factors of float32 products, to TensorFloat-32.
+# Relative tolerances of the mean magnitudes of outputs and input gradients. GPUs round the factors
+# of float32 products to TensorFloat-32.
 _TOLERANCES = {"float32": 1e-4, "bfloat16": 0.15}
 _GPU_TOLERANCES = {"float32": 2e-3, "bfloat16": 0.15}
 
@@ -25,10 +25,10 @@ class Task(Workload):
     """A row of the table, for `benchmarks.runner.remember`.
 
     Args:
-        name: Of the implementation, see `tasks`.
-        backend: Keras backend; of the peer its framework.
-        device: `"CPU"`, or the GPU's name.
-        repeats: Counted calls, of which the median is taken.
+        name: Name of the implementation, see `tasks`.
+        backend: Keras backend, or the framework of the peer.
+        device: `"CPU"` or the name of the GPU.
+        repeats: Timed calls, of which the median is taken.
     """
 
     name: str = PEER
@@ -38,12 +38,12 @@ class Task(Workload):
 
 
 def tasks(part: str, backend: str, gpu: bool = False) -> dict[str, dict]:
-    """Returns our implementations: arguments of `Measurement` by name.
+    """Returns the arguments of `Measurement` by name of the implementation.
 
     Args:
         part: `"op"` or `"tower"`.
-        backend: Keras backend. `"torchvision"` stands for the peer.
-        gpu: Whether they run on a GPU, where TensorFlow has one form of sampling only.
+        backend: Keras backend, or `"torchvision"` for the peer.
+        gpu: Whether they run on a GPU, where TensorFlow has only one form of sampling.
     """
     if backend == PEER:
         implementation = f"sampling.torch_peer.torchvision_{part}"
@@ -77,25 +77,25 @@ def compare(
     unfinished: Path | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> dict:
-    """Measures every implementation in a process of its own, one after another.
+    """Measures the implementations one after another, each in a separate process.
 
     Args:
-        workloads: What to compute; the peer is measured for those in float32.
-        backends: Keras backends of ours.
+        workloads: What to compute; the peer is measured only in float32.
+        backends: Keras backends of keras_dyhead.
         peer: Whether to measure torchvision, too.
         parts: `"op"`, `"tower"` or both.
-        repeats: Counted calls, of which the median is taken.
+        repeats: Timed calls, of which the median is taken.
         gpu: Whether to compute on the GPU.
-        seconds: After that time nothing more is measured. Defaults to as long as it takes.
-        unfinished: JSONL file that each row is written to at once, and read from another time.
-        progress: Called with the name of each implementation before it runs, and with what fails.
+        seconds: Time limit of all measurements. Defaults to no limit.
+        unfinished: JSONL file with the finished rows, read and written.
+        progress: Called with each implementation before it runs, and with each failure.
 
     Returns:
-        Dict of the settings, `"results"`, a list of `Task` with its figures as a dict, and
-        `"missing"`, what failed, was not measured in time, or does not compute the same.
+        Dict of the settings, `"results"`, a list of dicts with `Task` and figures, and `"missing"`,
+        rows that failed, exceeded the time limit, or computed something else.
 
     Raises:
-        ValueError: If there is no GPU to compute on.
+        ValueError: If `gpu` is set and no GPU is found.
     """
     end = time.monotonic() + seconds
     device = gpu_name() if gpu else "CPU"
@@ -126,7 +126,7 @@ def compare(
 
 
 def _plan(workloads, backends, parts, device, repeats) -> list[tuple[Task, dict]]:
-    """Every row with the arguments of its `Measurement`; what time may not suffice for is last."""
+    """Returns all rows with the arguments of their `Measurement`, the least important last."""
     found = []
     for part in parts:
         for workload in workloads:
@@ -141,7 +141,7 @@ def _plan(workloads, backends, parts, device, repeats) -> list[tuple[Task, dict]
 
 
 def _check(row, references, tolerances):
-    """Compares a row with the first one that computes the same, and keeps the first."""
+    """Compares a row with the first row that computes the same, kept in `references`."""
     kind = next((word for word in ("paper", "alone") if word in row["name"]), "")
     key = row["name"].split(":")[0], kind, row["height"], row["width"]
     first = references.setdefault(key, row)
@@ -153,7 +153,7 @@ def _check(row, references, tolerances):
 
 
 def markdown(report: dict) -> str:
-    """Writes a report of `compare`: a table for every size, and what is missing."""
+    """Returns a report of `compare`: a table per size, and missing rows."""
     results = report["results"]
     versions = dict.fromkeys(result["version"] for result in results)
     on_cpu = report["device"] == "CPU"
@@ -177,7 +177,7 @@ def _size(result):
 
 
 def _table(rows):
-    """The table of a size, with a line about what is computed."""
+    """Returns the table of a size, with a description."""
     fields = {field.name for field in dataclasses.fields(Workload)}
     workload = Workload(**{name: rows[0][name] for name in fields})
     height, width = workload.map_size(3)

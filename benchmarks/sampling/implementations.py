@@ -1,8 +1,8 @@
-"""Our implementations, on three backends.
+"""Our implementations on three backends.
 
-Each is a function from a `Workload` to three things: the forward pass, which returns its outputs; a
-training step, from inputs to all gradients of the sum of squares, which returns those to the
-inputs; and the versions at work. Both return when everything is computed.
+Each takes a `Workload` and returns three things: a forward pass, which returns the outputs; a
+training step, which computes all gradients of the sum of squares and returns those of the inputs;
+and the package versions. Both calls return after everything is computed.
 """
 
 import functools
@@ -12,7 +12,7 @@ import numpy as np
 
 
 def keras_op(workload, **options):
-    """Our operation; positions and weights are float32 under every dtype."""
+    """Our operation; offsets and mask are always float32."""
     from keras_dyhead.ops import deform_conv2d
 
     x, offsets, mask, kernel = workload.op_arrays()
@@ -22,7 +22,7 @@ def keras_op(workload, **options):
 
 
 def keras_tower(workload, alignment="published", **options):
-    """Our tower; the paper's alignment samples more positions than the published."""
+    """Our tower; the paper's alignment samples more positions than the published one."""
     from keras_dyhead.checkpoints import load_tower
     from keras_dyhead.layers import DyHeadNeck
 
@@ -36,7 +36,7 @@ def keras_tower(workload, alignment="published", **options):
 
 
 def matrix_products(workload, **options):
-    """The matrix products of the operation alone: the limit that no sampling can beat."""
+    """Only the matrix products of the operation: a lower bound for its time."""
     x, _, _, kernel = workload.op_arrays()
     columns = np.tile(x.reshape(-1, workload.channels), 9)
     arrays = [_tensor(a, workload.dtype) for a in (columns, kernel.reshape(-1, workload.channels))]
@@ -48,7 +48,7 @@ def _tensor(array, dtype="float32"):
 
 
 def _compiled(function, inputs, layer, xla=False):
-    """Compiles `function(inputs, training)`, of inputs and the layer's weights, as users would."""
+    """Compiles `function(inputs, training)` as users would."""
     backend = keras.backend.backend()
     variables = layer.trainable_variables if layer else []
     if backend == "torch":

@@ -21,19 +21,18 @@ SIZES = {
 def measure_scaling(
     workload: Workload, backend: str, repeats: int, progress: Callable[[str], None]
 ) -> dict[str, list[dict]]:
-    """Measures the tower with one thing changing, two blocks where it is pixels or images.
+    """Measures the tower while one size changes. It has two blocks unless their number changes.
 
-    The machine may be quicker at one time than at another: calls that are to be compared are made
-    in turn, each in the process of its own size.
+    The speed of the machine may vary, so the sizes are measured in turn, each in its own process.
 
     Args:
         workload: Starting point.
         backend: Keras backend.
-        repeats: Counted calls, of which the median is taken.
-        progress: Called with what is measured next.
+        repeats: Timed calls, of which the median is taken.
+        progress: Called with the name of the next measurement.
 
     Returns:
-        For every one of `SIZES` a list of the figures, with the size as `"x"`.
+        For each of `SIZES` a list of the figures, with the size as `"x"`.
     """
     series = {}
     for name, sizes in SIZES.items():
@@ -58,18 +57,18 @@ def measure_scaling(
 
 
 def _medians(first, *later):
-    """The first measurement of a size, with the medians of the later ones."""
+    """Returns the first measurement of a size, with the medians of the later ones."""
     return first | {name: statistics.median(row[name] for row in later) for name in CURVES}
 
 
 def fit_exponent(rows: Sequence[dict], figure: str) -> float:
-    """Returns the exponent `p` of the power law `a * x**p` that fits a figure best."""
+    """Fits the power law `a * x**p` to a figure and returns `p`."""
     x, y = ([row[key] for row in rows] for key in ("x", figure))
     return float(np.polyfit(np.log(x), np.log(y), 1)[0])
 
 
 def plot_scaling(series: dict[str, list[dict]]):
-    """Draws time above and memory below, with the exponent of each curve in the legend."""
+    """Plots time above memory, with the exponent of each curve in the legend."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 6), layout="constrained")

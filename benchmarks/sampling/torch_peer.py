@@ -1,4 +1,4 @@
-"""The peer: `torchvision.ops.deform_conv2d`, and the published tower in PyTorch on top of it."""
+"""The peer: `torchvision.ops.deform_conv2d`, and the published tower built with it."""
 
 import os
 
@@ -10,13 +10,13 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def torch_calls(function, sources, num_inputs):
-    """Returns forward, step and version of `function(training)`, which computes from `sources`.
+    """Returns forward pass, training step and version of `function(training)`.
 
-    The step returns the gradients to the first `num_inputs` of them.
+    The step returns the gradients of the first `num_inputs` of `sources`.
     """
     torch.set_num_threads(os.cpu_count())
     if DEVICE == "cuda":
-        torch.set_float32_matmul_precision("high")  # TensorFloat-32, as JAX and TensorFlow
+        torch.set_float32_matmul_precision("high")  # TensorFloat-32, like JAX and TensorFlow
     for source in sources:
         source.requires_grad_(True)
 
@@ -40,12 +40,12 @@ def _finished(tensors):
 
 
 def _tensor(array, axes=(0, 3, 1, 2)):
-    """An array where PyTorch computes, channels first."""
+    """Copies an array to the device, channels first."""
     return torch.tensor(array, device=DEVICE).permute(axes).contiguous()
 
 
 def deform_conv2d(*arguments, **options):
-    """The operation; torchvision is imported late, for the peer alone needs it."""
+    """Calls torchvision, which is imported here because only the peer needs it."""
     import torchvision.ops
 
     return torchvision.ops.deform_conv2d(*arguments, **options)
@@ -114,7 +114,7 @@ class DynamicReLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One DyHead block; parameters carry the names of the published weights."""
+    """One DyHead block; parameters have the names of the published weights."""
 
     def __init__(self, channels):
         super().__init__()
@@ -158,7 +158,7 @@ class Tower(nn.Module):
 
 
 def read_flat(field, small):
-    """The published reading of a field on the coarser level: as flat memory, per sample."""
+    """Reads a field on the coarser level as published: as flat memory, per sample."""
     batch, channels = field.shape[:2]
     height, width = small.shape[2:]
     memory = field.reshape(batch, -1)[:, : channels * height * width]

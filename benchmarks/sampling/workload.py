@@ -1,4 +1,4 @@
-"""What is computed: seeded inputs and weights, the same for every implementation."""
+"""Seeded inputs and weights, the same for every implementation."""
 
 import dataclasses
 import math
@@ -10,18 +10,17 @@ LEVELS = range(3, 8)
 
 @dataclasses.dataclass(frozen=True)
 class Workload:
-    """Size of the single operation and of the tower.
+    """Sizes of the single operation and of the tower.
 
-    The operation works on the finest level of the image, of stride 8; the tower on five levels,
-    strides 8 to 128.
+    The operation runs on the finest level, stride 8; the tower on five levels, strides 8 to 128.
 
     Args:
-        height: Pixels of the image. Defaults to 512.
-        width: Pixels of the image. Defaults to 512.
+        height: Image height in pixels. Defaults to 512.
+        width: Image width in pixels. Defaults to 512.
         blocks: Blocks of the tower. Defaults to 6.
-        batch: Images. Defaults to 1.
+        batch: Batch size. Defaults to 1.
         channels: Channels of every map, a multiple of 16. Defaults to 256.
-        dtype: `"float32"` or `"bfloat16"`, in which only ours compute: of maps and products.
+        dtype: Dtype of maps and products: `"float32"`, or for keras_dyhead also `"bfloat16"`.
     """
 
     height: int = 512
@@ -42,24 +41,24 @@ class Workload:
             raise ValueError(f"`dtype` must be float32 or bfloat16. Received: {self.dtype}")
 
     def map_size(self, level: int) -> tuple[int, int]:
-        """Returns (height, width) of a level, rounded up."""
+        """Returns height and width of a level, rounded up."""
         return math.ceil(self.height / 2**level), math.ceil(self.width / 2**level)
 
     def op_arrays(self) -> list[np.ndarray]:
-        """Input, offsets, mask and kernel of the single operation, channels-last."""
+        """Returns input, offsets, mask and kernel of the single operation, channels-last."""
         rng, size = np.random.default_rng(0), (self.batch, *self.map_size(LEVELS[0]))
         shapes = ((*size, self.channels), (*size, 18), (*size, 9), (3, 3, *[self.channels] * 2))
         x, offsets, mask, kernel = (rng.normal(size=s).astype("float32") for s in shapes)
         return [x, offsets, 1 / (1 + np.exp(-mask)), kernel / np.float32(3 * self.channels**0.5)]
 
     def pyramid(self) -> list[np.ndarray]:
-        """Maps of all levels, channels-last."""
+        """Returns the maps of all levels, channels-last."""
         rng = np.random.default_rng(0)
         shapes = [(self.batch, *self.map_size(level), self.channels) for level in LEVELS]
         return [rng.normal(size=shape).astype("float32") for shape in shapes]
 
     def tower_state(self) -> dict[str, np.ndarray]:
-        """Weights of the tower under their published names."""
+        """Returns the weights of the tower under their published names."""
         rng, c = np.random.default_rng(1), self.channels
         shapes = {
             **{f"DyConv.{i}.conv.weight": (c, c, 3, 3) for i in range(3)},

@@ -1,1 +1,1 @@
-"""What DyHead and each of its parts gain: `python -m benchmarks.study`."""
+"""Gain of DyHead and of each of its parts: `python -m benchmarks.study`."""

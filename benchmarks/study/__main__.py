@@ -21,12 +21,12 @@ app = runner.command()
 @app.command()
 def main(
     only: Annotated[
-        str, typer.Option(help=f"Tables, of {', '.join(TABLES)}.  [all]", show_default=False)
+        str, typer.Option(help=f"Tables among {', '.join(TABLES)}.  [all]", show_default=False)
     ] = ALL_TABLES,
     detectors: Annotated[
         str,
         typer.Option(
-            help=f"Those of the table of detectors, of {', '.join(DETECTORS)}.  [all]",
+            help=f"Detectors of the first table, among {', '.join(DETECTORS)}.  [all]",
             show_default=False,
         ),
     ] = ALL_DETECTORS,
@@ -37,31 +37,31 @@ def main(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="File that all backbones start from, so that trainings of several machines can be "
-            "compared.  [pretrained here]",
+            help="Initial backbone weights, to make trainings on several machines comparable.  "
+            "[pretrained here]",
         ),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Train nothing: list what is left, with its hours.")
+        bool, typer.Option("--plan", help="Only list remaining trainings and their hours.")
     ] = False,
     only_report: runner.OnlyReport = False,
     page: Annotated[
         Path | None,
         typer.Option(
-            help="Markdown file whose part between `<!-- study -->` and `<!-- end of study -->` "
-            "the report becomes, too, with a plot (.png) beside it."
+            help="Markdown file that gets the report between `<!-- study -->` and "
+            "`<!-- end of study -->`, with a plot (.png) next to it."
         ),
     ] = None,
     results: runner.Results = None,
 ) -> None:
-    """Measure what DyHead gains over each detector, and what each of its parts adds.
+    """Measure the gain of DyHead in each detector, and of each of its parts.
 
-    Draws shapes that are hard to tell apart, lets a backbone learn to classify them, trains every
-    configuration from there with the same seeds, steps and images, and evaluates each on images
-    held out. The report has means, differences by seed, and their 95 % intervals.
+    Draws shapes that are hard to distinguish and pretrains a backbone to classify them. Trains
+    every configuration from there with the same seeds, steps and images, and evaluates it on
+    held-out images. The report has means, paired differences, and their 95 % intervals.
 
-    Every finished training is a line of `benchmarks/study.jsonl`: after an interruption, the same
-    command goes on, and more seeds or other tables only train what is missing.
+    Each finished training adds a line to `benchmarks/study.jsonl`. To continue after an
+    interruption, repeat the command. With more seeds or tables, only missing trainings run.
 
     **Examples**
 
@@ -95,7 +95,7 @@ def main(
 
 
 def _backbone(weights, plan):
-    """What the trainings start from; nothing is drawn or trained for a plan."""
+    """Returns the backbone that trainings start from; a plan draws and trains nothing."""
     if not plan:
         images.draw(Trial())
     if weights is not None:

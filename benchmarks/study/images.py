@@ -1,4 +1,4 @@
-"""What all trainings of the study share: drawn images, and a backbone that has seen them."""
+"""The drawn images and the pretrained backbone that all trainings of the study share."""
 
 import hashlib
 import json
@@ -10,27 +10,27 @@ from benchmarks.runner import RUNS
 from benchmarks.study.plan import Trial
 
 PRETRAINING = 2400
-"""Steps that the backbone learns to classify cut-out shapes for."""
+"""Steps of pretraining the backbone to classify cropped shapes."""
 
-_IMAGES, _OBJECTS = 16, 64  # read at a time, learned from at a time
-_CONTEXT = 1.3  # side of what is cut out, in longer sides of the box
+_IMAGES, _OBJECTS = 16, 64  # images read at a time, objects per training step
+_CONTEXT = 1.3  # side of a crop, relative to the longer side of the box
 
 
 def folder_of(trial: Trial) -> Path:
-    """Returns the folder with the drawn sets `train` and `held_out` of a trial."""
+    """Returns the folder with the drawn data sets `train` and `held_out` of a trial."""
     return RUNS / "study" / f"{trial.images}+{trial.held_out}-{trial.image_size}px"
 
 
 def weights_of(backbone: str) -> Path:
-    """Returns the file with the weights of a backbone, by its SHA-256."""
+    """Returns the weights file of a backbone, given by its SHA-256."""
     return RUNS / "study" / f"{backbone}.weights.h5"
 
 
 def hard_shapes(image_size: int) -> dict:
-    """Returns the arguments with which `draw_shapes` draws what is hard to tell apart.
+    """Returns arguments of `draw_shapes` for shapes that are hard to distinguish.
 
-    Sizes over a range of one to eight, narrower than long in any direction, hues that tell nothing
-    of the class, overlaps, and outlines that are no objects.
+    Sizes vary by a factor of eight. Shapes are stretched, overlap, and have hues unrelated to their
+    class. Outlines are distractors.
     """
     return {
         "image_size": image_size,
@@ -45,7 +45,7 @@ def hard_shapes(image_size: int) -> dict:
 
 
 def draw(trial: Trial) -> None:
-    """Draws the images of a trial, hard shapes, unless they are there."""
+    """Draws the images of a trial unless they exist."""
     from keras_dyhead.coco.shapes import draw_shapes
 
     folder = folder_of(trial)
@@ -60,7 +60,7 @@ def draw(trial: Trial) -> None:
 
 
 def keep_backbone(weights: Path) -> str:
-    """Copies the weights of a backbone to where trainings find them; returns their SHA-256."""
+    """Copies backbone weights to `weights_of` and returns their SHA-256."""
     backbone = hashlib.sha256(weights.read_bytes()).hexdigest()
     weights_of(backbone).parent.mkdir(parents=True, exist_ok=True)
     if not weights_of(backbone).exists():
@@ -69,16 +69,16 @@ def keep_backbone(weights: Path) -> str:
 
 
 def known_backbone(trial: Trial) -> str:
-    """Returns the SHA-256 of the backbone that was pretrained here, empty if none was."""
+    """Returns the SHA-256 of the backbone pretrained here, or an empty string."""
     record = _record(trial)
     return json.loads(record.read_text())["sha256"] if record.exists() else ""
 
 
 def pretrained_backbone(trial: Trial) -> str:
-    """Pretrains a backbone unless one was; returns its SHA-256.
+    """Returns the SHA-256 of the pretrained backbone, pretraining it if needed.
 
     Raises:
-        RuntimeError: If the process that pretrains fails.
+        RuntimeError: If pretraining fails.
     """
     if not _record(trial).exists():
         spawn = multiprocessing.get_context("spawn")
@@ -91,7 +91,7 @@ def pretrained_backbone(trial: Trial) -> str:
 
 
 def pretrain(trial: Trial, steps: int = PRETRAINING) -> None:
-    """Trains the backbone to classify objects of the training images, cut out."""
+    """Trains the backbone to classify objects cropped from the training images."""
     import keras
     import tensorflow as tf
 
@@ -144,7 +144,7 @@ def _record(trial):
 
 
 def _cut_out(images, targets, side):
-    """The objects of a batch of images, each enlarged or reduced to a square, and their labels."""
+    """Crops the objects of a batch of images to squares of one size; returns them and labels."""
     import tensorflow as tf
 
     present = tf.where(targets["labels"] >= 0)

@@ -1,4 +1,4 @@
-"""What the study trains and compares."""
+"""Trainings and comparisons of the study."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -17,34 +17,34 @@ TABLES = {
 """Titles of the tables, by name."""
 
 ROUNDS = 10
-"""Equal parts of a training, whose mean losses are recorded."""
+"""Number of equal parts of a training whose mean losses are recorded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training: all that distinguishes it from another.
+    """Everything that distinguishes a training from others.
 
     Args:
         detector: One of `DETECTORS`.
-        num_blocks: DyHead blocks, 0 for none.
-        attentions: Those of `ATTENTIONS` that the blocks have.
+        num_blocks: Number of DyHead blocks, 0 for none.
+        attentions: Attentions of the blocks, among `ATTENTIONS`.
         alignment: `"paper"` or `"published"`, see `DyHeadNeck`.
         start: `"identity"` or `"released"`, see `DyHeadNeck`.
         arrangement: `"released"` or `"paper"`, see `FasterRCNN`.
-        head_layers: Layers between the neck and the predictions. Defaults to `None`: as many as
-            `keras-dyhead train` has, one in RetinaNet, two in Faster R-CNN, none in the others.
+        head_layers: Layers between the neck and the predictions. Defaults to `None`, as in
+            `keras-dyhead train`: one in RetinaNet, two in Faster R-CNN, none in the others.
         seed: Seed of weights and order.
-        backbone: SHA-256 of the file that the backbone starts from. Empty: random weights.
+        backbone: SHA-256 of the initial backbone weights. Empty: random weights.
         steps: Optimizer steps, a multiple of `ROUNDS`.
         learning_rate: Peak of the schedule.
         batch_size: Images per step.
         channels: Channels of pyramid, neck and head, a multiple of 16.
-        images: Drawn images to train on.
-        held_out: Drawn images to evaluate on.
+        images: Number of drawn training images.
+        held_out: Number of drawn evaluation images.
         image_size: Height and width of the images in pixels.
 
     Raises:
-        ValueError: If the detector, an attention or the number of steps is impossible.
+        ValueError: If the detector, an attention or the number of steps is invalid.
     """
 
     detector: str = "atss"
@@ -76,7 +76,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A row of a table: a training of any seed, and the one it is compared with, or `None`."""
+    """A table row: a training with any seed, and its baseline or `None`."""
 
     label: str
     trial: Trial
@@ -86,14 +86,14 @@ class Comparison:
 def plan_tables(
     only: Iterable[str] = TABLES, detectors: Sequence[str] = DETECTORS
 ) -> dict[str, list[Comparison]]:
-    """Lists what the study compares, by name of the table.
+    """Returns the comparisons of the study by table.
 
     Args:
-        only: Names of the tables wanted, of `TABLES`. Defaults to all.
-        detectors: Those of the table of detectors. Defaults to all.
+        only: Names of tables, among `TABLES`. Defaults to all.
+        detectors: Detectors of the table `"detectors"`. Defaults to all.
 
     Raises:
-        ValueError: If there is no such table or detector.
+        ValueError: If a table or detector is unknown.
 
     Example:
 
@@ -115,12 +115,12 @@ def plan_tables(
 
 
 def trials_of(tables: dict[str, list[Comparison]], seeds: int, backbone: str = "") -> list[Trial]:
-    """Returns every training of the tables once, in the order to run them in: seed by seed.
+    """Returns every training of the tables once, seed by seed.
 
     Args:
         tables: As `plan_tables` returns them.
-        seeds: How many seeds each row is to have.
-        backbone: SHA-256 of the file that all backbones start from.
+        seeds: Number of seeds per row.
+        backbone: SHA-256 of the initial backbone weights.
     """
     planned = dict.fromkeys(row.trial for rows in tables.values() for row in rows)
     return [replace(t, seed=seed, backbone=backbone) for seed in range(seeds) for t in planned]
@@ -153,7 +153,7 @@ def _blocks():
 
 
 def _attentions(depth):
-    """None first: the same convolutions on a regular grid, averaged over levels, with a ReLU."""
+    """The baseline has no attention: regular convolutions, the mean over levels, and a ReLU."""
     none = Trial(num_blocks=depth, attentions=())
     yield Comparison(f"atss, {depth} blocks, no attention", none)
     for chosen in (

@@ -1,4 +1,4 @@
-"""What the study found: Markdown tables with intervals, and a plot."""
+"""Results of the study: Markdown tables with intervals, and a plot."""
 
 import dataclasses
 import textwrap
@@ -17,10 +17,7 @@ _EXPLANATION = (
 
 
 def rows_of(table: Sequence[Comparison], found: Found) -> list[Row]:
-    """Returns the rows of a table that have finished trainings.
-
-    Trainings are paired by seed and backbone.
-    """
+    """Returns the rows with finished trainings, paired by seed and backbone."""
     lines = {}
     for trial, line in found.items():
         anyone = dataclasses.replace(trial, seed=0, backbone="")
@@ -38,12 +35,12 @@ def rows_of(table: Sequence[Comparison], found: Found) -> list[Row]:
 
 
 def write_report(tables: Tables, found: Found, plot: str | None = None) -> str:
-    """Writes the tables as Markdown.
+    """Returns the tables as Markdown.
 
     Args:
         tables: As `plan_tables` returns them.
         found: As `runner.read` returns it.
-        plot: Path of the plot, as the text is to link it. Defaults to `None`, no picture.
+        plot: Path of the plot in the text. Defaults to `None`, no plot.
 
     Raises:
         ValueError: If no training of the tables is finished.
@@ -76,10 +73,10 @@ def write_report(tables: Tables, found: Found, plot: str | None = None) -> str:
 
 
 def plot_report(tables: Tables, found: Found):
-    """Draws the AP of every row: mean and 95 % interval, each seed as a stroke.
+    """Plots the AP of every row: mean, 95 % interval, and a stroke per seed.
 
     Returns:
-        A matplotlib figure of its own, outside pyplot.
+        A matplotlib figure without pyplot.
     """
     from matplotlib.figure import Figure
 
@@ -105,7 +102,7 @@ def plot_report(tables: Tables, found: Found):
 
 
 def _with_rows(tables, found):
-    """The rows of every table in which anything can be compared."""
+    """Returns the rows of every table with at least one comparison."""
     rows = {name: rows_of(table, found) for name, table in tables.items()}
     return {name: r for name, r in rows.items() if any(row.difference("AP") for row in r)}
 

@@ -1,4 +1,4 @@
-"""One training of the study, with its evaluation."""
+"""One training of the study and its evaluation."""
 
 import itertools
 import math
@@ -10,12 +10,12 @@ from benchmarks.study.plan import ATTENTIONS, ROUNDS, Trial
 
 
 def train(trial: Trial) -> dict:
-    """Trains a detector for a number of steps and evaluates it on the held-out images.
+    """Trains a detector and evaluates it on the held-out images.
 
     Returns:
         `"figures"`, the twelve COCO figures; `"losses"`, the mean loss of each tenth of the
-        training, `None` where it is not finite; `"parameters"`; `"seconds_per_step"`, the median
-        of the tenths but the first.
+        training, `None` if not finite; `"parameters"`; `"seconds_per_step"`, the median of all
+        tenths except the first.
     """
     import keras
 
@@ -65,13 +65,13 @@ def train(trial: Trial) -> dict:
 
 
 def training_settings(trial: Trial):
-    """Says what is trained in the terms of `keras-dyhead train`."""
+    """Returns the settings of `keras-dyhead train` for a trial."""
     from keras_dyhead.training import TrainingSettings
 
     folder = folder_of(trial)
     attentions = set(trial.attentions)
     if trial.arrangement == "paper":
-        attentions.discard("task")  # which comes after the regions are read
+        attentions.discard("task")  # runs after RoI pooling
     return TrainingSettings(
         images=folder / "train" / "images",
         annotations=folder / "train" / "instances.json",
@@ -95,7 +95,7 @@ def training_settings(trial: Trial):
 
 
 def build(trial: Trial, settings, class_names, preprocessor):
-    """Builds the compiled detector of a trial; what settings cannot say goes into its config."""
+    """Builds and compiles the detector of a trial."""
     import keras
 
     from keras_dyhead.training.model import build_model
