@@ -1,32 +1,32 @@
-# Each target works alone on a fresh machine with Python (3.10 to 3.13) and make.
-# Of 20 000 installed files Python compiles those it needs when it first reads them.
+# Each target works by itself on a fresh machine with Python (3.10 to 3.13) and make.
+# pip does not compile the 20 000 installed files; Python compiles the needed ones on first import.
 PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
 export TF_CPP_MIN_LOG_LEVEL ?= 2
-# What runs on JAX and PyTorch, too, each in its own process.
+# Tests that also run on JAX and PyTorch, in separate processes.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py \
 	$(wildcard tests/*/test_every_backend.py)
-# What changes most often, and everything else is made of.
+# The core: it changes most often, and everything else depends on it.
 CORE = tests/test_rooms.py tests/ops tests/layers tests/detectors
-# What takes longest of that: `make test` runs it.
+# The slowest tests of the core: only `make test` runs them.
 LONG_IN_CORE = tests/detectors/test_replicas.py $(wildcard tests/detectors/test_saved_*.py) \
 	tests/layers/test_determinism.py tests/layers/test_shared_trace.py
-# What JAX compiles for minutes, and what shows less of it than the others do: `test-slow` runs it.
+# Tests that JAX compiles for minutes: only `make test-slow` runs them.
 LONG_ON_JAX = $(addprefix tests/layers/test_,block_trace.py determinism.py dyhead_neck.py shared_trace.py start.py)
-# What compiles whole detectors runs by itself: TensorFlow keeps what it compiled until a process ends.
+# Tests that compile whole detectors run separately: TensorFlow frees compiled code only at exit.
 WHOLE_DETECTORS = tests/detectors tests/export tests/integrations
 
 .PHONY: help demo check test test-slow docs notebooks bench clean
 
 help:
 	@echo "make demo       train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
-	@echo "make check      lint, and test operations and layers (3 minutes on two cores)"
-	@echo "make test       lint and test"
-	@echo "make test-slow  the tests that take minutes each"
-	@echo "make docs       build the documentation into site/, every warning an error"
-	@echo "make notebooks  run the notebooks and keep their outputs (minutes each on two cores)"
-	@echo "make bench      time the sampler and the tower against torchvision (own environment, large download)"
+	@echo "make check      lint, and test operations, layers and detectors (3 minutes on two cores)"
+	@echo "make test       lint, build the documentation, and test (12 minutes)"
+	@echo "make test-slow  run the tests that take minutes each"
+	@echo "make docs       build the documentation into site/ and fail on warnings"
+	@echo "make notebooks  run the notebooks and save their outputs (minutes each on two cores)"
+	@echo "make bench      compare sampler and tower with torchvision (separate environment, large download)"
 	@echo "make clean      remove environments and build products"
 
 $(VENV)/installed: setup.cfg pyproject.toml
@@ -49,7 +49,7 @@ check: $(VENV)/installed
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/python -m pytest --numprocesses 2 --dist worksteal $(CORE) $(LONG_IN_CORE:%=--ignore=%)
 
-# The tests of a file stay together, as they share what takes long to make; files that take long come first.
+# Tests of a file stay in one process because they share slow setup. Slow folders come first.
 test: docs
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
@@ -58,7 +58,7 @@ test: docs
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND) $(LONG_ON_JAX:%=--ignore=%)
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 
-# JAX compiles with all its optimizations here, as it does for users.
+# Here JAX compiles with all optimizations, as for users.
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(VENV)/bin/python -m pytest -m 'slow or not slow' $(ON_EVERY_BACKEND)
@@ -67,7 +67,7 @@ test-slow: $(VENV)/installed
 docs: $(VENV)/installed
 	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict
 
-# Outputs keep no times of day, which would be new each time; what TensorFlow's C++ code logs goes to the console.
+# No timing metadata, which would change with every run. TensorFlow's C++ logs go to the console.
 notebooks: $(VENV)/installed
 	rm -rf notebooks/runs
 	JUPYTER_PREFER_ENV_PATH=1 $(VENV)/bin/python -m nbconvert --to notebook --execute --inplace \
