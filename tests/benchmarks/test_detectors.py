@@ -1,4 +1,4 @@
-"""Costs of detectors: counts equal hand-derived formulas and TensorFlow's own counter."""
+"""Costs of detectors: counts equal hand-derived formulas and TensorFlow's counter."""
 
 import json
 
@@ -34,7 +34,7 @@ def test_a_dyhead_block_has_the_products_of_the_formulas(alignment):
     high = sum(pixels[:-1] if alignment == "paper" else pixels[1:]) * 9 * c * c
     resizes = sum(resize_cost(coarse, fine, c) for fine, coarse in pairs)
     means = 0 if alignment == "paper" else sum(pixels[1:]) * c
-    gates = 7 * c  # a number for each of the 2 + 3 + 2 maps
+    gates = 7 * c  # one number for each of the 2 + 3 + 2 maps
     task = len(SIZES) * (c * c // 4 + c // 4 * 4 * c)
 
     block = DyHeadBlock(c, alignment)
@@ -46,7 +46,7 @@ def test_a_dyhead_block_has_the_products_of_the_formulas(alignment):
 
 
 def test_convolutions_and_products_are_counted_as_tensorflow_does():
-    """Its counter takes multiplication and addition for two."""
+    """TensorFlow counts a multiplication and an addition as two."""
     inputs = keras.Input((40, 56, 3))
     maps = ResNetBackbone(18, base_channels=8, image_shape=(40, 56, 3))(inputs)["P5"]
     model = keras.Model(inputs, keras.layers.Dense(7)(keras.layers.Flatten()(maps)))
@@ -63,7 +63,7 @@ def test_convolutions_and_products_are_counted_as_tensorflow_does():
 
 
 def test_the_count_of_resnet_is_the_published_one():
-    """torchvision states 1.814 GFLOPs for ResNet-18 at 224x224, its classifier included."""
+    """torchvision states 1.814 GFLOPs for ResNet-18 at 224x224, including the classifier."""
     count, _ = count_multiply_adds(ResNetBackbone(18, image_shape=(224, 224, 3)), (224, 224))
     assert round((count + 512 * 1000) / 1e9, 3) == 1.814
 
@@ -87,7 +87,7 @@ def test_sums_over_indices_and_transposed_products_are_counted(equation, shapes,
     assert product[0] == expected
 
 
-def test_what_cannot_be_counted_is_named():
+def test_uncounted_operations_are_named():
     def loops(images):
         return tf.while_loop(lambda x: x[0, 0] < 9, lambda x: (x @ x,), (tf.ones((4, 4)),))
 
@@ -108,7 +108,7 @@ def test_what_cannot_be_counted_is_named():
         for name in DETECTORS
     ],
 )
-def test_no_product_of_a_detector_escapes_the_count(name):
+def test_every_product_of_a_detector_is_counted(name):
     """Nor of what comes after the raw outputs, as the second stage of Faster R-CNN.
 
     The interpolation of RoIAlign, whose size depends on the regions, is reported as uncounted.
@@ -144,7 +144,7 @@ def test_every_block_adds_the_same():
 
 @pytest.fixture
 def workload(monkeypatch):
-    """Small images and a backbone to match."""
+    """Small images and a small backbone."""
     monkeypatch.setitem(BACKBONES, "tiny", (ResNetBackbone, {"depth": 18, "base_channels": 8}))
     return Workload(64, 96, "tiny", batch=2, channels=16, num_classes=3)
 
@@ -171,7 +171,7 @@ SECONDS = {"torchvision": 0.8, "without, as torchvision": 0.4, "0": 0.2, "6": 0.
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Replaces the processes by figures; every further round is twice as slow."""
+    """Replaces the processes by fixed figures; every round is twice as slow as the last."""
 
     class Measurement:
         def __init__(self, workload, implementation, repeats, options):
@@ -213,7 +213,7 @@ def test_a_table_compares_with_torchvision_and_without_dyhead(measured):
     ]
 
 
-def test_the_program_fills_its_place_on_a_page(measured, tmp_path):
+def test_the_program_fills_its_section_of_a_page(measured, tmp_path):
     page, out = tmp_path / "detectors.md", tmp_path / "costs.json"
     page.write_text("before\n<!-- costs -->\nold\n<!-- end of costs -->\nafter\n")
     arguments = ["--detectors", "atss", "--blocks", "6", "--page", page, "--out", out]
@@ -224,8 +224,8 @@ def test_the_program_fills_its_place_on_a_page(measured, tmp_path):
     assert page.read_text() == f"before\n<!-- costs -->\n{table}<!-- end of costs -->\nafter\n"
 
 
-def test_an_interrupted_comparison_goes_on(measured, tmp_path, monkeypatch):
-    """Detectors that are measured are not measured again."""
+def test_an_interrupted_comparison_continues(measured, tmp_path, monkeypatch):
+    """Measured detectors are not measured again."""
     lines, told = tmp_path / "costs.jsonl", []
     comparison.compare(Workload(), ["atss"], [6], unfinished=lines)
     report = comparison.compare(Workload(), ["atss", "fcos"], [6], 5, True, lines, told.append)

@@ -1,4 +1,4 @@
-"""Intervals are Student's, and differences are those of equal seeds."""
+"""Intervals follow Student's t distribution; differences are paired by seed."""
 
 import math
 
@@ -8,8 +8,8 @@ import pytest
 from benchmarks.intervals import _QUANTILES, Estimate, paired_difference, t_interval
 
 
-def test_the_quantiles_leave_a_fortieth_of_students_distribution_above_them():
-    """Against the distribution's density, integrated numerically."""
+def test_quantiles_are_those_of_students_distribution():
+    """Compares with the numerically integrated density."""
     for freedom, quantile in enumerate(_QUANTILES, start=1):
         x = np.linspace(0, quantile, 200_001)
         log_scale = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
@@ -27,7 +27,7 @@ def test_the_interval_is_the_one_in_the_textbook():
     assert t_interval([4]) == Estimate(4, None)
 
 
-def test_what_a_seed_does_to_both_drops_out_of_the_difference():
+def test_effects_of_a_seed_on_both_cancel_out():
     baseline = {0: 10.0, 1: 90.0, 2: 50.0, 3: 7.0}
     estimate = paired_difference({2: 52.0, 0: 13.0, 1: 91.0, 4: 0.0}, baseline)
     assert estimate.mean == 2.0

@@ -1,4 +1,4 @@
-"""The recipe, the compositions and the photographs: what is trained, and what is reported."""
+"""Trainings and reports of the recipe, the compositions and the photographs."""
 
 import json
 
@@ -16,7 +16,7 @@ def figures(ap):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Replaces the trainings; holds those that were asked for."""
+    """Replaces the trainings and records the requested ones."""
     found = []
 
     def run(trials, *_, **__):
@@ -53,7 +53,7 @@ def test_help_shows_examples(program):
     assert all(part in text for part in ("Examples", "--report", f"python -m benchmarks.{name}"))
 
 
-def test_every_program_asks_for_all_its_trainings(asked, annotations, tmp_path):
+def test_every_program_requests_all_its_trainings(asked, annotations, tmp_path):
     none = ("--results", tmp_path / "none.jsonl")
     assert invoke(recipe, *none).exit_code == 1  # one failed
     assert [(t.num_blocks, t.seed) for t in asked[:3]] == [(0, 0), (6, 0), (0, 1)]
@@ -82,7 +82,7 @@ def test_the_folds_of_photographs_are_a_partition(annotations):
     assert sorted(held_out) == list(range(1, 8))
 
 
-def test_reports_compare_with_the_same_without_dyhead():
+def test_reports_compare_with_the_baseline_without_dyhead():
     found = {}
     for seed in (0, 1):
         for depth in (0, 2):
@@ -107,7 +107,7 @@ def test_reports_compare_with_the_same_without_dyhead():
         for fold in range(3)
         for seed in (0, 1)
     }
-    del found[photographs.Trial("sha", 1, 2, 1)]  # a seed counts when all its folds are there
+    del found[photographs.Trial("sha", 1, 2, 1)]  # a seed counts only with all its folds
     lines = photographs.report(found).splitlines()
     assert lines[-2].startswith("| without DyHead | 2 | 10.0 ± 0.0 | |")
     assert lines[-1].startswith("| 1 block | 1 | 20.0 | +10.0 |")

@@ -1,4 +1,4 @@
-"""A runner trains what its file lacks, and each finished training is one line."""
+"""A runner trains what its file lacks and writes one line per finished training."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from benchmarks import runner
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """One that `train` knows."""
+    """A trial for `train`."""
 
     blocks: int = 0
     seed: int = 0
@@ -23,7 +23,7 @@ def train(trial):
     return {"figures": {"AP": trial.blocks / 10}, "threads": os.environ["TF_NUM_INTRAOP_THREADS"]}
 
 
-def test_only_what_the_file_lacks_is_trained_and_failures_are_told(tmp_path, capfd):
+def test_only_missing_trainings_run_and_failures_are_reported(tmp_path, capfd):
     results, told = tmp_path / "runs" / "results.jsonl", []
     trials = [Trial(1), Trial(9), Trial(2)]
     runner.append(results, Trial(2), {"figures": {"AP": 0.2}})
@@ -43,7 +43,7 @@ def test_only_what_the_file_lacks_is_trained_and_failures_are_told(tmp_path, cap
 
 
 def test_lines_written_by_hand_count_too(tmp_path):
-    """Without fields that are as by default, without a line break at the end."""
+    """Without fields that have their defaults, and without a final newline."""
     results = tmp_path / "results.jsonl"
     results.write_text('\n{"blocks": 2, "variant": "x", "figures": {}}')
     runner.append(results, Trial(3), {"figures": {}})
@@ -54,7 +54,7 @@ def test_lines_written_by_hand_count_too(tmp_path):
 
 
 @pytest.mark.parametrize("line", ["{", "[1]", '{"blocks": {}, "figures": {}}'])
-def test_a_line_that_makes_no_trial_is_named(line, tmp_path):
+def test_an_invalid_line_is_named(line, tmp_path):
     results = tmp_path / "results.jsonl"
     results.write_text(f'{{"blocks": 2}}\n{line}\n')
     with pytest.raises(ValueError, match=r"results\.jsonl, line 2"):
@@ -80,5 +80,5 @@ def append_many(results, seed):
         runner.append(results, Trial(blocks, seed), {"losses": [0.123456789] * 500})
 
 
-def test_a_trial_is_described_by_what_is_not_as_by_default():
+def test_a_trial_is_described_by_its_changed_fields():
     assert runner.describe(Trial(2)) == "blocks=2"

@@ -1,4 +1,4 @@
-"""The benchmark of the sampler measures what it says, and compares only what computes the same."""
+"""The sampler benchmark measures what it says and compares only equal computations."""
 
 import contextlib
 import json
@@ -26,7 +26,7 @@ ROW = {
 
 
 class Measured(contextlib.nullcontext):
-    """What a `Measurement` looks like to those who take it."""
+    """A stand-in for `Measurement`."""
 
     def __init__(self, take):
         super().__init__(self)
@@ -35,7 +35,7 @@ class Measured(contextlib.nullcontext):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Replaces the measurement by one that returns the row of its implementation."""
+    """Replaces the measurement by the fixed row of its implementation."""
     rows = {}
 
     def measurement(workload, implementation, **_):
@@ -46,7 +46,7 @@ def measured(monkeypatch):
 
 
 @pytest.mark.slow
-def test_one_implementation_runs_in_a_process_of_its_own():
+def test_an_implementation_runs_in_a_separate_process():
     workload = Workload(64, 48, blocks=1, channels=16)
     found = []
     for form in ("gather", None):
@@ -91,8 +91,8 @@ def test_implementations_that_compute_something_else_are_named(measured, figure,
     assert f"Missing or wrong: {missing[0]}" in comparison.markdown(report)
 
 
-def test_half_precision_and_sizes_are_compared_with_their_like(measured):
-    """The peer is measured in float32 alone; a size has a table of its own."""
+def test_rows_are_compared_within_a_dtype_and_size(measured):
+    """The peer is measured only in float32; each size has its own table."""
     workloads = [Workload(64, side, dtype=d) for side in (64, 96) for d in ("float32", "bfloat16")]
     table = comparison.markdown(comparison.compare(workloads, ("jax", "torch"), parts=("op",)))
     first, second = table.split("Operation: ")[1:]
@@ -103,7 +103,7 @@ def test_half_precision_and_sizes_are_compared_with_their_like(measured):
         assert "op: keras_dyhead, jax, bfloat16" in rows
 
 
-def test_what_fails_or_takes_too_long_is_left_for_another_time(monkeypatch, tmp_path):
+def test_failed_and_slow_rows_are_left_for_the_next_run(monkeypatch, tmp_path):
     lines, calls = tmp_path / "rows.jsonl", []
 
     def measurement(workload, implementation, backend, **_):
@@ -146,8 +146,8 @@ def test_every_backend_is_measured_and_computes_the_same(backend, dtype):
     assert report["missing"] == [] and len(report["results"]) == 4 * len(workloads)
 
 
-def test_the_exponent_of_a_power_law_is_found_and_drawn_whatever_the_machine_does(monkeypatch):
-    """Sizes are measured in turn: a machine that becomes slower does so for all of them."""
+def test_the_exponent_is_found_and_plotted_on_a_machine_that_slows_down(monkeypatch):
+    """Sizes are measured in turn, so a slowdown affects all of them."""
     calls = []
 
     def measurement(w, *_, **__):
@@ -176,12 +176,12 @@ def test_the_exponent_of_a_power_law_is_found_and_drawn_whatever_the_machine_doe
         ("--backend", "mxnet"),
     ],
 )
-def test_impossible_workloads_are_refused(arguments):
+def test_invalid_workloads_are_rejected(arguments):
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 2 and arguments[1] in result.output
 
 
-def test_a_gpu_that_is_not_there_is_missed_at_once(monkeypatch):
+def test_a_missing_gpu_is_reported_at_once(monkeypatch):
     monkeypatch.setenv("PATH", "")
     result = CliRunner().invoke(app, ["--gpu"])
     assert result.exit_code == 2 and "nvidia-smi finds no GPU" in result.output

@@ -1,4 +1,4 @@
-"""The comparison on a GPU: what is drawn and evaluated, and a run in small on CPUs."""
+"""The comparison on a GPU: drawing, evaluation, and a tiny run on CPUs."""
 
 import json
 
@@ -15,7 +15,7 @@ TINY = {"image_size": 64, "images": 4, "held_out": 3}
 
 @pytest.fixture
 def drawn(monkeypatch, tmp_path):
-    """A folder in which the images of tiny trials lie."""
+    """A folder with the images of tiny trials."""
     monkeypatch.setattr(short_training, "DATA", tmp_path)
     trial = Trial(**TINY)
     for path, count in zip(short_training.files_of(trial), (4, 3), strict=True):
@@ -23,7 +23,7 @@ def drawn(monkeypatch, tmp_path):
     return tmp_path
 
 
-def test_boxes_as_drawn_are_found_and_flipped_with_their_images(drawn):
+def test_drawn_boxes_are_evaluated_and_flipped_with_their_images(drawn):
     _, path = short_training.files_of(Trial(**TINY))
     arrays = dict(np.load(path))
     found = arrays | {
@@ -40,7 +40,7 @@ def test_boxes_as_drawn_are_found_and_flipped_with_their_images(drawn):
         assert np.array_equal(back, arrays[before])
 
 
-def test_all_train_for_as_many_steps_as_the_deepest(monkeypatch, tmp_path):
+def test_all_train_for_the_same_number_of_steps(monkeypatch, tmp_path):
     asked = []
 
     class Pool:
@@ -75,16 +75,16 @@ def test_all_train_for_as_many_steps_as_the_deepest(monkeypatch, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_a_detector_trains_in_small(drawn, backend):
+def test_a_tiny_detector_trains(drawn, backend):
     sizes = {"backbone": "resnet18", "channels": 16, "batch_size": 2, "minutes": 0.001}
     (line,) = short_training.run([Trial(1, backend, **TINY, **sizes)], None)
-    assert line["steps"] == 20  # ten that compile, ten that take longer than the time
+    assert line["steps"] == 20  # ten that compile, ten that exceed the time
     assert set(line["figures"]) > {"AP", "AR100"} and line["images_per_second"] > 0
     assert len(line["losses"]) == 2 and np.isfinite(line["losses"]).all()
     assert json.loads(json.dumps(line)) and line["peak_mib"] > 0
 
 
-def test_nothing_is_carried_that_jax_and_pytorch_bring():
+def test_requirements_of_jax_and_pytorch_are_left_out():
     needed = wheels.needed("3.12")
     assert {"keras", "optree", "h5py", "pycocotools", "typer"} <= set(needed)
     assert not {"tensorflow", "torch", "jax", "jaxlib", "numpy", "ml-dtypes"} & set(needed)

@@ -1,4 +1,4 @@
-"""The study plans what it says, and reports what its lines hold."""
+"""Plans and reports of the study."""
 
 import dataclasses
 
@@ -23,7 +23,7 @@ def invoke(*arguments):
 
 @pytest.fixture
 def results(tmp_path):
-    """ATSS gains 10.0, 10.5 and 11.0 by two blocks; the last seed diverged, from another start."""
+    """Two blocks add 10.0, 10.5 and 11.0 to ATSS; the last seed diverged, on another backbone."""
     path = tmp_path / "study.jsonl"
     for seed in range(3):
         backbone = "another" if seed == 2 else "one"
@@ -37,7 +37,7 @@ def results(tmp_path):
     return path
 
 
-def test_every_row_is_compared_with_one_of_its_table_that_differs_in_one_thing():
+def test_every_row_differs_from_its_baseline_in_one_setting():
     for rows in plan_tables().values():
         trials = {row.trial for row in rows}
         for row in rows:
@@ -68,7 +68,7 @@ def test_every_training_is_planned_once_seed_by_seed():
         ({"steps": 15}, "15"),
     ],
 )
-def test_impossible_trials_are_refused(arguments, named):
+def test_invalid_trials_are_rejected(arguments, named):
     with pytest.raises(ValueError, match=named):
         Trial(**arguments)
 
@@ -115,7 +115,7 @@ def test_the_command_trains_what_is_missing_and_fills_the_page(results, tmp_path
     assert invoke(*form, "--backbone-weights", weights, "--page", page).exit_code == 1  # one failed
     assert len(asked) == 6 and len({trial.backbone for trial in asked}) == 1
     assert images.weights_of(asked[0].backbone).read_bytes() == b"weights"
-    assert "| atss, 2 blocks | 3 |" in page.read_text()  # the third seed is not asked for
+    assert "| atss, 2 blocks | 3 |" in page.read_text()  # the third seed is not requested
     assert (tmp_path / "page.png").stat().st_size > 1000
     planned = invoke(*form, "--plan")
     assert planned.exit_code == 0 and "6 of 6 trainings, about" in planned.output
@@ -126,7 +126,7 @@ def test_the_command_trains_what_is_missing_and_fills_the_page(results, tmp_path
     ("options", "named"),
     [(("--detectors", "yolo"), "yolo"), (("--only", "colors"), "colors"), ((), "No training")],
 )
-def test_what_cannot_be_is_named(options, named, tmp_path):
+def test_invalid_options_are_named(options, named, tmp_path):
     result = invoke("--report", "--results", tmp_path / "none.jsonl", *options)
     assert result.exit_code == 2 and named in result.output
 

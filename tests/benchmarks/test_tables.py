@@ -1,4 +1,4 @@
-"""Tables have means and differences, and go where a page wants them."""
+"""Tables have means and differences, and replace the marked part of a page."""
 
 import pytest
 
@@ -26,7 +26,7 @@ def test_rows_have_intervals_and_differences_by_seed():
     ]
 
 
-def test_a_page_keeps_what_is_around_the_tables(tmp_path):
+def test_a_page_keeps_the_text_around_its_tables(tmp_path):
     page = tmp_path / "page.md"
     page.write_text("before\n<!-- study -->\nstale\n<!-- end of study -->\nafter\n")
     for text in ("new\n", r"| \1 |"):

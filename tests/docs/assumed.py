@@ -1,4 +1,4 @@
-"""What an example in a docstring may take for granted: names that it uses and does not define."""
+"""Names that an example in a docstring may use without defining them."""
 
 import ast
 
@@ -9,7 +9,7 @@ from keras_dyhead.coco import CocoAnnotations, load_coco
 
 
 def assumed_names(code):
-    """The names that code uses without defining them, of those that examples may use so."""
+    """Returns the values of those names that code uses without defining them."""
     names = [node for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Name)]
     defined = {name.id for name in names if isinstance(name.ctx, ast.Store)}
     used = {name.id for name in names} - defined

@@ -1,4 +1,4 @@
-"""Shell commands on pages, held against what would parse them: nothing of them is run."""
+"""Checks shell commands on pages against their parsers without running them."""
 
 import argparse
 import configparser
@@ -14,11 +14,11 @@ from keras_dyhead.cli import app
 
 
 class ParsedError(Exception):
-    """Ends an example once its arguments are read."""
+    """Stops an example after it has parsed its arguments."""
 
 
 def check_commands(code, monkeypatch):
-    """Raises an `AssertionError` for the first line that is no command this project has."""
+    """Raises an `AssertionError` for the first line that is not a command of this project."""
     for words in _lines(code):
         if not words or words[0] == "export":  # sets a variable
             continue
@@ -33,7 +33,7 @@ def check_commands(code, monkeypatch):
 
 
 def _lines(code):
-    """The words of each command; a quotation may go over several lines."""
+    """Yields the words of each command; quoted text may span several lines."""
     text = ""
     for line in code.replace("\\\n", " ").splitlines():
         text += line
@@ -46,7 +46,7 @@ def _lines(code):
 
 
 def _check_cli(words):
-    """Options and arguments are those of the command, and none that it needs is missing."""
+    """The command knows all options and arguments, and none is missing."""
     group = typer.main.get_command(app)
     if words == ["--help"] or words == ["--version"]:
         return
@@ -55,7 +55,7 @@ def _check_cli(words):
 
 
 def _check_program(words):
-    """A program of `benchmarks` with a command line of its own."""
+    """Checks the command line of a program of `benchmarks`."""
     command = typer.main.get_command(runpy.run_module(words[0])["app"])
     _check_arguments(command, f"python -m {words[0]}", words[1:])
 
@@ -87,7 +87,7 @@ def _check_pip(words):
 
 
 def _check_example(words, monkeypatch):
-    """The script itself reads its arguments, and is stopped then."""
+    """Runs the script until it has parsed its arguments."""
     parse = argparse.ArgumentParser.parse_args
 
     def parse_and_stop(parser):

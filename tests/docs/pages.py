@@ -1,4 +1,4 @@
-"""The pages of the documentation, README included, and the code blocks on them."""
+"""The pages of the documentation, including README, and their code blocks."""
 
 import dataclasses
 import re
@@ -15,10 +15,10 @@ class Block:
     """A fenced block.
 
     Args:
-        page: File it stands in.
+        page: File of the block.
         line: Number of its first line of code.
-        language: What the fence says.
-        code: Its lines, without the indent of the fence.
+        language: Language of the fence.
+        code: Lines of the block, without the indent of the fence.
         reason: Why it is not run, from a comment `<!-- not run: REASON -->` just before it, or
             `None`.
     """
@@ -34,7 +34,7 @@ class Block:
 
 
 def name_of(page):
-    """A page's path in the repository, to name tests by."""
+    """Returns the path of a page in the repository, for test names."""
     return str(page.relative_to(ROOT))
 
 

@@ -1,4 +1,4 @@
-"""What the reader of a page has: files under the names that pages use."""
+"""The files that pages use."""
 
 import gzip
 import json
@@ -15,7 +15,7 @@ from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 
 def write_files(folder):
-    """Writes four drawn images in several folders with their annotations, and a detector."""
+    """Writes a detector, and four drawn images with annotations to several folders."""
     annotations = draw_shapes(folder / "drawn", 4, 64, size_range=(16, 40), empty_fraction=0)
     for name in ("photos", "train", "val", "images"):
         shutil.copytree(folder / "drawn" / "images", folder / name)
@@ -30,28 +30,28 @@ def write_files(folder):
 
 
 def write_published_files(folder):
-    """Writes checkpoints as large as the published ones, with generated weights."""
+    """Writes checkpoints of the published sizes, with generated weights."""
     names = ROOT / "tests" / "checkpoints" / "data" / "tensor_names.json.gz"
     shapes = json.loads(gzip.decompress(names.read_bytes()))
     state = published_state(shapes["dyhead_r50_atss_fpn_1x"], stem_factor=1 / 64)
     _save(state, folder / "dyhead_r50_atss_fpn_1x.pth")
     state = published_state(shapes["atss_r50_fpn_dyhead_1x_coco"])
     _save(state, folder / "atss_r50_fpn_dyhead_4x4_1x_coco_20211219_023314-eaa620c6.pth")
-    prefix = "backbone."  # what follows is named as torchvision does
+    prefix = "backbone."  # the rest of the name is torchvision's
     backbone = {name: state[name] for name in state if name.startswith(prefix)}
     backbone = {name.removeprefix(prefix): value for name, value in backbone.items()}
     _save(backbone, folder / "resnet50-11ad3fa6.pth")
 
 
 def _save(state, path):
-    """Under its name, and where Keras keeps what it has fetched."""
+    """Saves to the folder and to its `models`, where Keras caches downloads."""
     torch.save({name: torch.tensor(value) for name, value in state.items()}, path)
     (path.parent / "models").mkdir(exist_ok=True)
     shutil.copy(path, path.parent / "models")
 
 
 def small_backbone():
-    """Images to maps, with nothing between that takes time."""
+    """A fast backbone."""
     images = x = keras.Input((None, None, 3))
     maps = {}
     for level, strides in (("P2", 4), ("P3", 2), ("P4", 2), ("P5", 2)):
@@ -60,7 +60,7 @@ def small_backbone():
 
 
 def small_model():
-    """A detector of the five shapes."""
+    """A small detector of the five shapes."""
     return ATSS(
         small_backbone(),
         num_classes=len(SHAPES),

@@ -1,4 +1,4 @@
-"""Code on the pages runs as it is printed: every block, or the page says why not."""
+"""All code on pages runs as printed, or the page says why not."""
 
 import ast
 import importlib
@@ -17,12 +17,12 @@ pytestmark = pytest.mark.tensorflow
 SHELL = ("", "bash", "sh")
 OTHER = ("json", "python", "text")
 QUICK = ("concepts", "how-to/own-detector", "index", "input", "training")
-"""Pages whose code takes seconds; that of the others runs in `make test-slow`."""
+"""Pages whose code runs in seconds; `make test-slow` runs the others."""
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """The folder with all that pages name."""
+    """A folder with all files that pages use."""
     folder = tmp_path_factory.mktemp("files")
     write_files(folder)
     return folder
@@ -50,7 +50,7 @@ def python_blocks(page):
 
 
 def test_code_uses_only_names_that_the_page_has_defined(tmp_path):
-    """Blocks that are not run, too: each page is one program."""
+    """Includes blocks that are not run; each page is one program."""
     for page in PAGES:
         name = name_of(page).replace("/", "_").replace("-", "_")
         code = "\n".join(block.code for block in python_blocks(page))
@@ -60,7 +60,7 @@ def test_code_uses_only_names_that_the_page_has_defined(tmp_path):
     assert not found.returncode, found.stdout
 
 
-def test_code_imports_what_there_is():
+def test_imported_names_exist():
     for page in PAGES:
         for block in python_blocks(page):
             for node in ast.walk(ast.parse(block.code)):
@@ -87,7 +87,7 @@ def test_python_blocks_of_a_page_run_one_after_the_other(page, files, tmp_path, 
     namespace = {"__name__": "__main__"}
     for block in python_blocks(page):
         if block.reason is None:
-            # The lines before it, empty, so that errors tell the line of the page.
+            # Empty lines before the code, so that errors have the line number of the page.
             exec(compile("\n" * (block.line - 1) + block.code, str(page), "exec"), namespace)
 
 

@@ -1,4 +1,4 @@
-"""Examples in the docstrings of public names run, and print what they say."""
+"""Examples in public docstrings run and print what they show."""
 
 import doctest
 import importlib
@@ -21,16 +21,16 @@ PACKAGES = (
         + ("training", "visualization")
     ),
 )
-"""Packages whose examples are ordinary code."""
+"""Packages with examples in code blocks."""
 DOCTESTED = (
     pytest.param("integrations.keras_cv", marks=pytest.mark.slow),
     *("checkpoints", "integrations.keras_hub", "layers", "ops"),
     *("optimizers", "recipes", "training"),
 )
-"""Packages with examples that say what they print."""
+"""Packages with doctest examples."""
 NOT_RUN = {
-    "PseudoLabels": "a model with random weights is sure of nothing; tests/inference label images",
-    "demo_training": "trains for minutes; tests of the demo do it with fewer images",
+    "PseudoLabels": "a model with random weights has no confident detections; see tests/inference",
+    "demo_training": "trains for minutes; tests of the demo use fewer images",
 }
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _DOCTEST = re.compile(r"(?m)^>>> .*(?:\n\S.*)*")
@@ -38,7 +38,7 @@ _WORDS = re.compile(r"-?\d+(?:\.\d*)?(?:e-?\d+)?|'\w+'|None|True|False")
 
 
 def objects(package):
-    """Public names of a package and what they are, with a docstring of their own."""
+    """Returns the public classes and functions of a package by name."""
     module = importlib.import_module(f"keras_dyhead.{package}")
     values = {name: getattr(module, name) for name in module.__all__}
     return {name: v for name, v in values.items() if inspect.isclass(v) or inspect.isfunction(v)}
@@ -86,7 +86,7 @@ def test_examples_print_what_they_say(package, tmp_path, monkeypatch):
 
 
 def public_names(package):
-    """What an example may take for granted: the package's public names, Keras and NumPy."""
+    """Returns the names that examples may use: public names, Keras and NumPy."""
     names = {}
     rooms = ("backbones", "checkpoints", "coco", "detectors", "export", "inference", "layers")
     for room in (*rooms, "ops", "training", package):
@@ -99,7 +99,7 @@ def public_names(package):
 
 
 class SameWords(doctest.OutputChecker):
-    """Compares numbers and names, not how a backend wraps them."""
+    """Compares numbers and names, but not how a backend prints tensors."""
 
     def check_output(self, want, got, optionflags):
         got = re.sub(r"dtype=\w+|shape=\([^)]*\)|numpy=|float32|int32", "", got)

@@ -1,4 +1,4 @@
-"""Links between pages, as the repository shows them, lead somewhere; the site's own are mkdocs'."""
+"""Links between pages work in the repository; mkdocs checks those of the site."""
 
 import re
 
@@ -10,7 +10,7 @@ _CODE = re.compile(r"^ *```.*?^ *```|`[^`\n]*`", re.DOTALL | re.MULTILINE)
 
 
 def anchors(page):
-    """Anchors of a page's headings, as GitHub and mkdocs make them, and of its API entries."""
+    """Returns the anchors of a page's headings, as on GitHub and mkdocs, and of API entries."""
     text = page.read_text("utf-8")
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.M)
     plain = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
@@ -42,13 +42,13 @@ def test_a_broken_link_is_found(tmp_path):
     assert len([line for line in broken_links(page) if "none.md" in line]) == 1
 
 
-def test_pages_name_no_place_of_the_machine_they_were_written_on():
+def test_pages_contain_no_local_paths():
     for page in PAGES:
         assert not re.search(r"(?<![\w.])/(work|tmp|root|home)/", page.read_text("utf-8")), page
 
 
 def test_lines_of_pages_end_at_100_characters():
-    """But for tables and links, which cannot be broken."""
+    """Except tables and links, which cannot be wrapped."""
     for page in [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "tests").rglob("*.md"))]:
         for number, line in enumerate(page.read_text("utf-8").splitlines(), 1):
             exempt = line.startswith(("|", "![")) or "](" in line

@@ -1,4 +1,4 @@
-"""Every script of `examples` does what its first lines say, on data a few pixels wide."""
+"""Every script of `examples` does what its first lines say, on tiny images."""
 
 import json
 import re
@@ -25,7 +25,7 @@ SIZE = (64, 64)
 
 
 def run(monkeypatch, name, *arguments):
-    """Runs a script as `python examples/NAME` does, in this process; returns its globals."""
+    """Runs a script like `python examples/NAME` in this process; returns its globals."""
     monkeypatch.setattr(sys, "argv", [name, *map(str, arguments)])
     return runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -79,7 +79,7 @@ def model():
 
 @pytest.fixture(scope="module")
 def plain():
-    """Without DyHead, which is the same to a server: tests of the export have both."""
+    """A SavedModel without DyHead, which makes no difference to a server."""
     return small_detector(num_blocks=0)
 
 
@@ -89,7 +89,7 @@ def image(data):
 
 
 @pytest.mark.slow
-def test_a_detector_is_fine_tuned_on_own_data_and_saved(model, data, tmp_path, monkeypatch):
+def test_a_detector_is_fine_tuned_on_your_data_and_saved(model, data, tmp_path, monkeypatch):
     model.save(tmp_path / "trained.keras")
     run(
         monkeypatch,
@@ -180,7 +180,7 @@ def test_a_preset_of_keras_hub_trains_with_its_own_normalization(data, tmp_path,
 
 
 @pytest.mark.slow
-def test_a_detector_of_ones_own_learns_and_is_evaluated(data, tmp_path, monkeypatch):
+def test_a_custom_detector_learns_and_is_evaluated(data, tmp_path, monkeypatch):
     keras.utils.set_random_seed(0)
     script = run(
         monkeypatch,
@@ -190,5 +190,5 @@ def test_a_detector_of_ones_own_learns_and_is_evaluated(data, tmp_path, monkeypa
     )
     history = script["model"].history.history
     assert history["loss"][-1] < 0.6 * history["loss"][0]
-    assert history["val_AP50"][-1] >= 0  # -1 where nothing is measured; 60 epochs reach 0.7
+    assert history["val_AP50"][-1] >= 0  # -1 if not measured; 60 epochs reach 0.7
     assert (tmp_path / "mine.weights.h5").exists()

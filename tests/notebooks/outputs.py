@@ -1,4 +1,4 @@
-"""What the cells of a notebook printed and drew, held against what it promises."""
+"""Compares the outputs of a notebook with what it promises."""
 
 import base64
 import io
@@ -13,7 +13,7 @@ def outputs_of(notebook):
 
 
 def text_of(notebook):
-    """All that cells print or show as text; what is printed comes in pieces."""
+    """Returns all text that cells print or show."""
     return "".join(
         output["text"]
         if output.output_type == "stream"
@@ -24,7 +24,7 @@ def text_of(notebook):
 
 
 def pictures_of(notebook):
-    """The pictures among the outputs as arrays `(H, W, 3)`."""
+    """Returns the images among the outputs as arrays `(H, W, 3)`."""
     encoded = (o["data"].get("image/png") for o in outputs_of(notebook) if "data" in o)
     return [
         np.asarray(Image.open(io.BytesIO(base64.b64decode(png))).convert("RGB"))
@@ -34,7 +34,7 @@ def pictures_of(notebook):
 
 
 def check_promises(notebook, run):
-    """Raises an `AssertionError` for a picture or a line that is not there."""
+    """Raises an `AssertionError` for a missing image or line."""
     pictures = pictures_of(notebook)
     assert len(pictures) == run.pictures, f"{len(pictures)} pictures, not {run.pictures}"
     for picture in pictures:

@@ -1,4 +1,4 @@
-"""How small each notebook runs in the tests, and what it must show however large it runs."""
+"""Small parameters of each notebook for tests, and what it must show with any parameters."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Notebooks as they are committed follow the conventions that `test_notebooks.py` lists."""
+"""Committed notebooks follow the conventions that `test_notebooks.py` lists."""
 
 import ast
 import re

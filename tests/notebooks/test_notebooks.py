@@ -58,7 +58,7 @@ def insert_parameters(notebook, parameters):
 
 
 def execute(notebook, folder):
-    """Executes a notebook in a folder, by this very interpreter."""
+    """Executes a notebook in a folder with this interpreter."""
     client = NotebookClient(
         notebook,
         kernel_name="python3",
@@ -71,7 +71,7 @@ def execute(notebook, folder):
 
 @pytest.fixture
 def clean_environment(monkeypatch, tmp_path):
-    """A kernel of this interpreter, whatever others the user has, and no settings of theirs."""
+    """A kernel of this interpreter, without the kernels and settings of the user."""
     monkeypatch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.delenv("MPLBACKEND", raising=False)
