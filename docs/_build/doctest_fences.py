@@ -1,4 +1,4 @@
-"""Shows the doctests of docstrings as code: Markdown would take `>>>` for a quotation."""
+"""Renders doctests in docstrings as code; Markdown would render `>>>` as a quote."""
 
 import re
 
@@ -8,10 +8,10 @@ _DOCTEST = re.compile(r"(?m)^(?P<indent> *)>>> .*(?:\n(?P=indent)\S.*)*")
 
 
 class DoctestFences(griffe.Extension):
-    """Puts every run of lines that begins with `>>>` between fences."""
+    """Puts fences around every block of lines that starts with `>>>`."""
 
     def on_object(self, *, obj, **kwargs):
-        """Changes the docstring of an object that has been read."""
+        """Changes the docstring of a loaded object."""
         if obj.docstring is not None:
             obj.docstring.value = _DOCTEST.sub(_fenced, obj.docstring.value)
 

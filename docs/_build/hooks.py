@@ -1,4 +1,4 @@
-"""What `mkdocs build` does beyond its plugins: formulas as MathML, and pages from elsewhere."""
+"""Hooks of `mkdocs build`: formulas as MathML, and pages from `benchmarks`."""
 
 import re
 from pathlib import Path
@@ -12,24 +12,24 @@ _FORMULA = re.compile(
 )
 _PUBLISHED = {".md", ".json", ".jsonl"}
 
-# Between name and description of what a function returns, which has no name here.
+# The dash between name and description of a return value, which has no name here.
 _DASH = re.compile(r'(<li class="doc-section-item field-body">)\s*–\s*(?=<div)')
 
 
 def on_files(files, config):
-    """Adds the tables and figures of `benchmarks`, which lies beside the folder of the docs."""
+    """Adds the tables and figures of `benchmarks`, next to the docs folder."""
     for path in sorted(p for p in (ROOT / "benchmarks").iterdir() if p.suffix in _PUBLISHED):
         files.append(File.generated(config, f"benchmarks/{path.name}", abs_src_path=str(path)))
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
-    """Lets links out of the folder of the docs, as the repository has them, lead to that page."""
+    """Rewrites links that leave the docs folder in the repository."""
     return markdown.replace("](../benchmarks/", "](benchmarks/").replace("](../docs/", "](../")
 
 
 def on_page_content(html, page, config, files):
-    """Replaces formulas by MathML, which browsers draw without scripts."""
+    """Replaces formulas by MathML, which browsers render without scripts."""
     return _FORMULA.sub(_mathml, _DASH.sub(r"\1", html))
 
 
@@ -39,4 +39,4 @@ def _mathml(match):
     formula = latex2mathml.converter.convert(latex, display=display)
     if display == "inline":
         return formula
-    return f'<div style="overflow: auto hidden">{formula}</div>'  # wider than a telephone
+    return f'<div style="overflow: auto hidden">{formula}</div>'  # scrolls on narrow screens

@@ -14,8 +14,8 @@ class QuickRun:
 
     Args:
         parameters: Values that replace those of the cell tagged `parameters`.
-        pictures: Number of PNG outputs, in the quick run as in the committed file.
-        prints: Regular expressions that the printed text holds in this order, in the quick run as
+        pictures: Number of PNG outputs, in the quick run and in the committed file.
+        prints: Regular expressions that match the printed text in this order, in the quick run and
             in the committed file.
     """
 

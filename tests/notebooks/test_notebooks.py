@@ -1,31 +1,28 @@
-"""Every notebook runs from top to bottom, and does what it promises.
+"""Every notebook runs from top to bottom and does what it promises.
 
-What all notebooks have in common; `test_files.py` checks it:
+All notebooks follow these conventions, which `test_files.py` checks:
 
-- The first cell is Markdown with the title and what the reader learns. Then follow a code cell with
-  all imports and one tagged `parameters`.
-- The cell with imports sets `os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"` before TensorFlow is
-  imported, and ends with `%matplotlib inline` and `%config InlineBackend.print_figure_kwargs =
-  {"dpi": 72}` (less where pictures
-  are many), without which figures that pyplot does not know are not shown.
-- Outputs have no stderr, no progress bars (`verbose=2` for `fit`, `verbose=0` for the others) and
-  no absolute paths. `fit` gets `shuffle=False`, for `load_coco` shuffles and Keras would warn; a
-  notebook that exports, or uses a strategy, says `tf.get_logger().setLevel("ERROR")`.
-- The cell tagged `parameters` holds all sizes (images, image size, epochs, blocks), as plain
-  assignments `NAME = literal` with comments on how to scale up. Its values are those of the
-  committed outputs and of `make notebooks`: minutes on two cores. Code below uses the names only.
-- Files are written below `Path("runs/<name of the notebook>")`, which is deleted first; nothing
-  else is read but what is installed. Random numbers are seeded by
-  `keras.utils.set_random_seed(SEED)`.
-- A figure is the last expression of its cell, so that it becomes an output; a picture is
-  introduced by a sentence that says what to look at. What is claimed is computed and printed.
-- Cells are short, formatted and linted by ruff. The kernel is `python3`. A file, outputs included,
-  stays below 600 kB. `make notebooks` executes the files in place, which is how outputs come about:
-  nobody edits them.
+- The first cell is Markdown with the title and what the reader learns. A code cell with all imports
+  follows, then a code cell tagged `parameters`.
+- The import cell sets `os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"` before importing TensorFlow, and
+  ends with `%matplotlib inline` and `%config InlineBackend.print_figure_kwargs = {"dpi": 72}`
+  (less if there are many figures). Figures without pyplot are not shown otherwise.
+- Outputs have no stderr, no progress bars (`verbose=2` for `fit`, `verbose=0` elsewhere) and no
+  absolute paths. `fit` gets `shuffle=False`, because `load_coco` shuffles and Keras would warn. A
+  notebook that exports or uses a strategy calls `tf.get_logger().setLevel("ERROR")`.
+- The cell tagged `parameters` has all sizes (images, image size, epochs, blocks) as plain
+  assignments `NAME = literal`, with comments on how to scale up. Committed outputs and
+  `make notebooks` use its values: minutes on two cores. Other code uses only the names.
+- Files are written below `Path("runs/<name of the notebook>")`, which is deleted first. Nothing
+  else is read except installed packages. `keras.utils.set_random_seed(SEED)` sets the seed.
+- A figure is the last expression of its cell, so that it becomes an output. A sentence before it
+  says what to look at. Every claim is computed and printed.
+- Cells are short, and formatted and linted by ruff. The kernel is `python3`. A file with outputs is
+  smaller than 600 kB. Outputs come only from `make notebooks`; nobody edits them.
 
 The tests here insert a cell with the parameters of `quick_runs.py` after the one tagged
-`parameters`, and execute the notebook in a temporary folder, step by step instead of as graphs:
-tracing would take most of the time.
+`parameters`, and execute the notebook in a temporary folder. They run eagerly, because tracing
+would take most of the time.
 """
 
 import sys
