@@ -144,19 +144,19 @@ def markdown(report: dict) -> str:
     text = (
         f"{workload.backbone}, {workload.channels} channels, {workload.num_classes} classes, "
         f"{workload.height}x{workload.width}, batch {workload.batch}, float32, random weights. "
-        "GFLOPs: a billion multiply-adds of convolutions and matrix products (a multiplication "
-        "with its addition counts as one). Prediction: from a preprocessed image to its "
+        "GFLOPs counts the multiply-adds of convolutions and matrix products in billions, a "
+        "multiplication and its addition as one. Prediction runs from a preprocessed image to "
         f"detections. Medians of {report['rounds']}, one run, {report['cores']} CPU cores "
-        f"({report['machine']}), {', '.join(report['versions'])}. In brackets: over the figure of "
-        "the same detector without DyHead."
+        f"({report['machine']}), {', '.join(report['versions'])}. Ratios in parentheses are to the "
+        "same detector without DyHead."
     )
     if any(cost.get("uncounted") for cost in report["costs"]):
-        text += " `>`: products of a size that depends on the image are left out."
+        text += " `>` leaves out products whose size depends on the image."
     rows = {(cost["detector"], cost["dyhead"]): cost for cost in report["costs"]}
     if any(row == PEER for _, row in rows):
         text += (
-            f" *{OURS}*: with the layers that torchvision's has before the predictions; in "
-            "brackets, torchvision's figure over ours."
+            f" *{OURS}* has the same head layers as torchvision's detector; its ratios are "
+            "torchvision's figure over ours."
         )
     lines = [
         *textwrap.wrap(text, 100),

@@ -163,7 +163,7 @@ def markdown(report: dict) -> str:
     if not on_cpu:
         text += " Products of float32 in TensorFloat-32."
     if any(result["name"].endswith(PEER) for result in results):
-        text += " In brackets: torchvision's figure over the row's."
+        text += " Ratios in parentheses are torchvision's figure over the row's."
     lines = textwrap.wrap(text, 100)
     sizes = dict.fromkeys(_size(result) for result in results)
     for size in sizes:

@@ -11,8 +11,8 @@ Tables = Mapping[str, Sequence[Comparison]]
 Found = Mapping[Trial, Mapping]
 
 _EXPLANATION = (
-    "AP and AR in percent: mean of the seeds ± half of its 95 % interval. Difference: from the row "
-    "above without one, by seed; bold where the interval excludes zero."
+    "AP and AR are in percent: mean over the seeds ± half of the 95 % interval. Differences are to "
+    "the nearest row above that has none, seed by seed; bold if the interval excludes zero."
 )
 
 
@@ -57,13 +57,13 @@ def write_report(tables: Tables, found: Found, plot: str | None = None) -> str:
     versions = sorted({line.get("made_with", {}).get("tensorflow", "?") for line in lines.values()})
     backbones = sorted({trial.backbone[:8] or "random weights" for trial in lines})
     introduction = (
-        f"{len(lines)} trainings, {hours:.0f} hours of one core. TensorFlow {', '.join(versions)}; "
+        f"{len(lines)} trainings, {hours:.0f} hours on one core. TensorFlow {', '.join(versions)}; "
         f"backbone {', '.join(backbones)}. {_EXPLANATION}"
     )
     rows = _with_rows(tables, found)
     missing = sum(map(len, tables.values())) - sum(map(len, rows.values()))
     if missing:
-        introduction += f" Without a training yet, and left out: {missing} planned rows."
+        introduction += f" Planned rows without a training are left out ({missing})."
     parts = [textwrap.fill(introduction, 99)]
     for name, found_rows in rows.items():
         parts += [f"### {TABLES[name]}", markdown(found_rows)]

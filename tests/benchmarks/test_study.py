@@ -82,8 +82,8 @@ def test_the_report_pairs_by_seed_and_backbone(results):
     text = write_report(tables, found, "study.png")
     assert "| **+10.5 ± 1.2** |" in text and "(study.png)" in text
     assert "atss, 2 blocks (1 diverged) | 4 |" in text
-    assert "left out: 1 planned rows." in " ".join(text.split())
-    assert text.startswith("7 trainings, 6 hours of one core. TensorFlow 2.30, ?; backbone another")
+    assert "without a training are left out (1)." in " ".join(text.split())
+    assert text.startswith("7 trainings, 6 hours on one core. TensorFlow 2.30, ?; backbone another")
     with pytest.raises(ValueError, match="No training"):
         write_report(plan_tables(["length"]), found)
 
