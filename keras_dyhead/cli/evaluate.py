@@ -137,7 +137,7 @@ def _draw(folder: Path, opened, result) -> None:
     names, matrix = opened.class_names, visualization.confusion_matrix(opened, result.detections)
     confusion = visualization.plot_confusion(matrix, names)
     confusion.savefig(folder / "confusion.png", dpi=120)
-    order = [opened.category_ids.index(row["category_id"]) for row in result.per_class]
+    order = opened.labels_of(row["category_id"] for row in result.per_class)
     curves = visualization.plot_precision_recall(result.precision, [names[i] for i in order])
     curves.savefig(folder / "precision_recall.png", dpi=120)
 

@@ -156,6 +156,20 @@ class CocoAnnotations:
             ],
         }
 
+    def labels_of(self, category_ids: Iterable[Id]) -> list[int]:
+        """Returns the label of each category id, such as those of `CocoResult.detections`.
+
+        Raises:
+            ValueError: If an id is not among `category_ids`.
+        """
+        labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
+        category_ids = list(category_ids)
+        if unknown := [i for i in dict.fromkeys(category_ids) if i not in labels]:
+            raise ValueError(
+                f"Category ids must be among {self.category_ids[:20]}. Received: {unknown[:20]}"
+            )
+        return [labels[i] for i in category_ids]
+
     def _records(self, image_ids: set[Id]) -> list[dict]:
         columns = [column.tolist() for column in self._columns.values()]
         return [

@@ -13,6 +13,7 @@ from keras_dyhead.visualization.colors import class_color
 from keras_dyhead.visualization.detections import add_legend
 from keras_dyhead.visualization.pictures import class_name
 
+_IOU = 0.5  # minimum of a pair
 _NUMBERED = 20  # classes up to which cells show their counts
 _NAMED = 60  # classes up to which rows and columns have names
 
@@ -21,23 +22,24 @@ def confusion_matrix(
     annotations: CocoAnnotations,
     detections: np.ndarray,
     score_threshold: float = 0.3,
-    iou_threshold: float = 0.5,
 ) -> np.ndarray:
     """Counts which classes were detected for the boxes of each class.
 
     In each image, the box and the detection with the largest IoU are paired, whatever their
-    classes, then the next among the remaining ones, down to `iou_threshold`. Crowd regions are not
+    classes, then the next among the remaining ones, down to an IoU of 0.5. Crowd regions are not
     boxes: a detection in them counts as one without an object.
 
     Args:
         annotations: The ground truth.
         detections: Array of detections, see `CocoResult`.
         score_threshold: Less confident detections do not count. Defaults to `0.3`.
-        iou_threshold: Minimum IoU of a pair. Defaults to `0.5`.
 
     Returns:
         int64 array `(K + 1, K + 1)`. Rows are true classes, columns detected classes. The last row
         and column stand for nothing.
+
+    Raises:
+        ValueError: If the annotations lack the category of a detection.
 
     Example:
     ```python
@@ -48,8 +50,7 @@ def confusion_matrix(
     nothing = len(annotations.class_names)
     counts = np.zeros((nothing + 1, nothing + 1), "int64")
     found = detections[detections["score"] >= score_threshold]
-    label_of = {category_id: label for label, category_id in enumerate(annotations.category_ids)}
-    labels = np.array([label_of[i] for i in found["category_id"].tolist()], "int64")
+    labels = np.array(annotations.labels_of(found["category_id"].tolist()), "int64")
     rows_of = defaultdict(list)
     for row, image_id in enumerate(found["image_id"].tolist()):
         rows_of[image_id].append(row)
@@ -58,7 +59,7 @@ def confusion_matrix(
         here, detected = image.labels.astype(int), labels[rows]
         truth, boxes = xywh_boxes(image.boxes.astype("float64")), found["bbox"][rows]
         ious = np.asarray(iou(truth, boxes, [False] * len(boxes))).reshape(len(truth), len(boxes))
-        pairs = _pairs(ious, iou_threshold)
+        pairs = _pairs(ious)
         for i, j in pairs:
             counts[here[i], detected[j]] += 1
         for i in set(range(len(here))).difference(i for i, _ in pairs):
@@ -68,10 +69,10 @@ def confusion_matrix(
     return counts
 
 
-def _pairs(ious: np.ndarray, threshold: float) -> list[tuple[int, int]]:
+def _pairs(ious: np.ndarray) -> list[tuple[int, int]]:
     """The paired rows and columns, by descending IoU."""
     pairs = []
-    while ious.size and ious.max() >= threshold:
+    while ious.size and ious.max() >= _IOU:
         i, j = np.unravel_index(np.argmax(ious), ious.shape)
         pairs.append((int(i), int(j)))
         ious[i], ious[:, j] = -1, -1
@@ -106,7 +107,7 @@ def plot_confusion(
             color = "white" if parts[i, j] > 0.5 else "black"
             axis.text(j, i, str(number), ha="center", va="center", color=color, fontsize=8)
     axis.set(xlabel="detected", ylabel="ground truth")
-    axis.set_title(f"confidence of at least {score_threshold:g}, IoU 0.5", fontsize=9)
+    axis.set_title(f"confidence of at least {score_threshold:g}, IoU {_IOU:g}", fontsize=9)
     figure.colorbar(drawn, label="fraction of the row")
     return figure
 

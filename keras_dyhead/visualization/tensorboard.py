@@ -77,11 +77,10 @@ class TensorBoardLog:
     def _draw(self, image: CocoImage, detections: np.ndarray) -> Image.Image:
         """Draws ground truth and detections side by side."""
         found = detections[detections["image_id"] == image.id]
-        ids = self.annotations.category_ids
         truth = {"boxes": image.boxes, "labels": image.labels}
         detected = {
             "boxes": xyxy_boxes(found["bbox"]),
-            "labels": [ids.index(category_id) for category_id in found["category_id"]],
+            "labels": self.annotations.labels_of(found["category_id"].tolist()),
             "confidence": found["score"],
         }
         pixels, pair = read_rgb(image.path), []

@@ -50,6 +50,13 @@ def test_wrong_classes_misses_and_false_alarms_are_distinguished(annotations, pe
     np.testing.assert_array_equal(matrix, expected)
 
 
+def test_detections_of_an_unknown_category_are_refused(annotations, perfect):
+    strange = perfect[:1].copy()
+    strange["category_id"] = 77
+    with pytest.raises(ValueError, match=r"among \[.*Received: \[77\]"):
+        confusion_matrix(annotations, strange)
+
+
 def test_a_box_is_paired_with_the_detection_of_the_largest_iou(annotations, perfect):
     """Of three detections of one box, the closest counts and the others match nothing."""
     image = annotations.images[0]
