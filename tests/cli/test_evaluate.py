@@ -125,7 +125,7 @@ def test_categories_that_the_model_lacks_are_refused_or_left_out(arguments, fold
 @pytest.mark.parametrize(
     "options, message",
     [
-        (["--tta-scales", "big"], "must be numbers with commas"),
+        (["--tta-scales", "big"], "must be numbers separated by commas"),
         (["--tta", "--tta-merge", "mean"], "'mean' is not one of 'vote', 'nms'"),
         (["--on-error", "x"], "'x' is not one of 'raise', 'skip'"),
         (["--class-names", "names.txt"], "The model has 5 classes. Received: 2 names"),
