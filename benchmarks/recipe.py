@@ -51,7 +51,7 @@ def train(trial: Trial) -> dict:
         data,
         epochs=max(EPOCHS),
         callbacks=[CocoEvaluation(held_out, eval_freq=EPOCHS[0], verbose=0)],
-        shuffle=False,  # the data set shuffles itself
+        shuffle=False,  # the dataset shuffles itself
         verbose=0,
     ).history
     names = [name for name in history if name.startswith("val_AP") or name.startswith("val_AR")]

@@ -17,7 +17,7 @@ _CONTEXT = 1.3  # side of a crop, relative to the longer side of the box
 
 
 def folder_of(trial: Trial) -> Path:
-    """Returns the folder with the drawn data sets `train` and `held_out` of a trial."""
+    """Returns the folder with the drawn datasets `train` and `held_out` of a trial."""
     return RUNS / "study" / f"{trial.images}+{trial.held_out}-{trial.image_size}px"
 
 
@@ -130,7 +130,7 @@ def pretrain(trial: Trial, steps: int = PRETRAINING) -> None:
         objects,
         epochs=rounds,
         steps_per_epoch=steps // rounds,
-        shuffle=False,  # the data set shuffles itself
+        shuffle=False,  # the dataset shuffles itself
         verbose=0,
     ).history
     weights = _record(trial).with_suffix(".weights.h5")

@@ -51,7 +51,7 @@ def train(trial: Trial) -> dict:
         epochs=ROUNDS,
         steps_per_epoch=trial.steps // ROUNDS,
         callbacks=[clock],
-        shuffle=False,  # the data set shuffles itself
+        shuffle=False,  # the dataset shuffles itself
         verbose=0,
     ).history["loss"]
     figures = evaluate_coco(model, held_out, workers=1, verbose=0).figures

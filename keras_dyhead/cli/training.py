@@ -58,7 +58,7 @@ def demo(
 ) -> None:
     """Train, evaluate and export a small detector on drawn shapes, in minutes on two cores.
 
-    Draws a COCO-format data set of circles, squares, triangles, stars and crosses. Trains an ATSS
+    Draws a COCO-format dataset of circles, squares, triangles, stars and crosses. Trains an ATSS
     detector with DyHead on one half and evaluates it on the other with pycocotools. Exports a
     SavedModel and runs it on image files in a fresh Python process without Keras.
 

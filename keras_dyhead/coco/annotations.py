@@ -34,7 +34,7 @@ from keras_dyhead.coco.image_files import find_file, inspect_images
 
 @dataclasses.dataclass(eq=False)
 class CocoImage:
-    """An image of a data set with its boxes, crowd regions excluded.
+    """An image of a dataset with its boxes, crowd regions excluded.
 
     Args:
         id: The image id in the annotation file, an integer or text.

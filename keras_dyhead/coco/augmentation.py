@@ -46,7 +46,7 @@ class Augmentation:
         saturation: Maximum relative change of the saturation, less than 1. Defaults to `0.0`.
         hue: Maximum rotation of the hue, as a fraction of the circle up to 0.5. Defaults to `0.0`.
         mosaic: Probability of combining four images around a random point of the canvas: the image
-            and three drawn from the whole data set. Each is resized as if it had the canvas to
+            and three drawn from the whole dataset. Each is resized as if it had the canvas to
             itself, then cut to its part. Defaults to `0.0`.
         min_visible: Minimum fraction of its area that a box must keep after cropping to remain a
             target. Defaults to `0.25`.

@@ -16,7 +16,7 @@ from keras_dyhead.ops.boxes import box_area
 
 
 class CocoDataset(keras.utils.PyDataset):
-    """Loads a COCO data set as NumPy batches, on every backend and without TensorFlow.
+    """Loads a COCO dataset as NumPy batches, on every backend and without TensorFlow.
 
     The batches `(images, targets)` are those of `load_coco` with one canvas, as arrays. With
     `training=True`, the order changes every epoch and some images are flipped. Only `load_coco`

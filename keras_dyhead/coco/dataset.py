@@ -41,7 +41,7 @@ def load_coco(
     max_boxes: int | None = None,
     drop_remainder: bool = False,
 ) -> tf.data.Dataset:
-    """Loads a COCO data set as batches of padded images and dense boxes.
+    """Loads a COCO dataset as batches of padded images and dense boxes.
 
     Images are read, decoded and resized in parallel during iteration. They are never all in
     memory. Each is resized to fit its canvas, keeping its aspect ratio, and padded with zeros at
@@ -60,10 +60,10 @@ def load_coco(
       `evaluate` ignore them. `CocoEvaluation` uses them to map boxes back.
 
     Every image appears once per epoch, in mosaics more often. Order and augmentation depend only
-    on the seed, the epoch and the image id. Reopened with `initial_epoch`, a data set continues as
+    on the seed, the epoch and the image id. Reopened with `initial_epoch`, a dataset continues as
     if never closed. Crowd regions are not targets. Images without boxes are kept.
 
-    The returned data set has four more attributes, which its transformations do not inherit:
+    The returned dataset has four more attributes, which its transformations do not inherit:
     `class_names`; `annotations`, the `CocoAnnotations` with all problems found; `epochs`, an
     `EpochCounter` to get or set the next epoch; and `image_ids(epoch, step)`, which lists the
     image ids of a batch, including mosaics, without reading images. A file that becomes unreadable

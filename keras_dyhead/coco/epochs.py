@@ -9,7 +9,7 @@ _EPOCH = 0  # the only key of the table
 
 
 class EpochCounter:
-    """Keeps the epoch that the next iteration over a data set delivers.
+    """Keeps the epoch that the next iteration over a dataset delivers.
 
     `load_coco` stores it in `dataset.epochs`. Every iteration counts, even an interrupted one, and
     `fit` with several devices starts one more iteration than it has epochs. To keep in step with

@@ -36,13 +36,13 @@ def evaluate_coco(
 ) -> CocoResult:
     """Evaluates a detector with pycocotools in the coordinates of the original images.
 
-    A model detects in the batches of a data set, as in `CocoEvaluation` during training. A function
+    A model detects in the batches of a dataset, as in `CocoEvaluation` during training. A function
     detects in the image files of a `CocoAnnotations` one at a time, as published figures are
     measured. `image_detector(model)` returns such a function, which resizes each image for the
     model and supports test-time augmentation.
 
     Args:
-        detector: For a data set, a model whose `predict` returns `{"boxes", "labels",
+        detector: For a dataset, a model whose `predict` returns `{"boxes", "labels",
             "confidence", "num_detections"}`: detectors of this package, KerasHub and KerasCV (where
             `labels` are `classes`). Its boxes and those of the targets are in the Keras format
             `model.bounding_box_format`, or in `"xyxy"` without that attribute. For a
@@ -50,10 +50,10 @@ def evaluate_coco(
         data: Batches of `(images, targets)` from `load_coco(..., training=False)` or a
             `CocoDataset`, where only the delivered images count; or a `CocoAnnotations` with image
             files and the detector's classes in label order.
-        annotations: The ground truth of a data set, a `CocoAnnotations` or the path of a JSON file.
+        annotations: The ground truth of a dataset, a `CocoAnnotations` or the path of a JSON file.
             `None` uses `data.annotations`, which transformations of a `tf.data` set lose. Without
             it, the ground truth is rebuilt from the targets, without crowd regions and segmentation
-            areas. Any data set with `boxes` and `labels` (or `classes`) works. Defaults to `None`.
+            areas. Any dataset with `boxes` and `labels` (or `classes`) works. Defaults to `None`.
         max_detections: Number of detections that count, see `coco_metrics`. The detector must
             return as many, see `DetectionDecoder`. Defaults to `100`.
         size_limits: Limits of small and large objects, see `coco_metrics`. Defaults to `(32, 96)`.
@@ -65,7 +65,7 @@ def evaluate_coco(
 
     Raises:
         TypeError: If the detector does not match the data.
-        ValueError: If the model's output or the data set's targets lack a required entry, images
+        ValueError: If the model's output or the dataset's targets lack a required entry, images
             repeat, or the classes differ in number or, if both sides name them, by name.
 
     Example:
@@ -80,7 +80,7 @@ def evaluate_coco(
     """
     if isinstance(detector, keras.Model) == isinstance(data, CocoAnnotations):
         raise TypeError(
-            "Evaluate a data set with a Keras model, and a `CocoAnnotations` with a function of "
+            "Evaluate a dataset with a Keras model, and a `CocoAnnotations` with a function of "
             "one image, such as `image_detector(model)`. "
             f"Received: detector={detector!r}, data={data!r}"
         )
@@ -101,8 +101,8 @@ class CocoEvaluation(keras.callbacks.Callback):
     Callbacks listed before it do not. A figure is -1 if there is no ground truth of that size.
 
     Args:
-        dataset: The data set to evaluate on, see `data` in `evaluate_coco`.
-        annotations: The ground truth, if the data set has lost its own. Defaults to `None`.
+        dataset: The dataset to evaluate on, see `data` in `evaluate_coco`.
+        annotations: The ground truth, if the dataset has lost its own. Defaults to `None`.
         eval_freq: Number of epochs per evaluation; the last epoch is always evaluated. The logs of
             other epochs lack the figures, as with `fit`'s `validation_freq`. Defaults to `1`.
         on_result: Called with the epoch, counted from 1, and the `CocoResult`, for example a
@@ -159,7 +159,7 @@ def _find_annotations(
     dataset: "tf.data.Dataset | keras.utils.PyDataset",
     annotations: CocoAnnotations | str | os.PathLike | None,
 ) -> CocoAnnotations | None:
-    """The ground truth of a data set, see `evaluate_coco`. Checks that the targets match it."""
+    """The ground truth of a dataset, see `evaluate_coco`. Checks that the targets match it."""
     annotations = getattr(dataset, "annotations", None) if annotations is None else annotations
     if isinstance(annotations, (str, os.PathLike)):
         annotations = CocoAnnotations(annotations)
@@ -170,20 +170,20 @@ def _find_annotations(
         )
     is_array = isinstance(dataset, keras.utils.PyDataset)
     if _num_batches(dataset) is None:
-        raise ValueError("The data set must be finite. Received: one that repeats forever")
+        raise ValueError("The dataset must be finite. Received: one that repeats forever")
     spec = dataset[0] if is_array else dataset.element_spec
     if not isinstance(spec, tuple) or len(spec) < 2 or not isinstance(spec[1], dict):
         spec = type(spec) if is_array else spec
-        raise ValueError(f"The data set must yield (images, targets). Received: {spec}")
+        raise ValueError(f"The dataset must yield (images, targets). Received: {spec}")
     if annotations is not None and "image_id" not in spec[1]:
         raise ValueError(
-            "The data set must yield the `image_id` of each image in the annotations: use "
+            "The dataset must yield the `image_id` of each image in the annotations: use "
             "load_coco or CocoDataset with training=False. "
             f"Received: targets with {sorted(spec[1])}"
         )
     if annotations is None and "image_id" in spec[1]:
         warnings.warn(
-            "The data set has lost its COCO annotations. Its targets are the ground truth, without "
+            "The dataset has lost its COCO annotations. Its targets are the ground truth, without "
             "crowd regions and segmentation areas. Pass `annotations=` to include them.",
             stacklevel=3,
         )
@@ -205,7 +205,7 @@ def _detect_in_files(detect, annotations, verbose) -> tuple[dict, np.ndarray]:
 
 
 def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.ndarray]:
-    """The ground truth of a data set's images and a model's detections in them."""
+    """The ground truth of a dataset's images and a model's detections in them."""
     check_classes(model, annotations or dataset)
     names = {} if annotations is None else {i.number: i.id for i in annotations.images}
     progress = keras.utils.Progbar(_num_batches(dataset) or None, verbose=verbose)
@@ -231,13 +231,13 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
         boxes = _to_original(boxes, model, canvas, targets)
         detections.append(_table(ids[:, None], boxes, labels, scores, annotations))
         if annotations is None:
-            labels = _get(targets, "The data set's targets", "labels", "classes")
-            boxes = _get(targets, "The data set's targets", "boxes")
+            labels = _get(targets, "The dataset's targets", "labels", "classes")
+            boxes = _get(targets, "The dataset's targets", "boxes")
             boxes = _to_original(boxes, model, canvas, targets)
             truths.append(_table(ids[:, None], boxes, labels, np.ones_like(labels), None))
         progress.add(1)
     if len(set(image_ids)) < len(image_ids):
-        raise ValueError("The data set must yield every image once. Received: repeated images")
+        raise ValueError("The dataset must yield every image once. Received: repeated images")
     detections = np.concatenate(detections)
     if annotations is not None:
         return annotations.ground_truth(image_ids), detections
@@ -251,7 +251,7 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
 
 
 def _num_batches(dataset) -> int | None:
-    """The number of batches in a data set: `None` if infinite, 0 if unknown."""
+    """The number of batches in a dataset: `None` if infinite, 0 if unknown."""
     if isinstance(dataset, keras.utils.PyDataset):
         return dataset.num_batches
     cardinality = int(dataset.cardinality())

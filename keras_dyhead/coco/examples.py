@@ -1,4 +1,4 @@
-"""Examples of a data set: an image, resized or varied and padded, with its boxes."""
+"""Examples of a dataset: an image, resized or varied and padded, with its boxes."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ class Examples:
     """Makes the examples of `load_coco`, which documents their content and other arguments.
 
     Args:
-        images: The images of the data set, one per row.
+        images: The images of the dataset, one per row.
         canvases: `(height, width)` of the canvases.
         canvas_of_row: Index of the canvas of each row.
         with_origin: Whether to add `image_id`, `original_size` and `scale`. Only for images that

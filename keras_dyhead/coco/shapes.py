@@ -1,4 +1,4 @@
-"""A deterministic COCO-format data set of geometric shapes that needs no download."""
+"""A deterministic COCO-format dataset of geometric shapes that needs no download."""
 
 import colorsys
 import json
@@ -34,7 +34,7 @@ def draw_shapes(
     max_overlap: float = 0.1,
     max_outlines: int = 0,
 ) -> Path:
-    """Draws a deterministic COCO-format data set of rotated geometric shapes.
+    """Draws a deterministic COCO-format dataset of rotated geometric shapes.
 
     Writes `directory/images/*.jpg` and `directory/instances.json`. The classes are circle, square,
     triangle, star and cross, each with its own range of hues, as traffic signs have. Boxes fit the

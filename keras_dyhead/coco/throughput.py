@@ -1,4 +1,4 @@
-"""Measures how fast a data set delivers, and what it contains."""
+"""Measures how fast a dataset delivers, and what it contains."""
 
 import os
 import time

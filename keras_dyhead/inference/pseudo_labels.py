@@ -1,4 +1,4 @@
-"""A teacher's detections as a COCO data set for training."""
+"""A teacher's detections as a COCO dataset for training."""
 
 import json
 import os
@@ -32,7 +32,7 @@ class PseudoLabels:
         class_names: The teacher's classes in label order.
         threshold: Less confident detections are left out. Defaults to `0.5`.
         class_thresholds: Thresholds of individual classes by name. Defaults to `None`.
-        merge: `(annotations, images)` of a labeled data set, whose images and annotations come
+        merge: `(annotations, images)` of a labeled dataset, whose images and annotations come
             first in the file. Its categories are matched by name, new ids continue its own, and
             file names are relative to the common parent of both image folders. Its images are not
             detected again. Defaults to `None`.
@@ -44,7 +44,7 @@ class PseudoLabels:
         folder: The folder that file names in the JSON file are relative to.
 
     Raises:
-        ValueError: If there is no image, a class is unknown, the labeled data set lacks a class or
+        ValueError: If there is no image, a class is unknown, the labeled dataset lacks a class or
             cannot be read, or the journal has other settings.
 
     Example:

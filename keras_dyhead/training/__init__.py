@@ -1,4 +1,4 @@
-"""Training from a COCO data set to an exported detector. The command line runs this package."""
+"""Training from a COCO dataset to an exported detector. The command line runs this package."""
 
 # ruff: noqa: E402 (the check for TensorFlow comes before the imports that need it)
 

@@ -53,15 +53,15 @@ class AveragedEvaluation(CocoEvaluation):
 
 
 class DataPosition(keras.callbacks.Callback):
-    """Keeps a data set in step with the epochs of `fit`, even if the first epoch is shorter.
+    """Keeps a dataset in step with the epochs of `fit`, even if the first epoch is shorter.
 
     `fit` notices that data ran out only by taking a step without data, which advances the optimizer
     and the random layers. To avoid this, the callback stops `fit` at the end of the short epoch,
     then lets it continue. List it first.
 
     Args:
-        data: The data set, from `load_coco`.
-        first_step: Steps of the first epoch that the data set omits. Defaults to `0`.
+        data: The dataset, from `load_coco`.
+        first_step: Steps of the first epoch that the dataset omits. Defaults to `0`.
     """
 
     def __init__(self, data: tf.data.Dataset, first_step: int = 0):

@@ -47,7 +47,7 @@ def open_training_data(
 ) -> tf.data.Dataset:
     """Opens the training images, without those that `val_split` holds out.
 
-    Passes further arguments to `load_coco` and returns its data set. The attribute `held_out` has
+    Passes further arguments to `load_coco` and returns its dataset. The attribute `held_out` has
     the annotations of the images held out, or of all images if none are.
     """
     opened = CocoAnnotations(

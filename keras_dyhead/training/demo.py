@@ -1,4 +1,4 @@
-"""The demo: draws a data set of shapes and trains a detector on it."""
+"""The demo: draws a dataset of shapes and trains a detector on it."""
 
 from pathlib import Path
 
@@ -17,15 +17,15 @@ def demo_training(
     detector: str = "atss",
     num_blocks: int = 1,
 ) -> Training:
-    """Draws the demo data set into `out/shapes` and sets up its training.
+    """Draws the demo dataset into `out/shapes` and sets up its training.
 
     One half of the images is for training, the other is held out for evaluation.
 
     Args:
-        out: Folder for the data set and the results.
+        out: Folder for the dataset and the results.
         num_images: Number of images to draw, at least 2. Defaults to `1600`.
         epochs: Epochs to train. Defaults to `5`.
-        seed: Seed of the data set and of the training. Defaults to `0`.
+        seed: Seed of the dataset and of the training. Defaults to `0`.
         resume: See `Training`. Defaults to `False`.
         overwrite: See `Training`. Defaults to `False`.
         detector: See `TrainingSettings`. Defaults to `"atss"`.

@@ -1,4 +1,4 @@
-"""Runs a training, from a data set and an empty folder to all its results."""
+"""Runs a training, from a dataset and an empty folder to all its results."""
 
 import dataclasses
 import json
@@ -51,8 +51,8 @@ class Training:
         settings: The settings with all defaults filled in.
         strategy: The `tf.distribute` strategy.
         is_chief: Whether this process writes the files. Only one of several processes does.
-        train_data: The training data set, starting at the first step to do, see `load_coco`.
-        val_data: The evaluation data set.
+        train_data: The training dataset, starting at the first step to do, see `load_coco`.
+        val_data: The evaluation dataset.
         model: The compiled detector, restored if `resume`.
         epochs_done: Number of finished epochs.
         steps_done: Number of steps done in the next epoch.
@@ -213,7 +213,7 @@ class Training:
             epochs=self.settings.epochs,
             initial_epoch=self.epochs_done,
             callbacks=callbacks,
-            shuffle=False,  # the data set shuffles itself
+            shuffle=False,  # the dataset shuffles itself
             verbose=0,
         )
 
@@ -297,7 +297,7 @@ def _count(number: int, noun: str) -> str:
 def check_folder(
     out: Path, settings: TrainingSettings, resume: bool = False, overwrite: bool = False
 ) -> dict | None:
-    """Checks that a training may write to a folder, which may contain the data set.
+    """Checks that a training may write to a folder, which may contain the dataset.
 
     Returns:
         The content of `settings.json` of the training to resume, or `None`.

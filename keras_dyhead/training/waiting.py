@@ -19,7 +19,7 @@ def measure_waiting(
 ) -> dict[str, Any]:
     """Trains some steps and measures how long they compute and how long they wait for images.
 
-    The data set prefetches in its own threads while a step computes, as in `fit`. On a CPU, the
+    The dataset prefetches in its own threads while a step computes, as in `fit`. On a CPU, the
     threads share the processors with the step and slow it down.
 
     Args:

@@ -1,4 +1,4 @@
-"""A model file, a drawn data set, photos, and detections that need no model."""
+"""A model file, a drawn dataset, photos, and detections that need no model."""
 
 import keras
 import numpy as np

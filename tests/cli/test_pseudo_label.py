@@ -1,4 +1,4 @@
-"""`keras-dyhead pseudo-label` writes a data set for `train` and reports bad input."""
+"""`keras-dyhead pseudo-label` writes a dataset for `train` and reports bad input."""
 
 import json
 import shutil

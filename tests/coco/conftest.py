@@ -1,4 +1,4 @@
-"""A COCO data set in a temporary folder, built record by record."""
+"""A COCO dataset in a temporary folder, built record by record."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""Opens a COCO data set, iterates over one epoch and prints its memory in MiB as JSON.
+"""Opens a COCO dataset, iterates over one epoch and prints its memory in MiB as JSON.
 
 It runs in a separate process because the memory of a test process would blur the figures.
 """

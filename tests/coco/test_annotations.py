@@ -55,7 +55,7 @@ def test_class_names_select_and_order_the_labels(coco, noise):
         CocoAnnotations(coco.json, class_names=["bird"], on_error="skip")
 
 
-# Each case spoils one item of a data set with two images and two boxes. The report names the item.
+# Each case spoils one item of a dataset with two images and two boxes. The report names the item.
 def no_file(c):
     c.add_image((20, 30), "gone.jpg")
     return "image 3 (gone.jpg)", "no such file"

@@ -1,4 +1,4 @@
-"""A COCO data set under `tf.distribute`, on two devices."""
+"""A COCO dataset under `tf.distribute`, on two devices."""
 
 import json
 import pathlib

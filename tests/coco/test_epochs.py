@@ -60,7 +60,7 @@ def test_three_epochs_are_two_and_a_data_set_reopened_at_the_third_or_within_the
 
 
 def test_interrupted_iterations_count_and_the_epoch_can_be_set(data):
-    """Repeated data sets also advance the epochs."""
+    """Repeated datasets also advance the epochs."""
     dataset = load(data)
     epochs = epoch(dataset) + epoch(dataset)
     for _ in dataset:

@@ -78,7 +78,7 @@ def detections_on_canvas(results, bounding_box_format="xyxy", label_key="labels"
 
 
 def evaluate(scenes, table, box_format=None):
-    """The result of a model with this table on the data set of the scenes."""
+    """The result of a model with this table on the dataset of the scenes."""
     return evaluate_coco(KnownDetections(table, box_format), load(scenes), verbose=0)
 
 
@@ -186,7 +186,7 @@ def test_any_data_set_with_boxes_and_labels_can_be_evaluated():
 
 
 def test_image_files_are_evaluated_with_a_function_of_one_image(scenes):
-    """The figures equal those of a data set with the same detections."""
+    """The figures equal those of a dataset with the same detections."""
     results = shifted_results(scenes)
 
     def detect(image):

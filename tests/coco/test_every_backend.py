@@ -1,4 +1,4 @@
-"""Data sets feed every backend, and all ways of evaluation give the same figures."""
+"""Datasets feed every backend, and all ways of evaluation give the same figures."""
 
 import keras
 import numpy as np

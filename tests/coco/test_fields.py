@@ -170,7 +170,7 @@ class Constant(keras.Model):
 
 
 def test_ragged_targets_are_evaluated(two):
-    """As in data sets of KerasCV."""
+    """As in datasets of KerasCV."""
     annotations = CocoAnnotations(two.write(), two.folder)
     rows = [image.boxes for image in annotations.images]
     labels = [image.labels for image in annotations.images]

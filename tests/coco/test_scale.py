@@ -1,4 +1,4 @@
-"""A data set as large as COCO train2017 in bounded memory."""
+"""A dataset as large as COCO train2017 in bounded memory."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""The drawn data set, compared with the pixels of its JPEG files."""
+"""The drawn dataset, compared with the pixels of its JPEG files."""
 
 import colorsys
 import itertools

@@ -1,4 +1,4 @@
-"""Distributes a COCO data set over two logical CPU devices, trains on it and prints JSON.
+"""Distributes a COCO dataset over two logical CPU devices, trains on it and prints JSON.
 
 It runs in a separate process: logical devices must exist before TensorFlow uses the real one.
 """

@@ -1,4 +1,4 @@
-"""Pseudo labels become a COCO data set, also after interruptions or merged with a real one."""
+"""Pseudo labels become a COCO dataset, also after interruptions or merged with a real one."""
 
 import json
 
@@ -51,7 +51,7 @@ def images(tmp_path):
 
 @pytest.fixture
 def real(tmp_path):
-    """A labeled data set with the same classes under other ids, and one more class."""
+    """A labeled dataset with the same classes under other ids, and one more class."""
     folder = tmp_path / "data" / "train"
     folder.mkdir(parents=True)
     Image.fromarray(np.full((20, 30, 3), 10, "uint8")).save(folder / "a.png")

@@ -1,4 +1,4 @@
-"""A drawn data set, and settings for a small model."""
+"""A drawn dataset, and settings for a small model."""
 
 import pytest
 

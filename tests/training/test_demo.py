@@ -1,4 +1,4 @@
-"""The demo draws its own data set."""
+"""The demo draws its own dataset."""
 
 import pytest
 
