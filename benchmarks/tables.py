@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.intervals import Estimate, paired_difference, t_interval
 
 Figures = Mapping[Hashable, Mapping[str, float]]
-"""COCO figures by the key that pairs a training with its baseline, such as the seed."""
+"""COCO metrics by the key that pairs a training with its baseline, such as the seed."""
 
 COLUMNS = {
     "AP": "AP",
@@ -27,7 +27,7 @@ class Row:
 
     Args:
         label: Title of the row.
-        figures: COCO figures of its trainings, from 0 to 1. Empty if none is finished.
+        figures: COCO metrics of its trainings, from 0 to 1. Empty if none is finished.
         baseline: Figures of the baseline, or `None`.
     """
 

@@ -13,7 +13,7 @@ def train(trial: Trial) -> dict:
     """Trains a detector and evaluates it on the held-out images.
 
     Returns:
-        `"figures"`, the twelve COCO figures; `"losses"`, the mean loss of each tenth of the
+        `"figures"`, the twelve COCO metrics; `"losses"`, the mean loss of each tenth of the
         training, `None` if not finite; `"parameters"`; `"seconds_per_step"`, the median of all
         tenths except the first.
     """

@@ -41,13 +41,13 @@ def describe(planned: "Training", terminal: Terminal) -> None:
 
 
 def _describe_weights(planned: "Training", frozen: str, terminal: Terminal) -> None:
-    from keras_dyhead.training.fine_tuning import layers_begun_anew
+    from keras_dyhead.training.fine_tuning import reinitialized_layers
 
     terminal.print(
         f"{'model':>12}  {type(planned.model).__name__} from {planned.settings.weights}, "
         f"{planned.model.count_params():,} parameters{frozen}"
     )
-    reset = layers_begun_anew(planned.settings.weights, planned.class_names)
+    reset = reinitialized_layers(planned.settings.weights, planned.class_names)
     terminal.print(
         f"{'kept':>12}  all weights"
         + (f" except those of {', '.join(reset)}, reset for the new classes" if reset else "")

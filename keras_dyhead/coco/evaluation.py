@@ -94,7 +94,7 @@ def evaluate_coco(
 
 
 class CocoEvaluation(keras.callbacks.Callback):
-    """Runs pycocotools at the end of epochs and adds the twelve COCO figures to the logs.
+    """Runs pycocotools at the end of epochs and adds the twelve COCO metrics to the logs.
 
     The history, the progress bar and the callbacks listed after this one (`ModelCheckpoint`,
     `EarlyStopping`, `CSVLogger`) then have `val_AP`, `val_AP50` and so on, see `METRIC_NAMES`.

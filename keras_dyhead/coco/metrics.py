@@ -1,4 +1,4 @@
-"""The twelve COCO figures, by pycocotools."""
+"""The twelve COCO metrics, by pycocotools."""
 
 import contextlib
 import io
@@ -28,7 +28,7 @@ METRIC_NAMES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
     *("AR1", "AR10", "AR100", "ARs", "ARm", "ARl"),
 )
-"""Names of the COCO figures in the order of pycocotools."""
+"""Names of the COCO metrics in the order of pycocotools."""
 
 _PARTS = {"images", "annotations", "categories"}
 _CLASS_METRICS = ("AP", "AP50", "AP75", "AR100")  # also reported for each class

@@ -31,7 +31,7 @@ def trained_preprocessor(
     return deserialize_keras_object(config["preprocessor"]), size
 
 
-def layers_begun_anew(weights: str | os.PathLike, class_names: Sequence[str]) -> tuple[str, ...]:
+def reinitialized_layers(weights: str | os.PathLike, class_names: Sequence[str]) -> tuple[str, ...]:
     """Returns the layers of a trained detector that start with new weights for these classes."""
     if weights in PUBLISHED:
         detector, trained = DETECTORS[PUBLISHED[weights].detector], COCO_CLASSES

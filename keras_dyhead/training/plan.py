@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.training.data import build_preprocessor, open_training_data
-from keras_dyhead.training.fine_tuning import layers_begun_anew
+from keras_dyhead.training.fine_tuning import reinitialized_layers
 from keras_dyhead.training.settings import DEFAULT_NUM_BLOCKS, TrainingSettings
 from keras_dyhead.version import __version__
 
@@ -130,8 +130,8 @@ def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
         "preprocessing": {k: v for k, v in preprocessing.items() if k not in ("name", "trainable")},
     }
     if settings.weights is not None:
-        reset = layers_begun_anew(settings.weights, data.class_names)
-        follows["weights"] = {"begun_anew": list(reset)}
+        reset = reinitialized_layers(settings.weights, data.class_names)
+        follows["weights"] = {"reinitialized": list(reset)}
     if settings.published is not None:
         follows["published"] = dataclasses.asdict(settings.published)["arguments"]
     return {

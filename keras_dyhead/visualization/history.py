@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 
 def plot_history(history: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Draws the losses and the COCO figures of a training over its epochs.
+    """Draws the losses and the COCO metrics of a training over its epochs.
 
     Args:
         history: The values of every epoch by name, as in `model.fit(...).history`, `None` if a
@@ -31,7 +31,7 @@ def plot_history(history: Mapping[str, Sequence[float | None]]) -> Figure:
         elif name.split("_")[-1] in ("AP", "AP50", "AP75", "AR100"):
             _draw(figures, name, values)
     losses.set(title="loss", xlabel="epoch", ylim=(0, None))
-    figures.set(title="COCO figures", xlabel="epoch", ylim=(0, 1))
+    figures.set(title="COCO metrics", xlabel="epoch", ylim=(0, 1))
     for axis in (losses, figures):
         axis.grid(alpha=0.3)
         axis.locator_params(axis="x", integer=True)

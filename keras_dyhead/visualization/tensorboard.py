@@ -1,4 +1,4 @@
-"""COCO figures and pictures of detections for TensorBoard."""
+"""COCO metrics and pictures of detections for TensorBoard."""
 
 import io
 import os
@@ -20,7 +20,7 @@ _LONGEST_SIDE = 640  # of each image in a pair
 class TensorBoardLog:
     """Writes the figures of evaluations and pictures of detections for TensorBoard.
 
-    TensorBoard shows the twelve figures as `coco/AP`, ..., the AP of every class as
+    TensorBoard shows the twelve metrics as `coco/AP`, ..., the AP of every class as
     `class_AP/NAME`, and images as `detections/FILE`: ground truth on the left, detections on the
     right, each at most 640 pixels a side. Writing needs only TensorFlow.
 

@@ -219,7 +219,9 @@ def test_fine_tuning_is_planned_from_the_trained_model(dataset, folder):
     printed = json.loads(result.stdout)
     assert printed["settings"]["freeze"] == ["backbone"]
     assert printed["follows"]["peak_learning_rate"] == 1e-4
-    assert printed["follows"]["weights"] == {"begun_anew": []}  # the classes that it was trained on
+    assert printed["follows"]["weights"] == {
+        "reinitialized": []
+    }  # the classes that it was trained on
     result = train(dataset, "--weights", "atss_r50", "--out", folder / "run")
     assert result.exit_code == 2 and "no published model of that name" in result.output
     result = train(dataset, *options, "--channels", 32, "--print-config")

@@ -1,4 +1,4 @@
-"""COCO figures of known detections, compared with pycocotools itself."""
+"""COCO metrics of known detections, compared with pycocotools itself."""
 
 import csv
 

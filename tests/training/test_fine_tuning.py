@@ -21,7 +21,7 @@ from keras_dyhead.training import (
     resolve_settings,
 )
 from keras_dyhead.training.data import build_preprocessor
-from keras_dyhead.training.fine_tuning import layers_begun_anew
+from keras_dyhead.training.fine_tuning import reinitialized_layers
 from keras_dyhead.training.model import build_detector
 
 
@@ -46,7 +46,9 @@ def test_fine_tuning_keeps_all_weights_except_those_of_the_classes(
 ):
     training = Training(settings(epochs=1, batch_size=6, freeze=("backbone",)), tmp_path / "run")
     model, old = training.model, keras.saving.load_model(trained)
-    assert model.class_names == SHAPES and layers_begun_anew(trained, SHAPES) == ("class_logits",)
+    assert model.class_names == SHAPES and reinitialized_layers(trained, SHAPES) == (
+        "class_logits",
+    )
     for before, after in zip(old.weights, model.weights, strict=True):
         if "class_logits" in before.path:
             assert after.shape[-1] == 5
@@ -67,15 +69,15 @@ def test_fine_tuning_keeps_all_weights_except_those_of_the_classes(
 
 
 def test_nothing_is_reset_for_the_same_classes(small_model, trained):
-    assert layers_begun_anew(trained, ["ant", "bee"]) == ()
+    assert reinitialized_layers(trained, ["ant", "bee"]) == ()
     again = small_model.with_classes(SHAPES)
     for before, after in zip(small_model.weights, again.weights, strict=True):
         np.testing.assert_array_equal(before, after)
 
 
 def test_faster_rcnn_resets_the_boxes_of_every_class():
-    assert layers_begun_anew("dyhead_r50_rcnn_fpn_1x", SHAPES) == ("class_logits", "box_deltas")
-    assert layers_begun_anew("dyhead_r50_atss_fpn_1x", SHAPES) == ("class_logits",)
+    assert reinitialized_layers("dyhead_r50_rcnn_fpn_1x", SHAPES) == ("class_logits", "box_deltas")
+    assert reinitialized_layers("dyhead_r50_atss_fpn_1x", SHAPES) == ("class_logits",)
 
 
 def test_images_are_preprocessed_as_for_the_trained_detector(data, small_model, tmp_path):
@@ -106,7 +108,7 @@ def test_a_detector_for_one_image_size_keeps_it(data, tmp_path):
 
 def test_the_plan_says_which_layers_are_reset(settings):
     config = planned_config(settings())
-    assert config["follows"]["weights"] == {"begun_anew": ["class_logits"]}
+    assert config["follows"]["weights"] == {"reinitialized": ["class_logits"]}
     assert config["settings"]["backbone"] is None
 
 
