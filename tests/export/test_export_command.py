@@ -53,7 +53,7 @@ def test_every_format_is_written_by_its_function(file_format, folder, monkeypatc
     ("arguments", "message"),
     [
         (["--format", "tflite", "--out", "x"], "'tflite'"),
-        (["--out", "model.keras"], "model.keras exists"),
+        (["--out", "model.keras"], "model.keras already exists"),
     ],
 )
 def test_invalid_arguments_give_one_message(arguments, message, folder, monkeypatch):
