@@ -201,7 +201,8 @@ def check_shapes(
     kernel_height, kernel_width, group_channels, filters = kernel
     padding = resolve_padding(padding, kernel[:2], dilation_rate)
     size = _output_size(inputs[1:3], kernel[:2], strides, padding, dilation_rate)
-    if any(n is not None and n < 0 for n in size):
+    # Empty maps give empty outputs.
+    if any(n is not None and n < min(full, 1) for full, n in zip(inputs[1:3], size, strict=True)):
         raise ValueError(
             "`inputs` with `padding` must be at least as large as the kernel. "
             f"Received: inputs.shape={inputs}, kernel.shape={kernel}, padding={padding}"

@@ -224,6 +224,7 @@ def test_half_precision_features_keep_float32_coordinates(dtype):
         ({"strides": (1, 2, 3)}, "strides=\\(1, 2, 3\\)"),
         ({"padding": "full"}, "padding='full'"),
         ({"padding": (0, 0), "inputs": (1, 1, 6, 4)}, "as large as the kernel.*\\(1, 1, 6, 4\\)"),
+        ({"padding": (0, 0), "inputs": (1, 2, 6, 4)}, "as large as the kernel.*\\(1, 2, 6, 4\\)"),
         ({"offset_groups": 3}, "offset_groups=3"),
         ({"offset_groups": 0}, "offset_groups=0"),
         ({"groups": 0}, "groups=0"),
