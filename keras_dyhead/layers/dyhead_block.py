@@ -30,7 +30,7 @@ class DyHeadBlock(PyramidLayer):
 
     Call arguments:
         inputs: Pyramid: list or dict of maps `(B, H_l, W_l, C)`, fine to coarse. Each is half the
-            size of the previous one, rounded up.
+            size of the previous one, rounded up or down.
 
     Returns:
         Pyramid of the same structure and sizes, with `channels` channels.

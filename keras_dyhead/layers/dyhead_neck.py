@@ -37,8 +37,8 @@ class DyHeadNeck(PyramidLayer):
 
     Call arguments:
         inputs: Pyramid: dict `{"P3": map, ...}` or list of maps `(B, H_l, W_l, C_l)`, fine to
-            coarse. Each is half the size of the previous one, rounded up; H and W may be unknown
-            until the call. 1x1 convolutions first project levels with other numbers of channels.
+            coarse. Each is half the size of the previous one, rounded up or down. H and W may be
+            unknown until the call. 1x1 convolutions project levels with other numbers of channels.
 
     Returns:
         Pyramid with the same keys (or a list) and sizes. Every level has `channels` channels.

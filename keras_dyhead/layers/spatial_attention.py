@@ -52,7 +52,7 @@ class SpatialAwareAttention(PyramidLayer):
 
     Call arguments:
         inputs: List or dict of maps `(B, H_l, W_l, C)`, fine to coarse. Each is half the size of
-            the previous one, rounded up.
+            the previous one, rounded up or down.
 
     Returns:
         List with one dict of maps `(B, H_l, W_l, channels)` per level: `{"mid", "low", "high"}`,
