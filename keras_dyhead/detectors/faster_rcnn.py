@@ -251,7 +251,7 @@ class FasterRCNN(Detector):
         }
 
     def proposal_losses(self, raw, boxes, labels, noise):
-        """Returns the cross-entropy of objectness and the smooth L1 loss of deltas of sampled anchors.
+        """Returns cross-entropy for objectness and smooth L1 for the deltas of sampled anchors.
 
         The anchors with the largest `noise`, `(B, A)` in [0, 1), are sampled.
         """
@@ -278,7 +278,7 @@ class FasterRCNN(Detector):
         }
 
     def region_losses(self, raw, proposals, boxes, labels, noise):
-        """Returns the cross-entropy of classes and the smooth L1 loss of boxes of sampled regions.
+        """Returns cross-entropy for classes and smooth L1 for the boxes of sampled regions.
 
         The objects themselves are also regions; they come first in `noise`, `(B, N + R)` in [0, 1).
         """
