@@ -17,7 +17,10 @@ _EXPLANATION = (
 
 
 def rows_of(table: Sequence[Comparison], found: Found) -> list[Row]:
-    """Returns the rows with finished trainings, paired by seed and backbone."""
+    """Returns the rows with finished trainings, paired by seed and backbone.
+
+    A row whose baseline has none is left out.
+    """
     lines = {}
     for trial, line in found.items():
         anyone = dataclasses.replace(trial, seed=0, backbone="")
@@ -25,7 +28,7 @@ def rows_of(table: Sequence[Comparison], found: Found) -> list[Row]:
     rows = []
     for comparison in table:
         finished = lines.get(comparison.trial)
-        if not finished:
+        if not finished or comparison.baseline not in {None, *lines}:
             continue
         diverged = sum(None in line.get("losses", ()) for line in finished.values())
         label = comparison.label + (f" ({diverged} diverged)" if diverged else "")

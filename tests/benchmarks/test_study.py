@@ -86,6 +86,10 @@ def test_the_report_pairs_by_seed_and_backbone(results):
     assert text.startswith("7 trainings, 6 hours on one core. TensorFlow 2.30, ?; backbone another")
     with pytest.raises(ValueError, match="No training"):
         write_report(plan_tables(["length"]), found)
+    del tables["detectors"][0]  # its baseline is still known by its trainings
+    assert [row.label for row in rows_of(tables["detectors"], found)] == [refined.label]
+    without = {trial: line for trial, line in found.items() if trial.num_blocks}
+    assert rows_of(tables["detectors"], without) == []
 
 
 def test_the_plot_has_every_mean_interval_and_seed(results):
