@@ -100,7 +100,7 @@ def plot_report(tables: Tables, found: Found):
         axis.set_ylim(len(rows) - 0.5, -0.5)
         axis.set_title(title, loc="left", fontsize="medium")
         axis.grid(axis="x", alpha=0.3)
-    axes[-1].set_xlabel("AP, percent: mean and 95 % interval; strokes are seeds; gray: baseline")
+    axes[-1].set_xlabel("AP: mean, 95 % interval, seeds (strokes); gray: baseline")
     return figure
 
 
