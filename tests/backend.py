@@ -7,6 +7,10 @@ import pytest
 # Only TensorFlow has sparse products.
 FORMS = ("gather", "sparse") if keras.backend.backend() == "tensorflow" else ("gather",)
 
+FLOAT64 = pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="JAX has no float64 unless it is asked for"
+)
+
 
 def slow_on_jax(values, slow):
     """Values to parametrize a test with, of which JAX takes some only among the slow tests.

@@ -9,12 +9,12 @@ from PIL import Image
 from keras_dyhead.coco import Augmentation, load_coco
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 
-COLOURS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
 
 
 def draw_rectangles(coco, pixels, boxes):
     """An image with one rectangle of a different pure color per box."""
-    for (x, y, w, h), color in zip(boxes, COLOURS, strict=False):
+    for (x, y, w, h), color in zip(boxes, COLORS, strict=False):
         pixels[y : y + h, x : x + w] = color
     image_id = coco.add_image(pixels)
     for number, box in enumerate(boxes):

@@ -5,7 +5,7 @@ import functools
 import keras
 import numpy as np
 import pytest
-from backend import as_function, relative_error, run, slow_on_jax, to_numpy, vjp
+from backend import FLOAT64, as_function, relative_error, run, slow_on_jax, to_numpy, vjp
 
 from keras_dyhead.layers import (
     DeformConv2D,
@@ -70,9 +70,6 @@ LAYERS = {
 PARTS = ("DyHeadNeck", "DyHeadBlock", "ScaleAwareAttention", "TaskAwareAttention")
 PARTS += ("SpatialAwareAttention", "SpatialAwareAttention-published")
 EVERY_LAYER = pytest.mark.parametrize("name", slow_on_jax(LAYERS, PARTS))
-FLOAT64 = pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="JAX has no float64 unless it is asked for"
-)
 
 
 def build(layer, arguments):

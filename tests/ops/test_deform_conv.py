@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend import FORMS, relative_error, run, slow_on_jax, vjp
+from backend import FLOAT64, FORMS, relative_error, run, slow_on_jax, vjp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy_reference import deform_conv2d as loop_reference
@@ -183,9 +183,7 @@ def test_zero_offsets_and_no_mask_give_the_ordinary_convolution():
     assert relative_error(found, expected) <= 1e-5
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="JAX has no float64 unless it is asked for"
-)
+@FLOAT64
 def test_float64_inputs_are_sampled_in_float64():
     rng = np.random.default_rng(1)
     arrays = [
