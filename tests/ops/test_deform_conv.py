@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend import FLOAT64, FORMS, relative_error, run, slow_on_jax, vjp
+from backend import FLOAT64, FORMS, relative_error, run, slow_on_jax, to_numpy, vjp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy_reference import deform_conv2d as loop_reference
@@ -69,7 +69,10 @@ def test_agrees_with_torchvision_forward_and_in_all_gradients(
 
 @st.composite
 def problems(draw):
-    """Small convolutions with offsets of every kind: huge, NaN, infinite, exactly on borders."""
+    """Small convolutions with offsets of every kind: huge, NaN, infinite, exactly on borders.
+
+    Values are small integers and offsets multiples of 1/16, so float32 is exact in any order.
+    """
     height, width = draw(st.integers(1, 7)), draw(st.integers(1, 7))
     kernel = draw(st.sampled_from([1, 2, 3]))
     stride, dilation = draw(st.integers(1, 3)), draw(st.integers(1, 2))
@@ -84,7 +87,7 @@ def problems(draw):
         draw(st.integers(1, 3)),
     )
     shape = (batch, rows, columns, 2 * kernel * kernel)
-    offsets = rng.normal(0, draw(st.sampled_from([0.0, 0.3, 2.0, 50.0])), shape)
+    offsets = np.round(16 * rng.normal(0, draw(st.sampled_from([0.0, 0.3, 2.0, 50.0])), shape)) / 16
     kinds = draw(
         st.sets(st.sampled_from(["integer", "half", "border", "edge", "huge", "nan", "infinite"]))
     )
@@ -101,19 +104,19 @@ def problems(draw):
             "integer": np.round(offsets),
             "half": np.round(offsets) + 0.5,
             "border": border - base,
-            "edge": border - base + rng.choice([-1e-3, 1e-3], shape),
+            "edge": border - base + rng.choice([-1 / 16, 1 / 16], shape),
             "huge": rng.choice([-3e38, -1e10, 1e6, 3e9, 3e38], shape),
             "nan": np.full(shape, np.nan),
             "infinite": rng.choice([-np.inf, np.inf], shape),
         }[kind]
         offsets = np.where(chosen, values, offsets)
     arrays = (
-        rng.normal(size=(batch, height, width, channels)),
+        rng.integers(-3, 4, (batch, height, width, channels)),
         offsets,
-        rng.normal(size=(*shape[:3], kernel * kernel)),
-        rng.normal(size=(kernel, kernel, channels, filters)),
+        rng.integers(-3, 4, (*shape[:3], kernel * kernel)),
+        rng.integers(-3, 4, (kernel, kernel, channels, filters)),
     )
-    cotangent = rng.normal(size=(batch, rows, columns, filters)).astype("float32")
+    cotangent = rng.integers(-3, 4, (batch, rows, columns, filters)).astype("float32")
     return [a.astype("float32") for a in arrays], cotangent, (stride, padding, dilation)
 
 
@@ -124,7 +127,7 @@ def problems(draw):
     suppress_health_check=[HealthCheck.too_slow],
 )
 @given(problems(), st.sampled_from(FORMS))
-def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem, form):
+def test_equals_a_float64_loop_for_offsets_of_every_kind(problem, form):
     arrays, cotangent, (stride, padding, dilation) = problem
 
     def convolve(*tensors):
@@ -133,14 +136,9 @@ def test_agrees_with_a_float64_loop_for_offsets_of_every_kind(problem, form):
     with sampling_form(form):
         output, gradients = vjp(convolve, arrays, cotangent)
     expected = loop_reference(*arrays, stride, padding, dilation, grad=cotangent)
-    # A weight next to the border is the rounded difference of two numbers near 1.
-    inputs, _, mask, kernel = (np.abs(a).max() for a in arrays)
-    error, scale = np.abs(output - expected[0]).max(), np.abs(expected[0]).max()
-    assert error <= 1e-5 * scale + 6e-8 * inputs * mask * kernel
-    for name, found, wanted in zip(
-        ("inputs", "offsets", "mask", "kernel"), gradients, expected[1:], strict=True
-    ):
-        assert relative_error(found, wanted) <= 1e-4, name
+    names = ("output", "inputs", "offsets", "mask", "kernel")
+    for name, found, wanted in zip(names, (output, *gradients), expected, strict=True):
+        np.testing.assert_array_equal(to_numpy(found), wanted, err_msg=name)
 
 
 @pytest.mark.tensorflow
