@@ -14,7 +14,7 @@ from keras_dyhead.checkpoints.plain_values import ARRAYS, INERT, PlainUnpickler,
 _SAFETENSORS = ".safetensors"
 # First bytes of files that are not checkpoints.
 _OTHER_KINDS = (
-    (rb"\s*<(!doctype|html|\?xml)", "a web page, not a checkpoint: the download went wrong"),
+    (rb"(\xef\xbb\xbf)?\s*<", "a web page, not a checkpoint: the download went wrong"),
     (rb"version https://git-lfs", "a pointer of Git LFS, not the file itself: `git lfs pull` it"),
     (rb"\s*[{\[]\s*[\"{\[]", "a JSON file, not a checkpoint"),
     (rb"\x89HDF", "an HDF5 file, not a checkpoint of PyTorch"),
@@ -89,7 +89,12 @@ class SafetensorsFile(Mapping):
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self._names:
             raise KeyError(name)
-        array = self._file.get_tensor(name)
+        try:
+            array = self._file.get_tensor(name)
+        except (AttributeError, TypeError) as error:  # a dtype that NumPy does not have
+            raise ValueError(
+                f"The tensor {name!r} has a dtype that cannot be read: {error}"
+            ) from None
         return array if array.dtype.kind in "biu" else array.astype("float32", copy=False)
 
     def __iter__(self) -> Iterator[str]:
@@ -99,13 +104,20 @@ class SafetensorsFile(Mapping):
         return len(self._names)
 
 
-def as_array(value) -> np.ndarray | None:
-    """Converts a value of a file to an array, floats to float32. Returns `None` for others."""
+def as_array(value, name: str) -> np.ndarray | None:
+    """Converts a value of a file to an array, floats to float32. Returns `None` for others.
+
+    Raises:
+        ValueError: If it is a tensor without plain numbers. The message has its `name`.
+    """
     if isinstance(value, StoredArray):
         value = value.array
     elif hasattr(value, "detach"):  # a tensor
-        value = value.detach()
-        value = (value.float() if value.is_floating_point() else value).numpy()
+        try:
+            value = value.detach()
+            value = (value.float() if value.is_floating_point() else value).numpy()
+        except (NotImplementedError, RuntimeError, TypeError) as error:  # quantized, sparse, meta
+            raise ValueError(f"The tensor {name!r} has no plain numbers: {error}") from None
     if not isinstance(value, np.ndarray):
         return None
     return value if value.dtype.kind in "biu" else value.astype("float32", copy=False)

@@ -94,7 +94,8 @@ def _tensors_of(content, path):
         found = [key for key in _WRAPPERS if _holds_tensors(inner.get(key))]
         if not found and not any(map(_is_tensor, inner.values())):
             others = [k for k in inner if "optim" not in str(k) and _holds_tensors(inner[k])]
-            found = [key for key in others if "ema" in str(key)] or others
+            found = [key for key in others if "ema" in str(key)]
+            found = found or [key for key in _AROUND if key in others][:1] or others
             if len(found) > 1:
                 raise ValueError(
                     f"{path} contains several models: {found}. Save the tensors of only one, or "
@@ -107,7 +108,7 @@ def _tensors_of(content, path):
         raise ValueError(
             f"{path} contains no mapping of names to tensors. Received: {type(inner).__name__}"
         )
-    arrays = {name: as_array(value) for name, value in inner.items() if isinstance(name, str)}
+    arrays = {name: as_array(value, name) for name, value in inner.items() if isinstance(name, str)}
     state = {name: array for name, array in arrays.items() if array is not None}
     if not state:
         raise ValueError(f"{path} contains no tensors, only {sorted(map(str, inner))[:10]}.")

@@ -33,6 +33,15 @@ def test_safetensors_files_with_another_suffix_are_recognized(tmp_path):
     assert set(read_state_dict(tmp_path / "pytorch_model.bin")) == set(ARRAYS)
 
 
+def test_a_safetensors_dtype_that_numpy_lacks_is_named(tmp_path):
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file as save_tensors
+
+    save_tensors({"a": torch.ones(2).to(torch.float8_e5m2)}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match="'a' has a dtype that cannot be read"):
+        read_state_dict(tmp_path / "x.safetensors")["a"]
+
+
 def test_a_mapping_is_returned_unchanged():
     assert read_state_dict(ARRAYS) is ARRAYS
 
@@ -43,6 +52,7 @@ def test_a_mapping_is_returned_unchanged():
         (b"", "x.pth is empty"),
         (b"<!DOCTYPE html>\n<html>404</html>", "x.pth is a web page.*the download went wrong"),
         (b"\n<html><body>", "x.pth is a web page"),
+        (b"\xef\xbb\xbf<Error>NoSuchKey", "x.pth is a web page"),
         (b"PK\x03\x04" + bytes(300), "x.pth is truncated"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "x.pth is a pointer of Git LFS"),
         (b'{"state_dict": {}}', "x.pth is a JSON file"),

@@ -224,6 +224,22 @@ def test_the_teacher_is_read_rather_than_its_student():
     state = {f"student.{name}": array for name, array in other.items()}
     state |= {f"teacher.{name}": array for name, array in ARRAYS.items()}
     assert_arrays(read_state_dict(state))
+    assert_arrays(read_state_dict({"student": other, "teacher": tensors(), "epoch": 3}))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensor: tensor.to_sparse(),
+        lambda tensor: tensor.to("meta"),
+        lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+    ],
+    ids=["sparse", "meta", "quantized"],
+)
+@pytest.mark.filterwarnings("ignore:.*:UserWarning")
+def test_a_tensor_without_plain_numbers_is_named(change):
+    with pytest.raises(ValueError, match="tensor 'a.weight' has no plain numbers"):
+        read_state_dict({"state_dict": {"a.weight": change(torch.ones(2, 3))}})
 
 
 def ema_names(state):
