@@ -12,6 +12,7 @@ import numpy as np
 from keras_dyhead.coco.boxes import check_boxes
 from keras_dyhead.coco.checks import (
     Problem,
+    check,
     check_categories,
     check_images,
     check_on_error,
@@ -64,10 +65,10 @@ class CocoAnnotations:
     that are missing or used twice; image files that are missing, cannot be decoded or differ in
     size from their annotations; boxes that are not four finite numbers, have no area, lie outside
     their image or seem to use another format than `[x, y, width, height]` in pixels; unknown
-    categories and images. Annotation ids may be missing or repeat. Missing heights and widths come
-    from the image files, missing areas from the boxes. A box beyond the edge of its image is
-    clipped, and reported from half a pixel on, but never an error. EXIF orientations are not
-    applied: boxes refer to the pixels as stored.
+    categories and images. Annotation ids may be missing or repeat; a box that is listed twice with
+    the same id is used once. Missing heights and widths come from the image files, missing areas
+    from the boxes. A box beyond the edge of its image is clipped, and reported from half a pixel
+    on, but never an error. EXIF orientations are not applied: boxes refer to the pixels as stored.
 
     Args:
         annotations: Path of the JSON file.
@@ -179,14 +180,13 @@ class CocoAnnotations:
         ]
 
     def _set_classes(self, categories: dict[str, Id], class_names: Sequence[str] | None) -> None:
-        if class_names is None:
-            class_names = list(categories)
-        received, class_names = class_names, [read_name(name) for name in class_names]
-        unique = len(set(class_names)) == len(class_names)
-        if isinstance(received, str) or not unique or None in class_names:
-            raise ValueError(
-                f"`class_names` must be a list of unique names. Received: class_names={received!r}"
-            )
+        received, class_names = class_names, list(categories)
+        if received is not None:
+            listed = isinstance(received, Iterable) and not isinstance(received, str | bytes)
+            class_names = [read_name(name) for name in received] if listed else []
+            unique = 0 < len(class_names) == len(set(class_names)) and None not in class_names
+            expected = "a list of unique names, at least one"
+            check("class_names", received, unique, expected)
         if class_names and categories and categories.keys().isdisjoint(class_names):
             raise ValueError(
                 f"{self.path} has no class in common with `class_names`: its categories are "
@@ -239,7 +239,7 @@ class CocoAnnotations:
 
         # Columns take a tenth of the memory of records.
         columns = {key: [] for key in ("position", "category_id", "bbox", "area", "iscrowd")}
-        row_of_box = []
+        row_of_box, seen = [], set()
         for position, record in enumerate(records):
             values, fault = _read_annotation(record, known_images, known_categories)
             if fault:
@@ -248,6 +248,12 @@ class CocoAnnotations:
             image_id, category_id, box, area, crowd = values
             if image_id not in rows or category_id not in labels:
                 continue  # the image is already reported, or the class is left out
+            if counts[ids[position]] > 1 and ids[position] is not None:
+                same = ids[position], image_id, category_id, *box, crowd
+                if same in seen:
+                    report(position, "is listed twice and used once", kept=True)
+                    continue
+                seen.add(same)
             if area is None:
                 area = max(0.0, box[2] * box[3])
                 if record.get("area") is not None:

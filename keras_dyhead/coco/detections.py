@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from keras_dyhead.coco.checks import check
 from keras_dyhead.coco.fields import id_array, read_box, read_id, read_number
 
 DETECTION = np.dtype(
@@ -33,8 +34,8 @@ def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
             COCO results file.
 
     Raises:
-        ValueError: If an entry has another form, or its box or score is not finite. The message
-            shows the entry.
+        ValueError: If an entry has another form, its box or score is not finite, or a side is
+            negative. The message shows the entry.
 
     Example:
     ```python
@@ -43,13 +44,19 @@ def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
     ```
     """
     if not isinstance(results, np.ndarray) or results.dtype.names != DETECTION.names:
+        listed = isinstance(results, Iterable) and not isinstance(results, (str, bytes, Mapping))
+        check("results", results, listed, "a list of detections")
         rows = [_read_detection(record) for record in results]
         image_ids, category_ids, boxes, scores = zip(*rows, strict=True) if rows else ([],) * 4
         results = detection_table(id_array(image_ids), id_array(category_ids), boxes, scores)
-    finite = np.isfinite(results["bbox"]).all(axis=-1) & np.isfinite(results["score"])
-    if not finite.all():
-        (wrong,) = detection_records(results[~finite][:1])
-        raise ValueError(f"Detections must have finite boxes and scores. Received: {wrong}")
+    usable = np.isfinite(results["bbox"]).all(axis=-1) & np.isfinite(results["score"])
+    usable &= (results["bbox"][:, 2:] >= 0).all(axis=-1)
+    if not usable.all():
+        (wrong,) = detection_records(results[~usable][:1])
+        raise ValueError(
+            "Detections must have finite boxes and scores, and no negative "
+            f"sides. Received: {wrong}"
+        )
     return results
 
 

@@ -6,6 +6,7 @@ in annotation files and in records passed to functions.
 
 import json
 import math
+import unicodedata
 from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
@@ -69,6 +70,7 @@ def read_id(value: Any) -> Id | None:
     """Reads an integer of any size, or text. Text that spells an integer becomes one."""
     if not isinstance(value, str):
         return read_integer(value)
+    value = value.strip()
     try:
         return int(value) if str(int(value)) == value else value
     except ValueError:
@@ -92,9 +94,9 @@ def read_area(value: Any) -> float | None:
 
 
 def read_name(value: Any) -> str | None:
-    """Reads a name and strips it. A number is also a name."""
-    if isinstance(value, str):
-        return value.strip() or None
+    """Reads a name, without spaces and a byte order mark around it. A number is also a name."""
+    if isinstance(value, str):  # different systems compose accents differently
+        return unicodedata.normalize("NFC", value).strip().strip("\ufeff").strip() or None
     number = read_number(value)
     if number is None or not math.isfinite(number):
         return None

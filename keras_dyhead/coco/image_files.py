@@ -19,7 +19,7 @@ from PIL import Image
 from keras_dyhead.coco.checks import shorten
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
-_FORMATS = ("BMP", "GIF", "JPEG", "PNG")  # the formats that TensorFlow decodes
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # the formats that TensorFlow decodes
 _MANY = 1000  # from this many files on, decoding shows a progress bar and keeps a record
 _EXIF_ORIENTATION = 0x0112
 
@@ -100,7 +100,7 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
 def find_file(folder: Path, name: str) -> Path:
     """The file that a record names, also if other systems or tools wrote the name."""
     slashed = name.replace("\\", "/")
-    spellings = [name, slashed, slashed.lstrip("/"), unquote(slashed)]
+    spellings = [name, slashed, slashed.strip(), slashed.lstrip("/"), unquote(slashed)]
     spellings += [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
     if name.startswith("file:"):
         spellings.append(url2pathname(urlsplit(name).path))
@@ -129,10 +129,11 @@ def inspect_images(
     """
     many = decode and len(paths) >= _MANY
     record = _record_of(paths, sizes) if many else None
-    if record is not None and record.is_file():
-        found = json.loads(record.read_text(encoding="utf-8"))
-        found = {int(row): (tuple(size), fault) for row, (size, fault) in found.items()}
-        return [found.get(row, (size, None)) for row, size in enumerate(sizes)]
+    if record is not None:
+        with contextlib.suppress(OSError, ValueError):  # no record, or a damaged one
+            found = json.loads(record.read_text(encoding="utf-8"))
+            found = {int(row): (tuple(size), fault) for row, (size, fault) in found.items()}
+            return [found.get(row, (size, None)) for row, size in enumerate(sizes)]
     progress = keras.utils.Progbar(len(paths), verbose=int(many), unit_name="image")
     inspected = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -157,9 +158,9 @@ def _record_of(paths: Sequence[Path], sizes: Sequence[Size]) -> Path:
         try:
             state = path.stat()
             line = f"{path.absolute()} {size} {state.st_size} {state.st_mtime_ns}\n"
-        except OSError:
+        except (OSError, ValueError):  # ValueError: a name that no file can have
             line = f"{path.absolute()} {size} missing\n"
-        digest.update(line.encode())
+        digest.update(line.encode(errors="surrogatepass"))
     home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
     return home / "keras_dyhead" / "verified" / f"{digest.hexdigest()}.json"
 

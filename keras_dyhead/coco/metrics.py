@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-from keras_dyhead.coco.checks import check
+from keras_dyhead.coco.checks import check, check_count
 from keras_dyhead.coco.detections import DETECTION, detection_array, detection_table
 from keras_dyhead.coco.fields import (
     Id,
@@ -30,7 +30,7 @@ METRIC_NAMES = (
 )
 """Names of the COCO metrics in the order of pycocotools."""
 
-_PARTS = {"images", "annotations", "categories"}
+_PARTS = ("images", "annotations", "categories")
 _CLASS_METRICS = ("AP", "AP50", "AP75", "AR100")  # also reported for each class
 
 # From this many detections on, separate processes pay off. More than eight would be idle: one class
@@ -104,9 +104,11 @@ def coco_metrics(
     limits = np.array(size_limits)
     ascending = limits.shape == (2,) and limits.dtype.kind in "iuf" and 0 < limits[0] <= limits[1]
     check("size_limits", size_limits, ascending, "two ascending lengths")
-    if not isinstance(ground_truth, Mapping) or not ground_truth.keys() >= _PARTS:
+    check_count(1, workers=workers)
+    parts = [ground_truth.get(p) for p in _PARTS] if isinstance(ground_truth, Mapping) else [None]
+    if not all(isinstance(p, Sequence) and all(isinstance(r, Mapping) for r in p) for p in parts):
         raise ValueError(
-            f"`ground_truth` must have {sorted(_PARTS)}, like a COCO JSON file. "
+            f"`ground_truth` must have lists of records under {_PARTS}, like a COCO JSON file. "
             f"Received: {ground_truth!r:.200}"
         )
     names = {_read_id(r, "id"): r.get("name") for r in ground_truth["categories"]}
@@ -115,13 +117,7 @@ def coco_metrics(
     image_ids = sorted({_read_id(r, "id") for r in ground_truth["images"]}, key=id_order)
     truths = _truth_array(ground_truth["annotations"], image_ids, list(names))
     detections = detection_array(results)
-    found = _number(detections, image_ids, list(names))
-    for key, ids in (("image_id", image_ids), ("category_id", list(names))):
-        if len(found) and len(ids) and (found[key] < 0).all():
-            raise ValueError(
-                f"No detection has any {key} of the ground truth, such as {ids[:5]}. "
-                f"Received: {detections[key][:5].tolist()}"
-            )
+    found = _number(detections, image_ids, list(names), "detection")
     known = found["image_id"] >= 0
     if workers is None:
         workers = min(os.cpu_count() or 1, _MOST_WORKERS) if known.sum() >= _MANY else 1
@@ -152,17 +148,17 @@ def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list
     rows, more = [], []
     for record in records:
         box, crowd = read_box(record.get("bbox")), read_flag(record.get("iscrowd"))
-        if box is None or crowd is None or not np.isfinite(box).all():
+        if box is None or crowd is None or not np.isfinite(box).all() or min(box[2:]) < 0:
             raise ValueError(
-                "The ground truth must have a finite bbox [x, y, width, height], and an iscrowd of "
-                f"0 or 1. Received: {record!r:.200}"
+                "The ground truth must have a finite bbox [x, y, width, height] without negative "
+                f"sides, and an iscrowd of 0 or 1. Received: {record!r:.200}"
             )
         area = read_area(record.get("area"))
-        more.append((max(0.0, box[2] * box[3]) if area is None else area, crowd))
+        more.append((box[2] * box[3] if area is None else area, crowd))
         rows.append((_read_id(record, "image_id"), _read_id(record, "category_id"), box, 1.0))
     images, categories, boxes, scores = zip(*rows, strict=True) if rows else ([],) * 4
     table = detection_table(id_array(images), id_array(categories), boxes, scores)
-    table = _number(table, image_ids, category_ids)
+    table = _number(table, image_ids, category_ids, "annotation")
     truths = np.zeros(len(table), TRUTH)
     for name in ("image_id", "category_id", "bbox"):
         truths[name] = table[name]
@@ -170,13 +166,24 @@ def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list
     return truths[truths["image_id"] >= 0]
 
 
-def _number(table: np.ndarray, image_ids: list[Id], category_ids: list[Id]) -> np.ndarray:
-    """Replaces the ids of detections by their positions in these lists, -1 if unknown."""
+def _number(
+    table: np.ndarray, image_ids: list[Id], category_ids: list[Id], what: str
+) -> np.ndarray:
+    """Replaces the ids of a table by their positions in these lists, -1 if unknown.
+
+    Raises:
+        ValueError: If all are unknown. The message names the rows as `what`.
+    """
     numbered = np.zeros(len(table), DETECTION)
     numbered["bbox"], numbered["score"] = table["bbox"], table["score"]
     for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
         places = {i: place for place, i in enumerate(ids)}
         numbered[key] = [places.get(i, -1) for i in table[key].tolist()]
+        if len(table) and len(ids) and (numbered[key] < 0).all():
+            raise ValueError(
+                f"No {what} has any {key} of the ground truth, such as {ids[:5]}. "
+                f"Received: {table[key][:5].tolist()}"
+            )
     return numbered
 
 

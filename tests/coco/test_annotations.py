@@ -48,7 +48,7 @@ def test_class_names_select_and_order_the_labels(coco, noise):
     assert three.images[0].labels.tolist() == [1, 2]
     assert three.category_ids == [8, 7, 3]
     assert one.other_classes == ["dog"] and three.other_classes == []
-    for wrong in (["cat", "cat"], ["cat", "cat "], ["cat", None], "cat"):
+    for wrong in (["cat", "cat"], ["cat", "cat "], ["cat", None], "cat", b"cat", [], 3):
         with pytest.raises(ValueError, match="list of unique names"):
             CocoAnnotations(coco.json, class_names=wrong)
     with pytest.raises(ValueError, match="has no class in common.*'dog', 'cat'.*'bird'"):

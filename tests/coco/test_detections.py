@@ -35,6 +35,7 @@ GOOD = {"image_id": 1, "category_id": 2, "bbox": [1, 2, 3, 4], "score": 0.5}
         {"category_id": None},
         {"bbox": [1, 2, float("nan"), 4]},
         {"score": float("inf")},
+        {"bbox": [1, 2, -3, 4]},
     ],
 )
 def test_an_entry_that_is_not_a_detection_is_shown(wrong):
@@ -48,6 +49,12 @@ def test_arrays_are_checked_and_text_is_read():
     array["bbox"][1, 2] = np.nan
     with pytest.raises(ValueError, match="finite boxes and scores.*nan"):
         detection_array(array)
+
+
+@pytest.mark.parametrize("wrong", [None, 3, "results.json", {"image_id": 1}])
+def test_detections_must_be_a_list(wrong):
+    with pytest.raises(ValueError, match="`results` must be a list of detections. Received"):
+        detection_array(wrong)
 
 
 def test_boxes_are_converted_there_and_back():

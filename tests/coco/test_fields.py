@@ -62,6 +62,11 @@ READABLE = {
     "a root category": lambda c: c.categories.insert(0, {"id": 0, "name": "dog"}),
     "a category listed twice": lambda c: c.categories.append(dict(c.categories[0])),
     "an image listed twice": lambda c: c.images.append(dict(c.images[0])),
+    "a box listed twice": lambda c: c.annotations.append(dict(c.annotations[0])),
+    "ids with spaces": lambda c: each(c.images, id=lambda i: f" {i['id']}\n"),
+    "file names with a newline": lambda c: each(
+        c.images, file_name=lambda i: i["file_name"] + "\n"
+    ),
 }
 
 
@@ -195,6 +200,13 @@ def test_names_are_stripped_text(two):
     two.categories[0]["name"], two.categories[1]["name"] = 5, " dog\n"
     assert CocoAnnotations(two.write()).class_names == ["dog", "5"]
     assert CocoAnnotations(two.json, class_names=[5, "dog"]).class_names == ["5", "dog"]
+
+
+def test_names_are_the_same_with_composed_accents_and_without_a_byte_order_mark(two):
+    two.categories[0]["name"], two.categories[1]["name"] = "cafe\u0301", "\ufeffdog"
+    names = ["caf\u00e9", "dog"]
+    annotations = CocoAnnotations(two.write(), class_names=names)
+    assert annotations.class_names == names and not annotations.problems
 
 
 def test_spellings_of_file_names_by_other_systems(two):

@@ -10,7 +10,7 @@ import tensorflow as tf
 from PIL import Image
 from small_detector import picture
 
-from keras_dyhead.coco import image_files, load_coco
+from keras_dyhead.coco import CocoAnnotations, image_files, load_coco
 from keras_dyhead.coco.image_files import as_rgb
 
 
@@ -40,6 +40,7 @@ DAMAGES = [truncate, overwrite, delete, resize]
         *(("png", mode) for mode in ("RGB", "L", "RGBA", "LA", "P", "1", "I;16")),
         *(("jpg", mode) for mode in ("RGB", "L", "CMYK")),
         *(("bmp", mode) for mode in ("RGB", "L", "RGBA", "P")),
+        *(("webp", mode) for mode in ("RGB", "RGBA")),
     ],
 )
 def test_every_kind_of_image_becomes_rgb(tmp_path, noise, suffix, mode, backend, monkeypatch):
@@ -135,6 +136,18 @@ def test_the_record_of_checked_files_is_used_until_one_of_them_changes(five, tmp
     assert open_it() == every
     assert open_it() == []
     assert [(i.height, i.width) for i in found[-1].annotations.images] == [(20, 30)] * 4
+    for other in record.parent.iterdir():
+        other.write_text("{damaged")
+    assert open_it() == every
+
+
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg", "a" * 5000])
+def test_a_name_that_no_file_can_have_is_reported(five, tmp_path, monkeypatch, name):
+    monkeypatch.setattr(image_files, "_MANY", 5)
+    monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
+    five.images[1]["file_name"] = name
+    with pytest.raises(ValueError, match="image 2 .*no such file"):
+        CocoAnnotations(five.write(), five.folder)
 
 
 def test_an_unwritable_home_does_no_harm(five, tmp_path, monkeypatch):

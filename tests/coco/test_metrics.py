@@ -94,6 +94,23 @@ def test_other_limits_match_pycocotools(scenes):
     for wrong in ((96, 32), (32,), "ab", (float("nan"), 96), None):
         with pytest.raises(ValueError, match="`size_limits` must be two ascending lengths"):
             coco_metrics(truth, results, size_limits=wrong)
-    for wrong in ("truth.json", {"images": [], "annotations": []}):
-        with pytest.raises(ValueError, match="`ground_truth` must have .*'categories'"):
-            coco_metrics(wrong, results)
+    for wrong in (0, -1, 1.5, "2"):
+        with pytest.raises(ValueError, match="`workers` must be an integer of at least 1"):
+            coco_metrics(truth, results, workers=wrong)
+
+
+@pytest.mark.parametrize("change", [None, {"annotations": None}, {"images": ["a.jpg"]}])
+def test_ground_truth_that_is_not_coco_is_shown(change):
+    empty = {"images": [], "annotations": [], "categories": []}
+    for wrong in ("truth.json", {"images": []}) if change is None else (empty | change,):
+        with pytest.raises(ValueError, match="`ground_truth` must have .*'categories'.*Received"):
+            coco_metrics(wrong, [])
+
+
+@pytest.mark.parametrize("change", [{"image_id": 9}, {"category_id": 9}, {"bbox": [1, 2, -3, 4]}])
+def test_annotations_that_nothing_could_match_are_refused(change):
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4]}
+    truth = {"images": [{"id": 1}], "annotations": [annotation], "categories": [{"id": 1}]}
+    assert coco_metrics(truth, []).figures["AP"] == 0
+    with pytest.raises(ValueError, match="No annotation has any|without negative sides"):
+        coco_metrics(truth | {"annotations": [annotation | change]}, [])
