@@ -18,7 +18,7 @@ def small_detector(name, num_blocks=0, **arguments):
     keras.utils.set_random_seed(1)
     small = SMALL[name]
     defaults = {
-        **small.parts(num_blocks, max_level=5),
+        **small.parts(num_blocks, max_level=4),
         "decoder": DetectionDecoder(score_threshold=0.0, max_detections=20),
         "preprocessor": DetectionPreprocessor(min_side=48, max_side=80, pad_multiple=32),
         **small.arguments,

@@ -44,8 +44,8 @@ def test_published_resizing_is_the_same_in_exports(resizing):
 def test_integer_arithmetic_gives_the_sizes_of_the_published_rule():
     """`int(side * factor + 0.5)` in float64, except where float64 misses an exact half."""
     portable, published = _IntegerPreprocessor((320, 480)), DetectionPreprocessor((320, 480))
-    for height in range(1, 700, 13):
-        for width in range(1, 700, 11):
+    for height in range(1, 700, 31):
+        for width in range(1, 700, 23):
             factor = min(320 / height, 480 / width)
             if all(abs(side * factor % 1 - 0.5) > 1e-9 for side in (height, width)):
                 found = [int(n) for n in portable.resized_size(height, width)]
