@@ -16,6 +16,29 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 import keras  # noqa: E402 (it reads the environment)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unoptimized_graphs(request):
+    """Skips graph optimization, which takes longer than running most tests. Not with `-m slow`."""
+    if keras.backend.backend() == "tensorflow" and request.config.option.markexpr == "not slow":
+        import tensorflow as tf
+
+        tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": True})
+
+
+@pytest.fixture
+def optimized_graphs():
+    """Optimizes graphs as for users, where it might make a difference."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf
+
+    before = tf.config.optimizer.get_experimental_options().get("disable_meta_optimizer", False)
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": False})
+    yield
+    tf.config.optimizer.set_experimental_options({"disable_meta_optimizer": before})
+
+
 @pytest.fixture(scope="module", autouse=True)
 def freed_memory():
     """Lets go of the models of a file after its last test: they refer to themselves."""
