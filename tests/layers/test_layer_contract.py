@@ -62,7 +62,7 @@ LAYERS = {
     "DyHeadNeck": lambda **kw: (DyHeadNeck(2, 32, start="released", **kw), [pyramid_dict()]),
     "DyHeadNeck-published": lambda **kw: (
         DyHeadNeck(1, 32, alignment="published", **kw),
-        [pyramid_dict()],
+        [dict(list(pyramid_dict().items())[:2])],  # compiled several times
     ),
 }
 

@@ -3,7 +3,6 @@
 import keras
 import numpy as np
 import pytest
-from backend import slow_on_jax
 
 from keras_dyhead.layers import DyHeadNeck
 
@@ -54,7 +53,9 @@ def descend_torch(neck, pyramid, loss, rate):
         yield value
 
 
-@pytest.mark.parametrize("dtype", slow_on_jax(["float32", "mixed_bfloat16"], ["float32"]))
+@pytest.mark.parametrize(
+    "dtype", [pytest.param("float32", marks=pytest.mark.slow), "mixed_bfloat16"]
+)
 def test_gradient_descent_learns_the_outputs_of_another_neck(dtype):
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
