@@ -9,9 +9,6 @@ from keras_dyhead.detectors import ATSS, FasterRCNN, RepPoints
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers
 
-IMAGES = np.zeros((2, 64, 64, 3), "float32")
-TARGETS = {"boxes": np.array([[[8.0, 8, 40, 44]]] * 2), "labels": np.array([[1]] * 2)}
-
 
 def atss(**kwargs):
     backbone = kwargs.pop("backbone", None) or ResNetBackbone(18, base_channels=8)
@@ -57,22 +54,27 @@ FREEZE = {
 }
 
 
+def take_a_step(model):
+    """Of nothing but the optimizer, whose variables then differ from their initial values."""
+    model.compile("adam")
+    ones = [keras.ops.ones_like(variable) for variable in model.trainable_variables]
+    model.optimizer.apply(ones, model.trainable_variables)
+
+
 @pytest.mark.parametrize("freeze", FREEZE)
-def test_frozen_layers_and_the_optimizer_are_kept(freeze, tmp_path, eager):
+def test_frozen_layers_and_the_optimizer_are_kept(freeze, tmp_path):
     model = atss(backbone=ResNetBackbone(18, base_channels=8, frozen_stages=1))
     FREEZE[freeze](model)
-    model.compile("adam")
-    model.train_on_batch(IMAGES, TARGETS)
+    take_a_step(model)
     assert_same_state(saved_and_loaded(model, tmp_path), model)
 
 
-def test_layers_of_a_two_stage_head_are_kept(tmp_path, eager):
+def test_layers_of_a_two_stage_head_are_kept(tmp_path):
     model = FasterRCNN(
         ResNetBackbone(18, base_channels=8), 3, DyHeadNeck(1, 16), head_units=8, head_layers=1
     )
     model.head.rpn.trainable = False
-    model.compile("adam")
-    model.train_on_batch(IMAGES, TARGETS)
+    take_a_step(model)
     again = saved_and_loaded(model, tmp_path)
     assert_same_state(again, model)
     assert not again.head.rpn.trainable_variables and again.head.box_head.trainable_variables
