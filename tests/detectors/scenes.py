@@ -50,7 +50,7 @@ class Small:
     on_replicas: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     background_losses: tuple[str, ...] = ("class_loss",)
 
-    def parts(self, num_blocks, max_level=6, dtype=None):
+    def parts(self, num_blocks, max_level=5, dtype=None):
         """Returns the arguments `neck` and `pyramid`, with 16 channels."""
         given = {"max_level": max_level, "dtype": dtype, "name": "feature_pyramid"}
         pyramid = FeaturePyramid(16, **self.pyramid, **given)
@@ -132,7 +132,7 @@ def small_backbone(**options):
 
 
 def small_detector(name, num_blocks=0, **kwargs):
-    """A reproducible, untrained detector on P3..P6."""
+    """A reproducible, untrained detector on P3..P5."""
     keras.utils.set_random_seed(0)
     small = SMALL[name]
     defaults = {**small.parts(num_blocks, dtype=kwargs.get("dtype")), **small.arguments}

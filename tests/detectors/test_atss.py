@@ -29,7 +29,7 @@ def test_losses_equal_a_loop_over_anchors(normalizer):
     rng = np.random.default_rng(0)
     for key in ("class_logits", "box_deltas", "centerness_logits"):
         raw[key] = rng.normal(size=raw[key].shape).astype("float32")
-    anchors = np.asarray(model.anchors([(8, 12), (4, 6), (2, 3), (1, 2)], 3), "float64")
+    anchors = np.asarray(model.anchors([(8, 12), (4, 6), (2, 3)], 3), "float64")
     objects = tf.constant(targets["boxes"]), tf.constant(targets["labels"], tf.int32)
     assigned = np.asarray(model.match(raw, *objects)[1])
     assert {-1, 0, 1} == set(assigned[0]) and {-1} == set(assigned[1])
@@ -82,7 +82,7 @@ def test_every_level_scales_its_deltas_by_its_own_weight():
     before = model(images)["box_deltas"]
     for i, scale in enumerate(model.head.level_scales):
         scale.assign(i + 2.0)
-    factors = np.repeat([2, 3, 4, 5], [8 * 12, 4 * 6, 2 * 3, 1 * 2])[None, :, None]
+    factors = np.repeat([2, 3, 4], [8 * 12, 4 * 6, 2 * 3])[None, :, None]
     np.testing.assert_allclose(model(images)["box_deltas"], before * factors, rtol=1e-5)
 
 
@@ -94,5 +94,5 @@ def test_convolutions_before_the_predictions_are_normalized_and_have_no_bias():
             assert head[f"{branch}_conv_{i}/kernel"] == (3, 3, 16, 16)
             assert head[f"{branch}_norm_{i}/gamma"] == (16,)
             assert f"{branch}_conv_{i}/bias" not in head
-    model.compile("sgd")
+    model.compile("sgd", run_eagerly=True)
     assert np.isfinite(model.train_on_batch(*scene())).all()

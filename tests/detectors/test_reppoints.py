@@ -8,7 +8,7 @@ from detectors.scenes import CLASSES, scene, small_detector
 
 from keras_dyhead.detectors.reppoints_head import TAPS, RepPointsHead, moment_boxes
 
-LEVELS = [(8, 12), (4, 6), (2, 3), (1, 2)]
+LEVELS = [(8, 12), (4, 6), (2, 3)]
 
 
 def iou(a, b):

@@ -29,7 +29,7 @@ def saved(request, tmp_path_factory):
     """A folder with detectors, and the detections of each on this backend."""
     folder, expected = tmp_path_factory.mktemp("saved"), {}
     for name in request.param:
-        model = build(name, num_blocks=2)
+        model = build(name, num_blocks=1)
         model.decoder = DetectionDecoder(score_threshold=0.0, max_detections=20)
         expected[name] = detect(model)
         model.save(folder / f"{name}.keras")
