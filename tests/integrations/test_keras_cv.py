@@ -39,6 +39,12 @@ def plain_yolov8(seed=0):
     return detector
 
 
+@pytest.fixture(scope="module")
+def plain():
+    """A plain detector for all tests, which leave it as it is."""
+    return plain_yolov8()
+
+
 def assert_same_outputs(model, other, images, **tolerance):
     expected = other(images)
     for key, value in model(images).items():
@@ -134,8 +140,7 @@ def test_the_default_pyramid_fits_retinanets_default_anchors_and_heads():
     assert history["box_loss"][0] > 0  # some anchor matched some box
 
 
-def test_from_detector_copies_every_weight_by_path():
-    plain = plain_yolov8()
+def test_from_detector_copies_every_weight_by_path(plain):
     model = DyHeadYOLOV8Detector.from_detector(plain, DyHeadNeck(1, 16))
     copied = {weight.path: weight for weight in model.weights}
     for weight in plain.weights:
@@ -144,9 +149,8 @@ def test_from_detector_copies_every_weight_by_path():
     assert {path.split("/")[0] for path in copied} == {"dyhead_between"}
 
 
-def test_weights_saved_by_a_plain_detector_load_into_ours(tmp_path):
+def test_weights_saved_by_a_plain_detector_load_into_ours(plain, tmp_path):
     """A `.weights.h5` file of a plain detector loads into everything but DyHead."""
-    plain = plain_yolov8()
     plain.save_weights(tmp_path / "plain.weights.h5")
     model = DyHeadYOLOV8Detector.from_detector(
         plain_yolov8(seed=1), DyHeadNeck(1, 16), residual=True
@@ -155,9 +159,8 @@ def test_weights_saved_by_a_plain_detector_load_into_ours(tmp_path):
     assert_same_outputs(model, plain, tiny_detectors.images(1), rtol=1e-5, atol=1e-5)
 
 
-def test_residual_starts_where_the_plain_detector_ended():
+def test_residual_starts_where_the_plain_detector_ended(plain):
     """Outputs equal those of the trained plain detector until DyHead's projection changes."""
-    plain = plain_yolov8()
     images = tiny_detectors.images(1)
     model = DyHeadYOLOV8Detector.from_detector(plain, DyHeadNeck(1, 16), residual=True)
     assert_same_outputs(model, plain, images, rtol=1e-6, atol=1e-6)
@@ -166,9 +169,9 @@ def test_residual_starts_where_the_plain_detector_ended():
     assert np.abs(model(images)["boxes"] - plain(images)["boxes"]).max() > 1e-2
 
 
-def test_the_yolov8_head_sees_only_the_outputs_of_dyhead():
+def test_the_yolov8_head_sees_only_the_outputs_of_dyhead(plain):
     """With zero projections back, the outputs no longer depend on the image."""
-    model = DyHeadYOLOV8Detector.from_detector(plain_yolov8(), DyHeadNeck(1, 16))
+    model = DyHeadYOLOV8Detector.from_detector(plain, DyHeadNeck(1, 16))
     images = tiny_detectors.images(2)
     boxes = model(images)["boxes"]
     assert np.abs(boxes[0] - boxes[1]).max() > 1e-3
@@ -184,11 +187,11 @@ def test_from_detector_refuses_other_models():
         DyHeadYOLOV8Detector.from_detector(keras.Sequential())
 
 
-def test_yolov8_config_keeps_neck_and_residual():
+def test_yolov8_config_keeps_neck_and_residual(plain):
     backbone = tiny_detectors.keras_cv_backbone()
     neck = DyHeadNeck(2, 32, "published", use_scale_attention=False)
     model = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, neck=neck, residual=True)
     again = DyHeadYOLOV8Detector.from_config(model.get_config())
     assert again.residual and again.neck.get_config() == neck.get_config()
-    plain = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, neck=None)
-    assert len(plain.weights) == len(plain_yolov8().weights)
+    without = DyHeadYOLOV8Detector(backbone, 2, "xyxy", fpn_depth=1, neck=None)
+    assert len(without.weights) == len(plain.weights)
