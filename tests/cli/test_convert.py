@@ -25,7 +25,7 @@ def tiny(monkeypatch):
         backbone="ResNetBackbone",
         backbone_arguments={"depth": 18, "base_channels": 8},
         neck={"num_blocks": 1, "channels": 16, "alignment": "published"},
-        pyramid={"channels": 16},
+        pyramid={"channels": 16, "max_level": 5},
         arguments={"head_kernel_size": 1},
         preprocessing={"min_side": 64, "max_side": 96, "channel_order": "BGR"},
         ap=1.5,
