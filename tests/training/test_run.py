@@ -75,7 +75,9 @@ def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finishe
     assert not list(training.out.glob("unfinished*"))
 
 
-def test_the_best_epoch_of_held_out_images_becomes_the_model(tiny, tmp_path, capsys, monkeypatch):
+def test_the_best_epoch_of_held_out_images_becomes_the_model(
+    tiny, tmp_path, capsys, monkeypatch, eager
+):
     """Also after resuming the last epoch. A training that is out of patience ends."""
     scores = iter([0.3, 0.2, 0.1, 0.0])
     measure, seen = AveragedEvaluation.on_epoch_end, []
