@@ -1,10 +1,6 @@
 """What every detector must do as a Keras model, with and without DyHead."""
 
 import dataclasses
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import keras
 import keras_hub
@@ -21,16 +17,6 @@ from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 def overlap(a, b):
     sides = np.maximum(0, np.minimum(a[2:], b[2:]) - np.maximum(a[:2], b[:2]))
     return np.prod(sides) / (np.prod(a[2:] - a[:2]) + np.prod(b[2:] - b[:2]) - np.prod(sides))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def unoptimized_graphs():
-    """Skips graph optimization, which takes longer here than running the few small steps."""
-    option = "disable_meta_optimizer"
-    before = tf.config.optimizer.get_experimental_options().get(option, False)
-    tf.config.optimizer.set_experimental_options({option: True})
-    yield
-    tf.config.optimizer.set_experimental_options({option: before})
 
 
 EVERY_DETECTOR = pytest.mark.parametrize("name", SMALL)
@@ -52,9 +38,6 @@ def trainings(quick):
     """All detectors without and with DyHead. All except the quick ones are slow tests."""
     names = [f"{name}-{n}" for name in SMALL for n in (0, 1)]
     return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names]
-
-
-SAVED = trainings(("atss-0",))  # two more steps are compiled, faster without DyHead
 
 
 @pytest.fixture(scope="module", params=trainings(QUICK_TRAININGS))
@@ -88,25 +71,25 @@ def test_training_lowers_each_named_loss_and_finds_the_objects(trained):
         assert overlap(best, box) > 0.6
 
 
-@pytest.mark.parametrize("trained", SAVED, indirect=True)
 def test_a_saved_model_predicts_the_same_and_continues_training(trained, tmp_path):
     model, *_ = trained
     images, targets = scene()
     model.save(tmp_path / "model.keras")
     restored = keras.saving.load_model(tmp_path / "model.keras")
+    restored.run_eagerly = True  # quicker for a step or two
     assert_same(restored.predict(images, verbose=0), model.predict(images, verbose=0))
     assert own_config(restored) == own_config(model)
     for ours, theirs in zip(restored.optimizer.variables, model.optimizer.variables, strict=True):
         np.testing.assert_array_equal(ours, theirs)
     loss = restored.fit(images, targets, verbose=0).history["loss"][0]
-    np.testing.assert_allclose(loss, model.evaluate(images, targets, verbose=0)[0], rtol=1e-4)
+    np.testing.assert_allclose(loss, model.compute_loss(images, targets, model(images)), rtol=1e-4)
 
 
 def test_raw_outputs_are_flat_and_decode_to_what_predict_returns(trained):
     model, _, small = trained
     images, _ = scene()
     raw = model(images)
-    locations = (8 * 12 + 4 * 6 + 2 * 3 + 1 * 2) * model.locations_per_cell
+    locations = (8 * 12 + 4 * 6 + 2 * 3) * model.locations_per_cell
     assert set(raw) == {*small.raw, *small.maps, "level_sizes"}
     shapes = {key: tuple(raw[key].shape) for key in small.raw}
     assert shapes == {key: (2, locations, *last) for key, last in small.raw.items()}
@@ -152,7 +135,7 @@ def padded(targets, places):
 
 
 @EVERY_DETECTOR
-@pytest.mark.parametrize("num_blocks", [pytest.param(0, marks=pytest.mark.slow), 1])
+@pytest.mark.parametrize("num_blocks", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_trace_trains_with_few_objects_hundreds_and_none(name, num_blocks, monkeypatch):
     traces = []
     compute_loss = Detector.compute_loss
@@ -243,7 +226,8 @@ def test_mixed_precision_keeps_weights_finite_and_predicts_float32(name, policy,
     model = small_detector(name, num_blocks, dtype=policy)
     for layer in [model.pyramid, model.head] + [model.neck] * num_blocks:
         assert layer.compute_dtype == policy.split("_")[1]
-    model.compile(keras.optimizers.Adam(1e-3))
+    # bfloat16 adds nothing to a graph; float16 adds the scaling of losses.
+    model.compile(keras.optimizers.Adam(1e-3), run_eagerly=policy == "mixed_bfloat16")
     history = model.fit(images, targets, epochs=3, verbose=0).history
     assert np.isfinite(history["loss"]).all() and history["loss"][-1] < history["loss"][0]
     assert all(np.isfinite(weight).all() for weight in model.get_weights())
@@ -257,7 +241,7 @@ def test_kerashub_backbones_and_datasets_of_varying_sizes_are_accepted():
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 64, 64, 64], [1, 1, 1, 1], [1, 2, 2, 2], "basic_block"
     )
-    model = ATSS(backbone, CLASSES, None, FeaturePyramid(16), head_layers=1)
+    model = ATSS(backbone, CLASSES, None, FeaturePyramid(16, max_level=5), head_layers=1)
     model.compile("sgd")
 
     def batches():
@@ -276,7 +260,7 @@ def test_kerashub_backbones_and_datasets_of_varying_sizes_are_accepted():
     )
     dataset = tf.data.Dataset.from_generator(batches, output_signature=signature)
     dataset = dataset.apply(tf.data.experimental.assert_cardinality(2))
-    model.fit(dataset, validation_data=dataset, verbose=0)
+    model.fit(dataset, verbose=0)
     assert model.predict(dataset, verbose=0)["boxes"].shape == (2, 100, 4)
     copy = ATSS.from_config(model.get_config())
     assert [w.path for w in copy.weights] == [w.path for w in model.weights]
@@ -353,7 +337,7 @@ def test_invalid_calls_are_explained():
 def test_the_running_normalizer_moves_only_in_training_steps_and_is_saved(tmp_path):
     """detectron2's mean moves from 100 a tenth of the way toward the positives of each batch."""
     model = small_detector("retinanet", loss_normalizer="running")
-    model.compile(keras.optimizers.SGD(0.0))
+    model.compile(keras.optimizers.SGD(0.0), run_eagerly=True)
     images, targets = scene()
     boxes, labels = (tf.constant(targets[key]) for key in ("boxes", "labels"))
     _, assigned, _ = model.match(model(images), boxes, labels)
@@ -366,51 +350,3 @@ def test_the_running_normalizer_moves_only_in_training_steps_and_is_saved(tmp_pa
     model.save(tmp_path / "model.keras")
     restored = keras.saving.load_model(tmp_path / "model.keras")
     assert float(restored.running_positives) == float(model.running_positives)
-
-
-TWO_REPLICAS = """
-import sys
-
-import keras
-import numpy as np
-import tensorflow as tf
-from detectors.scenes import SMALL, scene, small_detector
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-images, targets = scene()  # one replica gets the image with objects, the other gets the empty one
-
-for argument in sys.argv[1:]:
-    name, num_blocks, *predicts = argument.split()
-    results = []
-    for scope in (tf.distribute.get_strategy().scope, strategy.scope):
-        with scope():
-            model = small_detector(name, int(num_blocks), **SMALL[name].on_replicas)
-            model.compile(keras.optimizers.SGD(0.1))
-        logs = model.fit(images, targets, batch_size=2, verbose=0).history
-        out = model.predict(images, batch_size=2, verbose=0) if predicts else {}
-        results.append((logs, [(w.path, w.numpy()) for w in model.weights], out))
-    (logs, weights, out), (other_logs, other_weights, other_out) = results
-    for key in logs:
-        np.testing.assert_allclose(other_logs[key], logs[key], rtol=1e-5, err_msg=key)
-    for (path, a), (_, b) in zip(weights, other_weights, strict=True):
-        np.testing.assert_allclose(b, a, atol=2e-6, err_msg=path)
-    for key in out:
-        np.testing.assert_allclose(other_out[key], out[key], atol=1e-3, err_msg=key)
-    print(name, "equal on", strategy.num_replicas_in_sync, "replicas")
-"""
-
-
-ALL_MODELS = [f"{name} {num_blocks} predicts" for name in SMALL for num_blocks in (0, 1)]
-
-
-@pytest.mark.parametrize("models", [["atss 1"], pytest.param(ALL_MODELS, marks=pytest.mark.slow)])
-def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch(models):
-    process = subprocess.run(
-        [sys.executable, "-c", TWO_REPLICAS, *models],
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
-        capture_output=True,
-        text=True,
-    )
-    assert process.stdout.count("equal on 2 replicas") == len(models), process.stderr

@@ -1,55 +1,44 @@
-"""Under a strategy, optimizers use the gradient of the whole batch."""
+"""A step on several replicas is the step on the whole batch."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
+from detectors.scenes import SMALL
 
 from keras_dyhead.detectors.replicas import sum_gradients_first
 
-# The rows of one replica have a large gradient, the others a small one.
-SCRIPT = """
-import keras
-import numpy as np
-import tensorflow as tf
-from keras_dyhead.detectors.replicas import sum_gradients_first
-
-cpu = tf.config.list_physical_devices("CPU")[0]
-tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
-two = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-x = np.random.default_rng(0).normal(size=(8, 3)).astype("float32")
-y = np.array([[0.1], [0.1], [30], [20]] * 2, "float32")
-
-def train(strategy, options, scale):
-    keras.utils.set_random_seed(0)
-    with strategy.scope():
-        model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
-        optimizer = keras.optimizers.SGD(0.1, momentum=0.9, **options)
-        if scale:
-            optimizer = keras.optimizers.LossScaleOptimizer(optimizer, scale, 2)
-        model.compile(optimizer, "mse")
-        sum_gradients_first(model.optimizer)
-    model.fit(x, y, 4, epochs=5, shuffle=False, verbose=0)
-    return [v.numpy() for v in [*model.weights, *model.optimizer.variables]]
-
-for options, scale in (
-    ({"global_clipnorm": 1.0}, None),
-    ({"clipvalue": 0.5}, None),
-    ({"global_clipnorm": 1.0}, 2.0**126),
-):
-    one = train(tf.distribute.get_strategy(), options, scale)
-    for a, b in zip(one, train(two, options, scale), strict=True):
-        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
-    skipped = 0 if scale is None else 10 - int(one[2 + 2])
-    print("equal, having skipped", skipped)
-"""
+ALL_MODELS = [f"{name} {num_blocks} predicts" for name in SMALL for num_blocks in (0, 1)]
 
 
-def test_clipping_and_loss_scaling_on_two_replicas_equal_those_of_the_whole_batch():
-    process = subprocess.run([sys.executable, "-c", SCRIPT], capture_output=True, text=True)
-    assert process.stdout.count("equal") == 3, process.stderr[-3000:]
-    assert process.stdout.count("skipped 0") == 2, process.stdout
+@pytest.fixture(
+    scope="module", params=[["atss 1"], pytest.param(ALL_MODELS, marks=pytest.mark.slow)]
+)
+def compared(request):
+    """The models, and what the comparison of two replicas with one device prints."""
+    process = subprocess.run(
+        [sys.executable, "-m", "detectors.two_replicas", *request.param],
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    assert process.returncode == 0, process.stderr[-3000:]
+    return request.param, process.stdout
+
+
+def test_a_step_on_two_replicas_equals_the_step_on_the_whole_batch(compared):
+    models, output = compared
+    assert output.count("equal on 2 replicas") == len(models)
+
+
+def test_clipping_and_loss_scaling_on_two_replicas_equal_those_of_the_whole_batch(compared):
+    _, output = compared
+    assert output.count("optimizers equal") == 3
+    assert output.count("skipped 0") == 2
 
 
 def test_an_optimizer_is_changed_once_and_does_the_same_on_one_device():
