@@ -58,7 +58,7 @@ test: docs
 	KERAS_BACKEND=jax $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND) $(LONG_ON_JAX:%=--ignore=%)
 	KERAS_BACKEND=torch $(VENV)/bin/python -m pytest --numprocesses 2 --dist loadfile $(ON_EVERY_BACKEND)
 
-# Here JAX compiles with all optimizations, as for users.
+# Here JAX and TensorFlow optimize what they compile, as for users.
 test-slow: $(VENV)/installed
 	$(VENV)/bin/python -m pytest -m slow
 	KERAS_BACKEND=jax JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(VENV)/bin/python -m pytest -m 'slow or not slow' $(ON_EVERY_BACKEND)
