@@ -83,18 +83,19 @@ def vjp(function, arrays, cotangent):
     return to_numpy(output), [to_numpy(gradient) for gradient in gradients]
 
 
-def as_function(layer, *arguments):
+def as_function(layer, *arguments, **options):
     """A built layer as a function for `vjp`, and the arrays to call it with.
 
     The function takes the tensors of `arguments` and the trainable weights, one after the other,
-    and returns all outputs as one float32 vector.
+    calls the layer with `options`, too, and returns all outputs as one float32 vector.
     """
     inputs = keras.tree.flatten(arguments)
 
     def function(*arrays):
         weights = zip(layer.trainable_variables, arrays[len(inputs) :], strict=True)
         with keras.StatelessScope(list(weights)):
-            outputs = layer(*keras.tree.pack_sequence_as(arguments, list(arrays[: len(inputs)])))
+            tensors = keras.tree.pack_sequence_as(arguments, list(arrays[: len(inputs)]))
+            outputs = layer(*tensors, **options)
         outputs = [keras.ops.reshape(x, (-1,)) for x in keras.tree.flatten(outputs)]
         return keras.ops.cast(keras.ops.concatenate(outputs), "float32")
 

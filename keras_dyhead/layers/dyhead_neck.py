@@ -107,7 +107,7 @@ class DyHeadNeck(PyramidLayer):
         shapes = [(*shape[:-1], self.channels) for shape in named.values()]
         for block in self.blocks:
             block.build(shapes)
-        self._call_block = SharedTrace(self.blocks[0]) if self.blocks else None
+        self._run_blocks = SharedTrace(self.blocks)
         self.built = True
 
     def check_levels(self, shapes):
@@ -120,9 +120,7 @@ class DyHeadNeck(PyramidLayer):
         return levels
 
     def call(self, inputs, training=False):
-        levels = self._project(inputs)
-        for block in self.blocks:
-            levels = self._call_block(block, levels, training=bool(training))
+        levels = self._run_blocks(self._project(inputs), training=bool(training))
         return dict(zip(inputs, levels, strict=True)) if isinstance(inputs, dict) else levels
 
     def trace(self, inputs) -> Iterator[BlockTrace]:

@@ -9,6 +9,8 @@ from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
 from keras_dyhead.layers.start import NEIGHBORS, SCALE, NearIdentity, check_start
 from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.ops.chunks import for_xla
+from keras_dyhead.ops.conv_rows import conv_rows
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
@@ -155,8 +157,8 @@ class SpatialAwareAttention(PyramidLayer):
         """Returns the branches as `AffineMap`, whose normalization is not yet computed."""
         levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
         sizes = [ops.shape(level)[1:3] for level in levels]
-        fields = [self._fields(level) for level in levels] if self.use_spatial_attention else None
         pyramid = MapRows(levels) if self.use_spatial_attention else None
+        fields = self._all_fields(levels, pyramid) if self.use_spatial_attention else None
         mid = self._convolve("mid", levels, sizes, fields, pyramid)
         low = self._convolve(
             "low", levels[:-1], sizes[1:], fields and fields[1:], pyramid, strides=2
@@ -265,6 +267,15 @@ class SpatialAwareAttention(PyramidLayer):
         field = self.offset_conv(level) * self.offset_scale
         height, width = ops.shape(field)[1:3]
         return ops.reshape(field, (-1, height * width, 3 * _TAPS))
+
+    def _all_fields(self, levels, pyramid):
+        """Returns `_fields` of each level; for XLA, by one matrix product."""
+        if not (for_xla() and all(isinstance(n, int) for size in pyramid.sizes for n in size)):
+            return [self._fields(level) for level in levels]
+        conv = self.offset_conv
+        rows = ops.cast(pyramid.values, conv.compute_dtype)
+        fields = conv_rows(rows, ops.convert_to_tensor(conv.kernel), pyramid.sizes) + conv.bias
+        return split_rows(fields * self.offset_scale, [h * w for h, w in pyramid.sizes])
 
     def _convolve(self, branch, sources, sizes, fields, rows, first=0, strides=1, enlarged=False):
         """Convolves all sources with one kernel, to outputs of the given sizes.

@@ -25,7 +25,7 @@ def num_chunks(positions, column_shape, dtype, most=MAX_CHUNKS):
     itemsize = 2 if "16" in keras.backend.standardize_dtype(dtype) else 4
     device = _device()
     limit = CHUNK_BYTES[device] // (math.prod(column_shape) * itemsize)
-    fewest = 2 if device == "cpu" and _for_xla() else 1
+    fewest = 2 if device == "cpu" and for_xla() else 1
     if isinstance(limit, int) and isinstance(positions, int):
         return max(fewest, min(most, -(-positions // max(1, limit))))
     return ops.clip(-(-positions // ops.maximum(limit, 1)), fewest, most)
@@ -112,7 +112,8 @@ def _scan(function, carry, stacks, chunks, length, like):
     return carry, [ops.stack(parts) for parts in zip(*outputs, strict=True)]
 
 
-def _for_xla():
+def for_xla() -> bool:
+    """Whether XLA compiles what is traced now. On JAX, it compiles everything."""
     backend = keras.backend.backend()
     return backend == "jax" or (backend == "tensorflow" and is_compiled())
 

@@ -1,8 +1,11 @@
-"""SharedTrace passes on the gradients of the layers."""
+"""SharedTrace compiles once, and passes on the gradients of the layers."""
+
+import re
 
 import keras
 import numpy as np
 import pytest
+from backend import as_function, relative_error, vjp
 
 from keras_dyhead.layers import DyHeadNeck
 
@@ -31,3 +34,47 @@ def test_biases_before_the_neck_get_their_own_gradients_in_a_graph():
     for _ in range(2):
         for actual, gradient in zip(tf.function(gradients)(), expected, strict=True):
             np.testing.assert_allclose(actual, gradient, atol=1e-4 * np.abs(gradient).max())
+
+
+@pytest.mark.tensorflow
+@pytest.mark.parametrize("batch", [1, None])
+def test_xla_compiles_a_training_step_once_for_all_weights(batch):
+    """It would compile again for each change of what it takes for a constant."""
+    import tensorflow as tf
+
+    neck = DyHeadNeck(2, 16)
+    pyramid = [tf.ones((1, n, n, 16)) for n in (4, 2)]
+    neck.build([x.shape for x in pyramid])
+    specs = [tf.TensorSpec((batch, *x.shape[1:])) for x in pyramid]
+
+    @tf.function(jit_compile=True, input_signature=[specs])
+    def gradients(maps):
+        with tf.GradientTape() as tape:
+            loss = tf.add_n([tf.reduce_sum(x**2) for x in neck(maps, training=True)])
+        return tape.gradient(loss, [v.value for v in neck.trainable_variables])
+
+    program = gradients.experimental_get_compiler_ir(pyramid)()
+    program = program[program.index("ENTRY") :]
+    assert len(re.findall(r" = f32\[3,3,16,16\]\S* parameter\(", program)) == 6
+    assert not re.findall(r"ReadVariableOp\S* = .* constant\(.*", program)
+
+
+def test_training_in_one_trace_gives_each_layer_its_own_gradients():
+    """JAX loops over the blocks in training; elsewhere this is the same as calling them."""
+    rng = np.random.default_rng(0)
+    pyramid = [rng.normal(size=(1, n, n, 16)).astype("float32") for n in (8, 4)]
+    neck = DyHeadNeck(2, 16)
+    neck.build([x.shape for x in pyramid])
+    for weight in neck.weights:
+        weight.assign(weight + rng.normal(0, 0.1, weight.shape))
+    neck.blocks[0].trainable = False
+    cotangent = rng.normal(size=sum(x.size for x in pyramid)).astype("float32")
+    results = []
+    for training in (False, True):
+        function, arrays = as_function(neck, pyramid, training=training)
+        results.append(vjp(function, arrays, cotangent))
+    (expected, expected_gradients), (output, gradients) = results
+    assert relative_error(output, expected) < 1e-5
+    assert len(gradients) == len(pyramid) + len(neck.blocks[1].trainable_variables)
+    for gradient, wanted in zip(gradients, expected_gradients, strict=True):
+        assert relative_error(gradient, wanted) < 1e-5
