@@ -99,16 +99,19 @@ class DyHeadBlock(PyramidLayer):
     def call(self, inputs):
         # Equations 4, 3 and 5 of the paper. Between them, maps are known up to a scale and a shift
         # per channel (`affine_maps`): only the last attention computes their pixels.
-        sampled = self.spatial_attention.sample(inputs)
+        outputs = self.attend(self.spatial_attention.convolve(inputs))
+        return dict(zip(inputs, outputs, strict=True)) if isinstance(inputs, dict) else outputs
+
+    def attend(self, maps) -> list:
+        """Computes the outputs from the convolved maps of the spatial-aware attention."""
+        sampled = self.spatial_attention.normalize(maps)
         if self.use_scale_attention:
             weighted = self.scale_attention.weigh(sampled)
         else:
             weighted = [WeightedSum(list(x.values()), [1 / len(x)] * len(x)) for x in sampled]
         if self.use_task_attention:
-            outputs = self.task_attention.rectify(weighted)
-        else:
-            outputs = [x.relu() for x in weighted]
-        return dict(zip(inputs, outputs, strict=True)) if isinstance(inputs, dict) else outputs
+            return self.task_attention.rectify(weighted)
+        return [x.relu() for x in weighted]
 
     def trace(self, inputs) -> BlockTrace:
         """Applies one attention after the other and returns all intermediate results.

@@ -1,61 +1,77 @@
-"""Runs layers of the same structure, one after the other, through one trace."""
+"""Runs the blocks of a tower through one trace."""
 
 import keras
 from keras import ops
 
+from keras_dyhead.layers.block_loop import loop_over_blocks
 from keras_dyhead.ops.sampling_form import chosen_form, is_compiled
 
 
 class SharedTrace:
-    """Calls layers that differ only in their weights; the compiler sees only one of them.
+    """Calls blocks that differ only in their weights; the compiler sees only one of them.
 
     If each block of a stack were traced, the graph would contain a copy per block. Python would
     build each copy, and the backend would optimize and differentiate it. Here one block is traced,
     as a function of its weights.
 
     TensorFlow's own runtime gets a function. In training, the graph contains it once and calls it.
-    Otherwise the calls are inlined, as the converters to ONNX and LiteRT require. JAX gets a loop
-    over stacked weights in training.
+    Otherwise the calls are inlined, as the converters to ONNX and LiteRT require.
 
-    TensorFlow's functions do not suit XLA. They pass shapes to their gradients, so XLA would take
-    their arguments for constants, and compile a step again for each change of a weight. Under XLA,
-    and outside a trace, the layers are called directly.
+    XLA gets a loop in training. It would inline the calls of a function. Worse, it would compile a
+    step again for each change of a weight: TensorFlow's functions pass shapes to their gradients,
+    and to know them, XLA takes all arguments for constants.
+
+    Otherwise the blocks are called directly.
 
     Args:
-        layers: Built layers. The output of each has the structure and the shapes of its input.
+        blocks: Built blocks. The output of each has the structure and the shapes of its input.
     """
 
-    def __init__(self, layers):
-        self._layers = list(layers)
+    def __init__(self, blocks):
+        self._blocks = list(blocks)
         self._functions = {}
 
     def __call__(self, inputs, training: bool = False):
-        """Passes a list of tensors through all layers."""
-        backend = keras.backend.backend()
-        if backend == "jax" and training and len(self._layers) > 1:
-            import jax
+        """Passes a list of maps through all blocks."""
+        form = self._form(inputs, training)
+        if form == "loop":
+            return self._loop(inputs)
+        for block in self._blocks:
+            if form == "function":
+                inputs = self._call_function(block, inputs, training)
+            else:
+                inputs = block(inputs)
+        return inputs
 
-            if any(isinstance(x, jax.core.Tracer) for x in inputs):
-                return self._scan(inputs)
-        traced = False
+    def _form(self, inputs, training):
+        backend = keras.backend.backend()
+        loop = training and len(self._blocks) > 1
         if backend == "tensorflow":
             import tensorflow as tf
 
-            traced = not tf.executing_eagerly() and not is_compiled()
-        for layer in self._layers:
-            inputs = self._call_function(layer, inputs, training) if traced else layer(inputs)
-        return inputs
+            if tf.executing_eagerly():
+                return "direct"
+            if not is_compiled():
+                return "function"
+            return "loop" if loop else "direct"
+        if backend == "jax" and loop:
+            import jax
 
-    def _scan(self, inputs):
+            return "loop" if any(isinstance(x, jax.core.Tracer) for x in inputs) else "direct"
+        return "direct"
+
+    def _loop(self, inputs):
+        weights = [ops.stack(values) for values in zip(*map(_values, self._blocks), strict=True)]
+        if keras.backend.backend() == "tensorflow":
+            return loop_over_blocks(self._blocks[0], weights, inputs)
         import jax
 
-        weights = [ops.stack(values) for values in zip(*map(_values, self._layers), strict=True)]
         return jax.lax.scan(lambda x, w: (self._call_with(w, x), None), inputs, weights)[0]
 
-    def _call_function(self, layer, inputs, training):
+    def _call_function(self, block, inputs, training):
         import tensorflow as tf
 
-        form = chosen_form(layer.compute_dtype)
+        form = chosen_form(block.compute_dtype)
         mode = (form, training)  # what else the trace depends on
         if mode not in self._functions:
             attributes = {"_noinline": True} if training else None
@@ -64,16 +80,16 @@ class SharedTrace:
             )
         if training:
             inputs = tf.nest.map_structure(_separate_gradient, inputs)
-        return self._functions[mode](_values(layer), inputs)
+        return self._functions[mode](_values(block), inputs)
 
     def _call_with(self, weights, inputs):
-        mapping = list(zip(self._layers[0].variables, weights, strict=True))
+        mapping = list(zip(self._blocks[0].variables, weights, strict=True))
         with keras.StatelessScope(mapping):
-            return self._layers[0](inputs)
+            return self._blocks[0](inputs)
 
 
-def _values(layer):
-    return [ops.convert_to_tensor(variable.value) for variable in layer.variables]
+def _values(block):
+    return [ops.convert_to_tensor(variable.value) for variable in block.variables]
 
 
 def _separate_gradient(x):

@@ -155,6 +155,10 @@ class SpatialAwareAttention(PyramidLayer):
 
     def sample(self, inputs) -> list[dict[str, AffineMap]]:
         """Returns the branches as `AffineMap`, whose normalization is not yet computed."""
+        return self.normalize(self.convolve(inputs))
+
+    def convolve(self, inputs) -> dict[str, list]:
+        """Returns the maps of all levels that have a branch, before normalization."""
         levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
         sizes = [ops.shape(level)[1:3] for level in levels]
         pyramid = MapRows(levels) if self.use_spatial_attention else None
@@ -179,7 +183,6 @@ class SpatialAwareAttention(PyramidLayer):
             high = self._convolve(
                 "high", coarser, finer, fields and fields[:-1], rows, enlarged=enlarged
             )
-            high = self._normalize("high", high)
         else:
             if self.use_spatial_attention:
                 fields = [
@@ -187,9 +190,19 @@ class SpatialAwareAttention(PyramidLayer):
                     for field, (height, width) in zip(fields, sizes[1:], strict=False)
                 ]
             high = self._convolve("high", levels[1:], sizes[1:], fields, pyramid, first=1)
-            high = self._normalize("high", high, sizes[:-1])
-        branches = [{"mid": branch} for branch in self._normalize("mid", mid)]
-        for level, branch in zip(branches[1:], self._normalize("low", low), strict=True):
+        return {"mid": mid, "low": low, "high": high}
+
+    def normalize(self, maps) -> list[dict[str, AffineMap]]:
+        """Turns the result of `convolve` into the branches of each level."""
+        sizes = None
+        if self.alignment == "published":
+            sizes = [ops.shape(x)[1:3] for x in maps["mid"][:-1]]
+        branches = [{"mid": branch} for branch in self._normalize("mid", maps["mid"])]
+        low, high = (
+            self._normalize("low", maps["low"]),
+            self._normalize("high", maps["high"], sizes),
+        )
+        for level, branch in zip(branches[1:], low, strict=True):
             level["low"] = branch
         for level, branch in zip(branches[:-1], high, strict=True):
             level["high"] = branch
@@ -285,11 +298,10 @@ class SpatialAwareAttention(PyramidLayer):
         """
         if not sources:
             return []
+        kernel = ops.cast(self.kernels[branch], self.compute_dtype)
         if not self.use_spatial_attention:
             return [
-                ops.conv(
-                    ops.pad(source, ((0, 0), (1, 1), (1, 1), (0, 0))), self.kernels[branch], strides
-                )
+                ops.conv(ops.pad(source, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel, strides)
                 for source in sources
             ]
         grids = []
@@ -306,7 +318,7 @@ class SpatialAwareAttention(PyramidLayer):
             concatenate_grids(grids),
             offsets,
             ops.sigmoid(mask_logits),
-            self.kernels[branch],
+            kernel,
         )
         parts = split_rows(outputs, [height * width for height, width in sizes])
         return [
