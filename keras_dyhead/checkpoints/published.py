@@ -114,6 +114,23 @@ _SQUARES_IN_MIDDLES = AnchorGenerator(8.0, octaves=1, ratios=(1.0,), offset=0.5)
 
 _MICROSOFT_NECK = {"alignment": "published", "start": "released"}
 _OPENMMLAB_NECK = _MICROSOFT_NECK | {"use_bias": False}
+_MICROSOFT_RESNET = {
+    "origin": MICROSOFT,
+    "backbone": "ResNetBackbone",
+    "backbone_arguments": _RESNET_50_CAFFE,
+    "neck": _MICROSOFT_NECK,
+}
+_OPENMMLAB_RESNET = {
+    "origin": OPENMMLAB,
+    "backbone": "ResNetBackbone",
+    "backbone_arguments": {
+        "depth": 50,
+        "style": "pytorch",
+        "batch_norm": "affine",
+        "frozen_stages": 1,
+    },
+    "neck": _OPENMMLAB_NECK,
+}
 _RELU_BEFORE_EXTRA = {"relu_before_extra_convs": True}  # Microsoft and FCOS
 _FROM_P2 = {"min_level": 2, "max_level": 6, "extra_levels": "pool"}
 
@@ -135,11 +152,8 @@ _OPENMMLAB_URL = "https://download.openmmlab.com/mmdetection/v2.0/dyhead/"
 
 PUBLISHED = {
     "dyhead_r50_retina_fpn_1x": PublishedModel(
-        origin=MICROSOFT,
+        **_MICROSOFT_RESNET,
         detector="retinanet",
-        backbone="ResNetBackbone",
-        backbone_arguments=_RESNET_50_CAFFE,
-        neck=_MICROSOFT_NECK,
         pyramid=_RELU_BEFORE_EXTRA,
         arguments={
             "loss_normalizer": "running",
@@ -150,11 +164,8 @@ PUBLISHED = {
         source=_MICROSOFT_URL + "dyhead_r50_retina_fpn_1x.pth",
     ),
     "dyhead_r50_atss_fpn_1x": PublishedModel(
-        origin=MICROSOFT,
+        **_MICROSOFT_RESNET,
         detector="atss",
-        backbone="ResNetBackbone",
-        backbone_arguments=_RESNET_50_CAFFE,
-        neck=_MICROSOFT_NECK,
         pyramid=_RELU_BEFORE_EXTRA,
         arguments=_MICROSOFT_ATSS,
         preprocessing=_SIZE_800 | _BGR,
@@ -162,11 +173,8 @@ PUBLISHED = {
         source=_MICROSOFT_URL + "dyhead_r50_atss_fpn_1x.pth",
     ),
     "dyhead_r50_rcnn_fpn_1x": PublishedModel(
-        origin=MICROSOFT,
+        **_MICROSOFT_RESNET,
         detector="faster-rcnn",
-        backbone="ResNetBackbone",
-        backbone_arguments=_RESNET_50_CAFFE,
-        neck=_MICROSOFT_NECK,
         pyramid=_FROM_P2,
         arguments={},
         preprocessing=_SIZE_800 | _BGR | {"pad_multiple": 64},
@@ -186,16 +194,8 @@ PUBLISHED = {
         source=_MICROSOFT_URL + "dyhead_swint_atss_fpn_2x_ms.pth",
     ),
     "atss_r50_fpn_dyhead_1x_coco": PublishedModel(
-        origin=OPENMMLAB,
+        **_OPENMMLAB_RESNET,
         detector="atss",
-        backbone="ResNetBackbone",
-        backbone_arguments={
-            "depth": 50,
-            "style": "pytorch",
-            "batch_norm": "affine",
-            "frozen_stages": 1,
-        },
-        neck=_OPENMMLAB_NECK,
         pyramid={},
         arguments=_OPENMMLAB_ATSS | {"head_kernel_size": 3, "anchors": _SQUARES_IN_CORNERS},
         preprocessing=_SIZE_800_OPENCV | _RGB,
@@ -234,11 +234,8 @@ PUBLISHED = {
 
 COMPOSED = {
     "retinanet_r50_fpn_1x_coco+dyhead": PublishedModel(
-        origin=OPENMMLAB,
+        **_OPENMMLAB_RESNET,
         detector="retinanet",
-        backbone="ResNetBackbone",
-        backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
-        neck=_OPENMMLAB_NECK,
         pyramid={"extra_levels": "on_input"},
         arguments={
             "anchors": AnchorGenerator(ratios_first=True),
@@ -247,11 +244,8 @@ COMPOSED = {
         preprocessing=_SIZE_800_OPENCV | _RGB,
     ),
     "faster-rcnn_r50_fpn_1x_coco+dyhead": PublishedModel(
-        origin=OPENMMLAB,
+        **_OPENMMLAB_RESNET,
         detector="faster-rcnn",
-        backbone="ResNetBackbone",
-        backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
-        neck=_OPENMMLAB_NECK,
         pyramid=_FROM_P2,
         arguments={
             "assigner": MaxIoUAssigner(0.7, 0.3, reassign=True, low_quality_iou=0.3),
@@ -260,16 +254,10 @@ COMPOSED = {
         preprocessing=_SIZE_800_OPENCV | _RGB,
     ),
     "reppoints-moment_r50_fpn_1x_coco+dyhead": PublishedModel(
-        origin=OPENMMLAB,
+        **_OPENMMLAB_RESNET,
         detector="reppoints",
-        backbone="ResNetBackbone",
-        backbone_arguments=PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
-        neck=_OPENMMLAB_NECK,
         pyramid={"extra_levels": "on_input"},
-        arguments={
-            "head_layers": 3,
-            "head_group_norm": False,
-        },
+        arguments={"head_layers": 3, "head_group_norm": False},
         preprocessing=_SIZE_800_OPENCV | _RGB,
     ),
     "fcos_r50-caffe_fpn_gn-head_1x_coco+dyhead": PublishedModel(
@@ -290,10 +278,8 @@ COMPOSED = {
     ),
     "atss_x101-64x4d-dcnv2_fpn_dyhead": dataclasses.replace(
         PUBLISHED["atss_r50_fpn_dyhead_1x_coco"],
-        backbone_arguments={
-            **PUBLISHED["atss_r50_fpn_dyhead_1x_coco"].backbone_arguments,
-            **{"depth": 101, "groups": 64, "width_per_group": 4, "deformable_stages": (3, 4, 5)},
-        },
+        backbone_arguments=_OPENMMLAB_RESNET["backbone_arguments"]
+        | {"depth": 101, "groups": 64, "width_per_group": 4, "deformable_stages": (3, 4, 5)},
         ap=None,
         source=None,
     ),
