@@ -3,17 +3,18 @@
 import keras
 from keras import ops
 
+START = 0.001  # fraction of the schedule at step 0
+
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     """A `LearningRateSchedule` that starts at a fraction of another and rises linearly to it.
 
-    `rate(step) = schedule(step) * (start + (1 - start) * min(step / steps, 1))`
+    `rate(step) = schedule(step) * (0.001 + 0.999 * min(step / steps, 1))`
 
     Args:
         schedule: Another `LearningRateSchedule`.
         steps: Number of warmup steps, at least 1.
-        start: Fraction of the schedule at step 0. Defaults to `0.001`.
 
     Example:
 
@@ -25,27 +26,21 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
     Source: `WarmupMultiStepLR` of detectron2 and `warmup="linear"` of mmdetection 2.
     """
 
-    def __init__(
-        self,
-        schedule: keras.optimizers.schedules.LearningRateSchedule,
-        steps: int,
-        start: float = 0.001,
-    ):
+    def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
         super().__init__()
         if steps < 1:
             raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
         self.schedule = schedule
         self.steps = steps
-        self.start = start
 
     def __call__(self, step):
         """Returns the learning rate of a step, counted from 0."""
         progress = ops.minimum(ops.cast(step, "float32") / self.steps, 1.0)
-        return self.schedule(step) * (self.start + (1.0 - self.start) * progress)
+        return self.schedule(step) * (START + (1.0 - START) * progress)
 
     def get_config(self):
         schedule = keras.saving.serialize_keras_object(self.schedule)
-        return {"schedule": schedule, "steps": self.steps, "start": self.start}
+        return {"schedule": schedule, "steps": self.steps}
 
     @classmethod
     def from_config(cls, config, custom_objects=None):
