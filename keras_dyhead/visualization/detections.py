@@ -20,7 +20,6 @@ def plot_detections(
     y_pred: Sequence[dict[str, Any]],
     class_names: Sequence[str] | None = None,
     score_threshold: float = 0.3,
-    columns: int = 2,
 ) -> Figure:
     """Draws images in pairs: on the left the ground truth, on the right the detections.
 
@@ -34,7 +33,6 @@ def plot_detections(
         y_pred: For each image the same with `"confidence": (N,)`.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
         score_threshold: Detections with a lower confidence are not drawn. Defaults to `0.3`.
-        columns: Number of pairs side by side. Defaults to `2`.
 
     Returns:
         A matplotlib figure outside pyplot, which needs no display and no `close`.
@@ -62,14 +60,13 @@ def plot_detections(
         order = order[scores[order] >= score_threshold]
         found = {key: np.asarray(found[key])[order] for key in ("boxes", "labels", "confidence")}
         pictures += [(titles[0], image, truth), (titles[1], image, found)]
-    return _draw_grid(pictures, 2 * min(columns, len(images)), class_names)
+    return _draw_grid(pictures, 2 * min(2, len(images)), class_names)
 
 
 def plot_examples(
     images: Sequence[np.ndarray],
     targets: Sequence[dict[str, Any]],
     class_names: Sequence[str] | None = None,
-    columns: int = 4,
 ) -> Figure:
     """Draws training images with their boxes in a grid.
 
@@ -78,7 +75,6 @@ def plot_examples(
         targets: For each image a dictionary `{"boxes": (N, 4), "labels": (N,)}`: xyxy pixels of
             that image, label -1 for padding.
         class_names: The name of each label. Defaults to `None`: the labels themselves.
-        columns: Number of images side by side. Defaults to `4`.
 
     Returns:
         A matplotlib figure outside pyplot, which needs no display and no `close`.
@@ -97,7 +93,7 @@ def plot_examples(
         (f"{image.shape[1]} x {image.shape[0]} px, boxes", image, objects)
         for image, objects in zip(images, targets, strict=True)
     ]
-    return _draw_grid(pictures, min(columns, len(images)), class_names)
+    return _draw_grid(pictures, min(4, len(images)), class_names)
 
 
 def _check_lengths(**sequences: Sequence) -> None:

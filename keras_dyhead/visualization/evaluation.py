@@ -13,16 +13,14 @@ from keras_dyhead.visualization.colors import class_color
 from keras_dyhead.visualization.detections import add_legend
 from keras_dyhead.visualization.pictures import class_name
 
+_CONFIDENCE = 0.3  # minimum of a detection that counts
 _IOU = 0.5  # minimum of a pair
 _NUMBERED = 20  # classes up to which cells show their counts
 _NAMED = 60  # classes up to which rows and columns have names
+_CURVES = 20  # classes with a precision-recall curve
 
 
-def confusion_matrix(
-    annotations: CocoAnnotations,
-    detections: np.ndarray,
-    score_threshold: float = 0.3,
-) -> np.ndarray:
+def confusion_matrix(annotations: CocoAnnotations, detections: np.ndarray) -> np.ndarray:
     """Counts which classes were detected for the boxes of each class.
 
     In each image, the box and the detection with the largest IoU are paired, whatever their
@@ -31,8 +29,7 @@ def confusion_matrix(
 
     Args:
         annotations: The ground truth.
-        detections: Array of detections, see `CocoResult`.
-        score_threshold: Less confident detections do not count. Defaults to `0.3`.
+        detections: Array of detections, see `CocoResult`. Confidences below 0.3 do not count.
 
     Returns:
         int64 array `(K + 1, K + 1)`. Rows are true classes, columns detected classes. The last row
@@ -49,7 +46,7 @@ def confusion_matrix(
     """
     nothing = len(annotations.class_names)
     counts = np.zeros((nothing + 1, nothing + 1), "int64")
-    found = detections[detections["score"] >= score_threshold]
+    found = detections[detections["score"] >= _CONFIDENCE]
     labels = np.array(annotations.labels_of(found["category_id"].tolist()), "int64")
     rows_of = defaultdict(list)
     for row, image_id in enumerate(found["image_id"].tolist()):
@@ -79,15 +76,12 @@ def _pairs(ious: np.ndarray) -> list[tuple[int, int]]:
     return pairs
 
 
-def plot_confusion(
-    matrix: np.ndarray, class_names: Sequence[str], score_threshold: float = 0.3
-) -> Figure:
+def plot_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Draws a confusion matrix, with each row as fractions of its sum.
 
     Args:
         matrix: See `confusion_matrix`.
         class_names: The name of each label.
-        score_threshold: Threshold of the matrix, for the title. Defaults to `0.3`.
 
     Returns:
         A matplotlib figure outside pyplot.
@@ -107,21 +101,18 @@ def plot_confusion(
             color = "white" if parts[i, j] > 0.5 else "black"
             axis.text(j, i, str(number), ha="center", va="center", color=color, fontsize=8)
     axis.set(xlabel="detected", ylabel="ground truth")
-    axis.set_title(f"confidence of at least {score_threshold:g}, IoU {_IOU:g}", fontsize=9)
+    axis.set_title(f"confidence of at least {_CONFIDENCE:g}, IoU {_IOU:g}", fontsize=9)
     figure.colorbar(drawn, label="fraction of the row")
     return figure
 
 
-def plot_precision_recall(
-    precision: np.ndarray, class_names: Sequence[str], most: int = 20
-) -> Figure:
-    """Draws precision over recall at IoU 0.5, one curve per class and one for the mean.
+def plot_precision_recall(precision: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Draws precision over recall at IoU 0.5: the mean and, as curves, the 20 worst classes.
 
     Args:
         precision: `(101, K)` precision at the recalls 0, 0.01, ..., 1, see `CocoResult`; -1 for
             classes without ground truth.
         class_names: The name of each label.
-        most: Maximum number of classes to draw, the worst ones. Defaults to `20`.
 
     Returns:
         A matplotlib figure outside pyplot.
@@ -134,7 +125,7 @@ def plot_precision_recall(
     if len(known):
         lines += axis.plot(recall, precision[:, known].mean(axis=1), color="black", lw=2.5)
         names.append(f"mean of {len(known)}: {means[known].mean():.3f}")
-    for label in sorted(known, key=lambda label: means[label])[:most]:
+    for label in sorted(known, key=lambda label: means[label])[:_CURVES]:
         color = np.array(class_color(int(label))) / 255
         lines += axis.plot(recall, precision[:, label], color=color, lw=1.2)
         names.append(f"{class_name(label, class_names)}: {means[label]:.3f}")

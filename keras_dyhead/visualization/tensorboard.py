@@ -14,6 +14,7 @@ from keras_dyhead.needs import need_tensorflow
 from keras_dyhead.printable import printable
 from keras_dyhead.visualization.pictures import draw_detections
 
+_PICTURES = 8
 _LONGEST_SIDE = 640  # of each image in a pair
 
 
@@ -26,9 +27,8 @@ class TensorBoardLog:
 
     Args:
         log_dir: Folder of the event files.
-        annotations: The ground truth, with image files. Defaults to `None`: no pictures.
-        num_pictures: Number of images to draw, the first with boxes and a file. Defaults to `8`.
-        score_threshold: Less confident detections are not drawn. Defaults to `0.3`.
+        annotations: The ground truth. The first eight image files with boxes are drawn. Defaults
+            to `None`: no pictures.
 
     Call arguments:
         step: Position on TensorBoard's axis, such as the epoch.
@@ -42,18 +42,10 @@ class TensorBoardLog:
     ```
     """
 
-    def __init__(
-        self,
-        log_dir: str | os.PathLike,
-        annotations: CocoAnnotations | None = None,
-        num_pictures: int = 8,
-        score_threshold: float = 0.3,
-    ):
+    def __init__(self, log_dir: str | os.PathLike, annotations: CocoAnnotations | None = None):
         need_tensorflow(type(self).__name__)
         self.log_dir = os.fspath(log_dir)
         self.annotations = annotations
-        self.num_pictures = num_pictures
-        self.score_threshold = score_threshold
 
     def __call__(self, step: int, result: CocoResult) -> None:
         import tensorflow as tf
@@ -66,7 +58,7 @@ class TensorBoardLog:
                 _write(f"coco/{name}", "scalars", np.float32(value))
             for record in result.per_class:
                 _write(f"class_AP/{printable(record['name'])}", "scalars", np.float32(record["AP"]))
-            for image, _ in zip(usable, range(self.num_pictures), strict=False):
+            for image, _ in zip(usable, range(_PICTURES), strict=False):
                 picture, encoded = self._draw(image, result.detections), io.BytesIO()
                 picture.save(encoded, "PNG")
                 size = [str(side) for side in picture.size]
@@ -85,9 +77,7 @@ class TensorBoardLog:
         }
         pixels, pair = read_rgb(image.path), []
         for objects in (truth, detected):
-            drawn = draw_detections(
-                pixels, objects, self.annotations.class_names, self.score_threshold
-            )
+            drawn = draw_detections(pixels, objects, self.annotations.class_names)
             drawn.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
             pair.append(np.asarray(drawn))
         return Image.fromarray(np.hstack(pair))

@@ -68,9 +68,9 @@ def test_unequal_lengths_are_refused():
 
 
 def test_examples_are_drawn_in_a_grid_with_their_boxes():
-    figure = plot_examples([IMAGE, IMAGE[:30], IMAGE], [TRUTH] * 3, ["cat", "dog"], columns=2)
+    figure = plot_examples([IMAGE, IMAGE[:30], *[IMAGE] * 3], [TRUTH] * 5, ["cat", "dog"])
     drawn = [axis for axis in figure.axes if axis.images]
-    assert len(drawn) == 3 and len(figure.axes) == 4
+    assert len(drawn) == 5 and len(figure.axes) == 8
     assert drawn[1].get_title() == "80 x 30 px, boxes: 1"
     assert all(frame(axis, 1) == [10, 10, 30, 40] for axis in (drawn[0], drawn[2]))
 

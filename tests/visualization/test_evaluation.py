@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 
 from keras_dyhead.coco import CocoAnnotations, coco_metrics, detection_array, draw_shapes
-from keras_dyhead.visualization import confusion_matrix, plot_confusion, plot_precision_recall
+from keras_dyhead.visualization import (
+    confusion_matrix,
+    evaluation,
+    plot_confusion,
+    plot_precision_recall,
+)
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +74,7 @@ def test_a_box_is_paired_with_the_detection_of_the_largest_iou(annotations, perf
     assert confusion_matrix(annotations, perfect[:0])[:5, 5].sum() == len(perfect)
 
 
-def test_the_curves_average_to_the_figures(annotations, perfect):
+def test_the_curves_average_to_the_figures(annotations, perfect, monkeypatch):
     rng = np.random.default_rng(0)
     found = perfect[rng.random(len(perfect)) < 0.7]
     found["bbox"] += rng.normal(0, 4, found["bbox"].shape)
@@ -79,7 +84,8 @@ def test_the_curves_average_to_the_figures(annotations, perfect):
     assert result.precision[:, known].mean() == pytest.approx(result.figures["AP50"])
     for row, curve in zip(result.per_class, result.precision.T, strict=True):
         assert curve.mean() == pytest.approx(row["AP50"])
-    axis, *_ = plot_precision_recall(result.precision, annotations.class_names, most=3).axes
+    monkeypatch.setattr(evaluation, "_CURVES", 3)
+    axis, *_ = plot_precision_recall(result.precision, annotations.class_names).axes
     np.testing.assert_allclose(axis.lines[0].get_ydata(), result.precision[:, known].mean(axis=1))
     assert len(axis.lines) == 4
     assert axis.lines[1].get_ydata().mean() == min(result.precision[:, known].mean(axis=0))

@@ -24,16 +24,16 @@ def events(folder):
 
 
 def test_figures_of_every_epoch_and_class_and_a_few_pictures_are_written(tmp_path):
-    path = draw_shapes(tmp_path, 4, image_size=64, empty_fraction=0)
+    path = draw_shapes(tmp_path, 9, image_size=64, empty_fraction=0)
     annotations = CocoAnnotations(path, tmp_path / "images")
     truth = annotations.ground_truth()
     perfect = [record | {"score": 0.9} for record in truth["annotations"]]
     results = [coco_metrics(truth, perfect[:5]), coco_metrics(truth, perfect)]
-    log = TensorBoardLog(tmp_path / "log", annotations, num_pictures=2)
+    log = TensorBoardLog(tmp_path / "log", annotations)
     for epoch, result in zip((2, 4), results, strict=True):
         log(epoch, result)
     found = events(tmp_path / "log")
-    pictures = ["detections/000000.jpg", "detections/000001.jpg"]
+    pictures = [f"detections/{number:06d}.jpg" for number in range(8)]
     figures = {f"coco/{name}": value for name, value in results[1].figures.items()}
     figures |= {f"class_AP/{row['name']}": row["AP"] for row in results[1].per_class}
     assert set(found) == {*figures, *pictures} and {f"class_AP/{name}" for name in SHAPES} < {
