@@ -1,30 +1,7 @@
 """DyHead inside KerasCV's detectors (needs `pip install '.[kerascv]'`).
 
-RetinaNet accepts DyHead as its feature pyramid:
-
-```python
-import keras_cv
-from keras_dyhead.integrations.keras_cv import DyHeadFeaturePyramid, to_keras_cv
-from keras_dyhead.layers import DyHeadNeck
-
-backbone = keras_cv.models.ResNet50V2Backbone(input_shape=(512, 512, 3))
-pyramid = DyHeadFeaturePyramid(neck=DyHeadNeck(num_blocks=6))
-model = keras_cv.models.RetinaNet(backbone, 80, "xyxy", feature_pyramid=pyramid)
-model.compile(optimizer="adam", box_loss="smoothl1", classification_loss="focal")
-model.fit(to_keras_cv(dataset))  # batches of (images, {"boxes", "labels"})
-```
-
-In YOLOV8, DyHead goes between path-aggregation pyramid and head. Published weights still fit:
-
-```python
-from keras_dyhead.integrations.keras_cv import DyHeadYOLOV8Detector, to_keras_cv
-
-preset, boxes = "yolo_v8_m_pascalvoc", "xyxy"
-plain = keras_cv.models.YOLOV8Detector.from_preset(preset, bounding_box_format=boxes)
-model = DyHeadYOLOV8Detector.from_detector(plain, neck=DyHeadNeck(2), residual=True)
-model.compile(optimizer="adam", box_loss="ciou", classification_loss="binary_crossentropy")
-model.fit(to_keras_cv(dataset))
-```
+RetinaNet accepts DyHead as its feature pyramid: `DyHeadFeaturePyramid`. In YOLOV8, DyHead goes
+between path-aggregation pyramid and head: `DyHeadYOLOV8Detector`.
 
 Notes on KerasCV 0.9.0, its last release:
 

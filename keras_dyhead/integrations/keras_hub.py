@@ -1,17 +1,6 @@
 """DyHead inside KerasHub's RetinaNet: a backbone that ends in DyHead.
 
-```python
-import keras_hub
-from keras_dyhead.integrations.keras_hub import DyHeadBackbone, correct_retinanet
-from keras_dyhead.layers import DyHeadNeck
-
-preset = "retinanet_resnet50_fpn_coco"
-pyramid = keras_hub.models.RetinaNetBackbone.from_preset(preset, image_shape=(512, 512, 3))
-backbone = DyHeadBackbone(pyramid, neck=DyHeadNeck(num_blocks=6))
-model = keras_hub.models.RetinaNetObjectDetector(backbone, 80, bounding_box_format="xyxy")
-correct_retinanet(model).compile(optimizer="adam")
-model.fit(dataset)  # batches of (images, {"boxes", "labels"}), normalized as the preset expects
-```
+`DyHeadBackbone` wraps the detector's backbone, and `correct_retinanet` corrects the detector.
 
 Notes on KerasHub 0.32:
 
@@ -32,12 +21,11 @@ Notes on KerasHub 0.32:
   anchors from static shapes. Compile again to change it.
 """
 
-import math
-
 import keras
 import keras_hub
 from keras.saving import deserialize_keras_object, serialize_keras_object
 
+from keras_dyhead.detectors.conv_tower import prior_bias
 from keras_dyhead.detectors.detector import as_neck
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 
@@ -117,7 +105,7 @@ class DyHeadBackbone(keras_hub.models.FeaturePyramidBackbone):
 
 
 def correct_retinanet(
-    detector: keras_hub.models.RetinaNetObjectDetector, prior_probability: float = 0.01
+    detector: keras_hub.models.RetinaNetObjectDetector,
 ) -> keras_hub.models.RetinaNetObjectDetector:
     """Moves KerasHub's prior bias to the right head, and box arithmetic to float32.
 
@@ -126,15 +114,13 @@ def correct_retinanet(
 
     Args:
         detector: A `keras_hub.models.RetinaNetObjectDetector`, with any backbone.
-        prior_probability: Initial probability of each class, between 0 and 1. Defaults to 0.01.
 
     Returns:
-        The same detector: classification bias `-log((1 - p) / p)`, box bias 0; outputs, anchor
-        matching, decoding and non-maximum suppression in float32 under every dtype policy.
+        The same detector: an initial probability of 0.01 for each class, box bias 0; outputs,
+        anchor matching, decoding and non-maximum suppression in float32 under every dtype policy.
 
     Raises:
         TypeError: If `detector` is not a `RetinaNetObjectDetector`.
-        ValueError: If `prior_probability` is not between 0 and 1.
 
     Example:
 
@@ -153,16 +139,11 @@ def correct_retinanet(
             "`detector` must be a keras_hub.models.RetinaNetObjectDetector. "
             f"Received: {type(detector)}"
         )
-    if not 0 < prior_probability < 1:
-        raise ValueError(
-            f"`prior_probability` must lie between 0 and 1. Received: {prior_probability}"
-        )
-    prior_logit = -math.log((1 - prior_probability) / prior_probability)
-    for head, start in ((detector.classification_head, prior_logit), (detector.box_head, 0.0)):
+    for head, start in ((detector.classification_head, prior_bias()), (detector.box_head, "zeros")):
         bias = head.prediction_layer.bias
         values = keras.ops.convert_to_numpy(bias)
         if values.min() == values.max():  # untrained: training makes entries differ
-            bias.assign(keras.ops.full(bias.shape, start, bias.dtype))
+            bias.assign(keras.initializers.get(start)(bias.shape, bias.dtype))
     encoder = detector.label_encoder
     for layer in (
         *map(detector.get_layer, ("bbox_regression", "cls_logits")),
