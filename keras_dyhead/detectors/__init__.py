@@ -5,7 +5,6 @@ from keras_dyhead.detectors.assigners import (
     ATSSAssigner,
     FCOSAssigner,
     MaxIoUAssigner,
-    NearestPointAssigner,
 )
 from keras_dyhead.detectors.atss import ATSS
 from keras_dyhead.detectors.decoding import DetectionDecoder
@@ -51,7 +50,6 @@ __all__ = [
     "FCOSAssigner",
     "FasterRCNN",
     "MaxIoUAssigner",
-    "NearestPointAssigner",
     "PointGenerator",
     "PredictionHead",
     "ProposalSelector",

@@ -15,6 +15,8 @@ from keras_dyhead.ops.chunks import num_chunks, scan_chunks
 
 NEGATIVE = -1
 IGNORED = -2
+CENTER_MARGIN = 0.01  # pixels by which the center of a positive anchor of ATSS lies inside
+POINT_SCALE = 4.0  # strides: the size of the smallest objects of a level of RepPoints
 
 
 class Assigner(Settings):
@@ -132,7 +134,6 @@ class ATSSAssigner(Assigner):
 
     Args:
         top_k: int. Candidates per level. Defaults to 9.
-        margin: float. Pixels by which a center must lie inside the object. Defaults to 0.01.
 
     Example:
     ```python
@@ -148,7 +149,6 @@ class ATSSAssigner(Assigner):
     """
 
     top_k: int = 9
-    margin: float = 0.01
 
     def __post_init__(self):
         if self.top_k < 1:
@@ -167,7 +167,7 @@ class ATSSAssigner(Assigner):
         )
         centers = _centers(near)
         depth = ops.minimum(centers - boxes[:, :, None, :2], boxes[:, :, None, 2:] - centers)
-        inside = ops.min(depth, axis=-1) > self.margin
+        inside = ops.min(depth, axis=-1) > CENTER_MARGIN
         claims = inside & (iou >= mean + ops.sqrt(variance)) & (labels >= 0)[..., None]
         return _award(claims, iou, candidates, ops.shape(anchors)[0])
 
@@ -249,51 +249,27 @@ class FCOSAssigner(Assigner):
         )
 
 
-@keras.saving.register_keras_serializable(package="keras_dyhead")
-@dataclasses.dataclass(frozen=True)
-class NearestPointAssigner(Assigner):
-    """Assigns each object the points nearest to its center, on the one level that fits its size.
+def nearest_points(points, boxes, labels):
+    """Assigns each object the point nearest to its center, on the one level that fits its size.
 
-    This is the coarsest level whose stride times `scale` does not exceed the square root of the
-    object's area, or else the finest level. Distances are in widths and heights of the object. A
-    point claimed by several objects goes to the nearest, the first of equals.
-
-    Args:
-        scale: float. Size of the smallest objects of a level, in strides. Defaults to 4.0.
-        top_k: int. Points per object. Defaults to 1.
-
-    Example:
-    ```python
-    points = PointGenerator(0.0)([(4, 4), (2, 2)], min_level=3)
-    boxes = keras.ops.array([[[0.0, 0, 20, 18], [0, 0, 64, 80]]])
-    labels = keras.ops.array([[2, 0]])
-    assigned = NearestPointAssigner()(points, boxes, labels)  # (1, 20)
-    assigned[0, 5], assigned[0, 19]  # 0 at x 8, y 8 of stride 8, 1 at 16, 16 of stride 16
-    ```
+    This is the coarsest level whose stride times `POINT_SCALE` does not exceed the square root of
+    the object's area, or else the finest level. Distances are in widths and heights of the object.
+    A point claimed by several objects goes to the nearest, the first of equals. Arguments and
+    result are as in `Assigner`.
 
     Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
     section 3.3; levels as in OpenMMLab's mmdetection.
     """
-
-    scale: float = 4.0
-    top_k: int = 1
-
-    def __post_init__(self):
-        if self.scale <= 0 or self.top_k < 1:
-            raise ValueError(f"`scale` must be positive and `top_k` at least 1. Received: {self}")
-
-    def __call__(self, points, boxes, labels, level_counts=None):
-        """Assigns points of a `PointGenerator`; see `Assigner`."""
-        positions, strides = points[:, :2], points[:, 2]
-        sizes = ops.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6)
-        sides = ops.sqrt(ops.prod(sizes, axis=-1, keepdims=True))
-        fitting = ops.where(self.scale * strides <= sides, strides, ops.min(strides))  # (B, N, A)
-        on_level = strides == ops.max(fitting, axis=-1, keepdims=True)
-        offsets = (positions - _centers(boxes)[:, :, None]) / sizes[:, :, None]
-        distances = ops.where(on_level, ops.norm(offsets, axis=-1), np.inf)
-        merits, candidates = _closest(distances, smaller(self.top_k, ops.shape(points)[0]))
-        claims = (merits > -np.inf) & (labels >= 0)[..., None]
-        return _award(claims, merits, ops.cast(candidates, "int32"), ops.shape(points)[0])
+    positions, strides = points[:, :2], points[:, 2]
+    sizes = ops.maximum(boxes[..., 2:] - boxes[..., :2], 1e-6)
+    sides = ops.sqrt(ops.prod(sizes, axis=-1, keepdims=True))
+    fitting = ops.where(POINT_SCALE * strides <= sides, strides, ops.min(strides))  # (B, N, A)
+    on_level = strides == ops.max(fitting, axis=-1, keepdims=True)
+    offsets = (positions - _centers(boxes)[:, :, None]) / sizes[:, :, None]
+    distances = ops.where(on_level, ops.norm(offsets, axis=-1), np.inf)
+    merits, candidates = _closest(distances, 1)
+    claims = (merits > -np.inf) & (labels >= 0)[..., None]
+    return _award(claims, merits, ops.cast(candidates, "int32"), ops.shape(points)[0])
 
 
 def _closest(distances, count):

@@ -33,7 +33,6 @@ class ATSS(AnchorDetector):
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`: a `DyHeadNeck`, or `None` for the baseline.
         pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
-        image_shape: As in `Detector`.
         head_layers: int. Number of 3x3 convolutions with GroupNorm before the predictions, in one
             branch for classes and one for boxes and centerness. Defaults to 0, as published with
             DyHead; ATSS without DyHead has 4.
@@ -47,7 +46,8 @@ class ATSS(AnchorDetector):
             Defaults to `"image"`.
         decoder: Defaults to `DetectionDecoder(iou_threshold=0.6)`.
         dtype: As in `Detector`, and for the head. Defaults to the global policy.
-        **kwargs: `preprocessor`, `class_names`, `name` and `trainable`, as in `Detector`.
+        **kwargs: `image_shape`, `preprocessor`, `class_names`, `name` and `trainable`, as in
+            `Detector`.
 
     Example:
     ```python
@@ -76,7 +76,6 @@ class ATSS(AnchorDetector):
         num_classes: int,
         neck: keras.layers.Layer | str | None = "dyhead",
         pyramid: FeaturePyramid | None = None,
-        image_shape=(None, None, 3),
         head_layers: int = 0,
         head_kernel_size: int = 3,
         anchors: AnchorGenerator | None = None,
@@ -107,7 +106,6 @@ class ATSS(AnchorDetector):
             loss_normalizer,
             neck=neck,
             pyramid=pyramid,
-            image_shape=image_shape,
             decoder=decoder or DetectionDecoder(iou_threshold=0.6),
             dtype=dtype,
             **kwargs,

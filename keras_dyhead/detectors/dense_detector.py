@@ -145,13 +145,9 @@ class DenseDetector(Detector):
             "centerness_loss": ops.sum(ops.where(positive, cross_entropy, 0.0)) / normalizer,
         }
 
-    def level_counts(self, level_sizes):
-        """Returns the number of locations in each level."""
-        return [height * width * self.locations_per_cell for height, width in level_sizes]
-
     def decode(self, raw, image_sizes=None):
         """Turns raw outputs into detections; see `Detector.decode`."""
-        level_sizes = self.level_sizes(raw, image_sizes)
+        level_sizes = self.level_sizes(raw)
         return self.decoder(
             raw["class_logits"],
             self.boxes_at(self.locations(level_sizes), raw),

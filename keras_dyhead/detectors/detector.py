@@ -3,13 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 import keras
-import numpy as np
 from keras import ops
 from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.detectors.pyramid_layout import known_sizes, sizes_that_fit
+from keras_dyhead.detectors.pyramid_layout import known_sizes
 from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_gradients_first
 from keras_dyhead.detectors.targets import CheckedModel, check_targets
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
@@ -36,7 +35,8 @@ class Detector(CheckedModel):
     Args:
         backbone: A model with `pyramid_outputs`, such as a KerasHub `FeaturePyramidBackbone`, or a
             model or layer that maps images to a dict `{"P3": C3, ...}` of feature maps.
-        head: Layer that turns the pyramid into raw outputs.
+        head: Layer that turns the pyramid into raw outputs, a dict with `"level_sizes"`, `(L, 2)`
+            int32 (height, width).
         neck: Layer between pyramid and head that returns a pyramid, such as a `DyHeadNeck`. `None`
             leaves DyHead out. Defaults to `"dyhead"`: a `DyHeadNeck` with the pyramid's channels.
         pyramid: The `FeaturePyramid`. Defaults to `default_pyramid` with the neck's channels.
@@ -323,22 +323,13 @@ class Detector(CheckedModel):
                 return self.decode(raw, canvas), state
         return self.decode(outputs, canvas)
 
-    def level_sizes(self, raw, image_sizes=None):
-        """Returns the (height, width) of the pyramid levels that raw outputs come from.
+    def level_sizes(self, raw):
+        """Returns the (height, width) of the pyramid levels that raw outputs come from."""
+        return known_sizes(raw["level_sizes"])
 
-        Raw outputs without `"level_sizes"` are matched against the model's `image_shape` and the
-        largest of `image_sizes`, without and with padding.
-        """
-        if "level_sizes" in raw:
-            return known_sizes(raw["level_sizes"])
-        canvases = [] if None in self.image_shape[:2] else [self.image_shape[:2]]
-        if image_sizes is not None:
-            sizes = ops.convert_to_numpy(image_sizes).reshape(-1, 2)
-            largest = tuple(int(side) for side in np.max(sizes, axis=0))
-            canvases += [largest, self.preprocessor.canvas_size([largest])]
-        num_cells = raw["class_logits"].shape[1] // self.locations_per_cell
-        levels = range(self.pyramid.min_level, self.pyramid.max_level + 1)
-        return sizes_that_fit(num_cells, canvases, levels)
+    def level_counts(self, level_sizes):
+        """Returns the number of locations in each level."""
+        return [height * width * self.locations_per_cell for height, width in level_sizes]
 
 
 def _names(class_names) -> tuple[str, ...]:

@@ -28,7 +28,8 @@ class FasterRCNN(Detector):
 
     `model(images)` runs the first stage. Its raw outputs are the objectness and deltas of every
     anchor, and the maps to pool regions from. `decode` and `compute_losses` choose the regions,
-    given the image sizes or the objects, and run the second stage on them.
+    given the image sizes or the objects, and run the second stage on them. A region learns the
+    object it overlaps most, or the background below an IoU of 0.5.
 
     The two reference implementations differ:
 
@@ -45,12 +46,10 @@ class FasterRCNN(Detector):
             task-aware attention.
         pyramid: The `FeaturePyramid`. Defaults to P2 to P6 with the neck's channels, where P6 is
             every second pixel of P5.
-        image_shape: As in `Detector`.
         arrangement: `"released"`: all of DyHead before pooling, two fully connected layers after
             it. `"paper"` (figure 2(c)): scale- and spatial-aware attention before pooling,
             task-aware attention in place of each fully connected layer. Without DyHead, both are
             the same. Defaults to `"released"`, as in the published weights.
-        max_pooled_level: int. Coarsest level to pool regions from. Defaults to 5.
         head_layers: int. Layers between a region and its predictions. Defaults to 2.
         head_units: int. Units of these layers if they are fully connected. Defaults to 1024.
         anchors: `AnchorGenerator`. Defaults to a size of 8 strides in three ratios, at the corner
@@ -58,8 +57,6 @@ class FasterRCNN(Detector):
         assigner: Assigns objects to anchors. Defaults to `MaxIoUAssigner(0.7, 0.3)`.
         sampler: Samples anchors for a training step. Defaults to `RandomSampler(256, 0.5)`.
         proposals: Defaults to `ProposalSelector()`.
-        region_assigner: Assigns objects to proposals. Defaults to
-            `MaxIoUAssigner(0.5, 0.5, low_quality_iou=None)`.
         region_sampler: Samples proposals for a training step. Defaults to
             `RandomSampler(512, 0.25)`.
         pooler: Defaults to `RegionPooler()`.
@@ -68,7 +65,8 @@ class FasterRCNN(Detector):
         smooth_l1_beta: float. 0 is the L1 loss. Defaults to 0.0.
         decoder: Defaults to `DetectionDecoder(max_candidates=4000)`.
         dtype: As in `Detector`, and for the head. Defaults to the global policy.
-        **kwargs: `preprocessor`, `class_names`, `name` and `trainable`, as in `Detector`.
+        **kwargs: `image_shape`, `preprocessor`, `class_names`, `name` and `trainable`, as in
+            `Detector`.
 
     Raises:
         ValueError: If `arrangement` is neither of the two, or is `"paper"` and the neck has
@@ -91,6 +89,7 @@ class FasterRCNN(Detector):
 
     loss_names = ("class_loss", "box_loss", "objectness_loss", "proposal_loss")
     class_layers = ("class_logits", "box_deltas")
+    region_assigner = MaxIoUAssigner(0.5, 0.5, low_quality_iou=None)
 
     def __init__(
         self,
@@ -98,16 +97,13 @@ class FasterRCNN(Detector):
         num_classes: int,
         neck: keras.layers.Layer | str | None = "dyhead",
         pyramid: FeaturePyramid | None = None,
-        image_shape=(None, None, 3),
         arrangement: str = "released",
-        max_pooled_level: int = 5,
         head_layers: int = 2,
         head_units: int = 1024,
         anchors: AnchorGenerator | None = None,
         assigner: MaxIoUAssigner | None = None,
         sampler: RandomSampler | None = None,
         proposals: ProposalSelector | None = None,
-        region_assigner: MaxIoUAssigner | None = None,
         region_sampler: RandomSampler | None = None,
         pooler: RegionPooler | None = None,
         box_weights=(10.0, 10.0, 5.0, 5.0),
@@ -134,7 +130,6 @@ class FasterRCNN(Detector):
         head = TwoStageHead(
             num_classes,
             anchors.per_cell,
-            max_pooled_level,
             pooler.size,
             head_layers,
             head_units,
@@ -147,21 +142,18 @@ class FasterRCNN(Detector):
             head,
             neck=neck,
             pyramid=pyramid,
-            image_shape=image_shape,
             decoder=decoder or DetectionDecoder(max_candidates=4000),
             dtype=dtype,
             **kwargs,
         )
         self.num_classes = head.num_classes
         self.arrangement = arrangement
-        self.max_pooled_level = max_pooled_level
         self.head_layers = head_layers
         self.head_units = head_units
         self.anchors = anchors
         self.assigner = assigner or MaxIoUAssigner(0.7, 0.3)
         self.sampler = sampler or RandomSampler(256, 0.5)
         self.proposals = proposals or ProposalSelector()
-        self.region_assigner = region_assigner or MaxIoUAssigner(0.5, 0.5, low_quality_iou=None)
         self.region_sampler = region_sampler or RandomSampler(512, 0.25)
         self.pooler = pooler
         self.box_weights = tuple(box_weights)
@@ -178,14 +170,12 @@ class FasterRCNN(Detector):
         return super().get_config() | {
             "num_classes": self.num_classes,
             "arrangement": self.arrangement,
-            "max_pooled_level": self.max_pooled_level,
             "head_layers": self.head_layers,
             "head_units": self.head_units,
             "anchors": serialize_keras_object(self.anchors),
             "assigner": serialize_keras_object(self.assigner),
             "sampler": serialize_keras_object(self.sampler),
             "proposals": serialize_keras_object(self.proposals),
-            "region_assigner": serialize_keras_object(self.region_assigner),
             "region_sampler": serialize_keras_object(self.region_sampler),
             "pooler": serialize_keras_object(self.pooler),
             "box_weights": self.box_weights,
@@ -201,13 +191,13 @@ class FasterRCNN(Detector):
                 to, or `None`.
             training: bool. Whether to use the number of candidates for training.
         """
-        level_sizes = self.level_sizes(raw, image_sizes)
+        level_sizes = self.level_sizes(raw)
         logits, deltas = (
             ops.stop_gradient(ops.convert_to_tensor(raw[key]))
             for key in ("objectness_logits", "anchor_deltas")
         )
         anchors = self.anchors(level_sizes, self.pyramid.min_level)
-        counts = [height * width * self.anchors.per_cell for height, width in level_sizes]
+        counts = self.level_counts(level_sizes)
         return self.proposals(logits, deltas, anchors, counts, image_sizes, training)
 
     def classify(self, raw, boxes):
@@ -313,10 +303,6 @@ class FasterRCNN(Detector):
             "class_loss": ops.sum(ops.where(sample.used, loss, 0.0)) / count,
             "box_loss": ops.sum(ops.where(sample.positive[..., None], box_loss, 0.0)) / count,
         }
-
-    def level_sizes(self, raw, image_sizes=None):
-        """Returns the (height, width) of the pyramid levels; see `Detector.level_sizes`."""
-        return super().level_sizes({"class_logits": raw["objectness_logits"], **raw}, image_sizes)
 
 
 def _count(used):

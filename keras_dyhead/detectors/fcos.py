@@ -1,10 +1,8 @@
 """FCOS with DyHead."""
 
 import keras
-from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.assigners import FCOSAssigner
-from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.dense_detector import DenseDetector
 from keras_dyhead.detectors.locations import PointGenerator
 from keras_dyhead.detectors.losses import centerness_of, giou_loss, iou_loss
@@ -37,7 +35,6 @@ class FCOS(DenseDetector):
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`.
         pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
-        image_shape: As in `Detector`.
         head_layers: int. Number of 3x3 convolutions with GroupNorm before the predictions, in one
             branch for classes and one for boxes. Defaults to 0; FCOS without DyHead has 4.
         head_kernel_size: int. Kernel size of the predictions. Defaults to 3.
@@ -45,16 +42,15 @@ class FCOS(DenseDetector):
             if `head_layers` is 0. Defaults to `"box"`.
         distance_unit: Unit of predicted distances: `"pixel"`, or the level's `"stride"`, which is
             learned faster. Raw outputs are in pixels in both cases. Defaults to `"stride"`.
-        points: `PointGenerator`. Defaults to the center of each cell.
         assigner: Defaults to `FCOSAssigner()`.
         box_loss: `"giou"` (see `giou_loss`) or `"iou"` (see `iou_loss`). Defaults to `"giou"`.
         box_loss_weight: float. Weight of the box loss. Defaults to 1.0.
         loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. The box loss
             is instead divided by the sum of the centerness targets (at least 1 for `"image"`).
             Defaults to `"batch"`.
-        decoder: Defaults to `DetectionDecoder()`.
         dtype: As in `Detector`, and for the head. Defaults to the global policy.
-        **kwargs: `preprocessor`, `class_names`, `name` and `trainable`, as in `Detector`.
+        **kwargs: `image_shape`, `decoder`, `preprocessor`, `class_names`, `name` and `trainable`,
+            as in `Detector`.
 
     Example:
     ```python
@@ -79,17 +75,14 @@ class FCOS(DenseDetector):
         num_classes: int,
         neck: keras.layers.Layer | str | None = "dyhead",
         pyramid: FeaturePyramid | None = None,
-        image_shape=(None, None, 3),
         head_layers: int = 0,
         head_kernel_size: int = 3,
         centerness_branch: str = "box",
         distance_unit: str = "stride",
-        points: PointGenerator | None = None,
         assigner: FCOSAssigner | None = None,
         box_loss: str = "giou",
         box_loss_weight: float = 1.0,
         loss_normalizer: str = "batch",
-        decoder: DetectionDecoder | None = None,
         dtype=None,
         **kwargs,
     ):
@@ -115,8 +108,6 @@ class FCOS(DenseDetector):
             loss_normalizer,
             neck=neck,
             pyramid=pyramid,
-            image_shape=image_shape,
-            decoder=decoder,
             dtype=dtype,
             **kwargs,
         )
@@ -124,7 +115,6 @@ class FCOS(DenseDetector):
         self.head_kernel_size = head_kernel_size
         self.centerness_branch = centerness_branch
         self.distance_unit = distance_unit
-        self.points = points or PointGenerator()
         self.box_loss = box_loss
         self.box_loss_weight = box_loss_weight
 
@@ -135,14 +125,13 @@ class FCOS(DenseDetector):
             "head_kernel_size": self.head_kernel_size,
             "centerness_branch": self.centerness_branch,
             "distance_unit": self.distance_unit,
-            "points": serialize_keras_object(self.points),
             "box_loss": self.box_loss,
             "box_loss_weight": self.box_loss_weight,
         }
 
     def locations(self, level_sizes):
         """Returns the points `(A, 3)` (x, y and stride) for the (height, width) of each level."""
-        return self.points(level_sizes, self.pyramid.min_level)
+        return PointGenerator()(level_sizes, self.pyramid.min_level)
 
     def boxes_at(self, locations, raw):
         """Turns the distances of raw outputs into boxes around the points."""

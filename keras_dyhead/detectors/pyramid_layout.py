@@ -30,29 +30,6 @@ def known_sizes(level_sizes):
     return [(level_sizes[i, 0], level_sizes[i, 1]) for i in range(level_sizes.shape[0])]
 
 
-def sizes_for(canvas, levels):
-    """Returns the (height, width) of each level for a canvas: divided by `2**level`, rounded up."""
-    height, width = canvas
-    return [(-(-height // 2**level), -(-width // 2**level)) for level in levels]
-
-
-def sizes_that_fit(num_cells, canvases, levels):
-    """Returns the level sizes of the first canvas that has `num_cells` cells.
-
-    Raises:
-        ValueError: If there is no such canvas.
-    """
-    for canvas in canvases:
-        sizes = sizes_for(canvas, levels)
-        if sum(height * width for height, width in sizes) == num_cells:
-            return sizes
-    raise ValueError(
-        f"Cannot tell which levels the outputs of {num_cells} cells belong to: none of the image "
-        f"sizes {canvases} has this number of cells. Pass `level_sizes` (L, 2) with the raw "
-        "outputs, as `model(images)` returns it, or pass their `image_sizes`."
-    )
-
-
 def smaller(a, b):
     """Returns the minimum, as an int if both are ints: XLA requires it for `top_k`."""
     return min(a, b) if isinstance(b, int) else ops.minimum(a, b)

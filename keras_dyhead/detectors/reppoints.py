@@ -2,15 +2,16 @@
 
 import keras
 from keras import ops
-from keras.saving import serialize_keras_object
 
-from keras_dyhead.detectors.assigners import MaxIoUAssigner, NearestPointAssigner
+from keras_dyhead.detectors.assigners import POINT_SCALE, MaxIoUAssigner, nearest_points
 from keras_dyhead.detectors.dense_detector import DenseDetector
 from keras_dyhead.detectors.locations import PointGenerator
 from keras_dyhead.detectors.losses import smooth_l1_loss
 from keras_dyhead.detectors.reppoints_head import RepPointsHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.boxes import take_per_image
+
+INITIAL_LOSS_WEIGHT = 0.5
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -27,23 +28,21 @@ class RepPoints(DenseDetector):
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`.
         pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
-        image_shape: As in `Detector`.
         head_layers: int. Number of 3x3 convolutions before the predictions, in one branch for
             classes and one for points. Defaults to 0; RepPoints as published has 3.
         head_group_norm: bool. Whether to normalize after these convolutions. Defaults to `True`.
         initial_spread: float. Strides between initial points before training, on a 3x3 grid. With
             3.0, boxes are about as large as the objects of their level, which speeds up training
             from scratch. Defaults to 0.0, as published: all points start at the location.
-        point_assigner: For the initial points. Defaults to `NearestPointAssigner()`.
         assigner: For classes and refined points, from initial boxes. Defaults to
             `MaxIoUAssigner(reassign=True)`.
-        smooth_l1_beta: float. Error, in units of `point_assigner.scale` strides, below which box
-            losses are quadratic. Defaults to 0.11.
-        initial_loss_weight: float. Weight of the loss of initial boxes. Defaults to 0.5.
+        smooth_l1_beta: float. Error, in units of four strides, below which box losses are
+            quadratic. Defaults to 0.11.
         loss_normalizer: `"image"` or `"batch"`, as in `DenseDetector`, with the positive locations
             of each loss. Defaults to `"image"`.
         dtype: As in `Detector`, and for the head. Defaults to the global policy.
-        **kwargs: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`, as in `Detector`.
+        **kwargs: `image_shape`, `decoder`, `preprocessor`, `class_names`, `name` and `trainable`,
+            as in `Detector`.
 
     Example:
     ```python
@@ -66,14 +65,11 @@ class RepPoints(DenseDetector):
         num_classes: int,
         neck: keras.layers.Layer | str | None = "dyhead",
         pyramid: FeaturePyramid | None = None,
-        image_shape=(None, None, 3),
         head_layers: int = 0,
         head_group_norm: bool = True,
         initial_spread: float = 0.0,
-        point_assigner: NearestPointAssigner | None = None,
         assigner: MaxIoUAssigner | None = None,
         smooth_l1_beta: float = 0.11,
-        initial_loss_weight: float = 0.5,
         loss_normalizer: str = "image",
         dtype=None,
         **kwargs,
@@ -98,16 +94,13 @@ class RepPoints(DenseDetector):
             loss_normalizer,
             neck=neck,
             pyramid=pyramid,
-            image_shape=image_shape,
             dtype=dtype,
             **kwargs,
         )
         self.head_layers = head_layers
         self.head_group_norm = head_group_norm
         self.initial_spread = initial_spread
-        self.point_assigner = point_assigner or NearestPointAssigner()
         self.smooth_l1_beta = smooth_l1_beta
-        self.initial_loss_weight = initial_loss_weight
 
     def get_config(self):
         return super().get_config() | {
@@ -115,9 +108,7 @@ class RepPoints(DenseDetector):
             "head_layers": self.head_layers,
             "head_group_norm": self.head_group_norm,
             "initial_spread": self.initial_spread,
-            "point_assigner": serialize_keras_object(self.point_assigner),
             "smooth_l1_beta": self.smooth_l1_beta,
-            "initial_loss_weight": self.initial_loss_weight,
         }
 
     def locations(self, level_sizes):
@@ -131,7 +122,7 @@ class RepPoints(DenseDetector):
     def match_initial(self, raw, boxes, labels):
         """Returns the target of the initial points of every location; see `match`."""
         points = self.locations(self.level_sizes(raw))
-        assigned = self.point_assigner(points, boxes, labels)
+        assigned = nearest_points(points, boxes, labels)
         return points, assigned, take_per_image(boxes, ops.maximum(assigned, 0))
 
     def match(self, raw, boxes, labels):
@@ -152,12 +143,12 @@ class RepPoints(DenseDetector):
         class_loss = self.sum_class_losses(raw, labels, assigned)
         return {
             "class_loss": class_loss / self.num_positives(assigned >= 0),
-            "initial_box_loss": self.initial_loss_weight * initial_box_loss,
+            "initial_box_loss": INITIAL_LOSS_WEIGHT * initial_box_loss,
             "box_loss": box_loss,
         }
 
     def _box_loss(self, predicted, points, assigned, targets):
-        positive, unit = assigned >= 0, self.point_assigner.scale * points[:, 2:]
+        positive, unit = assigned >= 0, POINT_SCALE * points[:, 2:]
         loss = smooth_l1_loss(
             targets / unit, _in_pixels(predicted, points) / unit, self.smooth_l1_beta
         )

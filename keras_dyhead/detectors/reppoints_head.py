@@ -19,6 +19,8 @@ from keras_dyhead.ops.rows import MapRows
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
 NUM_POINTS = 9  # as many as the taps of a 3x3 kernel
+OFFSET_GRADIENT = 0.1  # factor of the gradient from sampling positions to initial points
+MOMENT_GRADIENT = 0.01  # factor of the gradient to the two learned factors
 TAPS = np.stack(np.meshgrid([-1, 0, 1], [-1, 0, 1], indexing="ij"), -1).ravel().astype("float32")
 
 
@@ -36,9 +38,6 @@ class RepPointsHead(CompositeLayer):
         head_layers: As in `RepPoints`, like the next two. Defaults to 0.
         use_group_norm: bool. Defaults to `False`.
         initial_spread: float. Defaults to 0.0.
-        offset_gradient: float. Factor of the gradient from sampling positions to initial points.
-            Defaults to 0.1.
-        moment_gradient: float. Factor of the gradient to the two learned factors. Defaults to 0.01.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
@@ -60,8 +59,6 @@ class RepPointsHead(CompositeLayer):
         head_layers: int = 0,
         use_group_norm: bool = False,
         initial_spread: float = 0.0,
-        offset_gradient: float = 0.1,
-        moment_gradient: float = 0.01,
         **kwargs,
     ):
         super().__init__(**kwargs)
@@ -69,8 +66,6 @@ class RepPointsHead(CompositeLayer):
         self.head_layers = head_layers
         self.use_group_norm = use_group_norm
         self.initial_spread = initial_spread
-        self.offset_gradient = offset_gradient
-        self.moment_gradient = moment_gradient
         self.initial_points = self._points("initial_points", start=initial_spread)
         self.refined_points = self._points("refined_points")
         self.class_logits = keras.layers.Dense(
@@ -124,7 +119,7 @@ class RepPointsHead(CompositeLayer):
         ]
         grid = concatenate_grids(grids)
         # Each kernel tap samples its point instead of its own position.
-        offsets = ops.subtract(scale_gradient(initial_points, self.offset_gradient), TAPS)
+        offsets = ops.subtract(scale_gradient(initial_points, OFFSET_GRADIENT), TAPS)
 
         def sample(maps, kernel):
             return ops.relu(deform_conv_rows(MapRows(maps).values, grid, offsets, None, kernel))
@@ -138,7 +133,7 @@ class RepPointsHead(CompositeLayer):
         refinement = self.refined_points(point_features)
         refined_points = ops.stop_gradient(initial_points) + refinement
         transfer = ops.convert_to_tensor(self.moment_transfer)
-        transfer = scale_gradient(transfer, self.moment_gradient)
+        transfer = scale_gradient(transfer, MOMENT_GRADIENT)
         return {
             "class_logits": ops.cast(self.class_logits(class_features), "float32"),
             "initial_points": initial_points,
@@ -154,8 +149,6 @@ class RepPointsHead(CompositeLayer):
             "head_layers": self.head_layers,
             "use_group_norm": self.use_group_norm,
             "initial_spread": self.initial_spread,
-            "offset_gradient": self.offset_gradient,
-            "moment_gradient": self.moment_gradient,
         }
 
 

@@ -21,7 +21,6 @@ class RetinaNet(AnchorDetector):
         num_classes: int. Number of classes K; labels run from 0 to K - 1.
         neck: As in `Detector`.
         pyramid: The `FeaturePyramid`. Defaults to P3 to P7 with the neck's channels.
-        image_shape: As in `Detector`.
         head_layers: int. Number of 3x3 convolutions between DyHead and each prediction. Defaults
             to 4, as published.
         anchors: `AnchorGenerator`. Defaults to `AnchorGenerator()`: 3 sizes and 3 ratios.
@@ -31,7 +30,8 @@ class RetinaNet(AnchorDetector):
         loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. Defaults to
             `"image"`.
         dtype: As in `Detector`, and for the head. Defaults to the global policy.
-        **kwargs: `decoder`, `preprocessor`, `class_names`, `name`, `trainable`, as in `Detector`.
+        **kwargs: `image_shape`, `decoder`, `preprocessor`, `class_names`, `name` and `trainable`,
+            as in `Detector`.
 
     Example:
     ```python
@@ -52,7 +52,6 @@ class RetinaNet(AnchorDetector):
         num_classes: int,
         neck: keras.layers.Layer | str | None = "dyhead",
         pyramid: FeaturePyramid | None = None,
-        image_shape=(None, None, 3),
         head_layers: int = 4,
         anchors: AnchorGenerator | None = None,
         assigner: MaxIoUAssigner | None = None,
@@ -73,7 +72,6 @@ class RetinaNet(AnchorDetector):
             loss_normalizer,
             neck=neck,
             pyramid=pyramid,
-            image_shape=image_shape,
             dtype=dtype,
             **kwargs,
         )

@@ -11,6 +11,7 @@ from keras_dyhead.ops.arguments import whole_number
 from keras_dyhead.ops.rows import MapRows
 
 HIDDEN = ("dense", "task_attention")
+COARSEST_POOLED = 5  # level up to which regions are pooled
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -159,21 +160,19 @@ class TwoStageHead(CompositeLayer):
 
     The detector calls the second stage, `box_head`, because the choice of regions depends on the
     objects in training and on the image sizes in detection. Arguments are those of `RPNHead` and
-    `BoxHead`, `max_pooled_level`, the coarsest level to pool regions from, and `region_size`, the
-    side of a pooled region.
+    `BoxHead`, and `region_size`, the side of a pooled region.
 
     Call arguments:
         pyramid: Dict `{"P2": (B, H, W, C), ...}` of maps in ascending level order.
 
     Returns:
-        The dict of `RPNHead`, with the maps of `pyramid` up to `max_pooled_level` added.
+        The dict of `RPNHead`, with the maps of `pyramid` up to P5 added.
     """
 
     def __init__(
         self,
         num_classes: int,
         anchors_per_cell: int = 3,
-        max_pooled_level: int = 5,
         region_size: int = 7,
         head_layers: int = 2,
         units: int = 1024,
@@ -183,7 +182,6 @@ class TwoStageHead(CompositeLayer):
         super().__init__(**kwargs)
         self.num_classes = whole_number(num_classes, "num_classes")
         self.anchors_per_cell = anchors_per_cell
-        self.max_pooled_level = max_pooled_level
         self.region_size = region_size
         self.head_layers = head_layers
         self.units = units
@@ -210,13 +208,12 @@ class TwoStageHead(CompositeLayer):
     def pooled_levels(self, maps) -> dict:
         """Picks the maps to pool regions from out of a dict, fine to coarse."""
         levels = sorted(int(name[1:]) for name in maps if name[:1] == "P" and name[1:].isdecimal())
-        return {f"P{n}": maps[f"P{n}"] for n in levels if n <= self.max_pooled_level}
+        return {f"P{n}": maps[f"P{n}"] for n in levels if n <= COARSEST_POOLED}
 
     def get_config(self):
         return super().get_config() | {
             "num_classes": self.num_classes,
             "anchors_per_cell": self.anchors_per_cell,
-            "max_pooled_level": self.max_pooled_level,
             "region_size": self.region_size,
             "head_layers": self.head_layers,
             "units": self.units,

@@ -15,7 +15,7 @@ from keras_dyhead.detectors.assigners import (
     ATSSAssigner,
     FCOSAssigner,
     MaxIoUAssigner,
-    NearestPointAssigner,
+    nearest_points,
 )
 from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
 from keras_dyhead.ops import chunks
@@ -153,7 +153,7 @@ def atss_loop(assigner, anchors, boxes, labels):
         threshold = iou.mean() + iou.std(ddof=1)
         for a, overlap in zip(candidates, iou, strict=True):
             inside = np.concatenate([centers[a] - boxes[n, :2], boxes[n, 2:] - centers[a]])
-            if overlap >= threshold and inside.min() > assigner.margin and overlap > best[a]:
+            if overlap >= threshold and inside.min() > 0.01 and overlap > best[a]:
                 assigned[a], best[a] = n, overlap
     return assigned
 
@@ -297,22 +297,22 @@ def test_limits_survive_serialization_and_invalid_ones_are_in_the_message():
 CORNERS = np.asarray(PointGenerator(0.0)([(16, 16), (8, 8), (4, 4)], 3))
 
 
-def nearest_loop(assigner, boxes, labels):
+def nearest_loop(boxes, labels):
     """Object by object, in float64, with levels from logarithms."""
     assigned = np.full(len(CORNERS), -1)
     nearest = np.full(len(CORNERS), np.inf)
     for n in np.flatnonzero(labels >= 0):
         left, top, right, bottom = boxes[n].astype("float64")
         width, height = right - left, bottom - top
-        level = math.log2(width / assigner.scale) + math.log2(height / assigner.scale)
+        level = math.log2(width / 4) + math.log2(height / 4)
         level = min(max(math.floor(level / 2), 3), 5)
         on_level = np.flatnonzero(CORNERS[:, 2] == 2**level)
         x = (CORNERS[on_level, 0] - (left + right) / 2) / width
         y = (CORNERS[on_level, 1] - (top + bottom) / 2) / height
         distance = np.hypot(x, y)
-        for i in np.argsort(distance, kind="stable")[: assigner.top_k]:
-            if distance[i] < nearest[on_level[i]]:
-                assigned[on_level[i]], nearest[on_level[i]] = n, distance[i]
+        i = np.argmin(distance)
+        if distance[i] < nearest[on_level[i]]:
+            assigned[on_level[i]], nearest[on_level[i]] = n, distance[i]
     return assigned
 
 
@@ -327,21 +327,19 @@ def central_scene(seed, count, padding=2):
     return boxes, labels
 
 
-@pytest.mark.parametrize(("scale", "top_k"), [(4.0, 1), (2.0, 1), (4.0, 5)])
 @pytest.mark.parametrize("count", [1, 12, 200])
-def test_assignment_to_the_nearest_points_equals_a_loop_over_objects(count, scale, top_k):
-    assigner = NearestPointAssigner(scale, top_k)
+def test_assignment_to_the_nearest_points_equals_a_loop_over_objects(count):
     boxes, labels = central_scene(count, count)
-    assigned = np.asarray(assigner(CORNERS, boxes[None], labels[None]))[0]
-    np.testing.assert_array_equal(assigned, nearest_loop(assigner, boxes, labels))
-    assert (assigned >= 0).sum() >= min(count, 12) * top_k / 2
+    assigned = np.asarray(nearest_points(CORNERS, boxes[None], labels[None]))[0]
+    np.testing.assert_array_equal(assigned, nearest_loop(boxes, labels))
+    assert (assigned >= 0).sum() >= min(count, 12) / 2
 
 
 def test_power_of_two_sizes_belong_to_the_coarser_level():
     """Logarithms in float32 may be just below an integer there."""
     for width, height, stride in [(63, 64, 8), (64, 64, 16), (32, 128, 16), (16, 1024, 32)]:
         boxes = np.array([[[0, 0, width, height]]], "float32")
-        assigned = np.asarray(NearestPointAssigner()(CORNERS, boxes, np.array([[1]])))[0]
+        assigned = np.asarray(nearest_points(CORNERS, boxes, np.array([[1]])))[0]
         assert CORNERS[assigned == 0, 2] == [stride]
 
 
@@ -349,25 +347,19 @@ def test_the_nearer_object_gets_the_point_or_the_first_of_equals():
     boxes = np.array([[[0, 0, 20, 20], [0, 0, 17, 17]]], "float32")
     for order, winner in [([0, 1], 1), ([1, 0], 0), ([0, 1, 1], 1), ([0, 0], 0)]:
         labels = np.zeros((1, len(order)), "int32")
-        assigned = np.asarray(NearestPointAssigner()(CORNERS, boxes[:, order], labels))[0]
+        assigned = np.asarray(nearest_points(CORNERS, boxes[:, order], labels))[0]
         assert assigned[17] == winner and (assigned >= 0).sum() == 1
 
 
 def test_points_for_hundreds_of_objects_and_for_none_share_a_batch():
     boxes, labels = central_scene(seed=3, count=300)
     batch = np.stack([boxes, boxes * 0]), np.stack([labels, labels * 0 - 1])
-    assigned = np.asarray(NearestPointAssigner()(CORNERS, *batch))
-    np.testing.assert_array_equal(assigned[0], nearest_loop(NearestPointAssigner(), boxes, labels))
+    assigned = np.asarray(nearest_points(CORNERS, *batch))
+    np.testing.assert_array_equal(assigned[0], nearest_loop(boxes, labels))
     assert (assigned[1] == -1).all()
 
 
 def test_xla_assigns_the_same_points_by_distance():
     boxes, labels = (x[None] for x in central_scene(seed=5, count=30))
-    assigner = NearestPointAssigner(top_k=3)
-    compiled = tf.function(assigner, jit_compile=True)(tf.constant(CORNERS), boxes, labels)
-    np.testing.assert_array_equal(compiled, assigner(CORNERS, boxes, labels))
-
-
-def test_zero_points_per_object_are_rejected():
-    with pytest.raises(ValueError, match="top_k=0"):
-        NearestPointAssigner(top_k=0)
+    compiled = tf.function(nearest_points, jit_compile=True)(tf.constant(CORNERS), boxes, labels)
+    np.testing.assert_array_equal(compiled, nearest_points(CORNERS, boxes, labels))

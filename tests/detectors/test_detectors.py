@@ -95,11 +95,6 @@ def test_raw_outputs_are_flat_and_decode_to_what_predict_returns(trained):
     assert shapes == {key: (2, locations, *last) for key, last in small.raw.items()}
     predicted = model.predict(images, verbose=0)
     assert_same(model.decode(raw, [(64, 96), (64, 96)]), predicted)
-    # Without level sizes, they follow from the sizes of the images.
-    stored = {key: raw[key].numpy() for key in raw if key != "level_sizes"}
-    assert_same(model.decode(stored, [(64, 96), (64, 96)]), predicted)
-    with pytest.raises(ValueError, match="level_sizes"):
-        model.decode(stored, [(64, 200), (64, 96)])
 
 
 def test_a_new_decoder_takes_effect_at_the_next_predict(trained):

@@ -6,6 +6,7 @@ import pytest
 import tensorflow as tf
 from detectors.scenes import CLASSES, scene, small_detector
 
+from keras_dyhead.detectors import reppoints_head
 from keras_dyhead.detectors.reppoints_head import TAPS, RepPointsHead, moment_boxes
 
 LEVELS = [(8, 12), (4, 6), (2, 3)]
@@ -143,8 +144,8 @@ def test_initial_points_start_on_a_grid_of_the_given_spread():
     np.testing.assert_allclose(raw["initial_boxes"], expected, rtol=1e-5)
 
 
-def gradients(output, weight, **arguments):
-    head, pyramid = built_head(**arguments)
+def gradients(output, weight):
+    head, pyramid = built_head()
     with tf.GradientTape() as tape:
         loss = tf.reduce_sum(tf.square(head(pyramid)[output]))
     variable = weight(head).value
@@ -152,25 +153,33 @@ def gradients(output, weight, **arguments):
 
 
 @pytest.mark.parametrize("output", ["class_logits", "refined_points"])
-def test_a_tenth_of_the_gradient_reaches_initial_points_through_sampling_positions(output):
+def test_a_tenth_of_the_gradient_reaches_initial_points_through_sampling_positions(
+    output, monkeypatch
+):
     """And none of the gradient of the refined points."""
 
-    def reaching(**arguments):
-        return gradients(output, lambda head: head.initial_points.bias, **arguments)
+    def reaching():
+        return gradients(output, lambda head: head.initial_points.bias)
 
-    assert np.abs(reaching(offset_gradient=1.0)).max() > 1e-5
-    np.testing.assert_allclose(reaching(), 0.1 * reaching(offset_gradient=1.0), rtol=1e-4)
-    assert not reaching(offset_gradient=0.0).any()
+    tenth = reaching()
+    monkeypatch.setattr(reppoints_head, "OFFSET_GRADIENT", 1.0)
+    whole = reaching()
+    assert np.abs(whole).max() > 1e-5
+    np.testing.assert_allclose(tenth, 0.1 * whole, rtol=1e-4)
+    monkeypatch.setattr(reppoints_head, "OFFSET_GRADIENT", 0.0)
+    assert not reaching().any()
 
 
 @pytest.mark.parametrize("output", ["initial_boxes", "refined_boxes"])
-def test_a_hundredth_of_the_gradient_reaches_the_moment_transfer(output):
-    def reaching(**arguments):
-        return gradients(output, lambda head: head.moment_transfer, **arguments)
+def test_a_hundredth_of_the_gradient_reaches_the_moment_transfer(output, monkeypatch):
+    def reaching():
+        return gradients(output, lambda head: head.moment_transfer)
 
-    whole = reaching(moment_gradient=1.0)
+    hundredth = reaching()
+    monkeypatch.setattr(reppoints_head, "MOMENT_GRADIENT", 1.0)
+    whole = reaching()
     assert np.abs(whole).min() > 0
-    np.testing.assert_allclose(reaching(), 0.01 * whole, rtol=1e-5)
+    np.testing.assert_allclose(hundredth, 0.01 * whole, rtol=1e-5)
 
 
 def test_a_head_is_restored_from_its_configuration():
