@@ -6,14 +6,12 @@ and Microsoft's Swin.
 
 Convolution kernels are HWIO instead of PyTorch's OIHW, matrices are `(in, out)` instead of
 `(out, in)`. Patch merging orders the four pixels of a patch as Microsoft, timm and torchvision do;
-mmdet's tensors need the permutation described in `PatchMerging`.
+mmdet's tensors need the permutation described in `PatchMerging` (`swin_layers.py`).
 """
 
 from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
-from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 from keras_dyhead.backbones.resnet import ResNetBackbone
 from keras_dyhead.backbones.swin import SwinBackbone
-from keras_dyhead.backbones.swin_layers import PatchEmbedding, PatchMerging, SwinBlock
 
 _RESNEXT = {"depth": 101, "groups": 64, "width_per_group": 4}
 BACKBONES = {
@@ -26,13 +24,4 @@ BACKBONES = {
 }
 """Classes and arguments of the backbones that settings and the command line refer to by name."""
 
-__all__ = [
-    "BACKBONES",
-    "FrozenBatchNormalization",
-    "GroupedConv2D",
-    "PatchEmbedding",
-    "PatchMerging",
-    "ResNetBackbone",
-    "SwinBackbone",
-    "SwinBlock",
-]
+__all__ = ["BACKBONES", "FrozenBatchNormalization", "ResNetBackbone", "SwinBackbone"]

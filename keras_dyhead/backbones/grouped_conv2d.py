@@ -11,10 +11,6 @@ class GroupedConv2D(keras.layers.Conv2D):
     takes seconds for each gradient, runs slower than this kernel, and does not export to ONNX and
     LiteRT. The kernel's own gradient needs a GPU, or a CPU on which TensorFlow enables oneDNN.
     Without a GPU, gradients are computed group by group.
-
-    Args:
-        *args: As in `keras.layers.Conv2D`.
-        **kwargs: As in `keras.layers.Conv2D`.
     """
 
     def convolution_op(self, inputs, kernel):

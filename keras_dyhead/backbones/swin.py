@@ -27,7 +27,6 @@ class SwinBackbone(keras.Model):
             `window_size // 2`. Defaults to `(2, 2, 6, 2)`.
         num_heads: Four ints, attention heads of each stage. Defaults to `(3, 6, 12, 24)`.
         window_size: int. Side of attention windows, 7 or 12 in published models. Defaults to 7.
-        mlp_ratio: float. Ratio of hidden features to channels in the MLPs. Defaults to 4.0.
         drop_path_rate: float. Probability of skipping a residual branch in training. It grows
             linearly from 0 in the first block to this value in the last. Defaults to 0.2.
         min_level: int, 2 to 5. Finest level to return. Defaults to 3, as in published detectors:
@@ -65,7 +64,6 @@ class SwinBackbone(keras.Model):
         depths: Sequence[int] = (2, 2, 6, 2),
         num_heads: Sequence[int] = (3, 6, 12, 24),
         window_size: int = 7,
-        mlp_ratio: float = 4.0,
         drop_path_rate: float = 0.2,
         min_level: int = 3,
         image_shape=(None, None, 3),
@@ -90,7 +88,6 @@ class SwinBackbone(keras.Model):
                     num_heads[stage],
                     window_size,
                     shift=window_size // 2 if number % 2 else 0,
-                    mlp_ratio=mlp_ratio,
                     drop_path=drop_path_rate * (blocks_before + number) / last_block,
                     name=f"stage{stage}_block{number}",
                     dtype=dtype,
@@ -109,7 +106,6 @@ class SwinBackbone(keras.Model):
         self.depths = tuple(depths)
         self.num_heads = tuple(num_heads)
         self.window_size = window_size
-        self.mlp_ratio = mlp_ratio
         self.drop_path_rate = drop_path_rate
         self.min_level = min_level
         self.image_shape = tuple(image_shape)
@@ -122,7 +118,6 @@ class SwinBackbone(keras.Model):
             "depths": self.depths,
             "num_heads": self.num_heads,
             "window_size": self.window_size,
-            "mlp_ratio": self.mlp_ratio,
             "drop_path_rate": self.drop_path_rate,
             "min_level": self.min_level,
             "image_shape": self.image_shape,

@@ -9,23 +9,15 @@ from keras_dyhead.ops.arguments import at_least_float32
 EPSILON = 1e-5
 MASKED = -100.0
 PATCH = 4  # side in pixels
+MLP_RATIO = 4  # hidden features per channel
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class PatchEmbedding(keras.layers.Layer):
     """Turns every 4x4 patch of an image into a normalized vector.
 
-    Images are padded with zeros at the bottom and right to a multiple of 4.
-
-    Args:
-        channels: int. Length of the vectors.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
-
-    Call arguments:
-        images: `(B, H, W, 3)`.
-
-    Returns:
-        `(B, ceil(H / 4), ceil(W / 4), channels)`.
+    Images `(B, H, W, 3)` are padded with zeros at the bottom and right to a multiple of 4. The
+    result is `(B, ceil(H / 4), ceil(W / 4), channels)`.
     """
 
     def __init__(self, channels: int, **kwargs):
@@ -58,14 +50,7 @@ class PatchMerging(keras.layers.Layer):
     `array.reshape(C, 2, 2).transpose(2, 1, 0).reshape(4 * C)` converts a scale or shift of mmdet's
     normalization to the order used here, and likewise the input axis of its matrix.
 
-    Args:
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
-
-    Call arguments:
-        inputs: `(B, H, W, C)`; odd sizes are padded with zeros at the bottom and right.
-
-    Returns:
-        `(B, ceil(H / 2), ceil(W / 2), 2 * C)`.
+    Odd sizes are padded with zeros at the bottom and right.
     """
 
     def build(self, input_shape):
@@ -93,25 +78,8 @@ class SwinBlock(keras.layers.Layer):
 
     The map is normalized first and then padded with zeros to whole windows, at the bottom and
     right. Padded pixels are attended to like others, as in the published code. Shifted blocks shift
-    and mask even if the map is a single window.
-
-    Args:
-        num_heads: int. Attention heads; must divide the channels.
-        window_size: int. Side of a window. Defaults to 7.
-        shift: int. Pixels by which windows move down and right. Defaults to 0.
-        mlp_ratio: float. Ratio of hidden features to channels in the MLP. Defaults to 4.0.
-        drop_path: float. Probability of skipping a residual branch of an image in training.
-            Defaults to 0.0.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
-
-    Call arguments:
-        inputs: `(B, H, W, C)`.
-        training: bool. Whether `drop_path` applies.
-
-    Returns:
-        `(B, H, W, C)`.
-
-    Source: Liu et al., "Swin Transformer", ICCV 2021.
+    and mask even if the map is a single window. `drop_path` is the probability of skipping a
+    residual branch of an image in training.
     """
 
     def __init__(
@@ -119,7 +87,6 @@ class SwinBlock(keras.layers.Layer):
         num_heads: int,
         window_size: int = 7,
         shift: int = 0,
-        mlp_ratio: float = 4.0,
         drop_path: float = 0.0,
         **kwargs,
     ):
@@ -127,7 +94,6 @@ class SwinBlock(keras.layers.Layer):
         self.num_heads = num_heads
         self.window_size = window_size
         self.shift = shift
-        self.mlp_ratio = mlp_ratio
         self.drop_path = drop_path
         self.norm1 = _layer_norm("norm1", self.dtype_policy)
         self.attn = WindowAttention(num_heads, window_size, name="attn", dtype=self.dtype_policy)
@@ -138,15 +104,14 @@ class SwinBlock(keras.layers.Layer):
 
     def build(self, input_shape):
         channels = input_shape[-1]
-        hidden = int(channels * self.mlp_ratio)
-        self.fc1 = _dense(hidden, "fc1", self.dtype_policy)
+        self.fc1 = _dense(MLP_RATIO * channels, "fc1", self.dtype_policy)
         self.fc2 = _dense(channels, "fc2", self.dtype_policy)
         shape = (None, None, None, channels)
         self.norm1.build(shape)
         self.attn.build((None, None, channels))
         self.norm2.build(shape)
         self.fc1.build(shape)
-        self.fc2.build((None, None, None, hidden))
+        self.fc2.build((None, None, None, MLP_RATIO * channels))
         self.built = True
 
     def call(self, inputs, training=None):
@@ -186,7 +151,6 @@ class SwinBlock(keras.layers.Layer):
             "num_heads": self.num_heads,
             "window_size": self.window_size,
             "shift": self.shift,
-            "mlp_ratio": self.mlp_ratio,
             "drop_path": self.drop_path,
         }
 
@@ -195,18 +159,10 @@ class SwinBlock(keras.layers.Layer):
 class WindowAttention(keras.layers.Layer):
     """Multi-head self-attention within windows, with a learned bias per relative position.
 
-    Args:
-        num_heads: int. Attention heads; must divide the channels.
-        window_size: int. Side of a window; N is its square.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
-
     Call arguments:
-        windows: `(B * W, N, C)`, image by image.
+        windows: `(B * W, N, C)`, image by image; N is the square of the window's side.
         regions: `(W, N)` int32. Pixels of different regions do not attend to each other. Defaults
             to `None`: all do.
-
-    Returns:
-        `(B * W, N, C)`.
     """
 
     def __init__(self, num_heads: int, window_size: int, **kwargs):

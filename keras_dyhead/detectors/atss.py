@@ -51,10 +51,7 @@ class ATSS(AnchorDetector):
 
     Example:
     ```python
-    backbone = keras_hub.models.ResNetBackbone(
-        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
-    )
-    model = ATSS(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
+    model = ATSS(ResNetBackbone(18), num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()
     images = np.zeros((1, 128, 128, 3), "float32")
     targets = {"boxes": np.array([[[8.0, 8, 70, 60]]]), "labels": np.array([[3]])}

@@ -158,17 +158,7 @@ class DenseDetector(Detector):
 
 
 class AnchorDetector(DenseDetector):
-    """A dense detector that predicts box deltas from anchors.
-
-    Args:
-        backbone: As in `Detector`.
-        head: The `PredictionHead`.
-        anchors: The `AnchorGenerator`.
-        assigner: The `Assigner` of objects to anchors.
-        box_weights: Four floats that scale the box deltas.
-        loss_normalizer: As in `DenseDetector`. Defaults to `"image"`.
-        **kwargs: As in `Detector`.
-    """
+    """A dense detector that predicts box deltas from anchors, scaled by four `box_weights`."""
 
     def __init__(
         self,

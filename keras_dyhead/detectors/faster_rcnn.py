@@ -74,10 +74,7 @@ class FasterRCNN(Detector):
 
     Example:
     ```python
-    backbone = keras_hub.models.ResNetBackbone(
-        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
-    )
-    model = FasterRCNN(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
+    model = FasterRCNN(ResNetBackbone(18), num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 

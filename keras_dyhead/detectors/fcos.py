@@ -54,10 +54,7 @@ class FCOS(DenseDetector):
 
     Example:
     ```python
-    backbone = keras_hub.models.ResNetBackbone(
-        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
-    )
-    model = FCOS(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
+    model = FCOS(ResNetBackbone(18), num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 

@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-from keras_dyhead.ops.published_resize import resize_like_opencv, resize_like_pillow
+from keras_dyhead.ops.published_resize import larger, resize_like_opencv, resize_like_pillow
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -168,7 +168,7 @@ class DetectionPreprocessor(keras.layers.Layer):
             return self.image_size
         canvas = []
         for sides in zip(*sizes, strict=True):
-            largest = functools.reduce(_larger, sides)
+            largest = functools.reduce(larger, sides)
             # Not `-(-a // b)`: ONNX does not round negative quotients down.
             multiples = (largest + self.pad_multiple - 1) // self.pad_multiple
             canvas.append(multiples * self.pad_multiple)
@@ -322,10 +322,6 @@ def _repeat(sizes, batches):
         for size, batch in zip(sizes, batches, strict=True)
     ]
     return ops.concatenate(rows)
-
-
-def _larger(a, b):
-    return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)
 
 
 def _check_positive(name, values, count, kind):

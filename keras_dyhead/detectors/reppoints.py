@@ -46,10 +46,7 @@ class RepPoints(DenseDetector):
 
     Example:
     ```python
-    backbone = keras_hub.models.ResNetBackbone(
-        [64], [7], [64, 128, 256, 512], [2, 2, 2, 2], [1, 2, 2, 2], "basic_block"
-    )
-    model = RepPoints(backbone, num_classes=80, neck=DyHeadNeck(1, channels=64))
+    model = RepPoints(ResNetBackbone(18), num_classes=80, neck=DyHeadNeck(1, channels=64))
     model.compile()  # then `fit` and `predict` as with `ATSS`
     ```
 

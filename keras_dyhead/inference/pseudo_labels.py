@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
@@ -235,9 +236,7 @@ class PseudoLabels:
             "images": self.labeled["images"] + images,
             "annotations": self.labeled["annotations"] + annotations,
         }
-        unfinished = self.out.with_name(self.out.name + ".unfinished")
-        unfinished.write_text(json.dumps(content), encoding="utf-8")
-        unfinished.replace(self.out)
+        replace_file(self.out, json.dumps(content))
         return {
             "images": len(images),
             "boxes": len(annotations),

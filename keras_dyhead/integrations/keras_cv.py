@@ -32,6 +32,7 @@ from keras_dyhead.layers.frozen import (
     frozen_layers,
     with_frozen_layers,
 )
+from keras_dyhead.layers.pyramid_layer import listed
 
 try:
     import keras_cv
@@ -115,7 +116,7 @@ class DyHeadFeaturePyramid(CompositeLayer):
         self.built = True
 
     def call(self, inputs):
-        pyramid = _as_list(self.feature_pyramid(inputs))
+        pyramid = listed(self.feature_pyramid(inputs))
         return pyramid if self.neck is None else self.neck(pyramid)
 
     def compute_output_shape(self, input_shape):
@@ -124,7 +125,7 @@ class DyHeadFeaturePyramid(CompositeLayer):
 
     def _pyramid_shapes(self, input_shape):
         maps = {level: keras.KerasTensor(shape) for level, shape in input_shape.items()}
-        return [x.shape for x in _as_list(self.feature_pyramid.compute_output_spec(maps))]
+        return [x.shape for x in listed(self.feature_pyramid.compute_output_spec(maps))]
 
     def get_config(self):
         return {
@@ -289,10 +290,6 @@ class _DyHeadBetween(keras.layers.Layer):
 
     def compute_output_shape(self, input_shape):
         return input_shape
-
-
-def _as_list(pyramid):
-    return list(pyramid.values() if isinstance(pyramid, dict) else pyramid)
 
 
 def _keep_float32(*layers):

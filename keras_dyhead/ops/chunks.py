@@ -128,8 +128,6 @@ def _device():
         import jax
 
         return "cpu" if jax.default_backend() == "cpu" else "gpu"
-    if backend == "torch":
-        import torch
+    import torch
 
-        return "gpu" if torch.cuda.is_available() else "cpu"
-    return "cpu"
+    return "gpu" if torch.cuda.is_available() else "cpu"

@@ -109,7 +109,7 @@ def _pillow_weights(size, new_size):
     A triangle around the center of an output pixel, as wide as the larger of an input and an output
     pixel, is sampled at input pixels and normalized to a sum of 2**22, all with integers.
     """
-    longer = _larger(size, new_size)
+    longer = larger(size, new_size)
     reach = (longer - 1) // new_size + 2
     places = ops.arange(((new_size - 1) // _BLOCK + 1) * _BLOCK, dtype="int32")
     places = ops.reshape(places, (-1, _BLOCK, 1))
@@ -171,5 +171,6 @@ def _take(xp, images, index, axis):
     return xp.cast(xp.take(images, xp.clip(index, 0, last), axis=axis), "float32")
 
 
-def _larger(a, b):
+def larger(a, b):
+    """Returns the maximum, as an int if both are ints."""
     return max(a, b) if isinstance(a, int) and isinstance(b, int) else ops.maximum(a, b)

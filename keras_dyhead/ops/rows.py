@@ -46,12 +46,9 @@ def scatter_add_rows(total, updates, index):
         return total.at[index].add(updates, mode="promise_in_bounds", wrap_negative_indices=False)
     if backend == "torch":
         return total.index_add(0, index, updates)
-    num_rows = ops.shape(total)[0]
-    if backend == "tensorflow":
-        import tensorflow as tf
+    import tensorflow as tf
 
-        return total + tf.math.unsorted_segment_sum(updates, index, num_rows)
-    return total + ops.segment_sum(updates, index, num_segments=num_rows)
+    return total + tf.math.unsorted_segment_sum(updates, index, ops.shape(total)[0])
 
 
 def transposed_matmul(a, b):

@@ -6,7 +6,8 @@ import numpy_reference as reference
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.backbones import GroupedConv2D, ResNetBackbone
+from keras_dyhead.backbones import ResNetBackbone
+from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 from keras_dyhead.layers import ModulatedDeformConv2D
 
 

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.backbones import FrozenBatchNormalization, GroupedConv2D, ResNetBackbone
+from keras_dyhead.backbones import FrozenBatchNormalization, ResNetBackbone
+from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 
 
 def tiny(depth=18, **arguments):

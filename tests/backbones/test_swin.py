@@ -6,7 +6,8 @@ import keras
 import numpy as np
 import pytest
 
-from keras_dyhead.backbones import PatchEmbedding, PatchMerging, SwinBackbone, SwinBlock
+from keras_dyhead.backbones import SwinBackbone
+from keras_dyhead.backbones.swin_layers import PatchEmbedding, PatchMerging, SwinBlock
 
 
 def tiny(**arguments):
