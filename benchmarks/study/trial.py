@@ -21,7 +21,7 @@ def train(trial: Trial) -> dict:
 
     from keras_dyhead.coco import evaluate_coco, load_coco
     from keras_dyhead.detectors import DetectionPreprocessor
-    from keras_dyhead.training import resolve_settings
+    from keras_dyhead.training.plan import resolve_settings
 
     keras.utils.set_random_seed(trial.seed)
     settings = training_settings(trial)

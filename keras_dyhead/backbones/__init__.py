@@ -9,7 +9,6 @@ Convolution kernels are HWIO instead of PyTorch's OIHW, matrices are `(in, out)`
 mmdet's tensors need the permutation described in `PatchMerging` (`swin_layers.py`).
 """
 
-from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
 from keras_dyhead.backbones.resnet import ResNetBackbone
 from keras_dyhead.backbones.swin import SwinBackbone
 
@@ -24,4 +23,4 @@ BACKBONES = {
 }
 """Classes and arguments of the backbones that settings and the command line refer to by name."""
 
-__all__ = ["BACKBONES", "FrozenBatchNormalization", "ResNetBackbone", "SwinBackbone"]
+__all__ = ["BACKBONES", "ResNetBackbone", "SwinBackbone"]

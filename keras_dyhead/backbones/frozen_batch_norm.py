@@ -12,27 +12,12 @@ class FrozenBatchNormalization(keras.layers.Layer):
 
     Published detectors are trained with too few images per device for batch statistics, so they
     keep those of the pretrained backbone. Setting `trainable = True` on a model does not unfreeze
-    these weights.
+    these weights. Weights and arithmetic are at least float32 under every dtype policy.
 
     Args:
         train_affine: bool. Whether to train scale `gamma` and shift `beta`. Defaults to `False`.
         epsilon: float. Added to the variance. Defaults to 1e-5.
-        **kwargs: Keyword arguments of `keras.layers.Layer`. Weights and arithmetic are at least
-            float32 under every dtype policy.
-
-    Call arguments:
-        inputs: `(..., C)` float maps.
-
-    Returns:
-        `(inputs - moving_mean) / sqrt(moving_variance + epsilon) * gamma + beta`, in the layer's
-        compute dtype.
-
-    Example:
-    ```python
-    layer = FrozenBatchNormalization()
-    layer(keras.ops.ones((1, 4, 4, 8))).shape  # (1, 4, 4, 8)
-    len(layer.trainable_weights)  # 0
-    ```
+        **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Source: `FrozenBatchNorm2d` of detectron2; with `train_affine`, `norm_eval` of mmdetection.
     """

@@ -80,13 +80,13 @@ def show_input(
         if out is not None:
             check_new(out / "input.json", overwrite)
         with terminal.status("starting TensorFlow"), quiet_tensorflow():
-            from keras_dyhead import training
+            from keras_dyhead.training.plan import resolve_settings
         settings = training_settings(recipe, overrides, given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             dataset, preprocessor = _open(settings, verify)
         if steps:
-            training.resolve_settings(settings, dataset.annotations)  # raises without boxes
+            resolve_settings(settings, dataset.annotations)  # raises without boxes
     report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, terminal)}
     if steps:
         report["training"] = _train(dataset, settings, preprocessor, steps, terminal)
@@ -157,7 +157,7 @@ def _train(dataset, settings, preprocessor, steps: int, terminal: Terminal) -> d
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
     """Draws the first images of the first epoch as the model sees them before normalization."""
     from keras_dyhead.coco import load_coco
-    from keras_dyhead.visualization import plot_examples
+    from keras_dyhead.visualization.detections import plot_examples
 
     plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "channel_order": "RGB"}
     unnormalized = preprocessor.from_config(preprocessor.get_config() | plain)

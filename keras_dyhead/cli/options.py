@@ -116,14 +116,15 @@ def training_settings(
     recipe: str | None, overrides: list[str] | None, given: dict[str, Any]
 ) -> "TrainingSettings":
     """Returns the settings of a recipe, overridden by NAME=VALUE settings and by options."""
-    from keras_dyhead import training
+    from keras_dyhead.training import TrainingSettings
+    from keras_dyhead.training.overrides import merge_settings, parse_overrides
 
     published = {} if recipe is None else load_recipe(recipe).SETTINGS
-    parsed = training.parse_overrides(overrides or [])
+    parsed = parse_overrides(overrides or [])
     twice = sorted(set(parsed) & set(given))
     if twice:
         raise ValueError(f"Some settings are given twice, as options and as NAME=VALUE: {twice}")
-    return training.TrainingSettings(**training.merge_settings(published, parsed, given))
+    return TrainingSettings(**merge_settings(published, parsed, given))
 
 
 @contextlib.contextmanager

@@ -68,7 +68,8 @@ def predict(
     with input_errors():
         loaded, names = load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.inference import image_detector, read_rgb
-        from keras_dyhead.visualization import draw_detections, unique_stems
+        from keras_dyhead.visualization import draw_detections
+        from keras_dyhead.visualization.pictures import unique_stems
 
         views = several_views(tta, tta_scales, tta_merge)
         if max_detections is not None:

@@ -71,9 +71,11 @@ def demo(
     keras-dyhead demo --out runs/baseline --detector retinanet --no-dyhead
     """
 
-    def build(training):
+    def build():
+        from keras_dyhead.training.demo import demo_training
+
         model = {"detector": detector} | ({"num_blocks": 0} if no_dyhead else {})
-        return training.demo_training(out, images, epochs, seed, resume, overwrite, **model)
+        return demo_training(out, images, epochs, seed, resume, overwrite, **model)
 
     _run(build, out)
 
@@ -233,40 +235,40 @@ def train(
     if out is None and not print_config:
         raise typer.BadParameter("Training needs a folder for its results.", param_hint="--out")
 
-    def settings(training):
-        fields = {field.name for field in dataclasses.fields(training.TrainingSettings)}
+    def settings():
+        from keras_dyhead.training import TrainingSettings
+
+        fields = {field.name for field in dataclasses.fields(TrainingSettings)}
         given = given_options(context, fields & context.params.keys())
         if no_dyhead:
             given["num_blocks"] = 0
         return training_settings(recipe, overrides, given)
 
+    def build():
+        from keras_dyhead.training import Training
+
+        return Training(settings(), out, resume, overwrite, save_every)
+
     if print_config:
-        _print_config(settings)
-    else:
-        if weights is not None:
-            with input_errors():
-                fetch_published(weights, Terminal())
-        flags = {"resume": resume, "overwrite": overwrite, "save_every": save_every}
-        _run(lambda training: training.Training(settings(training), out, **flags), out)
+        with quiet_tensorflow(), input_errors():
+            from keras_dyhead.training.plan import planned_config
+
+            config = planned_config(settings())
+        print(json.dumps(config, indent=1))
+        return
+    if weights is not None:
+        with input_errors():
+            fetch_published(weights, Terminal())
+    _run(build, out)
 
 
-def _print_config(settings: Callable) -> None:
-    with quiet_tensorflow(), input_errors():
-        from keras_dyhead import training
-
-        config = training.planned_config(settings(training))
-    print(json.dumps(config, indent=1))
-
-
-def _run(build: Callable[..., "Training"], out: Path) -> None:
+def _run(build: Callable[[], "Training"], out: Path) -> None:
     """Builds a training, runs it and reports its results."""
     terminal = Terminal()
     reading = terminal.status("starting TensorFlow and reading the data")
     with reading, quiet_tensorflow(), input_errors(), warnings.catch_warnings():
-        from keras_dyhead import training
-
         warnings.simplefilter("ignore", UserWarning)  # problems are listed below
-        planned = build(training)
+        planned = build()
     describe(planned, terminal)
     try:
         metrics = planned.run(verbose=1 if terminal.is_terminal else 2)

@@ -12,7 +12,7 @@ from keras_dyhead.detectors.dense_detector import DenseDetector
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.faster_rcnn import FasterRCNN
 from keras_dyhead.detectors.fcos import FCOS
-from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
+from keras_dyhead.detectors.locations import AnchorGenerator
 from keras_dyhead.detectors.losses import (
     giou_loss,
     iou_loss,
@@ -50,7 +50,6 @@ __all__ = [
     "FCOSAssigner",
     "FasterRCNN",
     "MaxIoUAssigner",
-    "PointGenerator",
     "PredictionHead",
     "ProposalSelector",
     "RandomSampler",

@@ -4,7 +4,7 @@ import keras
 
 from keras_dyhead.detectors.assigners import FCOSAssigner
 from keras_dyhead.detectors.dense_detector import DenseDetector
-from keras_dyhead.detectors.locations import PointGenerator
+from keras_dyhead.detectors.locations import grid_points
 from keras_dyhead.detectors.losses import centerness_of, giou_loss, iou_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
@@ -128,7 +128,7 @@ class FCOS(DenseDetector):
 
     def locations(self, level_sizes):
         """Returns the points `(A, 3)` (x, y and stride) for the (height, width) of each level."""
-        return PointGenerator()(level_sizes, self.pyramid.min_level)
+        return grid_points(level_sizes, self.pyramid.min_level, offset=0.5)
 
     def boxes_at(self, locations, raw):
         """Turns the distances of raw outputs into boxes around the points."""

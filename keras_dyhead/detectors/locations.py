@@ -89,42 +89,19 @@ class AnchorGenerator(Settings):
         return ops.reshape(corners + self.cell(stride), (-1, 4))
 
 
-@keras.saving.register_keras_serializable(package="keras_dyhead")
-@dataclasses.dataclass(frozen=True)
-class PointGenerator(Settings):
+def grid_points(level_sizes, min_level: int, offset: float):
     """Places one point in every cell of every pyramid level.
 
-    Level `l` has stride `2**l`. The point of the cell in row `y` and column `x` is
-    `((x + offset) * stride, (y + offset) * stride)`.
-
-    Args:
-        offset: float. Position within the cell: 0.0 (corner; RepPoints) or 0.5 (center; FCOS).
-            Defaults to 0.5.
-
-    Example:
-    ```python
-    PointGenerator()([(2, 2), (1, 1)], min_level=3)  # (5, 3); the first is [4, 4, 8]
-    ```
+    The point of the cell in row `y` and column `x` is `((x + offset) * stride,
+    (y + offset) * stride)`. Returns `(A, 3)` float32: x, y and stride in image pixels, ordered by
+    level, row, column. Sizes are as in `AnchorGenerator`.
     """
-
-    offset: float = 0.5
-
-    def __call__(self, level_sizes, min_level: int):
-        """Generates the points of a pyramid.
-
-        Args:
-            level_sizes: `(height, width)` of each level: ints or scalar int tensors.
-            min_level: int. Level of the first size.
-
-        Returns:
-            `(A, 3)` float32: x, y and stride in image pixels, ordered by level, row, column.
-        """
-        levels = []
-        for index, (height, width) in enumerate(level_sizes):
-            stride = 2 ** (min_level + index)
-            centers = ops.reshape(_cell_points(height, width, stride, self.offset), (-1, 2))
-            levels.append(ops.pad(centers, ((0, 0), (0, 1)), constant_values=float(stride)))
-        return ops.concatenate(levels)
+    levels = []
+    for index, (height, width) in enumerate(level_sizes):
+        stride = 2 ** (min_level + index)
+        centers = ops.reshape(_cell_points(height, width, stride, offset), (-1, 2))
+        levels.append(ops.pad(centers, ((0, 0), (0, 1)), constant_values=float(stride)))
+    return ops.concatenate(levels)
 
 
 def _cell_points(height, width, stride: int, offset: float):

@@ -5,7 +5,7 @@ from keras import ops
 
 from keras_dyhead.detectors.assigners import POINT_SCALE, MaxIoUAssigner, nearest_points
 from keras_dyhead.detectors.dense_detector import DenseDetector
-from keras_dyhead.detectors.locations import PointGenerator
+from keras_dyhead.detectors.locations import grid_points
 from keras_dyhead.detectors.losses import smooth_l1_loss
 from keras_dyhead.detectors.reppoints_head import RepPointsHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
@@ -110,7 +110,7 @@ class RepPoints(DenseDetector):
 
     def locations(self, level_sizes):
         """Returns the points `(A, 3)` (x, y and stride) for the (height, width) of each level."""
-        return PointGenerator(offset=0.0)(level_sizes, self.pyramid.min_level)
+        return grid_points(level_sizes, self.pyramid.min_level, offset=0.0)
 
     def boxes_at(self, locations, raw):
         """Returns the boxes of the refined points."""

@@ -4,7 +4,6 @@ from keras_dyhead.layers.deform_conv2d import DeformConv2D
 from keras_dyhead.layers.dyhead_block import DyHeadBlock
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
-from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
 from keras_dyhead.layers.spatial_attention import SpatialAwareAttention
 from keras_dyhead.layers.task_attention import TaskAwareAttention
@@ -14,7 +13,6 @@ __all__ = [
     "DyHeadBlock",
     "DyHeadNeck",
     "FeaturePyramid",
-    "ModulatedDeformConv2D",
     "ScaleAwareAttention",
     "SpatialAwareAttention",
     "TaskAwareAttention",

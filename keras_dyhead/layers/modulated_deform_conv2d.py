@@ -15,26 +15,8 @@ class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
     The offset convolution has a bias and the kernel size, strides and padding of the layer. It has
     three outputs per tap: first all displacements (y, x), then the mask logits, which pass through
     a sigmoid. It is initialized with zeros: the layer starts as an ordinary convolution times a
-    mask of 0.5. Offsets and mask are at least float32 under every dtype policy.
-
-    Args:
-        filters: Number of output channels.
-        kernel_size: Int or pair. Defaults to 3.
-        **kwargs: Keyword arguments of `DeformConv2D`: `strides`, `padding`, `dilation_rate`,
-            `groups`, `offset_groups`, `use_bias`, `kernel_initializer`, `bias_initializer`; and of
-            `keras.layers.Layer`.
-
-    Call arguments:
-        inputs: Tensor of shape `(B, H, W, C)`.
-
-    Returns:
-        Tensor of shape `(B, Ho, Wo, filters)`.
-
-    Example:
-
-    >>> layer = ModulatedDeformConv2D(filters=32, strides=2, groups=4)
-    >>> layer(keras.random.normal((1, 17, 32, 16))).shape
-    (1, 9, 16, 32)
+    mask of 0.5. Offsets and mask are at least float32 under every dtype policy. Arguments are those
+    of `DeformConv2D`, but it is called on the inputs alone.
 
     Source: Zhu et al., "Deformable ConvNets v2", CVPR 2019; `ModulatedDeformConv2dPack` of
     OpenMMLab, whose offset convolution orders its outputs in the same way.

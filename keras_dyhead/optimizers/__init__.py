@@ -1,6 +1,6 @@
 """The optimizer and learning rate schedule of published trainings, which Keras lacks."""
 
-from keras_dyhead.optimizers.sgd import RegularizedSGD, is_named
+from keras_dyhead.optimizers.sgd import RegularizedSGD
 from keras_dyhead.optimizers.warmup import LinearWarmup
 
-__all__ = ["LinearWarmup", "RegularizedSGD", "is_named"]
+__all__ = ["LinearWarmup", "RegularizedSGD"]

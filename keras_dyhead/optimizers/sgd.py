@@ -68,17 +68,5 @@ class RegularizedSGD(keras.optimizers.SGD):
 
 
 def is_named(variable: keras.Variable, patterns: Sequence[str]) -> bool:
-    """Returns whether any of the regular expressions matches part of a weight's path.
-
-    Args:
-        variable: The weight.
-        patterns: The regular expressions.
-
-    Example:
-
-    >>> layer = keras.layers.Dense(2, name="dense")
-    >>> layer.build((None, 3))
-    >>> [is_named(weight, ["bias$"]) for weight in layer.weights]
-    [False, True]
-    """
+    """Returns whether any of the regular expressions matches part of a weight's path."""
     return any(re.search(pattern, variable.path) for pattern in patterns)

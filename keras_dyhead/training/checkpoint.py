@@ -41,13 +41,6 @@ class EpochCheckpoint(keras.callbacks.Callback):
     Attributes:
         records: One dictionary per finished epoch: `epoch`, the logs, and `seconds`.
         steps: Steps of the next epoch that the restored state has already done.
-
-    Example:
-    ```python
-    checkpoint = EpochCheckpoint("run/checkpoints")
-    checkpoint.restore(model)  # a compiled model; does nothing in the first run
-    model.fit(dataset, epochs=9, initial_epoch=len(checkpoint.records), callbacks=[checkpoint])
-    ```
     """
 
     def __init__(

@@ -20,25 +20,6 @@ def demo_training(
     """Draws the demo dataset into `out/shapes` and sets up its training.
 
     One half of the images is for training, the other is held out for evaluation.
-
-    Args:
-        out: Folder for the dataset and the results.
-        num_images: Number of images to draw, at least 2. Defaults to `1600`.
-        epochs: Epochs to train. Defaults to `5`.
-        seed: Seed of the dataset and of the training. Defaults to `0`.
-        resume: See `Training`. Defaults to `False`.
-        overwrite: See `Training`. Defaults to `False`.
-        detector: See `TrainingSettings`. Defaults to `"atss"`.
-        num_blocks: DyHead blocks; 0 trains the detector without DyHead. Defaults to `1`.
-
-    Returns:
-        The training, ready to `run()`.
-
-    Example:
-    ```python
-    training = demo_training("runs/demo", num_images=800, epochs=5)
-    print(training.run()["figures"]["AP50"])
-    ```
     """
     if num_images < 2:
         raise ValueError(f"`num_images` must be at least 2. Received: num_images={num_images}")

@@ -31,20 +31,6 @@ def build_detector(
         class_names: Names of the classes, which the model keeps.
         steps: Steps of the whole training, for the learning rate schedule.
         preprocessor: The preprocessor of the data, which becomes the model's.
-
-    Raises:
-        ValueError: If the backbone is unknown.
-
-    Example:
-
-    >>> drawn = draw_shapes("shapes", 4, image_size=64)
-    >>> annotations = CocoAnnotations(drawn, "shapes/images")
-    >>> settings = TrainingSettings("shapes/images", drawn, image_size=64, max_level=5)
-    >>> settings = resolve_settings(settings, annotations)
-    >>> preprocessor = DetectionPreprocessor(image_size=(64, 64))
-    >>> model = build_detector(settings, annotations.class_names, 600, preprocessor)
-    >>> model.num_classes, model.neck.channels
-    (5, 64)
     """
     model = build_model(settings, class_names, preprocessor)
     for part in settings.freeze:

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import keras
 
-from keras_dyhead.optimizers import LinearWarmup, RegularizedSGD, is_named
+from keras_dyhead.optimizers import LinearWarmup, RegularizedSGD
+from keras_dyhead.optimizers.sgd import is_named
 from keras_dyhead.training.settings import TrainingSettings
 
 
@@ -32,20 +33,7 @@ def build_schedule(
 def build_optimizer(
     settings: TrainingSettings, variables: Sequence[keras.Variable], steps: int
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of a training.
-
-    Args:
-        settings: Training settings.
-        variables: The weights to train.
-        steps: Steps of the whole training.
-
-    Example:
-
-    >>> model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    >>> settings = TrainingSettings("photos", "instances.json", optimizer="sgd")
-    >>> build_optimizer(settings, model.trainable_variables, steps=600).momentum
-    0.9
-    """
+    """Returns the optimizer of a whole training of some variables."""
     shared = {
         "learning_rate": build_schedule(settings, steps),
         "global_clipnorm": settings.clip_norm,

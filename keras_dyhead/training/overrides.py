@@ -23,11 +23,6 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
 
     Raises:
         ValueError: If a setting is unknown (the message suggests others), or a value's type wrong.
-
-    Example:
-
-    >>> parse_overrides(["epochs=3", "optimizer=sgd", "augmentation.horizontal_flip=0"])
-    {'epochs': 3, 'optimizer': 'sgd', 'augmentation': {'horizontal_flip': 0}}
     """
     kinds = typing.get_type_hints(TrainingSettings)
     known = [field.name for field in dataclasses.fields(TrainingSettings)]
@@ -56,14 +51,6 @@ def merge_settings(*parts: dict[str, Any]) -> dict[str, Any]:
     """Merges dictionaries of settings. Later ones override earlier ones.
 
     Entries of `augmentation` are merged one by one. `image_size` and `canvases` replace each other.
-
-    Args:
-        *parts: Arguments of `TrainingSettings`.
-
-    Example:
-
-    >>> merge_settings({"epochs": 12, "image_size": 512}, {"canvases": [[896, 1152]]})
-    {'epochs': 12, 'canvases': [[896, 1152]]}
     """
     merged: dict[str, Any] = {}
     for part in parts:

@@ -25,19 +25,7 @@ _ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
 
 
 def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -> TrainingSettings:
-    """Returns the settings with all defaults filled in.
-
-    Args:
-        settings: Training settings.
-        annotations: The training annotations, which some defaults depend on.
-
-    Example:
-
-    >>> settings = TrainingSettings("shapes/images", draw_shapes("shapes", 4, image_size=64))
-    >>> settings = resolve_settings(settings, CocoAnnotations(settings.annotations))
-    >>> settings.epochs, settings.image_size, settings.max_level
-    (600, 512, 7)
-    """
+    """Returns the settings with all defaults filled in, some from the training annotations."""
     steps_per_epoch = math.ceil(len(annotations.images) / settings.batch_size)
     epochs = settings.epochs or max(12, math.ceil(600 / steps_per_epoch))
     every = max(1, epochs // 5) if settings.patience is None else 1
@@ -156,17 +144,7 @@ def _describe_data(annotations: CocoAnnotations) -> dict[str, int | str]:
 
 
 def planned_config(settings: TrainingSettings) -> dict:
-    """Returns the configuration that a training would have, without reading its images.
-
-    Args:
-        settings: Training settings. With a `strategy`, incomplete batches are dropped.
-
-    Example:
-
-    >>> settings = TrainingSettings("shapes/images", draw_shapes("shapes", 4, 64), epochs=2)
-    >>> planned_config(settings)["follows"]["steps"]
-    2
-    """
+    """Returns the configuration that a training would have, without reading its images."""
     data = open_training_data(
         settings,
         build_preprocessor(settings),

@@ -23,7 +23,8 @@ from keras_dyhead.inference import detect_images, read_rgb
 from keras_dyhead.training import serving_check
 from keras_dyhead.training.plan import package_versions
 from keras_dyhead.training.settings import TrainingSettings
-from keras_dyhead.visualization import plot_detections, plot_history
+from keras_dyhead.visualization import plot_detections
+from keras_dyhead.visualization.history import plot_history
 
 RESULTS = (
     *("tensorboard", "model.keras", "saved_model", "history.json", "history.csv", "history.png"),
@@ -57,16 +58,6 @@ def write_results(
         weights), `evaluated_on` (`"held-out"` or `"training"` images), `class_names`,
         `serving_check` (see `check_serving`; `None` on backends other than TensorFlow, which write
         no SavedModel), `timings` in seconds, `settings`, `versions` and more.
-
-    Example:
-    ```python
-    annotations = CocoAnnotations("val.json", "val")
-    settings = TrainingSettings("train", "train.json")
-    records = [{"epoch": 1, "loss": 0.9, "train_AP": 0.31, "seconds": 60.0}]
-    out = Path("runs/mine")
-    out.mkdir(parents=True, exist_ok=True)
-    metrics = write_results(model, annotations, settings, records, out)
-    ```
     """
     started = time.perf_counter()
     save_model(model, out / "model.keras")

@@ -1,14 +1,13 @@
 """Plots of attention, sampling points, detections and training."""
 
 from keras_dyhead.visualization.attention import plot_attention
-from keras_dyhead.visualization.detections import plot_detections, plot_examples
+from keras_dyhead.visualization.detections import plot_detections
 from keras_dyhead.visualization.evaluation import (
     confusion_matrix,
     plot_confusion,
     plot_precision_recall,
 )
-from keras_dyhead.visualization.history import plot_history
-from keras_dyhead.visualization.pictures import draw_detections, unique_stems
+from keras_dyhead.visualization.pictures import draw_detections
 from keras_dyhead.visualization.report import write_report
 from keras_dyhead.visualization.sampling import plot_sampling
 from keras_dyhead.visualization.scale_weights import plot_scale_weights
@@ -21,11 +20,8 @@ __all__ = [
     "plot_attention",
     "plot_confusion",
     "plot_detections",
-    "plot_examples",
-    "plot_history",
     "plot_precision_recall",
     "plot_sampling",
     "plot_scale_weights",
-    "unique_stems",
     "write_report",
 ]

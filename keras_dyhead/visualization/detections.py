@@ -70,23 +70,7 @@ def plot_examples(
 ) -> Figure:
     """Draws training images with their boxes in a grid.
 
-    Args:
-        images: RGB images `(H, W, 3)`, values 0..255 of any dtype, of equal or different sizes.
-        targets: For each image a dictionary `{"boxes": (N, 4), "labels": (N,)}`: xyxy pixels of
-            that image, label -1 for padding.
-        class_names: The name of each label. Defaults to `None`: the labels themselves.
-
-    Returns:
-        A matplotlib figure outside pyplot, which needs no display and no `close`.
-
-    Raises:
-        ValueError: If the two sequences differ in length or are empty.
-
-    Example:
-    ```python
-    box = {"boxes": np.array([[8.0, 8, 40, 40]]), "labels": np.array([0])}
-    plot_examples([np.zeros((64, 64, 3), "uint8")], [box], ["circle"]).savefig("examples.png")
-    ```
+    `targets` are like `y_true` in `plot_detections`.
     """
     _check_lengths(images=images, targets=targets)
     pictures = [

@@ -13,15 +13,6 @@ def plot_history(history: Mapping[str, Sequence[float | None]]) -> Figure:
         history: The values of every epoch by name, as in `model.fit(...).history`, `None` if a
             value was not computed. Names with `loss` go into the left panel, `AP`, `AP50`, `AP75`
             and `AR100` (with any prefix) into the right one.
-
-    Returns:
-        A matplotlib figure outside pyplot, which needs no display and no `close`.
-
-    Example:
-    ```python
-    figure = plot_history({"loss": [2.0, 1.2, 0.9], "val_AP50": [None, 0.3, 0.5]})
-    figure.savefig("history.png")
-    ```
     """
     figure = Figure(figsize=(10, 4), layout="constrained")
     losses, figures = figure.subplots(1, 2)

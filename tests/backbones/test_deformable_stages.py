@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
-from keras_dyhead.layers import ModulatedDeformConv2D
+from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 
 def tiny(**arguments):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.backbones import FrozenBatchNormalization, ResNetBackbone
+from keras_dyhead.backbones import ResNetBackbone
+from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
 from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 
 

@@ -15,7 +15,8 @@ from benchmarks.detectors.multiply_adds import count_multiply_adds
 from benchmarks.detectors.workload import Workload
 from keras_dyhead.backbones import BACKBONES, ResNetBackbone
 from keras_dyhead.detectors import DETECTORS
-from keras_dyhead.layers import DyHeadBlock, DyHeadNeck, ModulatedDeformConv2D
+from keras_dyhead.layers import DyHeadBlock, DyHeadNeck
+from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 SIZES = ((8, 12), (4, 6), (2, 3))
 

@@ -17,7 +17,7 @@ from keras_dyhead.detectors.assigners import (
     MaxIoUAssigner,
     nearest_points,
 )
-from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
+from keras_dyhead.detectors.locations import AnchorGenerator, grid_points
 from keras_dyhead.ops import chunks
 
 # Assignments of detectron2 and mmdet 3.3.0 to the 9216 RetinaNet anchors of a 192x256 image (-1
@@ -214,7 +214,7 @@ def test_zero_candidates_are_rejected():
         ATSSAssigner(top_k=0)
 
 
-CENTERS = np.asarray(PointGenerator()([(16, 16), (8, 8), (4, 4)], 3))
+CENTERS = np.asarray(grid_points([(16, 16), (8, 8), (4, 4)], 3, 0.5))
 
 
 def fcos_loop(assigner, boxes, labels):
@@ -294,7 +294,7 @@ def test_limits_survive_serialization_and_invalid_ones_are_in_the_message():
             FCOSAssigner(**wrong)
 
 
-CORNERS = np.asarray(PointGenerator(0.0)([(16, 16), (8, 8), (4, 4)], 3))
+CORNERS = np.asarray(grid_points([(16, 16), (8, 8), (4, 4)], 3, 0.0))
 
 
 def nearest_loop(boxes, labels):

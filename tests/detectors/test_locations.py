@@ -1,10 +1,12 @@
 """Anchors and points against loops over levels, rows, columns and shapes."""
 
+import functools
+
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from keras_dyhead.detectors.locations import AnchorGenerator, PointGenerator
+from keras_dyhead.detectors.locations import AnchorGenerator, grid_points
 
 SIZES = [(5, 7), (3, 4), (2, 2), (1, 1)]
 
@@ -58,7 +60,9 @@ def test_openmmlab_orders_by_ratio_then_size():
     assert sorted(map(tuple, cell)) == sorted(map(tuple, default)) and (cell != default).any()
 
 
-@pytest.mark.parametrize("generator", [AnchorGenerator(octaves=1), PointGenerator()])
+@pytest.mark.parametrize(
+    "generator", [AnchorGenerator(octaves=1), functools.partial(grid_points, offset=0.5)]
+)
 def test_dynamic_sizes_give_the_same_locations(generator):
     traced = tf.function(
         lambda sizes: generator([(sizes[i, 0], sizes[i, 1]) for i in range(4)], 3)
@@ -81,4 +85,4 @@ def test_points_are_ordered_by_level_row_column_and_have_their_stride(offset, mi
         for y in range(height)
         for x in range(width)
     ]
-    np.testing.assert_array_equal(PointGenerator(offset)(SIZES, min_level), expected)
+    np.testing.assert_array_equal(grid_points(SIZES, min_level, offset), expected)

@@ -30,7 +30,6 @@ DOCTESTED = (
 """Packages with doctest examples."""
 NOT_RUN = {
     "PseudoLabels": "a model with random weights has no confident detections; see tests/inference",
-    "demo_training": "trains for minutes; tests of the demo use fewer images",
 }
 _PYTHON = re.compile(r"```python\n(.*?)```", re.DOTALL)
 _DOCTEST = re.compile(r"(?m)^>>> .*(?:\n\S.*)*")

@@ -11,11 +11,11 @@ from keras_dyhead.layers import (
     DeformConv2D,
     DyHeadBlock,
     DyHeadNeck,
-    ModulatedDeformConv2D,
     ScaleAwareAttention,
     SpatialAwareAttention,
     TaskAwareAttention,
 )
+from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 ODD = ((9, 13), (5, 7), (3, 4))
 

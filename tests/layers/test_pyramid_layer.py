@@ -12,11 +12,11 @@ from keras_dyhead.layers import (
     DyHeadBlock,
     DyHeadNeck,
     FeaturePyramid,
-    ModulatedDeformConv2D,
     ScaleAwareAttention,
     SpatialAwareAttention,
     TaskAwareAttention,
 )
+from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 ON_PYRAMIDS = {
     "DyHeadNeck": lambda: DyHeadNeck(1, 16),

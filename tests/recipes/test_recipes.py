@@ -12,11 +12,12 @@ from keras_dyhead.checkpoints import COMPOSED, PUBLISHED
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
 from keras_dyhead.coco import COCO_CLASSES, CocoAnnotations, draw_shapes
 from keras_dyhead.detectors import DETECTORS
-from keras_dyhead.optimizers import is_named
+from keras_dyhead.optimizers.sgd import is_named
 from keras_dyhead.recipes import RECIPES, load_recipe
-from keras_dyhead.training import Training, TrainingSettings, backbone, resolve_settings
+from keras_dyhead.training import Training, TrainingSettings, backbone
 from keras_dyhead.training.data import build_preprocessor
 from keras_dyhead.training.model import build_model
+from keras_dyhead.training.plan import resolve_settings
 
 NAMES = Path(__file__).parents[1] / "checkpoints" / "data" / "tensor_names.json.gz"
 X101 = "atss_x101-64x4d-dcnv2_fpn_dyhead"

@@ -6,8 +6,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from keras_dyhead.training import EpochCheckpoint
 from keras_dyhead.training.callbacks import DataPosition
+from keras_dyhead.training.checkpoint import EpochCheckpoint
 
 STEPS = 4
 

@@ -11,8 +11,9 @@ from keras_dyhead.checkpoints import tables
 from keras_dyhead.checkpoints.backbone_weights import backbone_part
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.detectors import DetectionPreprocessor
-from keras_dyhead.training import build_detector, resolve_settings
 from keras_dyhead.training.backbone import build_backbone
+from keras_dyhead.training.model import build_detector
+from keras_dyhead.training.plan import resolve_settings
 
 TINY = {"depth": 50, "base_channels": 8, "deformable_stages": (5,)}
 SHAPE = (64, 64, 3)

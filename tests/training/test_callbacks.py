@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from training.noisy import STEPS, data, noisy_model
 
-from keras_dyhead.training import EpochCheckpoint
 from keras_dyhead.training.callbacks import FiniteLoss, averaged_weights
+from keras_dyhead.training.checkpoint import EpochCheckpoint
 
 
 def test_a_nan_stops_training_at_its_step_and_names_the_images(tmp_path):

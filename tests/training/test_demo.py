@@ -2,7 +2,7 @@
 
 import pytest
 
-from keras_dyhead.training import demo_training
+from keras_dyhead.training.demo import demo_training
 
 
 def test_the_demo_holds_out_half_and_keeps_its_drawings_with_the_results(tmp_path):

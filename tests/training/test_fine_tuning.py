@@ -14,15 +14,11 @@ from keras_dyhead.checkpoints import PUBLISHED, PublishedModel
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
 from keras_dyhead.coco import COCO_CLASSES, SHAPES, CocoAnnotations, draw_shapes, load_coco
 from keras_dyhead.detectors import DetectionPreprocessor
-from keras_dyhead.training import (
-    Training,
-    TrainingSettings,
-    planned_config,
-    resolve_settings,
-)
+from keras_dyhead.training import Training, TrainingSettings
 from keras_dyhead.training.data import build_preprocessor
 from keras_dyhead.training.fine_tuning import reinitialized_layers
 from keras_dyhead.training.model import build_detector
+from keras_dyhead.training.plan import planned_config, resolve_settings
 
 
 @pytest.fixture(scope="module")

@@ -3,10 +3,10 @@
 import pytest
 
 from keras_dyhead.coco import CocoAnnotations
-from keras_dyhead.training import resolve_settings
 from keras_dyhead.training.data import build_preprocessor
 from keras_dyhead.training.memory import step_memory
 from keras_dyhead.training.model import build_model
+from keras_dyhead.training.plan import resolve_settings
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import pytest
 
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.detectors import DETECTORS, DetectionPreprocessor
-from keras_dyhead.training import build_detector, resolve_settings
+from keras_dyhead.training.model import build_detector
+from keras_dyhead.training.plan import resolve_settings
 
 
 @pytest.mark.parametrize(

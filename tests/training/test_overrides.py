@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from keras_dyhead.training import merge_settings, parse_overrides
+from keras_dyhead.training.overrides import merge_settings, parse_overrides
 
 
 def test_values_are_json_or_strings():

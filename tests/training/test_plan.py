@@ -5,7 +5,7 @@ import json
 import numpy as np
 
 from keras_dyhead.coco import CocoAnnotations
-from keras_dyhead.training import planned_config, resolve_settings
+from keras_dyhead.training.plan import planned_config, resolve_settings
 
 
 def test_settings_follow_the_data(data, tiny):

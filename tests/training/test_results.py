@@ -8,9 +8,10 @@ import pytest
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.export import export_saved_model
 from keras_dyhead.inference import detect_images
-from keras_dyhead.training import check_serving, resolve_settings
+from keras_dyhead.training import check_serving
 from keras_dyhead.training.data import build_preprocessor
 from keras_dyhead.training.model import build_model
+from keras_dyhead.training.plan import resolve_settings
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from keras_dyhead.visualization import plot_detections, plot_examples
+from keras_dyhead.visualization import plot_detections
 from keras_dyhead.visualization.colors import class_color
+from keras_dyhead.visualization.detections import plot_examples
 
 IMAGE = np.full((60, 80, 3), 200, "uint8")
 TRUTH = {"boxes": np.array([[10.0, 10, 30, 40], [0, 0, 0, 0]]), "labels": np.array([1, -1])}

@@ -1,6 +1,6 @@
 """Training curves show the history."""
 
-from keras_dyhead.visualization import plot_history
+from keras_dyhead.visualization.history import plot_history
 
 
 def test_history_skips_epochs_without_a_value():

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from keras_dyhead.visualization import draw_detections, unique_stems
+from keras_dyhead.visualization import draw_detections
+from keras_dyhead.visualization.pictures import unique_stems
 
 
 def box_of(mask):
