@@ -1,5 +1,6 @@
 """Examples of a dataset: an image, resized or varied and padded, with its boxes."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ _MOSAIC, _FIRST_PART = 5, 6
 """Values folded into the seed of an example. `augment` uses 1 to 4."""
 
 
+@dataclasses.dataclass(eq=False)
 class Examples:
     """Makes the examples of `load_coco`, which documents their content and other arguments.
 
@@ -29,33 +31,25 @@ class Examples:
         limits: Maximum lengths of the shorter and the longer side, or `None`.
     """
 
-    def __init__(
-        self,
-        images: Sequence[CocoImage],
-        canvases: Sequence[tuple[int, int]],
-        canvas_of_row: Sequence[int],
-        *,
-        max_boxes: int,
-        seed: int,
-        augmentation: Augmentation | None,
-        with_origin: bool,
-        preprocessor: Any,
-        limits: tuple[int, int] | None,
-        on_error: str,
-    ):
-        self.max_boxes = max_boxes
-        self.seed = seed
-        self.augmentation = augmentation
-        self.with_origin = with_origin
-        self.preprocessor = preprocessor
-        self._resize = getattr(preprocessor, "resize", resize_bilinear)
-        self.limits = limits
-        self.on_error = on_error
-        same = [len(set(sides)) == 1 for sides in zip(*canvases, strict=True)]
-        self._static_size = [canvases[0][axis] if same[axis] else None for axis in (0, 1)]
+    images: Sequence[CocoImage]
+    canvases: Sequence[tuple[int, int]]
+    canvas_of_row: Sequence[int]
+    max_boxes: int
+    seed: int
+    augmentation: Augmentation | None
+    with_origin: bool
+    preprocessor: Any
+    limits: tuple[int, int] | None
+    on_error: str
+
+    def __post_init__(self):
+        self._resize = getattr(self.preprocessor, "resize", resize_bilinear)
+        same = [len(set(sides)) == 1 for sides in zip(*self.canvases, strict=True)]
+        self._static_size = [self.canvases[0][axis] if same[axis] else None for axis in (0, 1)]
+        canvases = np.array(self.canvases)[self.canvas_of_row]
         with tf.device("CPU:0"):
-            self._table = _tabulate(images)
-            self._table["canvases"] = tf.constant(np.array(canvases)[canvas_of_row], "int32")
+            self._table = _tabulate(self.images)
+            self._table["canvases"] = tf.constant(canvases, "int32")
 
     def __call__(self, epoch: tf.Tensor, row: tf.Tensor) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Returns the padded image of a row in an epoch and its targets."""

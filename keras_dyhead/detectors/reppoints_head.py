@@ -33,12 +33,7 @@ class RepPointsHead(CompositeLayer):
     extends from the mean of the points by their standard deviation times two learned factors, for x
     and y ("moment"). Points and boxes are float32 under every policy.
 
-    Args:
-        num_classes: int. Number of classes K.
-        head_layers: As in `RepPoints`, like the next two. Defaults to 0.
-        use_group_norm: bool. Defaults to `False`.
-        initial_spread: float. Defaults to 0.0.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
+    Arguments are as in `RepPoints`.
 
     Call arguments:
         pyramid: Dict of `(B, H, W, C)` maps in ascending level order.
