@@ -1,6 +1,7 @@
 """Loads a published checkpoint as a Keras model."""
 
 import importlib
+import json
 import re
 import warnings
 import zipfile
@@ -129,12 +130,10 @@ def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
     """
     if source in PUBLISHED:
         return load_checkpoint(source)
-    if not Path(source).is_file():
-        raise ValueError(
-            f"There is no file {source}, and no published model of that name. "
-            f"Published models: {list(PUBLISHED)}"
-        )
-    _import_integrations(source)
+    # Registers the classes of the integrations that the file needs.
+    config = str(stored_config(source))
+    for module in set(re.findall(r"keras_dyhead\.integrations\.keras_(?:cv|hub)", config)):
+        importlib.import_module(module)
     try:
         model = keras.saving.load_model(source, compile=False)
     except Exception as error:  # damaged files raise different errors in different versions
@@ -150,15 +149,18 @@ def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
     return model
 
 
-def _import_integrations(path) -> None:
-    """Registers the classes of `keras_dyhead.integrations` that a file needs with Keras."""
+def stored_config(path) -> dict:
+    """Returns the configuration in a `.keras` file."""
+    if not Path(path).is_file():
+        raise ValueError(
+            f"There is no file {path}, and no published model of that name. "
+            f"Published models: {list(PUBLISHED)}"
+        )
     try:
         with zipfile.ZipFile(path) as file:
-            content = file.read("config.json").decode()
-    except (OSError, zipfile.BadZipFile, KeyError, ValueError):
-        return  # `load_model` raises the error
-    for module in set(re.findall(r"keras_dyhead\.integrations\.keras_(?:cv|hub)", content)):
-        importlib.import_module(module)
+            return json.loads(file.read("config.json"))
+    except (OSError, zipfile.BadZipFile, KeyError, ValueError) as error:
+        raise ValueError(f"{path} is not a model that Keras can load: {error}") from None
 
 
 def detector_parts(model, record: PublishedModel, state: Mapping) -> list[Part]:

@@ -1,14 +1,13 @@
 """Fine-tunes a trained detector, also on other classes."""
 
-import json
 import os
-import zipfile
 from collections.abc import Sequence
 
 import keras
 from keras.saving import deserialize_keras_object
 
 from keras_dyhead.checkpoints import PUBLISHED, load_detector
+from keras_dyhead.checkpoints.load_checkpoint import stored_config
 from keras_dyhead.coco import COCO_CLASSES
 from keras_dyhead.detectors import DETECTORS, DetectionPreprocessor, Detector
 
@@ -52,13 +51,7 @@ def build_from_trained(
 
 def _config_of(path: str | os.PathLike) -> dict:
     """Returns the arguments of the detector in a `.keras` file, and its `class`."""
-    if not os.path.isfile(path):
-        load_detector(path)  # raises an error that lists the published models
-    try:
-        with zipfile.ZipFile(path) as file:
-            content = json.loads(file.read("config.json"))
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
-        raise ValueError(f"{path} is not a model that Keras can load: {error}") from None
+    content = stored_config(path)
     detector = keras.saving.get_registered_object(content.get("registered_name") or "")
     if not (isinstance(detector, type) and issubclass(detector, Detector)):
         raise ValueError(
