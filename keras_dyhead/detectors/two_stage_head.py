@@ -20,9 +20,6 @@ class RPNHead(CompositeLayer):
 
     A 3x3 convolution that keeps the number of channels precedes the predictions.
 
-    Call arguments:
-        pyramid: Dict `{"P2": (B, H, W, C), ...}` of maps in ascending level order.
-
     Returns:
         Dict, flat over level, row, column and anchor: `"objectness_logits"` `(B, A)` and
         `"anchor_deltas"` `(B, A, 4)`, float32 under every policy; and `"level_sizes"` `(L, 2)`
@@ -65,14 +62,8 @@ class RPNHead(CompositeLayer):
 class BoxHead(CompositeLayer):
     """Predicts the class of every region, and a refined box for each class.
 
-    Args:
-        num_classes: int. Number of classes K.
-        head_layers: int. Layers between the regions and the predictions. Defaults to 2.
-        units: int. Units of the layers if they are dense. Defaults to 1024.
-        hidden: Type of these layers: `"dense"`, fully connected with ReLU, or `"task_attention"`,
-            task-aware attention over the channels of each region (`TaskAwareAttention`) in place of
-            fully connected layers. Defaults to `"dense"`.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
+    `hidden` is the type of the `head_layers` layers before the predictions: `"dense"`, fully
+    connected with ReLU, or `"task_attention"`, a `TaskAwareAttention` of each region.
 
     Call arguments:
         regions: `(B, R, height, width, C)`.
@@ -161,9 +152,6 @@ class TwoStageHead(CompositeLayer):
     The detector calls the second stage, `box_head`, because the choice of regions depends on the
     objects in training and on the image sizes in detection. Arguments are those of `RPNHead` and
     `BoxHead`, and `region_size`, the side of a pooled region.
-
-    Call arguments:
-        pyramid: Dict `{"P2": (B, H, W, C), ...}` of maps in ascending level order.
 
     Returns:
         The dict of `RPNHead`, with the maps of `pyramid` up to P5 added.
