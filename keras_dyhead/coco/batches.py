@@ -38,9 +38,7 @@ class CocoDataset(keras.utils.PyDataset):
         on_error: `"raise"` or `"skip"`. A file that becomes unreadable later raises a `ValueError`
             or, with `"skip"`, becomes a black image without boxes. Defaults to `"raise"`.
         verify: Defaults to `True`.
-        shuffle: Defaults to `None`: the value of `training`.
         seed: Defaults to `None`: drawn from Python's `random`.
-        initial_epoch: The first epoch. Defaults to `0`.
         max_boxes: Defaults to `None`: room for all.
         drop_remainder: Defaults to `False`.
         **kwargs: `workers`, `use_multiprocessing` and `max_queue_size` of `keras.utils.PyDataset`.
@@ -76,9 +74,7 @@ class CocoDataset(keras.utils.PyDataset):
         class_names: Sequence[str] | None = None,
         on_error: str = "raise",
         verify: bool = True,
-        shuffle: bool | None = None,
         seed: int | None = None,
-        initial_epoch: int = 0,
         max_boxes: int | None = None,
         drop_remainder: bool = False,
         **kwargs,
@@ -88,7 +84,7 @@ class CocoDataset(keras.utils.PyDataset):
         check("image_size", image_size, sides, "a positive (height, width)")
         check("horizontal_flip", horizontal_flip, 0 <= horizontal_flip <= 1, "a probability")
         check_count(1, batch_size=batch_size, max_boxes=max_boxes)
-        check_count(0, initial_epoch=initial_epoch, seed=seed)
+        check_count(0, seed=seed)
         if not isinstance(preprocessor, DetectionPreprocessor | None):
             raise TypeError(
                 "`preprocessor` must be a DetectionPreprocessor, such as `model.preprocessor`, or "
@@ -106,11 +102,10 @@ class CocoDataset(keras.utils.PyDataset):
         self.preprocessor = preprocessor
         self.horizontal_flip = horizontal_flip if training else 0.0
         self.on_error = on_error
-        self.shuffle = training if shuffle is None else shuffle
         self.seed = random.randrange(2**31) if seed is None else seed
         self.max_boxes = max_boxes or max(1, max(len(i.boxes) for i in annotations.images))
         self.drop_remainder = drop_remainder
-        self.epoch, self._begun = initial_epoch, False
+        self.epoch, self._begun = 0, False
         if not len(self):
             raise ValueError(
                 f"{len(self._rows)} images do not fill a batch of {batch_size}. "
@@ -126,7 +121,7 @@ class CocoDataset(keras.utils.PyDataset):
     def epoch(self, epoch: int) -> None:
         self._epoch = epoch
         self._rows = np.arange(len(self.annotations.images))
-        if self.shuffle:
+        if self.training:
             self._rows = np.random.default_rng((self.seed, epoch)).permutation(self._rows)
 
     def on_epoch_begin(self) -> None:
