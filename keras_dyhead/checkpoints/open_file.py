@@ -172,16 +172,10 @@ def _errors_of(path):
         # "... Unsupported global: GLOBAL os.system was not ..." or "... GLOBAL os.system whose ..."
         match = re.search(r"GLOBAL (\S+) (?:was|whose)", str(error))
         if match is None:
-            raise ValueError(
-                f"{path} is damaged or not a PyTorch checkpoint: {_last_line(error)}"
-            ) from error
+            told = (str(error).strip() or type(error).__name__).splitlines()[-1].strip()
+            raise ValueError(f"{path} is damaged or not a PyTorch checkpoint: {told}") from error
         raise ValueError(
             f"{path} was refused: besides tensors, it contains {match[1]!r}. Loading that could "
             "run any code. None was run. If you trust its source, save only its tensors where it "
             "was made: torch.save(model.state_dict(), path)."
         ) from error
-
-
-def _last_line(error):
-    lines = str(error).strip().splitlines()
-    return lines[-1].strip() if lines else type(error).__name__

@@ -80,11 +80,13 @@ def show_input(
         if out is not None:
             check_new(out / "input.json", overwrite)
         with terminal.status("starting TensorFlow"), quiet_tensorflow():
+            from keras_dyhead.training.data import build_preprocessor, open_training_data
             from keras_dyhead.training.plan import resolve_settings
         settings = training_settings(recipe, overrides, given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
-            dataset, preprocessor = _open(settings, verify)
+            preprocessor = build_preprocessor(settings)
+            dataset = open_training_data(settings, preprocessor, seed=settings.seed, verify=verify)
         if steps:
             resolve_settings(settings, dataset.annotations)  # raises without boxes
     report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, terminal)}
@@ -98,16 +100,6 @@ def show_input(
             _draw(dataset, settings, preprocessor, pictures, out / "examples.png")
         written = "input.json and examples.png" if pictures else "input.json"
         terminal.print(f"written to {out}: {written}")
-
-
-def _open(settings, verify: bool):
-    from keras_dyhead.training.data import build_preprocessor, open_training_data
-
-    preprocessor = build_preprocessor(settings)
-    return (
-        open_training_data(settings, preprocessor, seed=settings.seed, verify=verify),
-        preprocessor,
-    )
 
 
 def _count(dataset, settings) -> dict[str, Any]:

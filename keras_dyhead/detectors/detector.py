@@ -94,8 +94,9 @@ class Detector(CheckedModel):
         self.head = head
         self.image_shape = image_shape
         self.decoder = decoder or DetectionDecoder()
-        self.preprocessor = preprocessor or DetectionPreprocessor.for_shape(
-            image_shape, pyramid.max_level
+        image_size = None if None in image_shape[:2] else image_shape[:2]
+        self.preprocessor = preprocessor or DetectionPreprocessor(
+            image_size, pad_multiple=2**pyramid.max_level
         )
         self.class_names = class_names
         self.dtype_policy = dtype

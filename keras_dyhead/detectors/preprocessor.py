@@ -105,12 +105,6 @@ class DetectionPreprocessor(keras.layers.Layer):
         self.resizing = resizing
         self.built = True
 
-    @classmethod
-    def for_shape(cls, image_shape, max_level: int):
-        """Returns the default preprocessor for a detector with this input shape."""
-        fixed = None not in image_shape[:2]
-        return cls(image_size=image_shape[:2] if fixed else None, pad_multiple=2**max_level)
-
     def __call__(self, images, **kwargs):
         """Calls the layer. On JAX, arrays skip Keras' conversion, which compiles for each size."""
         parts = images if isinstance(images, (list, tuple)) else [images]
