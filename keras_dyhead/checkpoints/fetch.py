@@ -43,7 +43,7 @@ def fetch_checkpoint(source: str) -> Path:
     path = fetch_checkpoint(PUBLISHED["dyhead_r50_atss_fpn_1x"].source)
     ```
     """
-    path = _cache() / source.rsplit("/", 1)[-1]
+    path = keras_home() / "models" / source.rsplit("/", 1)[-1]
     match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     digits = match[1] if match else ""
     if path.is_file():
@@ -155,11 +155,12 @@ def _one_at_a_time(path: Path) -> Iterator[None]:
     lock.unlink(missing_ok=True)
 
 
-def _cache() -> Path:
+def keras_home() -> Path:
+    """Returns the folder where Keras stores what it downloads."""
     home = Path("~").expanduser()
     if not os.access(home, os.W_OK):
         home = Path(tempfile.gettempdir())
-    return Path(os.environ.get("KERAS_HOME", home / ".keras")).expanduser() / "models"
+    return Path(os.environ.get("KERAS_HOME", home / ".keras")).expanduser()
 
 
 def sha256_of(path: Path) -> str:

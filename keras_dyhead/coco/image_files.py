@@ -16,6 +16,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from keras_dyhead.checkpoints.fetch import keras_home
 from keras_dyhead.coco.checks import shorten
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -161,8 +162,7 @@ def _record_of(paths: Sequence[Path], sizes: Sequence[Size]) -> Path:
         except (OSError, ValueError):  # ValueError: a name that no file can have
             line = f"{path.absolute()} {size} missing\n"
         digest.update(line.encode(errors="surrogatepass"))
-    home = Path(os.environ.get("KERAS_HOME") or Path.home() / ".keras")
-    return home / "keras_dyhead" / "verified" / f"{digest.hexdigest()}.json"
+    return keras_home() / "keras_dyhead" / "verified" / f"{digest.hexdigest()}.json"
 
 
 def _inspect(path: Path, size: Size, decode: bool) -> tuple[Size, str | None]:
