@@ -31,9 +31,6 @@ def open_checkpoint(path: Path) -> Mapping:
     The content decides the format: safetensors, zip file of PyTorch, older file of PyTorch, or
     pickle of NumPy arrays. The suffix `.safetensors`, in any case, also selects safetensors.
 
-    Args:
-        path: Path of the file.
-
     Raises:
         ValueError: If the file is missing, empty, damaged, of another kind, or contains more than
             tensors, arrays and plain values.
@@ -63,14 +60,7 @@ def open_checkpoint(path: Path) -> Mapping:
 
 
 class SafetensorsFile(Mapping):
-    """The tensors of a safetensors file, each read on access.
-
-    Args:
-        path: Path of the file.
-
-    Attributes:
-        metadata: The strings stored with the tensors.
-    """
+    """The tensors of a safetensors file, each read on access."""
 
     def __init__(self, path: str | os.PathLike):
         try:

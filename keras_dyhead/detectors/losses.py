@@ -77,13 +77,9 @@ def giou_loss(targets, boxes):
 def centerness_of(points, boxes):
     """Returns how central points are in boxes: 1 at the center, 0 at or outside the border.
 
-    Args:
-        points: `(A, 2)` x and y.
-        boxes: `(..., A, 4)` xyxy boxes.
-
-    Returns:
-        `(..., A)` float32: the square root of the product, over both axes, of the distance to the
-        nearer side divided by that to the farther side.
+    This is the square root of the product, over both axes, of the distance to the nearer side
+    divided by that to the farther side: `(..., A)` float32 for points `(A, 2)` and boxes
+    `(..., A, 4)`.
 
     Source: Tian et al., "FCOS: Fully Convolutional One-Stage Object Detection", equation 3.
     """

@@ -72,15 +72,8 @@ def export_onnx(
 def convert(function: Callable, signature: tf.TensorSpec):
     """Converts a function from one tensor to a dict of tensors to an ONNX model.
 
-    Args:
-        function: Callable, such as a Keras model.
-        signature: Spec of the tensor. Its name becomes the name of the ONNX model's input.
-
-    Returns:
-        An `onnx.ModelProto` that has passed ONNX's checker.
-
-    Raises:
-        ImportError: If onnx or tf2onnx is missing.
+    The name of the `signature` becomes that of the model's input. The model has passed ONNX's
+    checker.
     """
     try:
         import onnx

@@ -109,9 +109,6 @@ def export_saved_model(
 def check_loadable(path: str | os.PathLike) -> None:
     """Checks that TensorFlow, which treats a folder's name as a pattern, can load from the folder.
 
-    Args:
-        path: The folder.
-
     Raises:
         ValueError: If the name contains a bracket or a backslash, or is not valid UTF-8.
     """

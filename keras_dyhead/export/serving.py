@@ -48,12 +48,8 @@ def servable(
 ) -> tuple[Detector | HostedDetector, DetectionPreprocessor]:
     """Returns the detector and the preprocessor for an exported graph.
 
-    Args:
-        model: A detector of this package, or one of KerasCV or KerasHub; see `HostedDetector`.
-        image_size: `(height, width)` that images are resized to fit, or `None` to follow the
-            preprocessor. Defaults to `None`.
-        preprocessor: Replaces the model's own. Defaults to `None`.
-        cls: Class of the returned preprocessor. Defaults to that of the given or the model's one.
+    Arguments are those of `export_saved_model`. `cls` is the class of the returned preprocessor, by
+    default that of the given or the model's one.
 
     Raises:
         TypeError: If `model` is not a supported detector.

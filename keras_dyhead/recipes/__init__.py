@@ -40,13 +40,7 @@ RECIPES = {
 
 
 def load_recipe(name: str) -> ModuleType:
-    """Returns the module of a recipe.
-
-    Args:
-        name: One of `RECIPES`.
-
-    Raises:
-        ValueError: If no recipe has this name.
+    """Returns the module of a recipe, one of `RECIPES`.
 
     Example:
 

@@ -33,12 +33,7 @@ def averaged_weights(model: keras.Model) -> Iterator[None]:
 
 
 class AveragedEvaluation(CocoEvaluation):
-    """`CocoEvaluation` of the averaged weights, if any. See `averaged_weights`.
-
-    Args:
-        prefix: Prefix of the metric names in the logs.
-        **arguments: Arguments of `CocoEvaluation`.
-    """
+    """`CocoEvaluation` of the averaged weights, if any, with a prefix of the metrics' names."""
 
     def __init__(self, prefix: str, **arguments):
         super().__init__(**arguments)

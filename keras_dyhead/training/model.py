@@ -26,11 +26,8 @@ def build_detector(
 ) -> Detector:
     """Builds and compiles the detector of a training.
 
-    Args:
-        settings: Resolved settings.
-        class_names: Names of the classes, which the model keeps.
-        steps: Steps of the whole training, for the learning rate schedule.
-        preprocessor: The preprocessor of the data, which becomes the model's.
+    `settings` are resolved, and `steps` are those of the whole training. The model keeps the names
+    of the classes and the preprocessor of the data.
     """
     model = build_model(settings, class_names, preprocessor)
     for part in settings.freeze:

@@ -45,13 +45,9 @@ def write_results(
 ) -> dict:
     """Writes all files of a finished training, see `RESULTS`. The last one marks completion.
 
-    Args:
-        model: The trained detector.
-        annotations: The evaluation images. The first images with boxes are drawn.
-        settings: Settings of the training.
-        records: One dictionary per epoch, see `EpochCheckpoint`.
-        out: Folder to write to.
-        epoch: Epoch of the weights. Its record has the metrics. Defaults to `None`: the last.
+    `annotations` are the evaluation images, the first of which are drawn. `records` has one
+    dictionary per epoch, see `EpochCheckpoint`; that of `epoch`, by default the last, has the
+    metrics of the weights.
 
     Returns:
         The content of `metrics.json`: `figures` (the twelve COCO metrics), `epoch` (of the

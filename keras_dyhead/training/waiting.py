@@ -22,11 +22,8 @@ def measure_waiting(
     The dataset prefetches in its own threads while a step computes, as in `fit`. On a CPU, the
     threads share the processors with the step and slow it down.
 
-    Args:
-        model: A compiled model. The steps change its weights.
-        dataset: Batches of `(images, targets)`, from `load_coco`.
-        steps: Number of steps to measure, after three steps of warm-up.
-        progress: Called after each step with the fraction of steps done.
+    The steps, measured after three steps of warm-up, change the weights of the compiled model.
+    `progress` is called after each step with the fraction of steps done.
 
     Returns:
         A dictionary with `step_seconds`, the median time from a batch to its loss;

@@ -60,14 +60,7 @@ def look_inside(
 ) -> View:
     """Runs a model on an image and records what its `DyHeadNeck` does.
 
-    Args:
-        model: A model of images `(B, H, W, 3)` that contains one `DyHeadNeck`, at any depth.
-        image: RGB, RGBA or gray image, values 0..255.
-        preprocessor: See `plot_attention`.
-
-    Raises:
-        ValueError: If `image` is not an image, or the model does not take images or does not have
-            exactly one `DyHeadNeck` with at least one block.
+    Arguments and errors are those of `plot_attention`.
     """
     image = as_rgb(image)
     neck = find_neck(model)
