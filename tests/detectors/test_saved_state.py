@@ -3,6 +3,7 @@
 import keras
 import numpy as np
 import pytest
+from detectors.scenes import small_backbone, small_detector
 
 from keras_dyhead.backbones import ResNetBackbone
 from keras_dyhead.detectors import ATSS, FasterRCNN, RepPoints
@@ -11,7 +12,7 @@ from keras_dyhead.layers.frozen import frozen_layers
 
 
 def atss(**kwargs):
-    backbone = kwargs.pop("backbone", None) or ResNetBackbone(18, base_channels=8)
+    backbone = kwargs.pop("backbone", None) or small_backbone()
     return ATSS(backbone, 3, DyHeadNeck(1, 16), FeaturePyramid(16, max_level=5), **kwargs)
 
 
@@ -70,9 +71,7 @@ def test_frozen_layers_and_the_optimizer_are_kept(freeze, tmp_path):
 
 
 def test_layers_of_a_two_stage_head_are_kept(tmp_path):
-    model = FasterRCNN(
-        ResNetBackbone(18, base_channels=8), 3, DyHeadNeck(1, 16), head_units=8, head_layers=1
-    )
+    model = small_detector("faster-rcnn", 1)
     model.head.rpn.trainable = False
     take_a_step(model)
     again = saved_and_loaded(model, tmp_path)
@@ -127,9 +126,7 @@ def test_for_other_classes_all_weights_except_the_scores_are_kept():
 
 
 def test_with_two_stages_the_boxes_of_every_class_are_reinitialized():
-    model = FasterRCNN(
-        ResNetBackbone(18, base_channels=8), 3, DyHeadNeck(1, 16), head_units=8, head_layers=1
-    )
+    model = small_detector("faster-rcnn", 1)
     differ = weights_that_differ(model, model.with_classes(["a"]))
     assert {name.split("/")[-2] for name in differ} == {"class_logits", "box_deltas"}
     assert all("box_head" in name for name in differ) and len(differ) == 4
@@ -155,9 +152,8 @@ def test_a_wrong_number_of_class_names_is_rejected():
 
 
 def test_names_assigned_later_and_numpy_integers_are_kept(tmp_path):
-    backbone = ResNetBackbone(18, base_channels=8)
     model = ATSS(
-        backbone,
+        small_backbone(),
         np.int64(3),
         DyHeadNeck(1, 16),
         FeaturePyramid(16, max_level=5),
