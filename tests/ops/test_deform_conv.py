@@ -6,7 +6,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from backend import FLOAT64, FORMS, relative_error, run, slow_on_jax, to_numpy, vjp
+from backend import FLOAT64, FORMS, relative_error, run, to_numpy, vjp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy_reference import deform_conv2d as loop_reference
@@ -26,9 +26,18 @@ def channels_last(array):
     return array.transpose(0, 2, 3, 1)
 
 
-@pytest.mark.parametrize("chunk_bytes", [None, 10_000], ids=["whole", "chunks"])
+def cases_whole_and_in_chunks():
+    """JAX compiles each: it takes every set of options once, and few of them in chunks."""
+    jax = keras.backend.backend() == "jax"
+    for case_id in CASES:
+        for name, chunk_bytes in (("whole", None), ("chunks", 10_000)):
+            slow = jax and (case_id in REPEATED or chunk_bytes and case_id not in ("00", "08"))
+            marks = pytest.mark.slow if slow else ()
+            yield pytest.param(case_id, chunk_bytes, id=f"{case_id}-{name}", marks=marks)
+
+
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("case_id", slow_on_jax(CASES, REPEATED))
+@pytest.mark.parametrize(("case_id", "chunk_bytes"), cases_whole_and_in_chunks())
 def test_agrees_with_torchvision_forward_and_in_all_gradients(
     case_id, form, chunk_bytes, monkeypatch
 ):
@@ -122,7 +131,7 @@ def problems(draw):
 
 # JAX compiles each example.
 @settings(
-    max_examples=15 if keras.backend.backend() == "jax" else 200,
+    max_examples=10 if keras.backend.backend() == "jax" else 100,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
@@ -200,10 +209,14 @@ def test_half_precision_features_keep_float32_coordinates(dtype):
     ramp = np.linspace(0, 1, 256, dtype="float32").reshape(1, 1, 256, 1)
     offsets = np.full((1, 1, 256, 2), 0.4, "float32") * [0, 1]
     kernel = np.ones((1, 1, 1, 1), "float32")
-    x, k = (keras.ops.cast(a, dtype) for a in (ramp, kernel))
-    found = deform_conv2d(x, offsets.astype("float32"), None, k, padding=0)
-    assert keras.backend.standardize_dtype(found.dtype) == dtype
-    found = np.asarray(keras.ops.convert_to_numpy(keras.ops.cast(found, "float32")))[0, 0, :-1, 0]
+
+    def convolve(ramp, offsets, kernel):
+        x, k = (keras.ops.cast(a, dtype) for a in (ramp, kernel))
+        found = deform_conv2d(x, offsets, None, k, padding=0)
+        assert keras.backend.standardize_dtype(found.dtype) == dtype
+        return found
+
+    found = run(convolve, ramp, offsets.astype("float32"), kernel)[0, 0, :-1, 0]
     expected = ramp[0, 0, :-1, 0] + 0.4 / 255
     assert np.abs(found - expected).max() <= 2 * 2.0**-8
 
@@ -266,15 +279,19 @@ def test_integers_are_sampled_in_float32(dtype):
 
 def test_numpy_ints_are_ints():
     arrays = [np.zeros(s, "float32") for s in ((1, 5, 6, 4), (1, 3, 3, 18), (3, 3, 2, 6))]
-    x, offsets, kernel = arrays
     two = np.int64(2)
-    assert deform_conv2d(x, offsets, None, kernel, strides=two, groups=two).shape == (1, 3, 3, 6)
+
+    def convolve(x, offsets, kernel):
+        return deform_conv2d(x, offsets, None, kernel, strides=two, groups=two)
+
+    assert run(convolve, *arrays).shape == (1, 3, 3, 6)
 
 
 def test_lists_and_numpy_pairs_are_accepted():
     shapes = (1, 5, 6, 2), (1, 5, 6, 18), (1, 5, 6, 9), (3, 3, 2, 3), (3,)
     arrays = [np.ones(shape, "float32") for shape in shapes]
-    found = deform_conv2d(*(x.tolist() for x in arrays), padding=np.array([1, 1]))
+    lists = [x.tolist() for x in arrays]
+    found = run(lambda: deform_conv2d(*lists, padding=np.array([1, 1])))
     np.testing.assert_allclose(found, run(deform_conv2d, *arrays), rtol=1e-6)
 
 
