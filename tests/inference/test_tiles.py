@@ -77,8 +77,9 @@ def test_no_object_falls_between_two_tiles(overlap, side, noise):
                 max_detections=100,
             )
             assert found["boxes"].shape == (1, 4), f"{left}, {width}"
-            overlap_with_truth = float(box_iou(found["boxes"], truth)[0, 0])
-            assert overlap_with_truth >= (0.8 if noise else 1), f"{left}, {width}"
+            if not np.array_equal(found["boxes"], truth):
+                overlap_with_truth = float(box_iou(found["boxes"], truth)[0, 0])
+                assert noise and overlap_with_truth >= 0.8, f"{left}, {width}"
 
 
 @pytest.mark.parametrize("box", [[82, 82, 98, 98], [75, 85, 90, 99], [95, 70, 110, 90]])
