@@ -5,7 +5,7 @@ import json
 import keras
 import numpy as np
 import pytest
-from backend import run
+from backend import run, slow_on_jax
 
 from keras_dyhead.layers import (
     DeformConv2D,
@@ -137,7 +137,12 @@ def test_offset_groups_must_divide_the_channels(tensor):
         ModulatedDeformConv2D(6, offset_groups=3)(tensor(GOOD[0]))
 
 
-@pytest.mark.parametrize("name", [*ON_PYRAMIDS, *ON_MAPS, "ScaleAwareAttention"])
+@pytest.mark.parametrize(
+    "name",
+    slow_on_jax(
+        [*ON_PYRAMIDS, *ON_MAPS, "ScaleAwareAttention"], ("DyHeadBlock", "SpatialAwareAttention")
+    ),
+)
 def test_integers_are_computed_as_floats(name):
     rng = np.random.default_rng(0)
     levels = [rng.integers(0, 255, shape).astype("uint8") for shape in GOOD]
