@@ -41,10 +41,12 @@ def check_maps(shapes) -> dict:
     levels = {name: tuple(s) if hasattr(s, "__len__") else s for name, s in levels.items()}
     maps = [s for s in levels.values() if isinstance(s, tuple) and len(s) == 4]
     batches = {shape[0] for shape in maps} - {None}
-    if not 0 < len(maps) == len(levels) or None in {s[3] for s in maps} or len(batches) > 1:
+    usable = all(0 not in shape[1:] and shape[3] is not None for shape in maps)
+    if not 0 < len(maps) == len(levels) or not usable or len(batches) > 1:
         raise ValueError(
-            "Maps must have shape (batch, height, width, channels), equal batch sizes and known "
-            "channels. A pyramid must be a list or a dict of maps with at least one level. "
+            "Maps must have shape (batch, height, width, channels), equal batch sizes, known "
+            "channels and at least one pixel. A pyramid must be a list or a dict of maps with at "
+            "least one level. "
             f"Received: shapes {shapes}"
         )
     return levels

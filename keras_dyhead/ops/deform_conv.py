@@ -196,6 +196,8 @@ def check_shapes(
     }.items():
         if shape is not None and len(shape) != 4:
             raise ValueError(f"`{name}` must have 4 dimensions. Received: {name}.shape={shape}")
+    if 0 in kernel:
+        raise ValueError(f"`kernel` must not have an empty axis. Received: kernel.shape={kernel}")
     whole_number(groups, "groups")
     whole_number(offset_groups, "offset_groups")
     kernel_height, kernel_width, group_channels, filters = kernel

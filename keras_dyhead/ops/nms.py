@@ -1,5 +1,6 @@
 """Class-aware non-maximum suppression on whole batches."""
 
+import keras
 from keras import ops
 
 from keras_dyhead.ops.boxes import box_iou, take_per_image
@@ -17,7 +18,7 @@ def non_max_suppression(
 
     Args:
         boxes: `(B, N, 4)` xyxy boxes.
-        scores: `(B, N)` scores; candidates with a score <= 0 are never picked.
+        scores: `(B, N)` scores; candidates with a score <= 0 or NaN are never picked.
         labels: `(B, N)` int class of each candidate.
         iou_threshold: float. A candidate is removed if its IoU with a picked box of its class is
             larger than this. Defaults to 0.5.
@@ -28,6 +29,7 @@ def non_max_suppression(
         scores), padded with -1.
     """
     boxes, scores = ops.cast(boxes, "float32"), ops.cast(scores, "float32")
+    scores = ops.where(scores > 0, scores, 0.0)  # also without NaN
     places = ops.arange(max_detections, dtype="int32")
     candidates = ops.arange(ops.shape(scores)[1], dtype="int32")
 
@@ -35,7 +37,10 @@ def non_max_suppression(
         return ops.any(scores > 0)
 
     def pick(turn, scores, picked):
-        best = ops.cast(ops.top_k(scores, 1)[1], "int32")  # Keras' argmax does not export to ONNX
+        if keras.backend.backend() == "torch":  # whose `top_k` orders equal scores at random
+            best = ops.cast(ops.argmax(scores, axis=1, keepdims=True), "int32")
+        else:  # Keras' argmax does not export to ONNX
+            best = ops.cast(ops.top_k(scores, 1)[1], "int32")
         exhausted = take_per_image(scores, best) <= 0
         picked = ops.where((places == turn) & ~exhausted, best, picked)
         overlap = box_iou(take_per_image(boxes, best), boxes)[:, 0] > iou_threshold

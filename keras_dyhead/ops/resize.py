@@ -21,7 +21,7 @@ def resize_align_corners(inputs, size):
         Tensor of shape `(B, height, width, C)`, dtype of `inputs`.
 
     Raises:
-        ValueError: If `inputs` do not have 4 dimensions, or `size` is invalid.
+        ValueError: If `inputs` do not have 4 dimensions or no pixel, or `size` is invalid.
 
     Example:
 
@@ -30,10 +30,13 @@ def resize_align_corners(inputs, size):
     [[0. , 0.5, 1. ], [1. , 1.5, 2. ], [2. , 2.5, 3. ]]
     """
     inputs = float_tensor(inputs)
-    if len(inputs.shape) != 4:
-        raise ValueError(f"`inputs` must have 4 dimensions. Received: shape {inputs.shape}")
+    if len(inputs.shape) != 4 or 0 in inputs.shape[1:]:
+        raise ValueError(
+            "`inputs` must have 4 dimensions and at least one pixel. "
+            f"Received: shape {inputs.shape}"
+        )
     if not any(ops.is_tensor(side) for side in keras.tree.flatten(size)):
-        size = pair(size, "size", smallest=0)
+        size = pair(size, "size")
     _, height, width, channels = ops.shape(inputs)
     rows = ops.cast(_interpolation_matrix(height, size[0]), inputs.dtype)
     columns = ops.cast(_interpolation_matrix(width, size[1]), inputs.dtype)

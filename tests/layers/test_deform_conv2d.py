@@ -37,3 +37,10 @@ def test_a_symbolic_call_raises_the_errors_of_an_eager_one(shape, message, first
         layer(x, keras.Input((8, 8, 18)))
     with pytest.raises(ValueError, match=message):
         layer(x, keras.Input(shape))
+
+
+def test_a_symbolic_mask_is_checked():
+    x, offsets = keras.Input((8, 8, 4)), keras.Input((8, 8, 18))
+    assert DeformConv2D(8)(x, offsets, keras.Input((8, 8, 9))).shape == (None, 8, 8, 8)
+    with pytest.raises(ValueError, match=r"mask.shape=\(None, 8, 8, 8\)"):
+        DeformConv2D(8)(x, offsets, keras.Input((8, 8, 8)))

@@ -54,6 +54,7 @@ def assert_refused(make, inputs, message, good=None):
         ([(1, 8, 8, 4, 16)], "must have shape"),
         ((1, 8, 8, 16), "a list or a dict"),
         ([], "at least one level"),
+        ([(1, 0, 8, 16), (1, 0, 4, 16)], "at least one pixel"),
         ([(1, 2, 2, 16), (1, 4, 4, 16)], "must halve"),
         ([(1, 8, 8, 16), (1, 8, 8, 16)], "must halve"),
         ([(1, 8, 8, 16), (1, 2, 2, 16)], "must halve"),

@@ -229,6 +229,7 @@ def test_half_precision_features_keep_float32_coordinates(dtype):
         ({"offsets": (1, 4, 6, 18)}, "size of the output, \\(5, 6\\)"),
         ({"mask": (1, 5, 6, 18)}, "mask.shape=\\(1, 5, 6, 18\\)"),
         ({"kernel": (3, 3, 3, 4)}, "channels=4"),
+        ({"kernel": (3, 3, 4, 0)}, "empty axis.*kernel.shape=\\(3, 3, 4, 0\\)"),
         ({"bias": (3,)}, "`bias` must have shape \\(4,\\)"),
         ({"strides": (1, 2, 3)}, "strides=\\(1, 2, 3\\)"),
         ({"padding": "full"}, "padding='full'"),

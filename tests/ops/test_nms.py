@@ -92,3 +92,14 @@ def test_nothing_is_picked_from_no_candidates_or_images(shape):
     arrays = np.zeros((*shape, 4), "float32"), np.ones(shape, "float32"), np.zeros(shape, "int32")
     picked = run(lambda *candidates: non_max_suppression(*candidates, 0.5, 10), *arrays)
     np.testing.assert_array_equal(picked, np.full((shape[0], 10), -1))
+
+
+def test_equal_scores_come_in_order_and_nan_never():
+    corners = 10 * np.arange(6, dtype="float32")
+    boxes = np.stack([corners, corners, corners + 5, corners + 5], axis=-1)[None]
+    scores = np.array([[0.5, np.nan, 0.5, 0.5, 0.7, 0.5]], "float32")
+    picked = run(
+        lambda *candidates: non_max_suppression(*candidates, 0.5, 6),
+        *(boxes, scores, np.zeros((1, 6), "int32")),
+    )
+    assert picked.tolist() == [[4, 0, 2, 3, 5, -1]]

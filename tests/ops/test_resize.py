@@ -40,12 +40,15 @@ def test_integers_are_resized_in_float32(dtype):
     assert found.dtype == "float32"
 
 
-@pytest.mark.parametrize("size", [(4.0, 4), (4,), (4, 4, 4), (-1, 4), (True, 4), "44", None])
+@pytest.mark.parametrize(
+    "size", [(4.0, 4), (4,), (4, 4, 4), (-1, 4), (0, 4), (True, 4), "44", None]
+)
 def test_an_invalid_size_is_refused(size):
     with pytest.raises(ValueError, match="`size` must be an int.*Received: size="):
         resize_align_corners(np.ones((1, 2, 2, 1), "float32"), size)
 
 
-def test_an_image_without_its_batch_is_refused():
-    with pytest.raises(ValueError, match="4 dimensions.*2, 2, 1"):
-        resize_align_corners(np.ones((2, 2, 1), "float32"), (4, 4))
+@pytest.mark.parametrize("shape", [(2, 2, 1), (1, 0, 2, 1)])
+def test_an_image_without_its_batch_or_pixels_is_refused(shape):
+    with pytest.raises(ValueError, match="4 dimensions and at least one pixel.*2, 1"):
+        resize_align_corners(np.ones(shape, "float32"), (4, 4))
