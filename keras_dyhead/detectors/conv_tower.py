@@ -3,6 +3,7 @@
 import math
 
 import keras
+from keras import ops
 
 PRIOR_PROBABILITY = 0.01
 
@@ -39,9 +40,20 @@ def apply_tower(layers, x):
     return x
 
 
-def head_conv(filters: int, kernel_size: int, name: str, dtype) -> keras.layers.Conv2D:
+class HeadConv2D(keras.layers.Conv2D):
+    """A convolution whose single filter also has a gradient on PyTorch."""
+
+    def convolution_op(self, inputs, kernel):
+        """Convolves. PyTorch on CPUs has no gradient for one filter and one small image."""
+        if self.filters > 1 or keras.backend.backend() != "torch":
+            return super().convolution_op(inputs, kernel)
+        kernel = ops.pad(kernel, [(0, 0)] * 3 + [(0, 1)])
+        return super().convolution_op(inputs, kernel)[..., :1]
+
+
+def head_conv(filters: int, kernel_size: int, name: str, dtype) -> HeadConv2D:
     """Returns a convolution with the initialization of dense heads."""
-    return keras.layers.Conv2D(
+    return HeadConv2D(
         filters,
         kernel_size,
         padding="same",

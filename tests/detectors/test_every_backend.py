@@ -12,6 +12,7 @@ import pytest
 from backend import relative_error, run, vjp
 
 from keras_dyhead import detectors
+from keras_dyhead.detectors.conv_tower import head_conv
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
 EXPECTED = Path(__file__).parent / "data" / "tensorflow.json"
@@ -116,6 +117,22 @@ def test_an_out_of_range_label_stops_every_backend(name):
             road(IMAGES, wrong)
     for ours, theirs in zip(before, model.get_weights(), strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+def test_a_single_filter_has_a_gradient_for_a_single_small_image():
+    """PyTorch computes none for a kernel in Keras' layout."""
+    layer = head_conv(1, 3, "scores", "float32")
+    layer.build((None, None, None, 2))
+
+    def function(kernel):
+        with keras.StatelessScope([(layer.kernel, kernel)]):
+            return layer(keras.ops.ones((1, 4, 4, 2)))
+
+    kernel = np.ones((3, 3, 2, 1), "float32")
+    outputs, (gradient,) = vjp(function, [kernel], np.ones((1, 4, 4, 1), "float32"))
+    assert outputs.shape == (1, 4, 4, 1) and outputs.max() == 18
+    for channel in (0, 1):
+        np.testing.assert_allclose(gradient[:, :, channel, 0], np.outer([3, 4, 3], [3, 4, 3]))
 
 
 if __name__ == "__main__":
