@@ -9,6 +9,7 @@ from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
 from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
+from keras_dyhead.ops.arguments import warn_ignored
 
 STAGE_BLOCKS = {
     18: (2, 2, 2, 2),
@@ -107,6 +108,7 @@ class ResNetBackbone(keras.Model):
                 f"convolutions, depth >= 50. Received: depth={depth}, groups={groups}, "
                 f"width_per_group={width_per_group}, deformable_stages={deformable_stages}"
             )
+        warn_ignored(type(self).__name__, kwargs)
         dtype = keras.dtype_policies.get(dtype)
 
         images = keras.Input(image_shape, name="images")

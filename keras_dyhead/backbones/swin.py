@@ -6,6 +6,7 @@ import keras
 
 from keras_dyhead.backbones.swin_layers import EPSILON, PatchEmbedding, PatchMerging, SwinBlock
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
+from keras_dyhead.ops.arguments import warn_ignored
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -77,6 +78,7 @@ class SwinBackbone(keras.Model):
             )
         if not 2 <= min_level <= 5:
             raise ValueError(f"`min_level` must be from 2 to 5. Received: {min_level}")
+        warn_ignored(type(self).__name__, kwargs)
         dtype = keras.dtype_policies.get(dtype)
 
         images = keras.Input(image_shape, name="images")

@@ -55,10 +55,11 @@ def as_rgb(image) -> np.ndarray:
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[..., None]
-    if image.ndim != 3 or image.shape[-1] not in (1, 3, 4) or 0 in image.shape:
+    is_image = image.ndim == 3 and image.shape[-1] in (1, 3, 4) and 0 not in image.shape
+    if not is_image or image.dtype.kind not in "biufc":
         raise ValueError(
             "An image must be RGB (H, W, 3), RGBA (H, W, 4) or gray (H, W). "
-            f"Received an array of shape {image.shape}"
+            f"Received an array of shape {image.shape}, {image.dtype}"
         )
     if image.dtype != np.uint8:
         lowest, highest = np.min(image), np.max(image)

@@ -14,7 +14,7 @@ from keras_dyhead.detectors.targets import CheckedModel, check_targets
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.ops.arguments import warn_ignored, whole_number
 from keras_dyhead.ops.sampling_form import is_compiled
 
 
@@ -72,12 +72,14 @@ class Detector(CheckedModel):
         **kwargs,
     ):
         dtype = keras.dtype_policies.get(dtype)
-        image_shape = tuple(n if n is None else whole_number(n, "image_shape") for n in image_shape)
-        if len(image_shape) != 3 or (preprocessor is None and image_shape[-1] != 3):
+        warn_ignored(type(self).__name__, kwargs)
+        is_shape = np.ndim(image_shape) == 1 and len(image_shape) == 3
+        if not is_shape or (preprocessor is None and image_shape[-1] != 3):
             raise ValueError(
                 "`image_shape` must be (height, width, 3) for RGB images. "
                 f"Received: image_shape={image_shape}"
             )
+        image_shape = tuple(n if n is None else whole_number(n, "image_shape") for n in image_shape)
         if not isinstance(pyramid, FeaturePyramid | None):
             raise TypeError(f"`pyramid` must be a FeaturePyramid or None. Received: {pyramid!r}")
         neck = as_neck(neck, pyramid, dtype=dtype)
@@ -271,10 +273,10 @@ class Detector(CheckedModel):
             raise ValueError("Detectors do not support `sample_weight`.")
         if keras.backend.backend() == "torch":  # its steps are not compiled
             check_targets((x, y), self.num_classes)
-        boxes, labels = _without_unused_padding(y["boxes"], y["labels"])
+        boxes, labels = _without_unused_padding(y["boxes"], ops.cast(y["labels"], "int32"))
         # Without this, N would be 0 if no image had objects.
         boxes = ops.pad(ops.cast(boxes, "float32"), ((0, 0), (0, 1), (0, 0)))
-        labels = ops.pad(ops.cast(labels, "int32"), ((0, 0), (0, 1)), constant_values=-1)
+        labels = ops.pad(labels, ((0, 0), (0, 1)), constant_values=-1)
         losses = self.compute_losses(y_pred, boxes, labels, training)
         for name, value in losses.items():
             # Losses are summed over replicas, metrics are averaged.
@@ -379,7 +381,6 @@ def _without_unused_padding(boxes, labels):
     """
     if keras.backend.backend() != "tensorflow" or is_compiled():
         return boxes, labels
-    labels = ops.convert_to_tensor(labels)
     numbers = ops.arange(1, ops.shape(labels)[1] + 1, dtype="int32")
     used = ops.max(ops.where(labels >= 0, numbers, 0), initial=0)
     return boxes[:, :used], labels[:, :used]

@@ -117,10 +117,13 @@ class DetectionPreprocessor(keras.layers.Layer):
         groups = (
             [image[None] for image in images] if isinstance(images, (list, tuple)) else [images]
         )
-        if any(len(group.shape) != 4 or group.shape[-1] != 3 for group in groups):
+        shapes = [tuple(group.shape) for group in groups]
+        if not groups or any(len(s) != 4 or s[-1] != 3 or 0 in s[1:] for s in shapes):
+            is_list = isinstance(images, (list, tuple))
+            shapes = [shape[1:] for shape in shapes] if is_list else shapes[0]
             raise ValueError(
-                "Expected RGB images (B, H, W, 3), or a list of (H, W, 3). "
-                f"Received shapes: {[tuple(image.shape) for image in images]}"
+                "Expected RGB images (B, H, W, 3), or a list of (H, W, 3), with at least one "
+                f"pixel. Received shapes: {shapes}"
             )
         originals = [ops.shape(group)[1:3] for group in groups]
         sizes = [self.resized_size(*original) for original in originals]

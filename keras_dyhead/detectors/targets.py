@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 _MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
+_SHAPES = "Targets must be numbers, boxes (B, N, 4) and labels (B, N)"
 
 
 def check_classes(detector, data) -> None:
@@ -35,6 +36,7 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
 
     This runs on the CPU before the step, even if the step is compiled, so that invalid labels and
     boxes never reach the weights. Labels must be integers below `num_classes`, or -1 where padded.
+    Boxes must be finite, and their right and bottom sides not before the left and top ones.
     `num_devices` share each batch of the dataset.
 
     Raises:
@@ -56,6 +58,8 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
                 key: value.to_tensor(-1) if hasattr(value, "to_tensor") else value
                 for key, value in targets.items()
             }
+            for key, shape in (("boxes", (None, None, 4)), ("labels", (None, None))):
+                targets[key] = _with_known_rank(targets[key], shape)
             checks += _check_objects(targets["boxes"], targets["labels"], num_classes)
     checks = [check for check in checks if check is not None]
     if checks:
@@ -69,21 +73,45 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
 
 
 def _check_objects(boxes, labels, num_classes: int) -> list:
-    boxes, labels = (ops.cast(ops.convert_to_tensor(x), "float32") for x in (boxes, labels))
+    boxes, labels = map(ops.convert_to_tensor, (boxes, labels))
     sides = zip(boxes.shape[:2], labels.shape, strict=False)
     agree = all(None in pair or pair[0] == pair[1] for pair in sides)
+    agree &= "string" not in map(keras.backend.standardize_dtype, (boxes.dtype, labels.dtype))
     if not agree or len(labels.shape) != 2 or len(boxes.shape) != 3 or boxes.shape[-1] != 4:
         raise ValueError(
-            'Targets must be "boxes" (B, N, 4) and "labels" (B, N). '
-            f"Received shapes: {tuple(boxes.shape)} and {tuple(labels.shape)}"
+            f"{_SHAPES}. Received shapes: {tuple(boxes.shape)} and {tuple(labels.shape)}, "
+            f"dtypes: {boxes.dtype} and {labels.dtype}"
         )
+    boxes, labels = ops.cast(boxes, "float32"), ops.cast(labels, "float32")
     whole = (labels == ops.floor(labels)) & (labels >= -1) & (labels < num_classes)
     finite = ops.all(ops.isfinite(boxes), axis=-1) | (labels < 0)
+    ordered = ~ops.any(boxes[..., 2:] < boxes[..., :2], axis=-1) | (labels < 0)
     expected = f"Targets must have labels from 0 to {num_classes - 1}, or -1 where padded"
     return [
         _check(whole, expected, lambda: labels[~whole]),
         _check(finite, "Targets must have finite boxes", lambda: boxes[~finite]),
+        _check(
+            ordered,
+            "Targets must have boxes of left, top, right, bottom, in this order",
+            lambda: boxes[~ordered],
+        ),
     ]
+
+
+def _with_known_rank(values, shape: tuple):
+    """Checks values whose rank or last side a TensorFlow graph does not know, else does nothing."""
+    known = getattr(values, "shape", ())
+    if getattr(known, "rank", 0) is not None and (shape[-1] is None or None not in known[-1:]):
+        return values
+    import tensorflow as tf
+
+    fits = tf.rank(values) == len(shape)
+    if shape[-1] is not None:
+        fits &= tf.reduce_all(tf.shape(values)[-1:] == shape[-1])
+    with tf.control_dependencies([_check(fits, _SHAPES, lambda: tf.shape(values))]):
+        values = tf.identity(values)
+    values.set_shape(shape)
+    return values
 
 
 def _check(valid, expected: str, received):

@@ -50,6 +50,11 @@ def image_detector(
     """
     tta = _PLAIN if tta is None else tta
     model = HostedDetector(model) if is_hosted(model) else model
+    if not isinstance(model, Detector | HostedDetector):
+        raise TypeError(
+            "`model` must be a detector of this package, KerasCV or KerasHub. "
+            f"Received: model={model!r}"
+        )
     if isinstance(model, HostedDetector) and (None in model.image_shape or tta.scales != (1.0,)):
         raise ValueError(
             "Detectors of KerasCV and KerasHub must have a fixed input size and use only scale 1, "
@@ -102,6 +107,7 @@ def detect_images(
         The detections of each image, see `image_detector`.
 
     Raises:
+        TypeError: If `images` is a single image or path.
         ValueError: If a file cannot be read, which the message names, or an array is not an image.
 
     Example:
@@ -110,6 +116,10 @@ def detect_images(
     found[0]["boxes"], found[0]["confidence"]
     ```
     """
+    if not isinstance(images, list | tuple) and not np.ndim(images) == 4:
+        raise TypeError(
+            f"`images` must be a list of images or paths. Received: a {type(images).__name__}"
+        )
     detect = image_detector(model, tta, tiles)
     return [detect(read_rgb(i) if isinstance(i, (str, os.PathLike)) else i) for i in images]
 

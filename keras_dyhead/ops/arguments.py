@@ -1,10 +1,17 @@
 """Checks and conversions of arguments."""
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 from keras import ops
+
+
+def warn_ignored(name: str, arguments: Mapping) -> None:
+    """Warns of keyword arguments of a functional model `name`: Keras ignores unknown ones."""
+    if unknown := sorted(arguments.keys() - {"name", "trainable"}):
+        warnings.warn(f"{name} has no arguments {unknown}: they are ignored.", stacklevel=4)
 
 
 def whole_number(value: int, name: str, smallest: int = 1) -> int:

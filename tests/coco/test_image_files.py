@@ -195,6 +195,8 @@ def test_gray_arrays_are_read_and_black_works_in_any_dtype():
         (np.zeros((3, 4, 5), "uint8"), r"RGB \(H, W, 3\).*shape \(3, 4, 5\)"),
         (np.zeros((1, 4, 5, 3), "uint8"), r"RGB \(H, W, 3\)"),
         (np.zeros((0, 5, 3), "uint8"), r"RGB \(H, W, 3\)"),
+        (np.full((4, 5, 3), None), r"RGB \(H, W, 3\).*object"),
+        (np.full((4, 5, 3), "9"), r"RGB \(H, W, 3\).*U1"),
     ],
 )
 def test_ambiguous_arrays_are_refused(image, message):

@@ -136,5 +136,12 @@ def test_invalid_arguments_are_in_the_message(arguments, message):
 
 
 def test_invalid_shapes_are_in_the_message():
-    with pytest.raises(ValueError, match=r"\(8, 8\)"):
-        DetectionPreprocessor()(np.zeros((2, 8, 8)))
+    for wrong, shapes in (
+        (np.zeros((2, 8, 8)), r"\(2, 8, 8\)"),
+        (np.zeros((8, 9, 3)), r"\(8, 9, 3\)"),
+        ([np.zeros((8, 9, 4))], r"\[\(8, 9, 4\)\]"),
+        ([np.zeros((0, 9, 3))], r"\[\(0, 9, 3\)\]"),
+        ([], r"\[\]"),
+    ):
+        with pytest.raises(ValueError, match=f"Received shapes: {shapes}"):
+            DetectionPreprocessor()(wrong)

@@ -28,6 +28,7 @@ WRONG = {
     "a label that is NaN": (changed("labels", (0, 0), np.nan), r"Received: \[nan\]"),
     "a box that is NaN": (changed("boxes", (0, 0, 2), np.nan), "finite boxes.*8.* 8.* nan 44"),
     "an infinite box": (changed("boxes", (0, 1, 3), np.inf), "finite boxes.*inf"),
+    "a box as x, y, width, height": (changed("boxes", (0, 0, 2), 7), "left, top, right, bottom"),
 }
 
 
@@ -55,6 +56,24 @@ def test_mismatched_shapes_are_in_the_message(shapes):
     boxes, labels = map(np.zeros, shapes)
     with pytest.raises(ValueError, match="Received shapes"):
         check_targets((IMAGES, {"boxes": boxes, "labels": labels}), CLASSES)
+
+
+def test_text_is_refused():
+    with pytest.raises(ValueError, match="Targets must be numbers.*string"):
+        check_targets((IMAGES, TARGETS | {"labels": np.full((2, 3), "cat")}), CLASSES)
+
+
+def test_a_rank_that_the_graph_does_not_know_is_checked():
+    @tf.function(input_signature=[tf.TensorSpec(None, "float32")] * 2)
+    def check(boxes, labels):
+        return check_targets((IMAGES, {"boxes": boxes, "labels": labels}), CLASSES)[1]["boxes"]
+
+    boxes, labels = TARGETS["boxes"], TARGETS["labels"].astype("float32")
+    np.testing.assert_array_equal(check(boxes, labels), boxes)
+    for wrong in ((boxes[0], labels), (boxes[..., :3], labels), (boxes, labels[0])):
+        with pytest.raises(tf.errors.InvalidArgumentError) as raised:
+            check(*wrong)
+        assert "labels (B, N). Received: [" in str(target_error(raised.value))
 
 
 def calls(model, images, targets):

@@ -46,3 +46,14 @@ def test_the_function_of_one_image_accepts_all_kinds_of_arrays(small_model, eage
         np.testing.assert_array_equal(floats[name], value)
     with pytest.raises(ValueError, match="multiply"):
         detect_images(small_model, [rgb / 255])
+
+
+@pytest.mark.parametrize("images", [picture(4, 5), "street.jpg", None])
+def test_a_single_image_is_not_taken_for_a_list(images):
+    with pytest.raises(TypeError, match="`images` must be a list of images or paths. Received: a"):
+        detect_images(None, images)
+
+
+def test_a_model_that_is_no_detector_is_refused():
+    with pytest.raises(TypeError, match="`model` must be a detector .* Received: model=None"):
+        image_detector(None)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from keras_dyhead.ops.arguments import pair, whole_number
+from keras_dyhead.ops.arguments import pair, warn_ignored, whole_number
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3)])
@@ -18,3 +18,11 @@ def test_everything_else_is_refused_with_its_value(value):
         whole_number(value, "size")
     with pytest.raises(ValueError, match="`size` must be an int .*, or a pair.* Received: size="):
         pair(value, "size")
+
+
+def test_arguments_that_keras_would_ignore_are_named():
+    with pytest.warns(
+        UserWarning, match=r"ATSS has no arguments \['num_block'\]: they are ignored"
+    ):
+        warn_ignored("ATSS", {"num_block": 1, "name": "atss"})
+    warn_ignored("ATSS", {"trainable": False})
