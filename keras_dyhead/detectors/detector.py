@@ -73,7 +73,7 @@ class Detector(CheckedModel):
     ):
         dtype = keras.dtype_policies.get(dtype)
         warn_ignored(type(self).__name__, kwargs)
-        is_shape = np.ndim(image_shape) == 1 and len(image_shape) == 3
+        is_shape = isinstance(image_shape, Iterable) and len(image_shape) == 3
         if not is_shape or (preprocessor is None and image_shape[-1] != 3):
             raise ValueError(
                 "`image_shape` must be (height, width, 3) for RGB images. "
