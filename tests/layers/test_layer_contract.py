@@ -179,10 +179,14 @@ def test_gradients_reach_inputs_and_weights(name, dtype):
         assert np.abs(gradient).max() > 0, "a gradient is missing"
 
 
+# `test_shared_trace.py` has a neck under XLA, too.
 @pytest.mark.tensorflow
 @pytest.mark.parametrize(
     "name",
-    ["DeformConv2D", pytest.param("DyHeadBlock", marks=pytest.mark.slow), "DyHeadNeck-published"],
+    [
+        "DeformConv2D",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("DyHeadBlock", "DyHeadNeck-published")),
+    ],
 )
 def test_xla_computes_the_same_outputs_and_gradients(name):
     import tensorflow as tf
