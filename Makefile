@@ -11,7 +11,7 @@ ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py \
 CORE = tests/test_rooms.py tests/ops tests/layers tests/detectors
 # The slowest tests of the core: only `make test` runs them.
 LONG_IN_CORE = tests/detectors/test_replicas.py $(wildcard tests/detectors/test_saved_*.py) \
-	tests/layers/test_determinism.py tests/layers/test_shared_trace.py
+	$(addprefix tests/layers/test_,determinism.py sampling_roads.py shared_trace.py)
 # Tests that JAX compiles for minutes: only `make test-slow` runs them.
 LONG_ON_JAX = $(addprefix tests/layers/test_,block_trace.py determinism.py dyhead_neck.py shared_trace.py start.py)
 # Tests that compile whole detectors run separately: TensorFlow frees compiled code only at exit.
