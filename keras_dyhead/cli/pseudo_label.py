@@ -112,7 +112,7 @@ def pseudo_label(
     )
     terminal.print(
         f"written: {out}. Train on it with: "
-        f"keras-dyhead train --images {labels.folder} --annotations {out}",
+        f"keras-dyhead train --images {labels.folder} --annotations {out} --out runs/mine",
     )
 
 

@@ -2,9 +2,9 @@
 
 COCO_IMAGES = 118_287
 
-_TRAIN = """keras-dyhead train --recipe {name} --out runs/{name}
-    --images train2017 --annotations instances_train2017.json
-    --val-images val2017 --val-annotations instances_val2017.json
+_TRAIN = """keras-dyhead train --recipe {name} --out runs/{name} \\
+    --images train2017 --annotations instances_train2017.json \\
+    --val-images val2017 --val-annotations instances_val2017.json \\
     --backbone-weights {weights}"""
 
 MSRA_WEIGHTS = (
