@@ -25,7 +25,7 @@ def plot_history(history: Mapping[str, Sequence[float | None]]) -> Figure:
     figures.set(title="COCO metrics", xlabel="epoch", ylim=(0, 1))
     for axis in (losses, figures):
         axis.grid(alpha=0.3)
-        axis.locator_params(axis="x", integer=True)
+        axis.locator_params(axis="x", integer=True, min_n_ticks=1)
         if axis.lines:
             axis.legend()
     return figure
