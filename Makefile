@@ -3,7 +3,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BENCH_VENV ?= .venv-bench
-export TF_CPP_MIN_LOG_LEVEL ?= 2
+export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Tests that also run on JAX and PyTorch, in separate processes.
 ON_EVERY_BACKEND = tests/ops tests/layers tests/checkpoints/test_tower.py \
 	$(wildcard tests/*/test_every_backend.py)
