@@ -42,7 +42,7 @@ def _palette() -> np.ndarray:
     levels = np.linspace(0, 1, 11)
     colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     seen = _oklab(colors)
-    usable = (abs(seen[:, 0] - 0.72) < 0.22) & (np.hypot(seen[:, 1], seen[:, 2]) > 0.1)
+    usable = (abs(seen[:, 0] - 0.72) < 0.23) & (np.hypot(seen[:, 1], seen[:, 2]) > 0.1)
     colors, seen = colors[usable], seen[usable]
     chosen = [int(np.argmax(seen[:, 1]))]  # the reddest
     nearest = np.full(len(seen), np.inf)
