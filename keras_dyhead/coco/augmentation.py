@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from keras_dyhead.coco.checks import check
+from keras_dyhead.coco.checks import check, check_numbers
 from keras_dyhead.coco.geometry import (
     clip_to_visible,
     crop,
@@ -85,6 +85,7 @@ class Augmentation:
         for name in ("scale", "sizes", "crop_size", "crop_sides"):  # JSON lists and ranges
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
+        check_numbers(self)
         if self.sizes is not None:
             self._check("sizes", len(self.sizes) > 0 and min(self.sizes) > 0, "positive lengths")
             if self.scale not in (None, type(self).scale):

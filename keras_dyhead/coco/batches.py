@@ -80,7 +80,8 @@ class CocoDataset(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        sides = np.shape(image_size) == (2,) and min(image_size) >= 1
+        whole = np.shape(image_size) == (2,) and np.array(image_size).dtype.kind in "iu"
+        sides = whole and min(image_size) >= 1
         check("image_size", image_size, sides, "a positive (height, width)")
         check("horizontal_flip", horizontal_flip, 0 <= horizontal_flip <= 1, "a probability")
         check_count(1, batch_size=batch_size, max_boxes=max_boxes)

@@ -14,6 +14,7 @@ _OTHER_FORMS = {
     "[left, top, right, bottom]": lambda a, b, c, d: (a, b, c - a, d - b),
     "[center x, center y, width, height]": lambda a, b, c, d: (a - c / 2, b - d / 2, c, d),
     "[y, x, height, width]": lambda a, b, c, d: (b, a, d, c),
+    "[top, left, bottom, right]": lambda a, b, c, d: (b, a, d - b, c - a),
 }
 
 

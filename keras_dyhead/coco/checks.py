@@ -41,9 +41,22 @@ def check(name: str, value: Any, valid: bool, expected: str) -> None:
 
 def check_count(least: int, **counts: int | None) -> None:
     """Raises a `ValueError` if an argument is neither `None` nor an integer of at least `least`."""
+    expected = f"an integer of at least {least}"
     for name, value in counts.items():
-        valid = value is None or (isinstance(value, numbers.Integral) and value >= least)
-        check(name, value, valid, f"an integer of at least {least}")
+        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        check(name, value, value is None or whole and value >= least, expected)
+
+
+def check_numbers(settings) -> None:
+    """Raises a `ValueError` if a number among the fields of a dataclass has another type."""
+    kinds = {int: (numbers.Integral, "an integer"), float: (numbers.Real, "a number")}
+    for field in dataclasses.fields(settings):
+        for kind, (wanted, expected) in kinds.items():
+            value, optional = getattr(settings, field.name), field.type == kind | None
+            if optional and value is None or field.type not in (kind, kind | None):
+                continue
+            valid = isinstance(value, wanted) and not isinstance(value, bool)
+            check(field.name, value, valid, expected)
 
 
 def check_on_error(on_error: str) -> None:

@@ -107,8 +107,9 @@ def load_coco(
         A `tf.data.Dataset` of known cardinality.
 
     Raises:
-        ValueError: If an argument is out of range, no image is left, or, with `on_error="raise"`,
-            images or annotations cannot be used. The message lists them.
+        ValueError: If an argument is out of range, no image is left, no batch is whole (with
+            `drop_remainder`), or, with `on_error="raise"`, images or annotations cannot be used.
+            The message lists them.
 
     Example:
     ```python
@@ -125,6 +126,11 @@ def load_coco(
         opened = CocoAnnotations(
             annotations, images, class_names=class_names, on_error=on_error, verify=verify
         )
+    for name, value, kind in (
+        ("augmentation", augmentation, isinstance(augmentation, Augmentation | None)),
+        ("preprocessor", preprocessor, preprocessor is None or hasattr(preprocessor, "normalize")),
+    ):
+        check(name, value, kind, f"{'an' if name[0] == 'a' else 'a'} {name} object or None")
     augmentation = augmentation if training else None
     sizes = np.array([(image.height, image.width) for image in opened.images])
     limits = largest = size_limits(preprocessor)
@@ -132,8 +138,13 @@ def load_coco(
         largest = max(augmentation.sizes), augmentation.max_side
     canvas_of_row = assign_canvases(sizes, canvases, largest)
     number_of_batches = count_batches(canvas_of_row, batch_size, drop_remainder)
+    if not number_of_batches:
+        raise ValueError(
+            f"{len(opened.images)} images do not fill a batch of {batch_size}. "
+            "Received: drop_remainder=True"
+        )
     fewer = f"less than the {number_of_batches} batches of an epoch"
-    check("initial_step", initial_step, initial_step < max(1, number_of_batches), fewer)
+    check("initial_step", initial_step, initial_step < number_of_batches, fewer)
     if max_boxes is None:
         max_boxes = max(1, max(len(image.boxes) for image in opened.images))
         if augmentation is not None and augmentation.mosaic:

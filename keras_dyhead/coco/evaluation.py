@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_dyhead.coco.annotations import CocoAnnotations
+from keras_dyhead.coco.checks import check_count
 from keras_dyhead.coco.detections import (
     DETECTION,
     detection_records,
@@ -131,8 +132,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         verbose: int | str = "auto",
     ):
         super().__init__()
-        if eval_freq < 1:
-            raise ValueError(f"`eval_freq` must be at least 1. Received: eval_freq={eval_freq}")
+        check_count(1, eval_freq=eval_freq)
         self.dataset = dataset
         self.annotations = _find_annotations(dataset, annotations)
         self.eval_freq = eval_freq
@@ -169,6 +169,10 @@ def _find_annotations(
             f"Received: annotations={annotations!r}"
         )
     is_array = isinstance(dataset, keras.utils.PyDataset)
+    if not is_array and not hasattr(dataset, "element_spec"):
+        raise TypeError(
+            f"The dataset must be a `tf.data.Dataset` or a `PyDataset`. Received: {dataset!r:.200}"
+        )
     if _num_batches(dataset) is None:
         raise ValueError("The dataset must be finite. Received: one that repeats forever")
     spec = dataset[0] if is_array else dataset.element_spec
@@ -197,8 +201,18 @@ def _detect_in_files(detect, annotations, verbose) -> tuple[dict, np.ndarray]:
     tables = [np.zeros(0, DETECTION)]
     for image in annotations.images:
         found = detect(read_rgb(image.path))
-        boxes = found["boxes"].astype("float64")
-        columns = boxes, found["labels"], found["confidence"]
+        boxes, labels, scores = (
+            _get(found, "The output of the function", name)
+            for name in ("boxes", "labels", "confidence")
+        )
+        shapes = boxes.shape, labels.shape, scores.shape
+        count = len(labels)
+        if shapes != ((count, 4), (count,), (count,)):
+            raise ValueError(
+                "The function must return boxes (N, 4), labels (N,) and confidence (N,). "
+                f"Received shapes: {shapes}"
+            )
+        columns = boxes.astype("float64"), labels, scores
         tables.append(_table(id_array([image.id]), *columns, annotations))
         progress.add(1)
     return annotations.ground_truth(), np.concatenate(tables)
@@ -289,6 +303,8 @@ def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
     boxes = xywh_boxes(boxes)
     used = (labels >= 0) & np.isfinite(boxes).all(-1) & (boxes[..., 2:] > 0).all(-1)
     category_ids = labels[used].astype("int64")
+    if (category_ids != labels[used]).any():
+        raise ValueError(f"Labels must be integers. Received: {labels[used][:5].tolist()}")
     if annotations is not None:
         highest, known = category_ids.max(initial=-1), len(annotations.category_ids)
         if highest >= known:

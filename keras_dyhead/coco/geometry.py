@@ -12,16 +12,21 @@ from keras_dyhead.ops.boxes import box_area
 
 def check_canvases(image_size: Sequence) -> tuple[tuple[int, int], ...]:
     """Returns one `(height, width)`, or several different ones, as a tuple of tuples."""
-    one = all(isinstance(side, Integral) for side in image_size)
-    canvases = (image_size,) if one else image_size
-    canvases = tuple(tuple(int(side) for side in canvas) for canvas in canvases)
-    wrong = [canvas for canvas in canvases if len(canvas) != 2 or min(canvas) < 1]
-    if not canvases or wrong or len(set(canvases)) < len(canvases):
+    try:
+        one = all(isinstance(side, Integral) for side in image_size)
+        canvases = tuple(map(tuple, (image_size,) if one else image_size))
+    except TypeError:
+        canvases = ()
+    valid = all(
+        len(canvas) == 2 and all(isinstance(side, Integral) and side >= 1 for side in canvas)
+        for canvas in canvases
+    )
+    if not canvases or not valid or len(set(canvases)) < len(canvases):
         raise ValueError(
             "`image_size` must be a positive (height, width), or several different ones. "
             f"Received: image_size={image_size}"
         )
-    return canvases
+    return tuple(tuple(map(int, canvas)) for canvas in canvases)
 
 
 def assign_canvases(

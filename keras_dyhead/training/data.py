@@ -111,12 +111,6 @@ def open_data(
         initial_step=initial_step,
         drop_remainder=several_devices,
     )
-    if not len(train):
-        raise ValueError(
-            f"{settings.annotations} must have images for a whole batch, because each device "
-            f"needs its share. Received: batch_size={settings.batch_size}, "
-            f"{len(train.annotations.images)} images"
-        )
     if not any(len(image.boxes) for image in train.annotations.images):
         raise ValueError(f"{settings.annotations} has no box to learn from.")
     annotations = train.held_out

@@ -1,7 +1,6 @@
 """The settings of a training."""
 
 import dataclasses
-import numbers
 import os
 import re
 from collections.abc import Mapping
@@ -9,7 +8,7 @@ from typing import Any
 
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, PublishedModel
 from keras_dyhead.coco import Augmentation
-from keras_dyhead.coco.checks import check
+from keras_dyhead.coco.checks import check, check_numbers
 from keras_dyhead.detectors import DETECTORS
 
 DEFAULT_NUM_BLOCKS = 2
@@ -193,11 +192,7 @@ class TrainingSettings:
             rate = 1e-3 if self.weights is None else 1e-4
             object.__setattr__(self, "learning_rate", rate)
         self._convert(lambda canvases: tuple(map(tuple, canvases)), "canvases")
-        for field in dataclasses.fields(self):
-            if field.type in (int, int | None):
-                value = getattr(self, field.name)
-                whole = value is None or isinstance(value, numbers.Integral)
-                self._check(field.name, whole, "an integer")
+        check_numbers(self)
         for name in _POSITIVE:
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "positive")
@@ -277,8 +272,12 @@ class TrainingSettings:
 
     def _convert(self, function, *names):
         for name in names:
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, function(getattr(self, name)))
+            if (value := getattr(self, name)) is None:
+                continue
+            try:
+                object.__setattr__(self, name, function(value))
+            except TypeError:
+                self._check(name, False, "a path" if function is os.fspath else "a list")
 
     def _check(self, name, valid, expected):
         check(name, getattr(self, name), valid, expected)
@@ -305,6 +304,7 @@ class TrainingSettings:
             ValueError: If `augmentation` has names that are not arguments of `Augmentation`.
         """
         given = self.augmentation or {}
+        self._check("augmentation", isinstance(given, Mapping), "a dictionary")
         known = [field.name for field in dataclasses.fields(Augmentation)]
         unknown = sorted(set(given).difference(known))
         if unknown:

@@ -183,6 +183,7 @@ def test_values_stay_within_0_and_255():
     "argument",
     [
         {"horizontal_flip": 1.5},
+        {"horizontal_flip": "a"},
         {"scale": (1.2, 0.8)},
         {"scale": (0.0, 0.8)},
         {"sizes": ()},

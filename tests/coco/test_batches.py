@@ -145,6 +145,8 @@ def test_a_file_that_becomes_unreadable_is_named_or_becomes_black(coco, noise):
     [
         ({"image_size": ((64, 64), (96, 64))}, "image_size=.*64"),
         ({"image_size": (0, 64)}, "image_size="),
+        ({"image_size": (64.5, 64)}, "image_size="),
+        ({"batch_size": True}, "batch_size=True"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"horizontal_flip": 2}, "horizontal_flip=2"),
         ({"max_boxes": 0}, "max_boxes=0"),

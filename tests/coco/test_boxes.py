@@ -24,6 +24,7 @@ FORMS = {
     "[left, top, right, bottom]": lambda c, s: np.hstack([c, c + s]),
     "[center x, center y, width, height]": lambda c, s: np.hstack([c + s / 2, s]),
     "[y, x, height, width]": lambda c, s: np.hstack([c[:, ::-1], s[:, ::-1]]),
+    "[top, left, bottom, right]": lambda c, s: np.hstack([c[:, ::-1], (c + s)[:, ::-1]]),
 }
 
 

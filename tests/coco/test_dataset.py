@@ -254,7 +254,11 @@ def test_training_continues_without_a_broken_file(coco):
     [
         {"batch_size": 0},
         {"image_size": (0, 16)},
+        {"image_size": 16},
+        {"image_size": (16.5, 16)},
         {"image_size": (16, 16, 3)},
+        {"preprocessor": 3},
+        {"augmentation": 3},
         {"image_size": ()},
         {"image_size": ((16, 16), (16, 0))},
         {"image_size": ((16, 16), (16, 16))},

@@ -283,8 +283,30 @@ def test_evaluation_every_two_epochs_and_after_the_last(scenes):
     assert {"loss", "val_loss", *(f"val_{name}" for name in NAMES)} == set(history)
     assert [epoch for epoch, _ in seen] == [2, 3]
     assert [result.figures["AP"] for _, result in seen] == history["val_AP"]
-    with pytest.raises(ValueError, match="`eval_freq` must be at least 1"):
-        CocoEvaluation(load(scenes), eval_freq=0)
+    for wrong in (0, "1"):
+        with pytest.raises(ValueError, match="`eval_freq` must be an integer of at least 1"):
+            CocoEvaluation(load(scenes), eval_freq=wrong)
+    with pytest.raises(TypeError, match=r"must be a `tf.data.Dataset`.*Received: \[1\]"):
+        CocoEvaluation([1])
+
+
+FOUND = {"boxes": [[1, 2, 9, 9]], "labels": [0], "confidence": [0.5]}
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (None, "dictionary with 'boxes'. Received: NoneType"),
+        ({"boxes": [], "labels": [], "scores": []}, "with 'confidence'. Received: .*'scores'"),
+        (FOUND | {"labels": [0, 1]}, r"Received shapes: \(\(1, 4\), \(2,\), \(1,\)\)"),
+        (FOUND | {"labels": [0.5]}, r"Labels must be integers. Received: \[0.5\]"),
+    ],
+)
+def test_other_results_of_a_function_are_refused(scenes, found, message):
+    annotations = CocoAnnotations(scenes.json, scenes.folder)
+    assert len(evaluate_coco(lambda image: FOUND, annotations, verbose=0).detections) == 5
+    with pytest.raises(ValueError, match=message):
+        evaluate_coco(lambda image: found, annotations, verbose=0)
 
 
 def test_the_model_is_traced_once_for_all_batches_with_a_static_batch_size(scenes):
