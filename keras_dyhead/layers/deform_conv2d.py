@@ -116,10 +116,11 @@ class DeformConv2D(keras.layers.Layer):
             offset_groups=self.offset_groups,
         )
 
-    def compute_output_spec(self, inputs, offsets, mask=None):
+    def compute_output_spec(self, *maps, **named):
         """Checks the shapes of symbolic tensors. Keras leaves out masks in other checks."""
-        shapes = [None if x is None else x.shape for x in (inputs, offsets, mask)]
-        return keras.KerasTensor(self.compute_output_shape(*shapes), self.compute_dtype)
+        shapes = [x if x is None else x.shape for x in maps]
+        named = {f"{name}_shape": x if x is None else x.shape for name, x in named.items()}
+        return keras.KerasTensor(self.compute_output_shape(*shapes, **named), self.compute_dtype)
 
     def compute_output_shape(self, inputs_shape, offsets_shape, mask_shape=None):
         check_shapes(

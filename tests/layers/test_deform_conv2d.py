@@ -4,6 +4,7 @@ import keras
 import pytest
 
 from keras_dyhead.layers import DeformConv2D
+from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 
 @pytest.mark.parametrize(
@@ -43,4 +44,5 @@ def test_a_symbolic_mask_is_checked():
     x, offsets = keras.Input((8, 8, 4)), keras.Input((8, 8, 18))
     assert DeformConv2D(8)(x, offsets, keras.Input((8, 8, 9))).shape == (None, 8, 8, 8)
     with pytest.raises(ValueError, match=r"mask.shape=\(None, 8, 8, 8\)"):
-        DeformConv2D(8)(x, offsets, keras.Input((8, 8, 8)))
+        DeformConv2D(8)(x, offsets, mask=keras.Input((8, 8, 8)))
+    assert ModulatedDeformConv2D(8)(x).shape == (None, 8, 8, 8)
