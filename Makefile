@@ -22,7 +22,7 @@ WHOLE_DETECTORS = tests/detectors tests/export tests/integrations
 help:
 	@echo "make demo       train, evaluate and export a small ATSS + DyHead on drawn shapes (runs/demo)"
 	@echo "make check      lint, and test operations, layers and detectors (3 minutes on two cores)"
-	@echo "make test       lint, build the documentation, and test (20 minutes on two cores)"
+	@echo "make test       lint, build the documentation, and test (12 minutes on two cores)"
 	@echo "make test-slow  run the tests that take minutes each"
 	@echo "make docs       build the documentation into site/ and fail on warnings"
 	@echo "make notebooks  run the notebooks and save their outputs (minutes each on two cores)"
