@@ -126,11 +126,10 @@ def load_coco(
         opened = CocoAnnotations(
             annotations, images, class_names=class_names, on_error=on_error, verify=verify
         )
-    for name, value, kind in (
-        ("augmentation", augmentation, isinstance(augmentation, Augmentation | None)),
-        ("preprocessor", preprocessor, preprocessor is None or hasattr(preprocessor, "normalize")),
-    ):
-        check(name, value, kind, f"{'an' if name[0] == 'a' else 'a'} {name} object or None")
+    fits = isinstance(augmentation, Augmentation | None)
+    check("augmentation", augmentation, fits, "an Augmentation or None")
+    fits = preprocessor is None or hasattr(preprocessor, "normalize")
+    check("preprocessor", preprocessor, fits, "a preprocessor object or None")
     augmentation = augmentation if training else None
     sizes = np.array([(image.height, image.width) for image in opened.images])
     limits = largest = size_limits(preprocessor)
