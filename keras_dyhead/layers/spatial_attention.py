@@ -198,12 +198,9 @@ class SpatialAwareAttention(PyramidLayer):
         if self.alignment == "published":
             sizes = [ops.shape(x)[1:3] for x in maps["mid"][:-1]]
         branches = [{"mid": branch} for branch in self._normalize("mid", maps["mid"])]
-        low, high = (
-            self._normalize("low", maps["low"]),
-            self._normalize("high", maps["high"], sizes),
-        )
-        for level, branch in zip(branches[1:], low, strict=True):
+        for level, branch in zip(branches[1:], self._normalize("low", maps["low"]), strict=True):
             level["low"] = branch
+        high = self._normalize("high", maps["high"], sizes)
         for level, branch in zip(branches[:-1], high, strict=True):
             level["high"] = branch
         return branches
