@@ -51,6 +51,8 @@ def _check_cli(words):
     if words == ["--help"] or words == ["--version"]:
         return
     assert words[0] in group.commands, f"there is no `keras-dyhead {words[0]}`"
+    if words[0] == "train":  # which checks this by itself
+        assert {"--out", "--print-config", "--help"} & set(words), f"no --out in {words}"
     _check_arguments(group.commands[words[0]], f"keras-dyhead {words[0]}", words[1:])
 
 
