@@ -80,7 +80,9 @@ class SharedTrace:
             )
         if training:
             inputs = tf.nest.map_structure(_separate_gradient, inputs)
-        return self._functions[mode](_values(block), inputs)
+        # A variable of several replicas, passed as it is, would get no gradient.
+        weights = [tf.convert_to_tensor(value) for value in _values(block)]
+        return self._functions[mode](weights, inputs)
 
     def _call_with(self, weights, inputs):
         mapping = list(zip(self._blocks[0].variables, weights, strict=True))

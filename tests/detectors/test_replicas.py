@@ -12,11 +12,11 @@ from detectors.scenes import SMALL
 
 from keras_dyhead.detectors.replicas import sum_gradients_first
 
-ALL_MODELS = [f"{name} {num_blocks} predicts" for name in SMALL for num_blocks in (0, 1)]
+ALL_MODELS = [f"{name} {num_blocks} predicts" for name in SMALL for num_blocks in (0, 2)]
 
 
 @pytest.fixture(
-    scope="module", params=[["atss 1"], pytest.param(ALL_MODELS, marks=pytest.mark.slow)]
+    scope="module", params=[["atss 2"], pytest.param(ALL_MODELS, marks=pytest.mark.slow)]
 )
 def compared(request):
     """The models, and what the comparison of two replicas with one device prints."""
