@@ -156,8 +156,12 @@ class Detector(CheckedModel):
             optimizer: Defaults to AdamW with learning rate 1e-4, weight decay 1e-4 and gradients
                 clipped to a global norm of 10.
             jit_compile: bool. Whether to compile steps with XLA, once per image size, which takes
-                minutes on TensorFlow. Defaults to `True` on JAX, else `False`.
+                minutes on TensorFlow. Defaults to `True` on JAX, else `False`. TensorFlow cannot
+                compile steps of several replicas.
             **kwargs: Other arguments of `keras.Model.compile` except `loss`.
+
+        Raises:
+            ValueError: If `loss` is given, or `jit_compile` is `True` with several replicas.
         """
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4, global_clipnorm=10.0)
@@ -168,6 +172,11 @@ class Detector(CheckedModel):
             )
         if jit_compile is None:
             jit_compile = keras.backend.backend() == "jax"
+        if jit_compile is True and num_replicas() > 1:
+            raise ValueError(
+                "XLA cannot compile a step of several replicas, so `jit_compile` must be False "
+                f"under a strategy with {num_replicas()} replicas. Received: jit_compile=True"
+            )
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         if num_replicas() > 1:
             sum_gradients_first(self.optimizer)

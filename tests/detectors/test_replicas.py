@@ -41,6 +41,10 @@ def test_clipping_and_loss_scaling_on_two_replicas_equal_those_of_the_whole_batc
     assert output.count("skipped 0") == 2
 
 
+def test_xla_is_refused_on_two_replicas(compared):
+    assert "a strategy with 2 replicas. Received: jit_compile=True" in compared[1]
+
+
 def test_an_optimizer_is_changed_once_and_does_the_same_on_one_device():
     weights = []
     for times in (0, 2):

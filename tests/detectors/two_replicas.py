@@ -73,7 +73,16 @@ def compare_optimizers():
         print("optimizers equal, having skipped", skipped)
 
 
+def refuse_xla():
+    with TWO.scope():
+        try:
+            small_detector("atss", 0).compile(jit_compile=True)
+        except ValueError as error:
+            print(error)
+
+
 if __name__ == "__main__":
+    refuse_xla()
     compare_optimizers()
     for argument in sys.argv[1:]:
         compare_detectors(*argument.split())
