@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import http.client
 import os
 import re
 import tempfile
@@ -28,15 +29,15 @@ def fetch_checkpoint(source: str) -> Path:
 
     The cache is the folder `models` in `~/.keras` or `KERAS_HOME`. Interrupted downloads resume.
     OpenMMLab's file names contain the first eight digits of the SHA-256, which every call verifies.
-    Microsoft published no hashes: for its files, the size of the download is checked against the
-    size that the server reports.
+    Microsoft published no hashes: its files must begin like PyTorch's, and the size of the download
+    must be the one that the server reports.
 
     Args:
         source: URL of the file.
 
     Raises:
         ConnectionError: If the download fails. The message says where to put the file instead.
-        ValueError: If the hash differs from the one in the name, or the cache cannot be created.
+        ValueError: If the file is not the published one, or the cache cannot be used.
 
     Example:
     ```python
@@ -46,41 +47,56 @@ def fetch_checkpoint(source: str) -> Path:
     path = keras_home() / "models" / source.rsplit("/", 1)[-1]
     match = re.search(r"-([0-9a-f]{8})\.pth$", path.name)
     digits = match[1] if match else ""
-    if path.is_file():
-        found = sha256_of(path)
-        if not found.startswith(digits):
-            raise ValueError(
-                f"{path} is not the published file: its SHA-256 must begin with {digits}, but "
-                f"begins with {found[:8]}. Delete it to download {source} again."
-            )
-        return path
     try:
+        if path.is_file():
+            if fault := _fault(path, digits):
+                raise ValueError(
+                    f"{path} is not the published file: {fault}. Delete it to download {source} "
+                    "again."
+                )
+            return path
         path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(path):
+            if not path.is_file():  # another process may have downloaded it
+                _fetch(source, path, digits)
+    except ConnectionError:
+        raise
     except OSError as error:
         raise ValueError(
-            f"Cannot create the folder {path.parent} for published files ({error}). Set "
-            "KERAS_HOME to another folder than its parent."
+            f"Published files cannot be kept in {path.parent} ({error}). Set KERAS_HOME to a "
+            "folder in which you can write."
         ) from None
-    with _one_at_a_time(path):
-        if not path.is_file():  # another process may have downloaded it
-            _fetch(source, path, digits)
     return path
+
+
+def _fault(path: Path, digits: str) -> str | None:
+    """Returns why a file cannot be the published one, or `None`."""
+    if digits:
+        found = sha256_of(path)[: len(digits)]
+        if found != digits:
+            return f"its SHA-256 must begin with {digits}, but begins with {found}"
+        return None
+    with open(path, "rb") as file:
+        begin = file.read(2)
+    if begin == b"PK" or begin[:1] == b"\x80":  # a zip archive or a pickle
+        return None
+    return f"a PyTorch file begins with b'PK' or b'\\x80', this one with {begin!r}"
 
 
 def _fetch(source: str, path: Path, digits: str) -> None:
     part = path.with_name(f"{path.name}.part")
     resumed = part.exists()
     size = _download(source, part, path)
-    found = sha256_of(part)
-    if resumed and not found.startswith(digits):  # the file may have changed in between
+    fault = _fault(part, digits)
+    if fault and resumed:  # the file may have changed in between
         part.unlink()
         size = _download(source, part, path)
-        found = sha256_of(part)
-    if not found.startswith(digits):
+        fault = _fault(part, digits)
+    if fault:
         part.unlink()
         raise ValueError(
-            f"{source} is not the published file: its SHA-256 must begin with {digits}, but begins "
-            f"with {found[:8]}. It was deleted. Get the file elsewhere and put it at {path}"
+            f"{source} is not the published file: {fault}. It was deleted. Get the file elsewhere "
+            f"and put it at {path}"
         )
     part.replace(path)
     checked = f"its SHA-256 begins with {digits}, as expected"
@@ -101,7 +117,7 @@ def _download(source: str, part: Path, path: Path) -> int | None:
         offset = part.stat().st_size if part.exists() else 0
         try:
             return _fetch_rest(source, part, offset)
-        except (OSError, EOFError) as error:  # HTTP errors are OSErrors too
+        except (OSError, EOFError, http.client.HTTPException) as error:
             code = getattr(error, "code", None)
             if code == 416 and offset:  # no bytes are left
                 size = (error.headers.get("Content-Range") or "").rsplit("/", 1)[-1]
@@ -110,7 +126,7 @@ def _download(source: str, part: Path, path: Path) -> int | None:
                 part.unlink()
                 continue
             now = part.stat().st_size if part.exists() else 0
-            if now > offset and attempt < _ATTEMPTS - 1:
+            if now != offset and attempt < _ATTEMPTS - 1:
                 continue
             kept = f" {now / 1e6:.1f} MB are kept, and the next attempt resumes from there."
             raise ConnectionError(
@@ -126,6 +142,10 @@ def _fetch_rest(source: str, part: Path, offset: int) -> int | None:
     request = urllib.request.Request(source, headers=headers)
     with urllib.request.urlopen(request, timeout=_TIMEOUT) as response:
         resumes = offset > 0 and response.status == 206
+        given = response.headers.get("Content-Range", "")
+        if resumes and not given.startswith(f"bytes {offset}-"):
+            part.unlink()
+            raise EOFError(f"the server resumed at {given!r} instead of byte {offset}")
         length = response.headers.get("Content-Length")
         size = None if length is None else int(length) + (offset if resumes else 0)
         columns = (*Progress.get_default_columns()[:2], DownloadColumn(), TimeRemainingColumn())
@@ -134,7 +154,7 @@ def _fetch_rest(source: str, part: Path, offset: int) -> int | None:
             Progress(*columns, console=Console(stderr=True), transient=True) as progress,
         ):
             bar = progress.add_task(part.stem, total=size, completed=offset if resumes else 0)
-            while chunk := response.read(_CHUNK):
+            while chunk := response.read1(_CHUNK):  # keeps what arrived before an error
                 file.write(chunk)
                 progress.advance(bar, len(chunk))
             file.flush()

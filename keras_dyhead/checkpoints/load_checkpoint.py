@@ -85,7 +85,7 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     ```
     """
     known = PUBLISHED | COMPOSED
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise ValueError(f"`name` must be one of {list(known)}. Received: {name!r}")
     record = known[name]
     if path is None:

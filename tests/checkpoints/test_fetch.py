@@ -3,23 +3,29 @@
 import concurrent.futures
 import hashlib
 import http.server
+import socket
+import struct
 import threading
 
 import pytest
 
 from keras_dyhead.checkpoints import COMPOSED, fetch_checkpoint, load_checkpoint
 
-CONTENT = bytes(range(256)) * 5000
+CONTENT = b"PK" + bytes(range(256)) * 5000
 DIGITS = hashlib.sha256(CONTENT).hexdigest()[:8]
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves one file, and truncates the first responses."""
+    """Serves one file, and truncates the first responses.
+
+    With `resets`, it resets the connection then; `chunked` responses have no length; `shift` bytes
+    are missing before the point from which a download resumes.
+    """
 
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.content, self.breaks, self.ranges, self.lengths = CONTENT, [], True, True
-        self.asked = []
+        self.asked, self.resets, self.chunked, self.shift = [], False, False, 0
 
     def address(self, name):
         return f"http://127.0.0.1:{self.server_address[1]}/models/{name}"
@@ -39,11 +45,26 @@ class Handler(http.server.BaseHTTPRequestHandler):
                 self.send_header("Content-Range", f"bytes */{len(server.content)}")
                 return self.end_headers()
         self.send_response(206 if begin else 200)
-        if server.lengths:
+        if begin:
+            begin += server.shift
+            end = len(server.content)
+            self.send_header("Content-Range", f"bytes {begin}-{end - 1}/{end}")
+        if server.chunked:
+            self.send_header("Transfer-Encoding", "chunked")
+        elif server.lengths:
             self.send_header("Content-Length", str(len(server.content) - begin))
         self.end_headers()
-        end = begin + server.breaks.pop(0) if server.breaks else None
-        self.wfile.write(server.content[begin:end])
+        content, size = server.content[begin:], server.breaks.pop(0) if server.breaks else None
+        if server.chunked:
+            content = b"%x\r\n%b\r\n0\r\n\r\n" % (len(content), content)
+        self.wfile.write(content[:size])
+        self.wfile.flush()
+        if server.resets and size is not None:
+            linger = struct.pack("ii", 1, 0)
+            self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.connection.close()
+
+    protocol_version = "HTTP/1.1"
 
     def log_message(self, *arguments):
         pass
@@ -94,6 +115,41 @@ def test_an_interrupted_download_resumes(server):
     server.breaks = [100_000, 50_000]
     assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
     assert server.asked == [None, "bytes=100000-", "bytes=150000-"]
+
+
+@pytest.mark.parametrize("way", ["resets", "chunked"])
+def test_what_arrived_before_any_kind_of_error_is_kept(server, way):
+    setattr(server, way, True)
+    server.breaks = [100_000, 50_000]
+    assert fetch_checkpoint(server.address(GOOD)).read_bytes() == CONTENT
+    first, second, third = (int(asked[6:-1]) for asked in [*server.asked, "bytes=0-"][1:])
+    assert 0 < first < second and third == 0
+
+
+def test_a_download_that_resumes_elsewhere_starts_again(server, cache):
+    """Also if no hash would show that bytes are missing."""
+    cache.mkdir(parents=True)
+    (cache / "a.pth.part").write_bytes(CONTENT[:70_000])
+    server.shift = 10
+    assert fetch_checkpoint(server.address("a.pth")).read_bytes() == CONTENT
+    assert server.asked == ["bytes=70000-", None]
+
+
+def test_a_reply_that_is_not_http_is_an_error_of_the_network(server, monkeypatch):
+    monkeypatch.setattr(Handler, "do_GET", lambda self: self.wfile.write(b"SSH-2.0\r\n\r\n"))
+    with pytest.raises(ConnectionError, match="could not be downloaded .SSH-2.0"):
+        fetch_checkpoint(server.address(GOOD))
+
+
+@pytest.mark.parametrize("content", [b"<html>Please log in</html>", b""])
+def test_a_page_in_place_of_a_file_without_a_hash_is_refused(server, cache, content):
+    server.content = content
+    with pytest.raises(ValueError, match="is not the published file: a PyTorch file begins with"):
+        fetch_checkpoint(server.address("a.pth"))
+    assert not [file for file in cache.iterdir() if file.suffix != ".lock"]
+    (cache / "a.pth").write_bytes(content)
+    with pytest.raises(ValueError, match="is not the published file.*Delete it"):
+        fetch_checkpoint(server.address("a.pth"))
 
 
 def test_a_server_that_cannot_resume_is_asked_for_the_whole_file(server):
@@ -149,10 +205,15 @@ def test_a_file_that_the_server_does_not_have_is_named(server):
         fetch_checkpoint(server.address("missing.pth"))
 
 
-def test_a_cache_that_cannot_be_created_is_named(server, tmp_path, monkeypatch):
+def test_a_cache_that_cannot_be_used_is_named(server, cache, tmp_path, monkeypatch):
+    for path in (cache / f"{GOOD}.lock", cache / GOOD):  # as if they could not be written
+        path.mkdir(parents=True)
+        with pytest.raises(ValueError, match="cannot be kept in .*models .*Set KERAS_HOME"):
+            fetch_checkpoint(server.address(GOOD))
+        path.rmdir()
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "file"))
     (tmp_path / "file").write_text("no folder")
-    with pytest.raises(ValueError, match="Cannot create the folder .*models.*Set KERAS_HOME"):
+    with pytest.raises(ValueError, match="cannot be kept in .*models .*Set KERAS_HOME"):
         fetch_checkpoint(server.address(GOOD))
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "a" / "b"))
     path = fetch_checkpoint(server.address(GOOD))
