@@ -23,7 +23,9 @@ from keras_dyhead.coco.checks import (
 from keras_dyhead.coco.fields import (
     Id,
     are_int64,
+    find_id,
     id_array,
+    index_ids,
     read_area,
     read_box,
     read_flag,
@@ -60,15 +62,16 @@ class CocoImage:
 class CocoAnnotations:
     """A COCO annotation file, read, checked and indexed. `load_coco` opens one itself.
 
-    Unambiguous content is read: numbers as text, `640.0`, flags as words, text ids, UTF-8 or UTF-16
-    with or without a byte order mark, backslashes in file names. Everything else is reported: ids
-    that are missing or used twice; image files that are missing, cannot be decoded or differ in
-    size from their annotations; boxes that are not four finite numbers, have no area, lie outside
-    their image or seem to use another format than `[x, y, width, height]` in pixels; unknown
-    categories and images. Annotation ids may be missing or repeat; a box that is listed twice with
-    the same id is used once. Missing heights and widths come from the image files, missing areas
-    from the boxes. A box beyond the edge of its image is clipped, and reported from half a pixel
-    on, but never an error. EXIF orientations are not applied: boxes refer to the pixels as stored.
+    Unambiguous content is read: numbers as text, `640.0`, flags as words, text ids, "007" for 7,
+    UTF-8 or UTF-16 with or without a byte order mark, backslashes in file names. Everything else is
+    reported: ids that are missing or used twice; image files that are missing, cannot be decoded or
+    differ in size from their annotations; boxes that are not four finite numbers, have no area, lie
+    outside their image or seem to use another format than `[x, y, width, height]` in pixels;
+    unknown categories and images. Annotation ids may be missing or repeat; a box that is listed
+    twice with the same id is used once. Missing heights and widths come from the image files,
+    missing areas from the boxes. A box beyond the edge of its image is clipped, and reported from
+    half a pixel on, but never an error. EXIF orientations are not applied: boxes refer to the
+    pixels as stored.
 
     Args:
         annotations: Path of the JSON file.
@@ -124,7 +127,7 @@ class CocoAnnotations:
         self._open_annotations(
             content["annotations"],
             *(
-                {read_id(r.get("id")) for r in content[key] if isinstance(r, dict)}
+                index_ids(read_id(r.get("id")) for r in content[key] if isinstance(r, dict))
                 for key in ("images", "categories")
             ),
         )
@@ -223,7 +226,7 @@ class CocoAnnotations:
             images.append(CocoImage(record["id"], number, path, *size, *empty))
         return images
 
-    def _open_annotations(self, records: list, known_images: set, known_categories: set) -> None:
+    def _open_annotations(self, records: list, known_images: dict, known_categories: dict) -> None:
         """Fills in the boxes of the images, and stores the records for pycocotools in columns."""
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         rows = {image.id: row for row, image in enumerate(self.images)}
@@ -298,17 +301,18 @@ class CocoAnnotations:
         }
 
 
-def _read_annotation(record: Any, images: set, categories: set) -> tuple[tuple, str | None]:
+def _read_annotation(record: Any, images: dict, categories: dict) -> tuple[tuple, str | None]:
     """The image id, category id, box, area and crowd flag of a record, or what is wrong with it."""
     if not isinstance(record, dict):
         return (), f"is not an object. Received: {record!r:.80}"
     missing = [key for key in ("image_id", "category_id", "bbox") if key not in record]
     if missing:
         return (), f"lacks {', '.join(map(repr, missing))}"
-    image_id, category_id = read_id(record["image_id"]), read_id(record["category_id"])
-    if image_id is None or image_id not in images:
+    image_id = find_id(read_id(record["image_id"]), images)
+    category_id = find_id(read_id(record["category_id"]), categories)
+    if image_id is None:
         return (), f"there is no image with the id {record['image_id']!r:.80}"
-    if category_id is None or category_id not in categories:
+    if category_id is None:
         return (), f"there is no category with the id {record['category_id']!r:.80}"
     box = read_box(record["bbox"])
     if box is None:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_dyhead.coco.fields import Id, id_order, read_id, read_name, read_side
+from keras_dyhead.coco.fields import Id, find_id, id_order, index_ids, read_id, read_name, read_side
 
 _SHOWN = 10  # problems of a kind in one message
 
@@ -193,7 +193,9 @@ def check_categories(
     chosen = {name: same[0] for name, same in ids.items()}
     repeated = {name: same for name, same in ids.items() if len(same) > 1}
     if repeated:
-        used = {read_id(a.get("category_id")) for a in annotations if isinstance(a, dict)}
+        index = index_ids(i for same in ids.values() for i in same)
+        used = (a.get("category_id") for a in annotations if isinstance(a, dict))
+        used = {find_id(read_id(i), index) for i in used}
     for name, same in repeated.items():
         chosen[name] = first = next((i for i in same if i in used), same[0])
         for other in same:

@@ -6,8 +6,10 @@ in annotation files and in records passed to functions.
 
 import json
 import math
+import re
 import unicodedata
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -75,6 +77,26 @@ def read_id(value: Any) -> Id | None:
         return int(value) if str(int(value)) == value else value
     except ValueError:
         return value or None
+
+
+def number_of(value: Id) -> Id:
+    """Returns the integer that an id spells with leading zeros, such as 7 for `"007"`, or the id.
+
+    Text keeps its zeros as an id: "7" and "007" may be two of them.
+    """
+    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,999}", value) else value
+
+
+def index_ids(ids: Iterable[Id]) -> dict[Id, Id]:
+    """Returns an index of ids for `find_id`. Numbers that several of them spell have no entry."""
+    exact = {i: i for i in ids}
+    counts = Counter(map(number_of, exact))
+    return {number_of(i): i for i in exact if counts[number_of(i)] == 1} | exact
+
+
+def find_id(value: Id | None, index: Mapping[Id, Id]) -> Id | None:
+    """Returns the id that is meant: the one spelled so, or else the only one with its number."""
+    return index[value] if value in index else index.get(number_of(value))
 
 
 def read_flag(value: Any) -> int | None:

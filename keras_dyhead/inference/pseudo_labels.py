@@ -11,7 +11,7 @@ from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
-from keras_dyhead.coco.fields import read_id
+from keras_dyhead.coco.fields import number_of, read_id
 from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
 
 _NUMBERED = ("images", "annotations")
@@ -209,7 +209,9 @@ class PseudoLabels:
         images, annotations = [], []
         first_image, first_number = (
             1 + max((i for i in ids if isinstance(i, int)), default=0)
-            for ids in ([read_id(r.get("id")) for r in self.labeled[k]] for k in _NUMBERED)
+            for ids in (
+                [number_of(read_id(r.get("id"))) for r in self.labeled[k]] for k in _NUMBERED
+            )
         )
         with open(self._journal, encoding="utf-8") as journal:
             next(journal)  # the header

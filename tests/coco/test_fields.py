@@ -43,6 +43,13 @@ READABLE = {
     "annotation ids as text": lambda c: each(c.annotations, id=lambda a: f"a{a['id']}"),
     "image ids as floats": lambda c: each(c.images, id=lambda i: float(i["id"])),
     "image ids as numbers in text": lambda c: each(c.images, id=lambda i: str(i["id"])),
+    "image ids with zeros before them": lambda c: each(c.images, id=lambda i: f"00{i['id']}"),
+    "image ids of boxes with zeros": lambda c: each(
+        c.annotations, image_id=lambda a: f"{a['image_id']:012d}"
+    ),
+    "category ids of boxes with zeros": lambda c: each(
+        c.annotations, category_id=lambda a: f"{a['category_id']:02d}"
+    ),
     "sizes as floats": lambda c: each(c.images, width=lambda i: float(i["width"])),
     "sizes as text": lambda c: each(c.images, height=lambda i: str(i["height"])),
     "sizes -1": lambda c: each(c.images, width=lambda i: -1, height=lambda i: -1),
