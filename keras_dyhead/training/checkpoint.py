@@ -34,7 +34,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
         save_every: Steps between checkpoints within an epoch. Defaults to `None`: only at its end.
         write: Whether to write files. Only one of several processes should. Defaults to `True`.
         monitor: Name of a value in the logs, such as `"val_AP"`. The weights of the epoch with the
-            largest value are kept too, averaged if the optimizer averages. Defaults to `None`.
+            largest value, the last of equals, are kept too, averaged if the optimizer averages.
+            Defaults to `None`.
         patience: Values of `monitor` without a better one before training stops. Defaults to
             `None`: it never stops.
 
@@ -104,15 +105,21 @@ class EpochCheckpoint(keras.callbacks.Callback):
 
     @property
     def best(self) -> int | None:
-        """The first epoch with the best value of `monitor`, counted from 1."""
+        """The last epoch with the best value of `monitor`, counted from 1.
+
+        Of equal epochs, such as those with an AP of 0, the last one has trained most.
+        """
         known = self._monitored()
-        return max(known, key=known.get) if known else None
+        return max(known, key=lambda epoch: (known[epoch], epoch)) if known else None
 
     @property
     def out_of_patience(self) -> bool:
         """Whether none of the last `patience` values of `monitor` was better."""
-        epochs = list(self._monitored())
-        return self.patience is not None and self.best in epochs[: -self.patience]
+        known = self._monitored()
+        if self.patience is None or not known:
+            return False
+        first = max(known, key=known.get)  # an equal value is no better one
+        return first in list(known)[: -self.patience]
 
     def _monitored(self) -> dict[int, float]:
         values = {record["epoch"]: record.get(self.monitor) for record in self.records}

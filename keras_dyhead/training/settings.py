@@ -116,7 +116,7 @@ class TrainingSettings:
         eval_every: Epochs between evaluations. Defaults to `None`: a fifth of `epochs` (1 with
             `patience`).
         keep: Which weights to keep: those of the evaluation with the `"best"` AP on held-out
-            images, or of the `"last"` epoch. Defaults to `"best"`.
+            images, the last of equals, or of the `"last"` epoch. Defaults to `"best"`.
         patience: Stop after this many evaluations without a better AP. Defaults to `None`: never.
         jit_compile: Whether to compile steps with XLA. Defaults to `False`.
         strategy: One of `STRATEGIES`: the devices to train on. Defaults to `"none"`.

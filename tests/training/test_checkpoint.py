@@ -88,22 +88,33 @@ def test_the_best_weights_are_the_averages_of_their_epoch(tmp_path):
     callbacks.append(EpochCheckpoint(tmp_path, monitor="val_AP", patience=3))
     model.fit(data(), epochs=4, callbacks=callbacks, verbose=0)
     assert sorted(f.name for f in tmp_path.iterdir()) == [
-        "best-00002",
+        "best-00003",
         "epoch-00003",
         "epoch-00004",
     ]
 
     found, model = EpochCheckpoint(tmp_path, monitor="val_AP"), noisy_model()
     found.restore(model)
-    assert found.restore_best(model) == 2
-    for a, b in zip(model.get_weights(), averages[1], strict=True):
+    assert found.restore_best(model) == 3
+    for a, b in zip(model.get_weights(), averages[2], strict=True):
         np.testing.assert_array_equal(a, b)
     for patience, over in ((2, True), (3, False), (None, False)):
         found.patience = patience
         assert found.out_of_patience == over
-    (tmp_path / "best-00002" / "weights.npz").write_bytes(b"torn")
-    with pytest.warns(RuntimeWarning, match="best-00002 cannot be read.*Using the last"):
+    (tmp_path / "best-00003" / "weights.npz").write_bytes(b"torn")
+    with pytest.warns(RuntimeWarning, match="best-00003 cannot be read.*Using the last"):
         assert found.restore_best(model) is None
+
+
+@pytest.mark.parametrize("nothing", [0.0, -1.0])
+def test_of_epochs_that_found_nothing_the_last_is_kept(tmp_path, nothing):
+    """They still use up the patience."""
+    checkpoint = EpochCheckpoint(tmp_path, monitor="val_AP", patience=3)
+    for epoch in range(1, 5):
+        assert not checkpoint.out_of_patience
+        checkpoint.records.append({"epoch": epoch, "val_AP": nothing})
+        assert checkpoint.best == epoch
+    assert checkpoint.out_of_patience
 
 
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
