@@ -111,8 +111,9 @@ def write_json(path: Path, content: object, terminal: Terminal) -> None:
 
 
 def print_error(error: object) -> None:
-    """Prints the error message of a failed command."""
-    Terminal(stderr=True).print(Text("Error: ", "bold red"), str(error), sep="")
+    """Prints the error message of a failed command, with options as the command line takes them."""
+    message = str(error).replace("`on_error='skip'`", "--on-error skip")
+    Terminal(stderr=True).print(Text("Error: ", "bold red"), message, sep="")
 
 
 @contextlib.contextmanager

@@ -47,7 +47,17 @@ def test_a_category_that_training_does_not_know_is_named(data, tmp_path):
     content["categories"].append({"id": 99, "name": "heptagon"})
     (tmp_path / "val.json").write_text(json.dumps(content))
     val = ["--val-images", data[1], "--val-annotations", tmp_path / "val.json"]
-    assert "['heptagon']" in complaint("train", *data, *val, "--out", tmp_path / "run")
+    told = complaint("train", *data, *val, "--out", tmp_path / "run")
+    assert "['heptagon']" in told and "--on-error skip leaves the others out" in told
+
+
+def test_annotations_that_cannot_be_used_are_named_with_the_option_to_skip_them(data, tmp_path):
+    content = json.loads(data[3].read_text())
+    content["annotations"][0]["bbox"] = [1, 2, 3]
+    data[3].write_text(json.dumps(content))
+    told = complaint("train", *data, "--out", tmp_path / "run")
+    assert "has 1 problem (--on-error skip leaves the items out)" in told
+    assert "on_error" not in told
 
 
 def test_a_folder_with_files_is_refused(data, tmp_path):
