@@ -14,8 +14,10 @@ from keras_dyhead.coco.checks import check, check_count
 from keras_dyhead.coco.detections import DETECTION, detection_array, detection_table
 from keras_dyhead.coco.fields import (
     Id,
+    find_id,
     id_array,
     id_order,
+    index_ids,
     read_area,
     read_box,
     read_flag,
@@ -90,7 +92,8 @@ def coco_metrics(
 
     Raises:
         ValueError: If an entry of `results` is not a detection, an entry of `ground_truth` cannot
-            be used, they have no image or no category in common, or an argument is out of range.
+            be used, its boxes are fractions of the image size, they have no image or no category
+            in common, or an argument is out of range.
 
     Example:
     ```python
@@ -157,6 +160,11 @@ def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list
         more.append((box[2] * box[3] if area is None else area, crowd))
         rows.append((_read_id(record, "image_id"), _read_id(record, "category_id"), box, 1.0))
     images, categories, boxes, scores = zip(*rows, strict=True) if rows else ([],) * 4
+    if len(rows) > 1 and np.max(np.abs(boxes)) <= 1 and np.any(np.mod(boxes, 1)):
+        raise ValueError(
+            "The ground truth must have boxes in pixels, not fractions of the image size. "
+            f"Received: {records[0]!r:.200}"
+        )
     table = detection_table(id_array(images), id_array(categories), boxes, scores)
     table = _number(table, image_ids, category_ids, "annotation")
     truths = np.zeros(len(table), TRUTH)
@@ -177,8 +185,8 @@ def _number(
     numbered = np.zeros(len(table), DETECTION)
     numbered["bbox"], numbered["score"] = table["bbox"], table["score"]
     for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
-        places = {i: place for place, i in enumerate(ids)}
-        numbered[key] = [places.get(i, -1) for i in table[key].tolist()]
+        places, index = {i: place for place, i in enumerate(ids)}, index_ids(ids)
+        numbered[key] = [places.get(find_id(i, index), -1) for i in table[key].tolist()]
         if len(table) and len(ids) and (numbered[key] < 0).all():
             raise ValueError(
                 f"No {what} has any {key} of the ground truth, such as {ids[:5]}. "

@@ -36,7 +36,8 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
 
     This runs on the CPU before the step, even if the step is compiled, so that invalid labels and
     boxes never reach the weights. Labels must be integers below `num_classes`, or -1 where padded.
-    Boxes must be finite, and their right and bottom sides not before the left and top ones.
+    Boxes must be finite, their right and bottom sides not before the left and top ones, and those
+    of several objects not all within the first pixel, like fractions of the image size.
     `num_devices` share each batch of the dataset.
 
     Raises:
@@ -86,6 +87,11 @@ def _check_objects(boxes, labels, num_classes: int) -> list:
     whole = (labels == ops.floor(labels)) & (labels >= -1) & (labels < num_classes)
     finite = ops.all(ops.isfinite(boxes), axis=-1) | (labels < 0)
     ordered = ~ops.any(boxes[..., 2:] < boxes[..., :2], axis=-1) | (labels < 0)
+    objects = labels >= 0
+    in_pixel = ops.all(ops.all(ops.abs(boxes) <= 1, axis=-1) | ~objects)
+    uneven = ops.any(ops.any(boxes != ops.floor(boxes), axis=-1) & objects)
+    several = ops.sum(ops.cast(objects, "int32")) > 1  # one such object may exist
+    fractions = in_pixel & uneven & several
     expected = f"Targets must have labels from 0 to {num_classes - 1}, or -1 where padded"
     return [
         _check(whole, expected, lambda: labels[~whole]),
@@ -94,6 +100,11 @@ def _check_objects(boxes, labels, num_classes: int) -> list:
             ordered,
             "Targets must have boxes of left, top, right, bottom, in this order",
             lambda: boxes[~ordered],
+        ),
+        _check(
+            ~fractions,
+            "Targets must have boxes in pixels, not fractions of the image size",
+            lambda: boxes[objects][:1],
         ),
     ]
 

@@ -114,3 +114,11 @@ def test_annotations_that_nothing_could_match_are_refused(change):
     assert coco_metrics(truth, []).figures["AP"] == 0
     with pytest.raises(ValueError, match="No annotation has any|without negative sides"):
         coco_metrics(truth | {"annotations": [annotation | change]}, [])
+
+
+def test_ground_truth_in_fractions_of_the_image_size_is_refused(scenes):
+    truth = CocoAnnotations(scenes.json).ground_truth()
+    for record in truth["annotations"]:
+        record["bbox"] = [value / 400 for value in record["bbox"]]
+    with pytest.raises(ValueError, match="boxes in pixels, not fractions of the image size"):
+        coco_metrics(truth, [])

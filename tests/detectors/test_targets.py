@@ -28,6 +28,15 @@ WRONG = {
     "a label that is NaN": (changed("labels", (0, 0), np.nan), r"Received: \[nan\]"),
     "a box that is NaN": (changed("boxes", (0, 0, 2), np.nan), "finite boxes.*8.* 8.* nan 44"),
     "an infinite box": (changed("boxes", (0, 1, 3), np.inf), "finite boxes.*inf"),
+    "boxes relative to the image size": (
+        TARGETS | {"boxes": TARGETS["boxes"] / 128},
+        "boxes in pixels, not fractions of the image size.*0.06",
+    ),
+    "boxes relative to the image size, with all of an image": (
+        TARGETS
+        | {"boxes": np.array([[[0, 0, 1, 1], [0.5, 0, 1, 1], [0, 0, 1, 1]]] * 2, "float32")},
+        "boxes in pixels, not fractions of the image size",
+    ),
     "a box as x, y, width, height": (changed("boxes", (0, 0, 2), 7), "left, top, right, bottom"),
 }
 
@@ -49,6 +58,13 @@ def test_padding_may_be_anything():
     images, checked = check_targets((IMAGES, targets), CLASSES)
     np.testing.assert_array_equal(checked["boxes"], targets["boxes"])
     np.testing.assert_array_equal(images, IMAGES)
+
+
+@pytest.mark.parametrize("boxes", [[[0.5, 0, 0.75, 1]], [[0, 0, 1, 1], [0, 0, 1, 1]], []])
+def test_objects_in_the_first_pixel_may_exist(boxes):
+    boxes = np.array(boxes, "float32").reshape(1, -1, 4)
+    targets = {"boxes": boxes, "labels": np.zeros(boxes.shape[:2], "float32")}
+    check_targets((IMAGES[:1], targets), CLASSES)
 
 
 @pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 2)), ((2, 3, 4), (2, 3, 3)), ((3, 4), (3,))])
