@@ -64,7 +64,10 @@ def check_folder_content(path: Path) -> None:
         OSError: If a file is missing or cannot be read.
         ValueError: If the content of a file has changed.
     """
-    for name, expected in json.loads((path / SUMS).read_text()).items():
+    sums = json.loads((path / SUMS).read_text())
+    if not isinstance(sums, dict) or not sums:
+        raise ValueError(f"{SUMS} lists no files")
+    for name, expected in sums.items():
         if sha256_of(path / name) != expected:
             raise ValueError(f"the checksum of {name} differs from the one written")
 

@@ -94,14 +94,24 @@ class EpochCheckpoint(keras.callbacks.Callback):
             )
 
     def restore(self, model: keras.Model) -> None:
-        """Loads the newest intact checkpoint into a compiled model, if there is one; see `find`."""
+        """Loads the newest intact checkpoint into a compiled model, if there is one; see `find`.
+
+        Raises:
+            ValueError: If it is of another model or optimizer.
+        """
         if self._newest is None:
             self.find()
         if self._newest is not None:
             model.optimizer.build(model.trainable_variables)
             with np.load(self._newest / "state.npz") as arrays:
-                for variable, name in zip(_state(model), arrays, strict=True):
-                    variable.assign(arrays[name])
+                try:
+                    for variable, name in zip(_state(model), arrays, strict=True):
+                        variable.assign(arrays[name])
+                except ValueError:
+                    raise ValueError(
+                        f"{self._newest} is the state of another model or optimizer. Resume the "
+                        "training with those it was started with."
+                    ) from None
 
     @property
     def best(self) -> int | None:

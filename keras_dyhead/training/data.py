@@ -54,6 +54,12 @@ def open_training_data(
         settings.annotations, settings.images, on_error=settings.on_error, verify=verify
     )
     part, held_out = _split(opened, settings)
+    steps, done = -(-len(part.images) // settings.batch_size), arguments.get("initial_step", 0)
+    if done and done >= steps:
+        raise ValueError(
+            f"The training stopped after {done} steps of an epoch, but the data now have {steps}. "
+            "Resume it with the data it was started with."
+        )
     dataset = load_coco(
         settings.images,
         part,

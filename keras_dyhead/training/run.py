@@ -304,7 +304,8 @@ def check_folder(
 
     Raises:
         ValueError: If the folder contains other files, or a training while neither `resume` nor
-            `overwrite` is set; or if TensorFlow could not load a SavedModel from it.
+            `overwrite` is set; if `settings.json` cannot be read; or if TensorFlow could not load a
+            SavedModel from it.
     """
     if resume and overwrite:
         raise ValueError("`resume` and `overwrite` cannot both be set.")
@@ -323,7 +324,20 @@ def check_folder(
         )
     if not (out / STATE).is_file():
         raise ValueError(f"{out} contains files but no training: it has no {STATE}.")
-    return json.loads((out / STATE).read_text()) if resume else None
+    return _read_state(out / STATE) if resume else None
+
+
+def _read_state(path: Path) -> dict:
+    try:
+        state = json.loads(path.read_text())
+        if {"epochs", "anchor_scale"} <= state["settings"].keys() and "class_names" in state:
+            return state
+        fault = "it lacks settings"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        fault = error
+    raise ValueError(
+        f"{path} is not as the training wrote it ({fault}). Restart the training with --overwrite."
+    )
 
 
 def _delete_results(out: Path) -> None:

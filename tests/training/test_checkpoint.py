@@ -117,6 +117,15 @@ def test_of_epochs_that_found_nothing_the_last_is_kept(tmp_path, nothing):
     assert checkpoint.out_of_patience
 
 
+@pytest.mark.parametrize("change", ["a layer more", "a wider layer", "another optimizer"])
+def test_the_checkpoint_of_another_model_is_named(copy, change):
+    layers = [keras.Input((3,)), keras.layers.Dense(2 if "wider" in change else 1)]
+    other = keras.Sequential(layers + [keras.layers.Dense(1)] * ("more" in change))
+    other.compile("sgd" if "optimizer" in change else "adam", "mse")
+    with pytest.raises(ValueError, match="epoch-00003 is the state of another model or optimizer"):
+        EpochCheckpoint(copy).restore(other)
+
+
 @pytest.mark.parametrize("damage", ["truncated", "changed", "missing"])
 def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy, undisturbed, damage):
     weights = copy / "epoch-00003" / "state.npz"
@@ -151,8 +160,8 @@ def test_an_unfinished_checkpoint_is_ignored(copy, undisturbed):
 
 
 def test_a_training_without_an_intact_checkpoint_does_not_restart_by_itself(copy):
-    for folder in copy.glob("epoch-*"):
-        (folder / "records.json").write_text("[]")
+    for folder, file in zip(copy.glob("epoch-*"), ("records", "sha256"), strict=True):
+        (folder / f"{file}.json").write_text("[]")
     with (
         pytest.warns(RuntimeWarning),
         pytest.raises(ValueError, match="No checkpoint.*--overwrite"),

@@ -36,3 +36,9 @@ def test_broken_images_are_left_out_of_both_parts(tiny, data, tmp_path):
     settings = {"annotations": tmp_path / "broken.json", "on_error": "skip", "val_split": 0.4}
     train, val = ids(tiny(**settings))
     assert train | val == {0, 1, 3, 4, 5} and len(val) == 2
+
+
+def test_an_epoch_is_not_resumed_beyond_the_end_of_the_data(tiny):
+    arguments = {"initial_epoch": 1, "initial_step": 3, "several_devices": False}
+    with pytest.raises(ValueError, match="stopped after 3 steps of an epoch.* now have 3.*Resume"):
+        open_data(tiny(), build_preprocessor(tiny()), **arguments)

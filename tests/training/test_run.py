@@ -123,6 +123,16 @@ def test_a_training_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
         Training(settings, tmp_path / "run", resume=True)
 
 
+@pytest.mark.parametrize("content", ["", '{"settings": {"epo', "null", "[]", '{"settings": {}}'])
+def test_a_damaged_record_of_the_settings_is_named(tiny, tmp_path, monkeypatch, content):
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    (tmp_path / "settings.json").write_text(content)
+    with pytest.raises(ValueError, match="settings.json is not as the training wrote it.*--overw"):
+        Training(tiny(), tmp_path, resume=True)
+    assert (tmp_path / "settings.json").read_text() == content
+    Training(tiny(), tmp_path, overwrite=True)
+
+
 def test_mirrored_without_a_gpu_says_so(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
     with pytest.warns(UserWarning, match="no GPU.*shared by 1 CPU device"):
