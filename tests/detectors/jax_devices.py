@@ -25,7 +25,7 @@ def trained(model, images=IMAGES, epochs=1):
 
 
 def compiled(**options):
-    model = build("atss", **options)
+    model = build("atss", 2, **options)
     model.compile(keras.optimizers.SGD(1e-2))
     return model
 
@@ -40,7 +40,7 @@ if __name__ == "__main__":
     keras.distribution.set_distribution(keras.distribution.DataParallel())
     two = compiled()
     found["two"] = trained(two)
-    for key, other in (("weights", two), ("moved", build("atss"))):
+    for key, other in (("weights", two), ("moved", build("atss", 2))):
         pairs = zip(one.get_weights(), other.get_weights(), strict=True)
         found[key] = max(float(np.abs(a - b).max()) for a, b in pairs)
     found["devices"] = len(two.trainable_variables[0].value.sharding.device_set)

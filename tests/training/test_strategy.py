@@ -27,7 +27,7 @@ def cluster(count):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("name", "num_blocks"), [("retinanet", 0), *((name, 1) for name in SMALL)])
+@pytest.mark.parametrize(("name", "num_blocks"), [("retinanet", 0), *((name, 2) for name in SMALL)])
 def test_two_processes_train_and_predict_as_one_with_the_whole_batch(tmp_path, name, num_blocks):
     """Losses, weights, normalizations and clipped gradients; one shard has no object."""
     results = [tmp_path / f"{index}.npz" for index in range(2)]
