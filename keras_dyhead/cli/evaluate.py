@@ -34,10 +34,16 @@ def evaluate(
     images: Annotated[Path, existing_folder("Folder of the images.")],
     annotations: Annotations,
     out: Annotated[
-        Path | None, typer.Option(help="JSON file for the metrics, including those of each class.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="JSON file for the metrics, including those of each class."
+        ),
     ] = None,
     results: Annotated[
-        Path | None, typer.Option(help="JSON file for the detections, in COCO's results format.")
+        Path | None,
+        typer.Option(
+            dir_okay=False, help="JSON file for the detections, in COCO's results format."
+        ),
     ] = None,
     plots: Annotated[
         Path | None,
@@ -101,6 +107,9 @@ def evaluate(
             )
         if max_detections > max(100, loaded.decoder.max_detections):
             loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
+        for path in (out, results):
+            if path is not None:  # fails before the evaluation rather than after it
+                path.parent.mkdir(parents=True, exist_ok=True)
         rules = {"max_detections": max_detections, "size_limits": size_limits}
         verbose = int(terminal.is_terminal)
         detect = image_detector(loaded, views, tiles(tile, overlap))
@@ -108,26 +117,27 @@ def evaluate(
     print_figures(result.figures, len(opened.images), terminal, size_limits)
     if per_class:
         _print_classes(result.per_class, terminal)
-    if plots is not None:
-        _draw(plots, opened, result)
-        terminal.print(f"written to {plots}: confusion.png and precision_recall.png")
-    if out is not None:
-        record = {
-            "figures": result.figures,
-            "per_class": result.per_class,
-            "images_evaluated": len(opened.images),
-            "class_names": opened.class_names,
-            "model": str(model),
-            "annotations": str(annotations),
-            "tta": None if views is None else dataclasses.asdict(views),
-            "tiles": None if tile is None else {"size": tile, "overlap": overlap},
-            **rules,
-            "problems": [str(problem) for problem in opened.problems],
-        }
-        write_json(out, record, terminal)
-    if results is not None:
-        write_detections(result.detections, results)
-        terminal.print(f"written: {results}")
+    with input_errors():
+        if plots is not None:
+            _draw(plots, opened, result)
+            terminal.print(f"written to {plots}: confusion.png and precision_recall.png")
+        if out is not None:
+            record = {
+                "figures": result.figures,
+                "per_class": result.per_class,
+                "images_evaluated": len(opened.images),
+                "class_names": opened.class_names,
+                "model": str(model),
+                "annotations": str(annotations),
+                "tta": None if views is None else dataclasses.asdict(views),
+                "tiles": None if tile is None else {"size": tile, "overlap": overlap},
+                **rules,
+                "problems": [str(problem) for problem in opened.problems],
+            }
+            write_json(out, record, terminal)
+        if results is not None:
+            write_detections(result.detections, results)
+            terminal.print(f"written: {results}")
 
 
 def _draw(folder: Path, opened, result) -> None:

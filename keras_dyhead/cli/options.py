@@ -129,10 +129,10 @@ def training_settings(
 
 @contextlib.contextmanager
 def input_errors() -> Iterator[None]:
-    """Reports an input error as one message and exits with code 2."""
+    """Reports an error of the input or of a file as one message and exits with code 2."""
     try:
         yield
-    except (ValueError, ImportError, ConnectionError) as error:
+    except (ValueError, ImportError, OSError) as error:
         print_error(error)
         raise typer.Exit(2) from None
 

@@ -31,7 +31,10 @@ def predict(
     model: Model,
     out: Annotated[
         Path | None,
-        typer.Option(help="Folder for detections.json and pictures. Without it, JSON is printed."),
+        typer.Option(
+            file_okay=False,
+            help="Folder for detections.json and pictures. Without it, JSON is printed.",
+        ),
     ] = None,
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
@@ -90,6 +93,8 @@ def predict(
             terminal.warn(f"skipped: {fault['error']}")
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
         detect = image_detector(loaded, views, tiles(tile, overlap))
         records, best = [], (0.0, -1)
         for path, stem in zip(paths, unique_stems(paths), strict=True):
@@ -98,7 +103,6 @@ def predict(
             records.append(_record(path, image, found, names, score_threshold))
             best = max([best, *zip(found["confidence"].tolist(), found["labels"], strict=True)])
             if out is not None:
-                out.mkdir(parents=True, exist_ok=True)
                 picture = out / f"{stem}.png"
                 draw_detections(image, found, names, score_threshold).save(picture)
                 terminal.print(

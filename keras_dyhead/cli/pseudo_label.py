@@ -33,7 +33,7 @@ def pseudo_label(
         Path,
         existing_folder("Folder of unlabeled JPEG and PNG files, including its subfolders."),
     ],
-    out: Annotated[Path, typer.Option(help="COCO JSON file to write.")],
+    out: Annotated[Path, typer.Option(dir_okay=False, help="COCO JSON file to write.")],
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.5,

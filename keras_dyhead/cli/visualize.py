@@ -26,7 +26,9 @@ def visualize(
             help="A JPEG or PNG file, or a folder of them. Repeat the option for several.",
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for report.html and the PNG files.")],
+    out: Annotated[
+        Path, typer.Option(file_okay=False, help="Folder for report.html and the PNG files.")
+    ],
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.3,

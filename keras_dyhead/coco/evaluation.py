@@ -18,7 +18,7 @@ from keras_dyhead.coco.detections import (
 )
 from keras_dyhead.coco.fields import id_array
 from keras_dyhead.coco.image_files import read_rgb
-from keras_dyhead.coco.metrics import CocoResult, coco_metrics
+from keras_dyhead.coco.metrics import CocoResult, check_rules, coco_metrics
 from keras_dyhead.detectors.targets import check_classes
 
 if TYPE_CHECKING:
@@ -79,6 +79,7 @@ def evaluate_coco(
     write_detections(result.detections, "results.json")
     ```
     """
+    check_rules(max_detections, size_limits, workers)  # before hours of detection
     if isinstance(detector, keras.Model) == isinstance(data, CocoAnnotations):
         raise TypeError(
             "Evaluate a dataset with a Keras model, and a `CocoAnnotations` with a function of "

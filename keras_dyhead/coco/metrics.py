@@ -102,12 +102,7 @@ def coco_metrics(
     print(result.figures["AP"], {row["name"]: row["AP50"] for row in result.per_class})
     ```
     """
-    counts = isinstance(max_detections, numbers.Integral) and max_detections > 10
-    check("max_detections", max_detections, counts, "an integer greater than 10")
-    limits = np.array(size_limits)
-    ascending = limits.shape == (2,) and limits.dtype.kind in "iuf" and 0 < limits[0] <= limits[1]
-    check("size_limits", size_limits, ascending, "two ascending lengths")
-    check_count(1, workers=workers)
+    check_rules(max_detections, size_limits, workers)
     parts = [ground_truth.get(p) for p in _PARTS] if isinstance(ground_truth, Mapping) else [None]
     if not all(isinstance(p, Sequence) and all(isinstance(r, Mapping) for r in p) for p in parts):
         raise ValueError(
@@ -137,6 +132,16 @@ def coco_metrics(
     figures = _rename(_summarize(precision, recall), max_detections)
     detections = detections if known.all() else detections[known]
     return CocoResult(figures, per_class, detections, precision[0, :, :, 0, -1])
+
+
+def check_rules(max_detections: int, size_limits: Sequence[float], workers: int | None) -> None:
+    """Raises a `ValueError` if such an argument of `coco_metrics` is out of range."""
+    counts = isinstance(max_detections, numbers.Integral) and max_detections > 10
+    check("max_detections", max_detections, counts, "an integer greater than 10")
+    limits = np.array(size_limits)
+    ascending = limits.shape == (2,) and limits.dtype.kind in "iuf" and 0 < limits[0] <= limits[1]
+    check("size_limits", size_limits, ascending, "two ascending lengths")
+    check_count(1, workers=workers)
 
 
 def _read_id(record: Mapping, key: str) -> Id:

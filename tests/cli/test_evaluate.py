@@ -7,6 +7,7 @@ from cli.commands import complaint, output_of
 from PIL import Image
 from small_detector import by_hand
 
+from keras_dyhead import inference
 from keras_dyhead.coco import SHAPES, CocoAnnotations, coco_metrics
 from keras_dyhead.coco.detections import xywh_boxes
 from keras_dyhead.inference import TestTimeAugmentation, Tiles, read_rgb
@@ -130,10 +131,28 @@ def test_categories_that_the_model_lacks_are_refused_or_left_out(arguments, fold
         (["--on-error", "x"], "'x' is not one of 'raise', 'skip'"),
         (["--class-names", "names.txt"], "The model has 5 classes. Received: 2 names"),
         (["--annotations", "broken.json"], "broken.json is not a JSON file"),
+        (["--size-limits", "96", "32"], "`size_limits` must be two ascending lengths"),
+        (["--out", "photos"], "'photos' is a directory"),
+        (["--results", "photos"], "'photos' is a directory"),
+        (["--out", "names.txt/m.json"], "names.txt"),
+        (["--plots", "names.txt"], "'names.txt' is a file"),
     ],
 )
 def test_bad_input_is_named(arguments, folder, views, monkeypatch, options, message):
     monkeypatch.chdir(folder)
     (folder / "broken.json").write_text("{")
     (folder / "names.txt").write_text("one\ntwo\n")
+    detected = []
+    detect = inference.image_detector(None)
+    monkeypatch.setattr(
+        inference, "image_detector", lambda *_: lambda image: detected.append(1) or detect(image)
+    )
     assert message in complaint(*arguments, "--annotations", folder / "shapes.json", *options)
+    assert not detected  # errors come first
+
+
+def test_figures_that_cannot_be_written_are_printed(arguments, folder, views, tmp_path):
+    (tmp_path / "m.json").symlink_to("/dev/full")
+    arguments += ["--annotations", folder / "shapes.json", "--out", tmp_path / "m.json"]
+    told = complaint(*arguments)
+    assert "mean over IoU 0.50 to 0.95" in told and "No space left on device" in told

@@ -91,3 +91,11 @@ def test_without_detections_the_best_confidence_is_printed(folder, views, monkey
     nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "confidence": np.zeros(0)}
     monkeypatch.setattr(inference, "image_detector", lambda *_: lambda image: nothing)
     assert "at least 0.3: the model found nothing" in output_of(*command)
+
+
+def test_a_folder_that_cannot_be_made_is_named_before_detection(folder, views, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    command = ("predict", folder / "photos", "--model", folder / "model.keras", "--out")
+    assert "is a file" in complaint(*command, tmp_path / "file")
+    assert "file/found" in complaint(*command, tmp_path / "file" / "found")
+    assert views == []
