@@ -1,11 +1,6 @@
 """Detectors: one class per detector, and their building blocks."""
 
-from keras_dyhead.detectors.assigners import (
-    Assigner,
-    ATSSAssigner,
-    FCOSAssigner,
-    MaxIoUAssigner,
-)
+from keras_dyhead.detectors.assigners import Assigner, ATSSAssigner, FCOSAssigner, MaxIoUAssigner
 from keras_dyhead.detectors.atss import ATSS
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.dense_detector import DenseDetector
@@ -13,12 +8,7 @@ from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.faster_rcnn import FasterRCNN
 from keras_dyhead.detectors.fcos import FCOS
 from keras_dyhead.detectors.locations import AnchorGenerator
-from keras_dyhead.detectors.losses import (
-    giou_loss,
-    iou_loss,
-    sigmoid_focal_loss,
-    smooth_l1_loss,
-)
+from keras_dyhead.detectors.losses import giou_loss, iou_loss, sigmoid_focal_loss, smooth_l1_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.detectors.proposals import ProposalSelector

@@ -116,20 +116,10 @@ class DenseDetector(Detector):
         return mean
 
     def losses_with_centerness(self, raw, labels, assigned, centerness, box_loss, training=False):
-        """Returns the losses of a detector that predicts centerness.
+        """Returns the losses of a detector that predicts centerness, see `compute_losses`.
 
-        The box loss is the average over locations, weighted by their centerness.
-
-        Args:
-            raw: Dict of raw outputs.
-            labels: `(B, N)` int32, -1 where padded.
-            assigned: `(B, A)` int32, index of each location's object.
-            centerness: `(B, A)` float32 targets.
-            box_loss: `(B, A)` float32.
-            training: bool. Whether this is a training step.
-
-        Returns:
-            Dict of scalars `"class_loss"`, `"box_loss"` and `"centerness_loss"`.
+        `assigned` (see `match`), `centerness` (the targets) and `box_loss` are `(B, A)`. The box
+        loss is averaged over locations, weighted by their centerness.
         """
         positive = assigned >= 0
         normalizer = self.num_positives(positive, training)

@@ -245,7 +245,6 @@ class FasterRCNN(Detector):
         anchors = self.anchors(self.level_sizes(raw), self.pyramid.min_level)
         assigned = self.assigner(anchors, boxes, labels)
         sample = self.sampler(assigned, noise)
-        count = _count(sample.used)
         logits = take_per_image(raw["objectness_logits"], sample.indices)
         loss = ops.binary_crossentropy(
             ops.cast(sample.positive, "float32"), logits, from_logits=True
@@ -259,10 +258,8 @@ class FasterRCNN(Detector):
             take_per_image(raw["anchor_deltas"], sample.indices),
             self.smooth_l1_beta,
         )
-        return {
-            "objectness_loss": ops.sum(ops.where(sample.used, loss, 0.0)) / count,
-            "proposal_loss": ops.sum(ops.where(sample.positive[..., None], box_loss, 0.0)) / count,
-        }
+        objectness_loss, proposal_loss = _mean_losses(sample, loss, box_loss)
+        return {"objectness_loss": objectness_loss, "proposal_loss": proposal_loss}
 
     def region_losses(self, raw, proposals, boxes, labels, noise):
         """Returns cross-entropy for classes and smooth L1 for the boxes of sampled regions.
@@ -275,7 +272,6 @@ class FasterRCNN(Detector):
         objects = ops.where((labels >= 0) & ~is_empty(boxes), objects, IGNORED)
         assigned = ops.concatenate([objects, assigned], axis=1)
         sample = self.region_sampler(assigned, noise)
-        count = _count(sample.used)
 
         regions = ops.concatenate([boxes, proposals.boxes], axis=1)
         regions = take_per_image(regions, sample.indices)
@@ -296,12 +292,13 @@ class FasterRCNN(Detector):
         box_loss = smooth_l1_loss(
             encode_boxes(targets, regions, self.box_weights), deltas, self.smooth_l1_beta
         )
-        return {
-            "class_loss": ops.sum(ops.where(sample.used, loss, 0.0)) / count,
-            "box_loss": ops.sum(ops.where(sample.positive[..., None], box_loss, 0.0)) / count,
-        }
+        class_loss, box_loss = _mean_losses(sample, loss, box_loss)
+        return {"class_loss": class_loss, "box_loss": box_loss}
 
 
-def _count(used):
-    """Returns the number of samples used in the batch, over all replicas, at least 1."""
-    return ops.maximum(sum_over_replicas(ops.sum(ops.cast(used, "float32"))), 1.0)
+def _mean_losses(sample, loss, box_loss):
+    """Sums the losses of samples, those of boxes for positives, per sample on all replicas."""
+    count = ops.maximum(sum_over_replicas(ops.sum(ops.cast(sample.used, "float32"))), 1.0)
+    total = ops.sum(ops.where(sample.used, loss, 0.0))
+    box_total = ops.sum(ops.where(sample.positive[..., None], box_loss, 0.0))
+    return total / count, box_total / count

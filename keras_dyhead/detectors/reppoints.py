@@ -77,12 +77,7 @@ class RepPoints(DenseDetector):
                 f"have their own positives. Received: {loss_normalizer!r}"
             )
         head = RepPointsHead(
-            num_classes,
-            head_layers,
-            head_group_norm,
-            initial_spread,
-            dtype=dtype,
-            name="head",
+            num_classes, head_layers, head_group_norm, initial_spread, dtype=dtype, name="head"
         )
         super().__init__(
             backbone,

@@ -4,12 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dyhead.detectors.conv_tower import (
-    apply_tower,
-    conv_tower,
-    head_conv,
-    prior_bias,
-)
+from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv, prior_bias
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
@@ -33,16 +28,13 @@ class RepPointsHead(CompositeLayer):
     extends from the mean of the points by their standard deviation times two learned factors, for x
     and y ("moment"). Points and boxes are float32 under every policy.
 
-    Arguments are as in `RepPoints`.
-
-    Call arguments:
-        pyramid: Dict of `(B, H, W, C)` maps in ascending level order.
+    Arguments are as in `RepPoints`, and the pyramid and `"level_sizes"` as in `PredictionHead`.
 
     Returns:
         Dict, float32, flat over level, row and column: `"class_logits"` `(B, A, K)`;
         `"initial_points"` and `"refined_points"` `(B, A, 18)`, nine pairs of y and x;
         `"initial_boxes"` and `"refined_boxes"` `(B, A, 4)`, xyxy; points and boxes in strides
-        relative to the location; and `"level_sizes"` `(L, 2)` int32, (height, width) of each level.
+        relative to the location; and `"level_sizes"`.
 
     Source: Yang et al., "RepPoints: Point Set Representation for Object Detection", ICCV 2019,
     figure 2; `RepPointsHead` of OpenMMLab's mmdetection.

@@ -1,5 +1,7 @@
 """The two heads of a two-stage detector, and the layer that holds both."""
 
+import math
+
 import keras
 from keras import ops
 
@@ -14,16 +16,12 @@ HIDDEN = ("dense", "task_attention")
 COARSEST_POOLED = 5  # level up to which regions are pooled
 
 
-@keras.saving.register_keras_serializable(package="keras_dyhead")
 class RPNHead(CompositeLayer):
     """Predicts for every anchor whether it contains an object of any class, and a refined box.
 
-    A 3x3 convolution that keeps the number of channels precedes the predictions.
-
-    Returns:
-        Dict, flat over level, row, column and anchor: `"objectness_logits"` `(B, A)` and
-        `"anchor_deltas"` `(B, A, 4)`, float32 under every policy; and `"level_sizes"` `(L, 2)`
-        int32, height and width of each level.
+    A 3x3 convolution that keeps the number of channels precedes the predictions. They are float32
+    under every policy, and flat over level, row, column and anchor: `"objectness_logits"` `(B, A)`
+    and `"anchor_deltas"` `(B, A, 4)`. `"level_sizes"` is as in `PredictionHead`.
 
     Source: Ren et al., "Faster R-CNN", NeurIPS 2015, section 3.1.
     """
@@ -54,23 +52,13 @@ class RPNHead(CompositeLayer):
             "level_sizes": stack_sizes(logits.sizes),
         }
 
-    def get_config(self):
-        return super().get_config() | {"anchors_per_cell": self.anchors_per_cell}
 
-
-@keras.saving.register_keras_serializable(package="keras_dyhead")
 class BoxHead(CompositeLayer):
-    """Predicts the class of every region, and a refined box for each class.
+    """Predicts the class of every region `(B, R, height, width, C)`, and a box for each class.
 
     `hidden` is the type of the `head_layers` layers before the predictions: `"dense"`, fully
-    connected with ReLU, or `"task_attention"`, a `TaskAwareAttention` of each region.
-
-    Call arguments:
-        regions: `(B, R, height, width, C)`.
-
-    Returns:
-        Dict, float32 under every policy: `"class_logits"` `(B, R, K + 1)`, the background last, and
-        `"box_deltas"` `(B, R, K, 4)`.
+    connected with ReLU, or `"task_attention"`, a `TaskAwareAttention` of each region. Predictions
+    are those of `FasterRCNN.classify`, float32 under every policy.
 
     Source: Lin et al., "Feature Pyramid Networks for Object Detection", CVPR 2017, section 4.2;
     with task-aware attention, Dynamic Head, figure 2(c).
@@ -88,7 +76,6 @@ class BoxHead(CompositeLayer):
         if hidden not in HIDDEN:
             raise ValueError(f"`hidden` must be one of {HIDDEN}. Received: {hidden!r}")
         self.num_classes = whole_number(num_classes, "num_classes")
-        self.head_layers = head_layers
         self.units = units
         self.hidden = hidden
         self.hidden_layers = [self._hidden_layer(i) for i in range(1, head_layers + 1)]
@@ -136,14 +123,6 @@ class BoxHead(CompositeLayer):
             "box_deltas": ops.cast(deltas, "float32"),
         }
 
-    def get_config(self):
-        return super().get_config() | {
-            "num_classes": self.num_classes,
-            "head_layers": self.head_layers,
-            "units": self.units,
-            "hidden": self.hidden,
-        }
-
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class TwoStageHead(CompositeLayer):
@@ -151,10 +130,8 @@ class TwoStageHead(CompositeLayer):
 
     The detector calls the second stage, `box_head`, because the choice of regions depends on the
     objects in training and on the image sizes in detection. Arguments are those of `RPNHead` and
-    `BoxHead`, and `region_size`, the side of a pooled region.
-
-    Returns:
-        The dict of `RPNHead`, with the maps of `pyramid` up to P5 added.
+    `BoxHead`, and `region_size`, the side of a pooled region. Returns the dict of `RPNHead` with
+    the maps of the pyramid up to P5.
     """
 
     def __init__(
@@ -210,7 +187,4 @@ class TwoStageHead(CompositeLayer):
 
 
 def _flatten(x):
-    features = 1
-    for side in x.shape[1:]:
-        features *= side
-    return ops.reshape(x, (-1, features))
+    return ops.reshape(x, (-1, math.prod(x.shape[1:])))
