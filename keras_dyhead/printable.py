@@ -1,4 +1,4 @@
-"""Makes text from other people's files safe for terminals and figures."""
+"""Text for terminals and figures: other people's text made safe, and counts."""
 
 import re
 
@@ -18,3 +18,13 @@ def printable(text: object) -> str:
     red\n[apple]
     """
     return _HIDDEN.sub(lambda found: found[0].encode("unicode_escape").decode(), str(text))
+
+
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun.
+
+    >>> counted(1, "DyHead block"), counted(2, "box"), counted(0, "class")
+    ('1 DyHead block', '2 boxes', '0 classes')
+    """
+    plural = "es" if noun.endswith(("s", "x")) else "s"
+    return f"{number} {noun}" + plural * (number != 1)

@@ -10,6 +10,7 @@ from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
 from keras_dyhead.checkpoints import tables
 from keras_dyhead.checkpoints.state_dict import read_state_dict
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
+from keras_dyhead.printable import counted
 
 # A tensor name that only one naming scheme has -> the table of that scheme.
 _RESNET = {
@@ -97,7 +98,7 @@ def _find_backbone(state, namings):
     if len(found) != 1:
         raise ValueError(
             f"The names must be those of one backbone: one of {list(namings)}, with or without a "
-            f"prefix. Received: {len(state)} tensors, such as {list(state)[:3]}, with "
+            f"prefix. Received: {counted(len(state), 'tensor')}, such as {list(state)[:3]}, with "
             f"{sorted(prefix + name for prefix, name in found) or 'none of these'}"
         )
     ((prefix, name),) = found

@@ -27,6 +27,7 @@ from keras_dyhead.checkpoints.tower import tower_part
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.detectors import Detector
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
+from keras_dyhead.printable import counted
 
 # For each part of a detector: the prefix of its tensor names, and the table for the rest.
 _NAMES = {
@@ -202,7 +203,7 @@ def count_classes(record: PublishedModel, state: Mapping) -> int:
     if boxes != 4 * (scores - 1):
         raise ValueError(
             f"Faster R-CNN must have a box for every class, and a score for every class and the "
-            f"background. Received: {boxes // 4} boxes, {scores} scores"
+            f"background. Received: {counted(boxes // 4, 'box')}, {counted(scores, 'score')}"
         )
     return scores - 1
 
@@ -213,8 +214,8 @@ def fitting_names(names: Sequence[str] | None, num_classes: int) -> Sequence[str
         return COCO_CLASSES
     if names is not None and len(names) != num_classes:
         warnings.warn(
-            f"The checkpoint names {len(names)} classes, but its tensors are for {num_classes}. "
-            "The names are ignored.",
+            f"The checkpoint names {counted(len(names), 'class')}, but its tensors are for "
+            f"{num_classes}. The names are ignored.",
             UserWarning,
             stacklevel=3,
         )

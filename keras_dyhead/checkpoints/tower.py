@@ -8,6 +8,7 @@ import numpy as np
 from keras_dyhead.checkpoints.state_dict import read_state_dict
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
+from keras_dyhead.printable import counted
 
 # Tensors of a block: name in our layers -> name in the state dict.
 MICROSOFT_BLOCK = {
@@ -101,8 +102,8 @@ def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
     if len(found) != 1:
         raise ValueError(
             "The state must hold one tower, with keys like 'dyhead_tower.0.offset.weight' or "
-            f"'dyhead_blocks.0.spatial_conv_offset.weight'. Received: {len(state)} keys with "
-            f"{sorted(prefix for prefix, _ in found) or 'no tower'}"
+            "'dyhead_blocks.0.spatial_conv_offset.weight'. Received: "
+            f"{counted(len(state), 'key')} with {sorted(p for p, _ in found) or 'no tower'}"
         )
     ((prefix, name),) = found
     block = _TOWERS[name]

@@ -14,7 +14,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from keras_dyhead.printable import printable
+from keras_dyhead.printable import counted, printable
 from keras_dyhead.version import __version__
 
 app = typer.Typer(
@@ -52,10 +52,7 @@ def main(
     version: Annotated[
         bool,
         typer.Option(
-            "--version",
-            callback=_print_version,
-            is_eager=True,
-            help="Print the version and exit.",
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
         ),
     ] = False,
 ) -> None:
@@ -93,7 +90,7 @@ def print_figures(
     size_limits: tuple[float, float] = (32, 96),
 ) -> None:
     """Prints the twelve COCO metrics as a table."""
-    table = Table(title=f"COCO metrics on {images} images")
+    table = Table(title=f"COCO metrics on {counted(images, 'image')}")
     table.add_column("metric", style="bold")
     table.add_column("value", justify="right")
     table.add_column("meaning")

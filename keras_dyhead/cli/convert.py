@@ -7,6 +7,7 @@ import typer
 
 from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
 from keras_dyhead.cli.options import check_new, fetch_published, input_errors
+from keras_dyhead.printable import counted
 
 
 @app.command()
@@ -70,6 +71,6 @@ def convert(
     record = (checkpoints.PUBLISHED | checkpoints.COMPOSED)[name]
     published = "" if record.ap is None else f", published with {record.ap} AP on COCO val2017"
     terminal.print(
-        f"{out}: {record.detector}, {model.num_classes} classes, {model.count_params():,} "
-        f"parameters{published}"
+        f"{out}: {record.detector}, {counted(model.num_classes, 'class')}, "
+        f"{model.count_params():,} parameters{published}"
     )

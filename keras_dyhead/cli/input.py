@@ -22,6 +22,7 @@ from keras_dyhead.cli.options import (
     input_errors,
     training_settings,
 )
+from keras_dyhead.printable import counted
 
 
 @app.command("input")
@@ -174,10 +175,12 @@ def _print(report: dict[str, Any], terminal: Terminal) -> None:
 
     measured, boxes = report["measured"], report["boxes_per_image"]
     terminal.print(
-        f"{report['images']} images, {report['boxes']} boxes: {boxes['mean']} per image, at most "
-        f"{boxes['largest']}; {report['images_without_boxes']} images have none"
+        f"{counted(report['images'], 'image')}, {counted(report['boxes'], 'box')}: "
+        f"{boxes['mean']} per image, at most {boxes['largest']}; "
+        f"{report['images_without_boxes']} of the images without boxes"
     )
-    terminal.print(f"{report['steps_per_epoch']} steps of {report['batch_size']} images per epoch")
+    steps, size = counted(report["steps_per_epoch"], "step"), counted(report["batch_size"], "image")
+    terminal.print(f"{steps} of {size} per epoch")
     table = Table()
     for heading in ("canvas (height x width)", "images", "filled"):
         table.add_column(heading, justify="right")
@@ -187,15 +190,16 @@ def _print(report: dict[str, Any], terminal: Terminal) -> None:
     terminal.print(table, soft_wrap=False)
     terminal.print(
         f"{measured['images_per_second']} images per second over {measured['seconds']} s "
-        f"on {measured['processors']} processors, {measured['cpu_seconds_per_image'] * 1000:.1f} "
-        f"ms of CPU time per image; first batch after {measured['first_batch_seconds']} s; "
+        f"on {counted(measured['processors'], 'processor')}, "
+        f"{measured['cpu_seconds_per_image'] * 1000:.1f} ms of CPU time per image; "
+        f"first batch after {measured['first_batch_seconds']} s; "
         f"{measured['boxes_per_image']} boxes per image after cropping"
     )
     if training := report.get("training"):
         terminal.print(
-            f"{training['steps']} training steps spent {training['waiting_share']:.1%} of their "
-            f"time waiting for images: {training['waiting_seconds'] * 1000:.1f} ms of waiting and "
-            f"{training['step_seconds'] * 1000:.0f} ms of computing per step"
+            f"{counted(training['steps'], 'training step')} spent {training['waiting_share']:.1%} "
+            f"of the time waiting for images: {training['waiting_seconds'] * 1000:.1f} ms of "
+            f"waiting and {training['step_seconds'] * 1000:.0f} ms of computing per step"
         )
     problems = report["problems"]
     terminal.print(f"problems: {len(problems) or 'none'}")

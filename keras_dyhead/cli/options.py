@@ -9,6 +9,7 @@ import typer
 from rich.progress import track
 
 from keras_dyhead.cli.console import Terminal, print_error, quiet_tensorflow
+from keras_dyhead.printable import counted
 from keras_dyhead.recipes import load_recipe
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands import it
@@ -162,7 +163,8 @@ def load_detector(
     if class_names is not None:
         names = read_lines(class_names)
     if names is not None and len(names) != model.num_classes:
-        raise ValueError(f"The model has {model.num_classes} classes. Received: {len(names)} names")
+        classes, received = counted(model.num_classes, "class"), counted(len(names), "name")
+        raise ValueError(f"The model has {classes}. Received: {received}")
     if names is not None:
         model.class_names = tuple(names)
     return model, None if names is None else list(names)

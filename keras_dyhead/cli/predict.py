@@ -23,6 +23,7 @@ from keras_dyhead.cli.options import (
     several_views,
     tiles,
 )
+from keras_dyhead.printable import counted
 
 
 @app.command()
@@ -105,9 +106,8 @@ def predict(
             if out is not None:
                 picture = out / f"{stem}.png"
                 draw_detections(image, found, names, score_threshold).save(picture)
-                terminal.print(
-                    f"{path}: {len(records[-1]['detections'])} detections, {picture}",
-                )
+                number = counted(len(records[-1]["detections"]), "detection")
+                terminal.print(f"{path}: {number}, {picture}")
     if not any(record["detections"] for record in records):
         _explain_nothing(*best, names, score_threshold, terminal)
     content = {"model": str(model), "images": records, "errors": faults}

@@ -23,7 +23,7 @@ from keras_dyhead.cli.options import (
     progress_bar,
     several_views,
 )
-from keras_dyhead.printable import printable
+from keras_dyhead.printable import counted, printable
 
 
 @app.command()
@@ -99,7 +99,7 @@ def pseudo_label(
             fresh=overwrite,
         )
         if labels.num_done:
-            terminal.print(f"{labels.num_done} images are already done")
+            terminal.print(f"already done: {counted(labels.num_done, 'image')}")
         progress = progress_bar("detecting", terminal)
         report = labels.run(image_detector(loaded, views), on_error, progress)
     for fault in report["errors"]:
@@ -107,12 +107,12 @@ def pseudo_label(
     classes = report["classes"].items()
     counts = ", ".join(f"{printable(name)} {count}" for name, count in classes if count)
     terminal.print(
-        f"{report['boxes']} boxes in {report['images']} images, {report['left_out']} images left "
-        f"out. Boxes per class: {counts}",
+        f"{counted(report['boxes'], 'box')} in {counted(report['images'], 'image')}, "
+        f"{counted(report['left_out'], 'image')} left out. Boxes per class: {counts}"
     )
     terminal.print(
         f"written: {out}. Train on it with: "
-        f"keras-dyhead train --images {labels.folder} --annotations {out} --out runs/mine",
+        f"keras-dyhead train --images {labels.folder} --annotations {out} --out runs/mine"
     )
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from keras_dyhead.cli.console import Terminal, print_error, print_figures
-from keras_dyhead.printable import printable
+from keras_dyhead.printable import counted, printable
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands import it
     from keras_dyhead.training import Training
@@ -20,8 +20,8 @@ def describe(planned: "Training", terminal: Terminal) -> None:
         boxes = sum(len(image.boxes) for image in annotations.images)
         names = ", ".join(map(printable, planned.class_names[:10]))
         terminal.print(
-            f"{name:>12}  {len(annotations.images)} images, {boxes} boxes, "
-            f"{len(planned.class_names)} classes: {names}"
+            f"{name:>12}  {counted(len(annotations.images), 'image')}, {counted(boxes, 'box')}, "
+            f"{counted(len(planned.class_names), 'class')}: {names}"
         )
         for line in list_problems(annotations.problems):
             terminal.warn(f"{'':>12}  {line}")
@@ -63,7 +63,7 @@ def _describe_model(planned: "Training", frozen: str, terminal: Terminal) -> Non
         backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
     terminal.print(
         f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
-        f"{settings.num_blocks} DyHead blocks of {settings.channels} channels, "
+        f"{counted(settings.num_blocks, 'DyHead block')} of {settings.channels} channels, "
         f"{planned.model.count_params():,} parameters{frozen}"
     )
 
@@ -73,21 +73,22 @@ def _describe_plan(planned: "Training", terminal: Terminal) -> None:
     steps = len(planned.train_data) * settings.epochs
     sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
     terminal.print(
-        f"{'plan':>12}  {settings.epochs} epochs of {len(planned.train_data)} steps, "
-        f"{settings.batch_size} images of {', '.join(sizes) or settings.image_size} px each; "
+        f"{'plan':>12}  {counted(settings.epochs, 'epoch')} of "
+        f"{counted(len(planned.train_data), 'step')}, {counted(settings.batch_size, 'image')} "
+        f"of {', '.join(sizes) or settings.image_size} px each; "
         f"a step takes roughly {planned.step_memory / 1e9:.1f} GB of memory"
     )
     scaled = settings.scaled(steps)
     terminal.print(
         f"{'optimizer':>12}  {settings.optimizer}, learning rate up to "
-        f"{scaled['peak_learning_rate']:.3g} for {scaled['images_per_update']} images per update, "
-        f"{settings.schedule} schedule after {scaled['warmup_steps']} warm-up steps"
+        f"{scaled['peak_learning_rate']:.3g} for {counted(scaled['images_per_update'], 'image')} "
+        f"per update, {settings.schedule} schedule after "
+        f"{counted(scaled['warmup_steps'], 'warm-up step')}"
     )
-    if planned.epochs_done:
-        terminal.print(f"{'resumed':>12}  {planned.epochs_done} epochs are already done")
-    if planned.steps_done:
+    if planned.epochs_done or planned.steps_done:
         terminal.print(
-            f"{'resumed':>12}  {planned.steps_done} steps of the next epoch are already done"
+            f"{'resumed':>12}  after {counted(planned.epochs_done, 'epoch')} and "
+            f"{counted(planned.steps_done, 'step')}"
         )
 
 
@@ -108,8 +109,9 @@ def report(metrics: dict, out: Path, terminal: Terminal) -> None:
         return
     if check["same"]:
         terminal.print(
-            f"A fresh Python process without Keras loaded saved_model/ and found the same "
-            f"{check['detections']} detections in {check['images']} image files.",
+            "A fresh Python process without Keras loaded saved_model/ and found the same "
+            f"{counted(check['detections'], 'detection')} in "
+            f"{counted(check['images'], 'image file')}.",
             style="green",
         )
     else:

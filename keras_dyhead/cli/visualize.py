@@ -14,6 +14,7 @@ from keras_dyhead.cli.options import (
     load_detector,
     progress_bar,
 )
+from keras_dyhead.printable import counted
 
 
 @app.command()
@@ -73,6 +74,4 @@ def visualize(
         )
     for fault in report.faults:
         terminal.warn(f"left out: {fault}")
-    terminal.print(
-        f"written: {report.page} and {len(report.pictures)} pictures",
-    )
+    terminal.print(f"written: {report.page} and {counted(len(report.pictures), 'picture')}")

@@ -13,6 +13,7 @@ from keras_dyhead.coco.checks import check, check_count
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.ops.boxes import box_area
+from keras_dyhead.printable import counted
 
 
 class CocoDataset(keras.utils.PyDataset):
@@ -109,8 +110,8 @@ class CocoDataset(keras.utils.PyDataset):
         self.epoch, self._begun = 0, False
         if not len(self):
             raise ValueError(
-                f"{len(self._rows)} images do not fill a batch of {batch_size}. "
-                "Received: drop_remainder=True"
+                f"The images do not fill a batch of {batch_size}. "
+                f"Received: {counted(len(self._rows), 'image')} and drop_remainder=True"
             )
 
     @property

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dyhead.coco.fields import Id, find_id, id_order, index_ids, read_id, read_name, read_side
+from keras_dyhead.printable import counted
 
 _SHOWN = 10  # problems of a kind in one message
 
@@ -71,18 +72,15 @@ def report_problems(problems: Sequence[Problem], source: str, on_error: str) -> 
     """
     unusable = [problem for problem in problems if not problem.kept]
     if unusable and on_error == "raise":
-        heading = f"{source} has {_count(unusable)} (`on_error='skip'` leaves the items out):"
+        number = counted(len(unusable), "problem")
+        heading = f"{source} has {number} (`on_error='skip'` leaves the items out):"
         raise ValueError("\n  - ".join([heading, *list_problems(unusable)]))
     if problems:
         heading = (
-            f"{source} has {_count(problems)}: {len(unusable)} left out, "
+            f"{source} has {counted(len(problems), 'problem')}: {len(unusable)} left out, "
             f"{len(problems) - len(unusable)} kept. The full list is in `problems`."
         )
         warnings.warn("\n  - ".join([heading, *list_problems(problems)]), stacklevel=3)
-
-
-def _count(problems: Sequence[Problem]) -> str:
-    return f"{len(problems)} problem{'s' * (len(problems) > 1)}"
 
 
 def list_problems(problems: Iterable[Problem | str]) -> list[str]:

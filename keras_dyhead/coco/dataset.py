@@ -17,6 +17,7 @@ from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batche
 from keras_dyhead.coco.examples import Examples
 from keras_dyhead.coco.geometry import assign_canvases, check_canvases
 from keras_dyhead.coco.mosaic import PARTS
+from keras_dyhead.printable import counted
 
 _DEFAULT_AUGMENTATION = Augmentation()
 _PREFETCHED_BATCHES = 2  # enough to bridge a slow image at little memory
@@ -139,8 +140,8 @@ def load_coco(
     number_of_batches = count_batches(canvas_of_row, batch_size, drop_remainder)
     if not number_of_batches:
         raise ValueError(
-            f"{len(opened.images)} images do not fill a batch of {batch_size}. "
-            "Received: drop_remainder=True"
+            f"The images do not fill a batch of {batch_size}. "
+            f"Received: {counted(len(opened.images), 'image')} and drop_remainder=True"
         )
     fewer = f"less than the {number_of_batches} batches of an epoch"
     check("initial_step", initial_step, initial_step < number_of_batches, fewer)

@@ -10,16 +10,12 @@ import numpy as np
 
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import check_count
-from keras_dyhead.coco.detections import (
-    DETECTION,
-    detection_records,
-    detection_table,
-    xywh_boxes,
-)
+from keras_dyhead.coco.detections import DETECTION, detection_records, detection_table, xywh_boxes
 from keras_dyhead.coco.fields import id_array
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.coco.metrics import CocoResult, check_rules, coco_metrics
 from keras_dyhead.detectors.targets import check_classes
+from keras_dyhead.printable import counted
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -310,8 +306,8 @@ def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
         highest, known = category_ids.max(initial=-1), len(annotations.category_ids)
         if highest >= known:
             raise ValueError(
-                f"The model found label {highest}, but the annotations have {known} classes: "
-                f"{annotations.class_names}"
+                f"The model found label {highest}, but the annotations have "
+                f"{counted(known, 'class')}: {annotations.class_names}"
             )
         category_ids = id_array(annotations.category_ids)[category_ids]
     image_ids = np.broadcast_to(image_ids, used.shape)[used]

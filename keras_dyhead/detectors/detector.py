@@ -16,6 +16,7 @@ from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 from keras_dyhead.ops.arguments import warn_ignored, whole_number
 from keras_dyhead.ops.sampling_form import is_compiled
+from keras_dyhead.printable import counted
 
 
 class Detector(CheckedModel):
@@ -204,7 +205,7 @@ class Detector(CheckedModel):
             count = getattr(self.head, "num_classes", len(names) or 1)
             if len(names) != count:
                 raise ValueError(
-                    f"`class_names` must have one name for each of the {count} classes. "
+                    f"`class_names` must have {counted(count, 'name')}, one for each class. "
                     f"Received: {class_names!r}"
                 )
         self._class_names = names

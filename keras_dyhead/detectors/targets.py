@@ -6,6 +6,8 @@ import re
 import keras
 from keras import ops
 
+from keras_dyhead.printable import counted
+
 _MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
 _SHAPES = "Targets must be numbers, boxes (B, N, 4) and labels (B, N)"
 
@@ -24,7 +26,7 @@ def check_classes(detector, data) -> None:
     known = getattr(detector, "class_names", None)
     count = getattr(detector, "num_classes", None) if known is None else len(known)
     if known is not None and list(known) != list(names) or count not in (None, len(names)):
-        has = f"{count} classes" if known is None else f"the classes {list(known)[:20]}"
+        has = counted(count, "class") if known is None else f"the classes {list(known)[:20]}"
         raise ValueError(
             f"The model has {has}, the data have {len(names)}: {list(names)[:20]}. Pass the "
             "model's names, in order, as `class_names` of the data, or build a model for the data."

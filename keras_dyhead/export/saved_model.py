@@ -12,7 +12,7 @@ from keras_dyhead.coco.decode_image import decode_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import servable, serving_archive
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
-from keras_dyhead.printable import printable
+from keras_dyhead.printable import counted, printable
 
 
 def export_saved_model(
@@ -64,8 +64,8 @@ def export_saved_model(
     class_names = detector.class_names if class_names is None else class_names
     if class_names is not None and len(class_names) != detector.num_classes:
         raise ValueError(
-            f"`class_names` must have {detector.num_classes} names. "
-            f"Received: {len(class_names)} names"
+            f"`class_names` must have {counted(detector.num_classes, 'name')}. "
+            f"Received: {counted(len(class_names), 'name')}"
         )
 
     def preprocess_file(file):

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from keras_dyhead.coco import CocoAnnotations, load_coco
 from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.printable import counted
 from keras_dyhead.training.fine_tuning import trained_preprocessor
 from keras_dyhead.training.settings import TrainingSettings
 
@@ -86,7 +87,7 @@ def _split(
     if not 0 < number < count:
         raise ValueError(
             "`val_split` must leave images to train on and to evaluate on. "
-            f"Received: val_split={settings.val_split} of {count} images"
+            f"Received: val_split={settings.val_split} of {counted(count, 'image')}"
         )
     drawn = np.random.default_rng(settings.seed).permutation(count)
     parts = copy.copy(opened), copy.copy(opened)
@@ -125,7 +126,7 @@ def open_data(
     if several_devices and len(annotations.images) < settings.batch_size:
         raise ValueError(
             f"Several devices need at least one batch of {settings.batch_size} images to evaluate "
-            f"on. Received: {len(annotations.images)} images in {annotations.path}"
+            f"on. Received: {counted(len(annotations.images), 'image')} in {annotations.path}"
         )
     val = load_coco(
         settings.val_images or settings.images,

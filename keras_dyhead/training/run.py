@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.export.saved_model import check_loadable
+from keras_dyhead.printable import counted
 from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, FiniteLoss
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.data import build_preprocessor, open_data
@@ -239,19 +240,22 @@ class Training:
         if self.settings.strategy == "mirrored" and not tf.config.list_logical_devices("GPU"):
             notes.append(
                 "TensorFlow finds no GPU on this machine: with the strategy 'mirrored', "
-                f"the batch is shared by {_count(replicas, 'CPU device')}."
+                f"the batch is shared by {counted(replicas, 'CPU device')}."
             )
         images = len(self.train_data.annotations.images)
         left_out = images - len(self.train_data) * self.settings.batch_size
         if replicas > 1 and left_out > 0:
             notes.append(
-                f"Each epoch leaves out {left_out} of {_count(images, 'image')} at random: only "
+                f"Each epoch leaves out {left_out} of {counted(images, 'image')} at random: only "
                 f"whole batches give each of the {replicas} devices its share."
             )
         then = None if earlier is None else earlier.get("data")
         now = training_config(self.settings, self.train_data)["data"]
         if then is not None and now != then:
-            texts = [f"{d['images']} images with {d['boxes']} boxes" for d in (then, now)]
+            texts = [
+                f"{counted(d['images'], 'image')} with {counted(d['boxes'], 'box')}"
+                for d in (then, now)
+            ]
             notes.append(f"The data have changed: {texts[0]} before, {texts[1]} now.")
         return notes
 
@@ -288,10 +292,6 @@ def _what_runs_here(settings: TrainingSettings) -> tuple[TrainingSettings, list[
             )
             settings = dataclasses.replace(settings, strategy="none")
     return settings, notes
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
 
 
 def check_folder(

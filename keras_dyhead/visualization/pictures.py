@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_dyhead.coco.image_files import as_rgb
-from keras_dyhead.printable import printable
+from keras_dyhead.printable import counted, printable
 from keras_dyhead.visualization.colors import class_color, text_color
 
 _SMALL = 640  # images are enlarged up to this longer side in pixels
@@ -88,7 +88,8 @@ def class_name(label: int, class_names: Sequence[str] | None) -> str:
     if class_names is None:
         return str(label)
     if label >= len(class_names):
-        raise ValueError(f"`class_names` has {len(class_names)} names. Received: label {label}")
+        names = counted(len(class_names), "name")
+        raise ValueError(f"`class_names` has {names}. Received: label {label}")
     return printable(class_names[label])
 
 

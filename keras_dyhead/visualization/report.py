@@ -13,7 +13,7 @@ from PIL import Image
 
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors import Detector
-from keras_dyhead.printable import printable
+from keras_dyhead.printable import counted, printable
 from keras_dyhead.version import __version__
 from keras_dyhead.visualization.attention import draw_attention, largest_norm
 from keras_dyhead.visualization.page import Picture, Section, render_page
@@ -151,7 +151,7 @@ def _pictures_of_image(
         "attention": Picture(
             *_as_png(attention),
             alt=f"Heat maps of {file} on the levels {', '.join(view.levels)}, before DyHead and "
-            f"after each attention of {_count(len(view.blocks), 'block')}.",
+            f"after each attention of {counted(len(view.blocks), 'block')}.",
             caption="Attention: the norm over the channels of each level's map, before DyHead and "
             "after each attention. All figures on this page share one color scale.",
         ),
@@ -174,17 +174,13 @@ def _pictures_of_image(
     return pictures
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" + "s" * (number != 1)
-
-
 def _name(label, names) -> str:
     return f"class {label}" if names is None else class_name(label, names)
 
 
 def _listed(names, count: int, most: int = 8) -> str:
     if names is None:
-        return "1 class" if count == 1 else f"{count} classes"
+        return counted(count, "class")
     more = f" and {count - most} more" if count > most else ""
     return ", ".join(map(printable, names[:most])) + more
 
@@ -228,7 +224,7 @@ def _facts(model: Detector, names, view: View) -> dict[str, str]:
     return {
         "Detector": type(model).__name__,
         "Parameters": f"{model.count_params():,}, {neck.count_params():,} of them in DyHead",
-        "DyHead": f"{_count(neck.num_blocks, 'block')} of {neck.channels} channels",
+        "DyHead": f"{counted(neck.num_blocks, 'block')} of {neck.channels} channels",
         "Attentions": ", ".join(f"{n}-aware {'on' if on else 'off'}" for n, on in switches.items()),
         "Alignment": neck.alignment,
         "Levels": ", ".join(view.levels),

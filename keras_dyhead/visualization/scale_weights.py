@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from keras_dyhead.printable import counted
 from keras_dyhead.visualization.view import Preprocessor, look_inside
 
 _BRANCHES = {"low": ("finer level", "tab:blue"), "mid": ("same level", "tab:gray")} | {
@@ -85,8 +86,7 @@ def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, floa
     axes[-1, 0].set_xticks(range(len(levels)), levels)
     axes[-1, 0].margins(y=0.1)
     axes[-1, 1].set_xlabel("← coarser counts more | finer counts more →", fontsize=8)
-    noun = "image" if len(records) == 1 else "images"
-    figure.suptitle(f"Scale-aware attention on {len(records)} {noun}", fontsize=11)
+    figure.suptitle(f"Scale-aware attention on {counted(len(records), 'image')}", fontsize=11)
     handles = [Patch(color=color, label=label) for label, color in _BRANCHES.values()]
     figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=8)
     return figure

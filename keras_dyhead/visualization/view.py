@@ -12,6 +12,7 @@ from keras_dyhead.coco.image_files import as_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.layers import DyHeadNeck
 from keras_dyhead.layers.block_trace import BlockTrace
+from keras_dyhead.printable import counted
 
 Preprocessor = Callable[[np.ndarray], dict]
 
@@ -100,7 +101,7 @@ def find_neck(model: keras.Model) -> DyHeadNeck:
     """Returns the only `DyHeadNeck` of a model, at any depth."""
     necks = [layer for layer in model._flatten_layers() if isinstance(layer, DyHeadNeck)]
     if len(necks) != 1 or not necks[0].blocks:
-        found = [f"{neck.name} with {neck.num_blocks} blocks" for neck in necks]
+        found = [f"{neck.name} with {counted(neck.num_blocks, 'block')}" for neck in necks]
         raise ValueError(
             "The model must contain one DyHeadNeck with at least one block. "
             f"Received: {model.name} with {' and '.join(found) or 'none'}"

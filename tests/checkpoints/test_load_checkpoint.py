@@ -170,5 +170,5 @@ def test_names_come_from_the_file_if_their_number_fits(tmp_path):
 def test_boxes_that_all_classes_share_are_refused():
     name = "dyhead_r50_rcnn_fpn_1x"
     state = with_classes(name, 3) | {SCORES[name][1] + ".bias": np.zeros(4)}
-    with pytest.raises(ValueError, match="Received: 1 boxes, 4 scores"):
+    with pytest.raises(ValueError, match="Received: 1 box, 4 scores"):
         count_classes(PUBLISHED[name], state)

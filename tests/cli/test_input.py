@@ -70,7 +70,7 @@ def test_the_waiting_share_is_measured_with_the_model_of_the_settings(data, tmp_
     training = json.loads((out / "input.json").read_text())["training"]
     assert training["steps"] == 2 and training["step_seconds"] > 0
     assert 0 <= training["waiting_share"] < 1
-    assert f"2 training steps spent {training['waiting_share']:.1%} of their time waiting" in told
+    assert f"2 training steps spent {training['waiting_share']:.1%} of the time waiting" in told
 
 
 def test_settings_that_training_refuses_are_refused(data):

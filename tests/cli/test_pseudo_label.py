@@ -22,7 +22,7 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     found = {i.path.name: (i.boxes.tolist(), i.labels.tolist()) for i in opened.images}
     # Heights are 40, 150 and 64: in the first two, the box of the whole image has class 0.
     assert found == {"gray.png": ([[0, 0, 64, 64]], [4])}
-    assert "1 boxes in 1 images, 2 images left out" in told
+    assert "1 box in 1 image, 2 images left out" in told
     assert f"--images {folder / 'photos'} --annotations {out}" in told
     assert "already exists. Use --overwrite" in complaint(*arguments)
     assert "go together" in complaint(*arguments, "--overwrite", "--merge", folder / "shapes.json")

@@ -216,7 +216,7 @@ def test_a_training_prints_its_plan_and_how_to_resume(dataset, tmp_path, monkeyp
     assert "train on 2 images" in output and "Without --val-images or --val-split" in output
     assert "5 classes: nut [/s] :smile:, " in output and "was clipped" in output
     assert "0 DyHead blocks of 64 channels, 20 parameters" in output
-    assert "40 epochs of 1 steps, 4 images of 64 px each" in output
+    assert "40 epochs of 1 step, 4 images of 64 px each" in output
     assert "a step takes roughly 2.3 GB of memory" in output
     assert "learning rate up to 0.005 for 4 images per update" in output
     assert result.exit_code == 130 and "with --resume to continue" in output

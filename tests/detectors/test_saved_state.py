@@ -141,7 +141,7 @@ def test_names_of_other_classes_are_checked():
 
 def test_a_wrong_number_of_class_names_is_rejected():
     """In the constructor, and on assignment, which then keeps the old names."""
-    message = "one name for each of the 3 classes. Received: "
+    message = "3 names, one for each class. Received: "
     with pytest.raises(ValueError, match=message):
         atss(class_names="abc")
     model = atss(class_names=np.array(["a", "b", "c"]))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from keras_dyhead.coco import METRIC_NAMES, evaluate_coco
+from keras_dyhead.printable import counted
 from keras_dyhead.training import Training, TrainingSettings, results, run
 from keras_dyhead.training.callbacks import AveragedEvaluation
 from keras_dyhead.training.results import RESULTS
@@ -189,7 +190,7 @@ def test_a_killed_training_resumes_from_its_last_epoch(data, tmp_path):
 
     resumed = subprocess.run([*arguments, "--resume"], capture_output=True, text=True)
     assert resumed.returncode == 0, resumed.stderr
-    assert f"{reached['epoch']} epochs are already done" in resumed.stdout
+    assert f"resumed  after {counted(reached['epoch'], 'epoch')} and " in resumed.stdout
     assert "Traceback" not in resumed.stderr
     assert all((out / name).exists() for name in RESULTS)
     history = json.loads((out / "history.json").read_text())
