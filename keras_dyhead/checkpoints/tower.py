@@ -10,10 +10,9 @@ from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_pat
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.printable import counted
 
-# Tensors of a block: name in our layers -> name in the state dict.
+# Layers and weights of a block: our names -> names in the state dict (see `transfer.Part`).
 MICROSOFT_BLOCK = {
-    "spatial_attention/offset_conv/kernel": "offset.weight",
-    "spatial_attention/offset_conv/bias": "offset.bias",
+    "spatial_attention/offset_conv": "offset",
     "spatial_attention/high_kernel": "DyConv.0.conv.weight",
     "spatial_attention/high_bias": "DyConv.0.conv.bias",
     "spatial_attention/high_gamma": "DyConv.0.bn.weight",
@@ -26,16 +25,12 @@ MICROSOFT_BLOCK = {
     "spatial_attention/low_bias": "DyConv.2.conv.bias",
     "spatial_attention/low_gamma": "DyConv.2.bn.weight",
     "spatial_attention/low_beta": "DyConv.2.bn.bias",
-    "scale_attention/gate/kernel": "AttnConv.1.weight",
-    "scale_attention/gate/bias": "AttnConv.1.bias",
-    "task_attention/squeeze/kernel": "relu.fc.0.weight",
-    "task_attention/squeeze/bias": "relu.fc.0.bias",
-    "task_attention/excite/kernel": "relu.fc.2.weight",
-    "task_attention/excite/bias": "relu.fc.2.bias",
+    "scale_attention/gate": "AttnConv.1",
+    "task_attention/squeeze": "relu.fc.0",
+    "task_attention/excite": "relu.fc.2",
 }
 OPENMMLAB_BLOCK = {
-    "spatial_attention/offset_conv/kernel": "spatial_conv_offset.weight",
-    "spatial_attention/offset_conv/bias": "spatial_conv_offset.bias",
+    "spatial_attention/offset_conv": "spatial_conv_offset",
     "spatial_attention/high_kernel": "spatial_conv_high.conv.weight",
     "spatial_attention/high_gamma": "spatial_conv_high.norm.weight",
     "spatial_attention/high_beta": "spatial_conv_high.norm.bias",
@@ -45,12 +40,9 @@ OPENMMLAB_BLOCK = {
     "spatial_attention/low_kernel": "spatial_conv_low.conv.weight",
     "spatial_attention/low_gamma": "spatial_conv_low.norm.weight",
     "spatial_attention/low_beta": "spatial_conv_low.norm.bias",
-    "scale_attention/gate/kernel": "scale_attn_module.1.weight",
-    "scale_attention/gate/bias": "scale_attn_module.1.bias",
-    "task_attention/squeeze/kernel": "task_attn_module.conv1.conv.weight",
-    "task_attention/squeeze/bias": "task_attn_module.conv1.conv.bias",
-    "task_attention/excite/kernel": "task_attn_module.conv2.conv.weight",
-    "task_attention/excite/bias": "task_attn_module.conv2.conv.bias",
+    "scale_attention/gate": "scale_attn_module.1",
+    "task_attention/squeeze": "task_attn_module.conv1.conv",
+    "task_attention/excite": "task_attn_module.conv2.conv",
 }
 _TOWERS = {"dyhead_tower": MICROSOFT_BLOCK, "dyhead_blocks": OPENMMLAB_BLOCK}
 
