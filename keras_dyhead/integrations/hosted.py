@@ -69,7 +69,7 @@ class HostedDetector:
         """Returns detections in preprocessed images; see `Detector.decode`."""
         outputs, images = raw
         height, width = images.shape[1:3]
-        with self._suppression_by(self._candidates):
+        with self._without_suppression():
             found = self.model.decode_predictions(outputs, images)
         boxes = keras.utils.bounding_boxes.convert_format(
             ops.cast(found["boxes"], "float32"),
@@ -83,10 +83,14 @@ class HostedDetector:
         return self.decoder.suppress(boxes, scores, labels, image_sizes, everything)
 
     @contextlib.contextmanager
-    def _suppression_by(self, function):
-        """Makes `decode_predictions` call `function` instead of the prediction decoder."""
-        function = _Suppression(function, self.suppression.bounding_box_format)
-        self.model._prediction_decoder = function  # the property would drop compiled functions
+    def _without_suppression(self):
+        """Makes `decode_predictions` return all candidates."""
+
+        def candidates(boxes, scores, **others):
+            return self._candidates(boxes, scores)
+
+        candidates.bounding_box_format = self.suppression.bounding_box_format
+        self.model._prediction_decoder = candidates  # the property would drop compiled functions
         try:
             yield
         finally:
@@ -104,17 +108,6 @@ class HostedDetector:
             "labels": ops.cast(labels, "int32"),
             "confidence": ops.where(confident, confidence, 0.0),
         }
-
-
-class _Suppression:
-    """Makes a function of boxes and scores look like a prediction decoder."""
-
-    def __init__(self, function, bounding_box_format):
-        self.function = function
-        self.bounding_box_format = bounding_box_format
-
-    def __call__(self, boxes, scores, images=None, image_shape=None):
-        return self.function(boxes, scores)
 
 
 def _preprocessor(model, image_shape) -> DetectionPreprocessor:
