@@ -64,16 +64,12 @@ def build_backbone(
     elif backbone == "small":
         return small_backbone(image_shape, settings.dtype)
     else:
-        return _from_keras_hub(backbone, settings.dtype)
+        try:
+            return keras_hub.models.Backbone.from_preset(backbone, dtype=settings.dtype)
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"`backbone` must be one of {['small', *BACKBONES]} or a KerasHub preset. "
+                f"Received: backbone={backbone!r}, which KerasHub could not load: {error}"
+            ) from error
     model = cls(**arguments, image_shape=image_shape, dtype=settings.dtype)
     return model if weights is None else load_backbone_weights(model, weights)
-
-
-def _from_keras_hub(preset: str, dtype: str) -> keras.Model:
-    try:
-        return keras_hub.models.Backbone.from_preset(preset, dtype=dtype)
-    except (ValueError, OSError) as error:
-        raise ValueError(
-            f"`backbone` must be one of {['small', *BACKBONES]} or a KerasHub preset. "
-            f"Received: backbone={preset!r}, which KerasHub could not load: {error}"
-        ) from error

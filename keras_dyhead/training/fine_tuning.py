@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 from keras.saving import deserialize_keras_object
 
-from keras_dyhead.checkpoints import PUBLISHED, load_detector
+from keras_dyhead.checkpoints import PUBLISHED
 from keras_dyhead.checkpoints.load_checkpoint import stored_config
 from keras_dyhead.coco import COCO_CLASSES
 from keras_dyhead.detectors import DETECTORS, DetectionPreprocessor, Detector
@@ -38,15 +38,6 @@ def reinitialized_layers(weights: str | os.PathLike, class_names: Sequence[str])
         config = _config_of(weights)
         detector, trained = config["class"], config["class_names"]
     return () if list(trained or ()) == list(class_names) else detector.class_layers
-
-
-def build_from_trained(
-    weights: str | os.PathLike, class_names: Sequence[str], preprocessor: DetectionPreprocessor
-) -> Detector:
-    """Loads a trained detector and adapts it to the classes, see `Detector.with_classes`."""
-    model = load_detector(weights).with_classes(class_names)
-    model.preprocessor = preprocessor
-    return model
 
 
 def _config_of(path: str | os.PathLike) -> dict:

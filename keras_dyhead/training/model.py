@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from keras_dyhead.checkpoints import load_detector
 from keras_dyhead.detectors import (
     DETECTORS,
     AnchorGenerator,
@@ -13,7 +14,6 @@ from keras_dyhead.detectors import (
 )
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.training.backbone import build_backbone
-from keras_dyhead.training.fine_tuning import build_from_trained
 from keras_dyhead.training.optimizer import build_optimizer
 from keras_dyhead.training.settings import TrainingSettings
 
@@ -45,7 +45,9 @@ def build_model(
 ) -> Detector:
     """Builds the detector of resolved settings without compiling it; see `build_detector`."""
     if settings.weights is not None:
-        return build_from_trained(settings.weights, class_names, preprocessor)
+        model = load_detector(settings.weights).with_classes(class_names)
+        model.preprocessor = preprocessor
+        return model
     shape = (*(preprocessor.image_size or (None, None)), 3)
     arguments = {
         "backbone": build_backbone(settings, shape),
