@@ -13,11 +13,7 @@ class FrozenBatchNormalization(keras.layers.Layer):
     Published detectors are trained with too few images per device for batch statistics, so they
     keep those of the pretrained backbone. Setting `trainable = True` on a model does not unfreeze
     these weights. Weights and arithmetic are at least float32 under every dtype policy.
-
-    Args:
-        train_affine: bool. Whether to train scale `gamma` and shift `beta`. Defaults to `False`.
-        epsilon: float. Added to the variance. Defaults to 1e-5.
-        **kwargs: Keyword arguments of `keras.layers.Layer`.
+    `train_affine` trains the scale `gamma` and the shift `beta`.
 
     Source: `FrozenBatchNorm2d` of detectron2; with `train_affine`, `norm_eval` of mmdetection.
     """
@@ -54,7 +50,4 @@ class FrozenBatchNormalization(keras.layers.Layer):
         return keras.KerasTensor(inputs.shape, dtype=self.compute_dtype)
 
     def get_config(self):
-        return super().get_config() | {
-            "train_affine": self.train_affine,
-            "epsilon": self.epsilon,
-        }
+        return super().get_config() | {"train_affine": self.train_affine, "epsilon": self.epsilon}

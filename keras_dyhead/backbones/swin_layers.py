@@ -83,12 +83,7 @@ class SwinBlock(keras.layers.Layer):
     """
 
     def __init__(
-        self,
-        num_heads: int,
-        window_size: int = 7,
-        shift: int = 0,
-        drop_path: float = 0.0,
-        **kwargs,
+        self, num_heads: int, window_size: int = 7, shift: int = 0, drop_path: float = 0.0, **kwargs
     ):
         super().__init__(**kwargs)
         self.num_heads = num_heads
@@ -218,10 +213,7 @@ class WindowAttention(keras.layers.Layer):
         return ops.reshape(ops.transpose(bias), (self.num_heads, size**2, size**2))
 
     def get_config(self):
-        return super().get_config() | {
-            "num_heads": self.num_heads,
-            "window_size": self.window_size,
-        }
+        return super().get_config() | {"num_heads": self.num_heads, "window_size": self.window_size}
 
 
 def _initializer():

@@ -81,11 +81,7 @@ class PublishedModel:
         )
 
 
-_RGB = {
-    "channel_order": "RGB",
-    "mean": (123.675, 116.28, 103.53),
-    "std": (58.395, 57.12, 57.375),
-}
+_RGB = {"channel_order": "RGB", "mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}
 _BGR = {"channel_order": "BGR", "mean": (103.53, 116.28, 123.675), "std": (1.0, 1.0, 1.0)}
 _BGR_FCOS = _BGR | {"mean": (102.9801, 115.9465, 122.7717)}
 # detectron2 and mmdet's "pillow" backend resize with Pillow, mmdet by default with OpenCV.
@@ -155,10 +151,7 @@ PUBLISHED = {
         **_MICROSOFT_RESNET,
         detector="retinanet",
         pyramid=_RELU_BEFORE_EXTRA,
-        arguments={
-            "loss_normalizer": "running",
-            "decoder": DetectionDecoder(clip="after_nms"),
-        },
+        arguments={"loss_normalizer": "running", "decoder": DetectionDecoder(clip="after_nms")},
         preprocessing=_SIZE_800 | _BGR,
         ap=39.9,
         source=_MICROSOFT_URL + "dyhead_r50_retina_fpn_1x.pth",

@@ -1,6 +1,6 @@
 """The command line: `keras-dyhead COMMAND`, or `python -m keras_dyhead.cli COMMAND`."""
 
-from keras_dyhead.cli import (
+from keras_dyhead.cli import (  # noqa: F401 (importing a command adds it to the app)
     convert,
     evaluate,
     export,
@@ -13,15 +13,4 @@ from keras_dyhead.cli import (
 )
 from keras_dyhead.cli.console import app
 
-__all__ = [
-    "app",
-    "convert",
-    "evaluate",
-    "export",
-    "input",
-    "predict",
-    "pseudo_label",
-    "recipes",
-    "training",
-    "visualize",
-]
+__all__ = ["app"]

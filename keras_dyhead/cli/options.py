@@ -78,15 +78,14 @@ Tta = Annotated[
 TtaScales = Annotated[
     str | None,
     typer.Option(
-        metavar="FACTORS",
-        help="Scales for --tta, such as 0.5,1,1.5. Default: 0.5,0.75,1,1.25,1.5.",
+        metavar="FACTORS", help="Scales for --tta, such as 0.5,1,1.5. Default: 0.5,0.75,1,1.25,1.5."
     ),
 ]
 TtaMerge = Annotated[
     Literal["vote", "nms"],
     typer.Option(
         help="Overlapping boxes of a class: average them by confidence (vote), or keep the best "
-        "(nms).",
+        "(nms)."
     ),
 ]
 

@@ -30,8 +30,7 @@ from keras_dyhead.printable import counted, printable
 def pseudo_label(
     model: Model,
     images: Annotated[
-        Path,
-        existing_folder("Folder of unlabeled JPEG and PNG files, including its subfolders."),
+        Path, existing_folder("Folder of unlabeled JPEG and PNG files, including its subfolders.")
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="COCO JSON file to write.")],
     threshold: Annotated[
@@ -50,8 +49,7 @@ def pseudo_label(
     class_names: ClassNames = None,
     on_error: OnError = "raise",
     overwrite: Annotated[
-        bool,
-        typer.Option("--overwrite", help="Replace --out, and restart an interrupted run."),
+        bool, typer.Option("--overwrite", help="Replace --out, and restart an interrupted run.")
     ] = False,
 ) -> None:
     """Label images with the detections of a trained model, to train on them.

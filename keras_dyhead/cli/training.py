@@ -29,8 +29,7 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands im
     from keras_dyhead.training import Training
 
 Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Resume the training in --out from its last checkpoint."),
+    bool, typer.Option("--resume", help="Resume the training in --out from its last checkpoint.")
 ]
 Overwrite = Annotated[
     bool, typer.Option("--overwrite", help="Delete an earlier training in --out first.")
@@ -98,8 +97,7 @@ def train(
     ] = False,
     val_images: Annotated[Path | None, existing_folder("Folder of the evaluation images.")] = None,
     val_annotations: Annotated[
-        Path | None,
-        existing_file("COCO JSON file with the annotations of the evaluation images."),
+        Path | None, existing_file("COCO JSON file with the annotations of the evaluation images.")
     ] = None,
     val_split: Annotated[
         float,
@@ -143,8 +141,7 @@ def train(
         ),
     ] = None,
     backbone_weights: Annotated[
-        Path | None,
-        existing_file("PyTorch checkpoint (.pth, .safetensors) for the backbone."),
+        Path | None, existing_file("PyTorch checkpoint (.pth, .safetensors) for the backbone.")
     ] = None,
     detector: Annotated[
         str,

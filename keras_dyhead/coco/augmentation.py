@@ -124,22 +124,13 @@ def augment(
     resize: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] = resize_bilinear,
     window: tf.Tensor | None = None,
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Varies one image. The same seed gives the same result.
+    """Varies one RGB image `(height, width, 3)`. The same seed gives the same result.
 
-    Args:
-        image: `(height, width, 3)`, RGB 0..255.
-        boxes: `(num_boxes, 4)`, float32, xyxy pixels.
-        labels: `(num_boxes,)`.
-        canvas: `(height, width)` that the image is fitted to before the zoom.
-        augmentation: The variations to apply.
-        seed: Two integers.
-        limits: Lengths of the shorter and longer side before the zoom, see `fitting_factor`.
-        resize: See `resize_into`.
-        window: Maximum `(height, width)` of the result. Defaults to the canvas.
+    Before the zoom, the image is fitted to `canvas`, `(height, width)`, within `limits` (see
+    `fitting_factor`). `window` is the maximum size of the result, by default the canvas. `resize`
+    is as in `resize_into`.
 
-    Returns:
-        The float32 image, no larger than the window; the boxes, clipped to it; the remaining
-        labels.
+    Returns the float32 image, the boxes, clipped to it, and the remaining labels.
     """
     draws = tf.unstack(tf.random.stateless_uniform([10], seed))
     flip, zoom, *corner, crop_chance, crop_side = draws[:6]

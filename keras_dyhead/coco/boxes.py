@@ -21,15 +21,10 @@ _OTHER_FORMS = {
 def check_boxes(
     boxes: np.ndarray, sizes: np.ndarray
 ) -> tuple[np.ndarray, list[tuple[int, str]], Problem | None]:
-    """Checks COCO boxes and clips them to their images.
+    """Checks COCO boxes `(N, 4)` in images of `(N, 2)` heights and widths, and clips them.
 
-    Args:
-        boxes: `(N, 4)` float64 x, y, width, height.
-        sizes: `(N, 2)` height and width of each box's image.
-
-    Returns:
-        The clipped boxes `(N, 4)` as left, top, right, bottom, NaN if unusable; a list of
-        `(row, fault)`; and a problem that all boxes share, or `None`.
+    Returns the clipped boxes as left, top, right, bottom, NaN if unusable; a list of
+    `(row, fault)`; and a problem that all boxes share, or `None`.
     """
     sides = sizes[:, ::-1].astype("float64")
     with np.errstate(invalid="ignore", over="ignore"):

@@ -20,15 +20,10 @@ _MOSAIC, _FIRST_PART = 5, 6
 
 @dataclasses.dataclass(eq=False)
 class Examples:
-    """Makes the examples of `load_coco`, which documents their content and other arguments.
+    """Makes the examples of `load_coco`, which documents their content and most arguments.
 
-    Args:
-        images: The images of the dataset, one per row.
-        canvases: `(height, width)` of the canvases.
-        canvas_of_row: Index of the canvas of each row.
-        with_origin: Whether to add `image_id`, `original_size` and `scale`. Only for images that
-            are not varied.
-        limits: Maximum lengths of the shorter and the longer side, or `None`.
+    Each image is a row. `with_origin` adds `image_id`, `original_size` and `scale`, for images that
+    are not varied. `limits` are as in `fitting_factor`.
     """
 
     images: Sequence[CocoImage]

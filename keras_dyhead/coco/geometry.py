@@ -30,9 +30,7 @@ def check_canvases(image_size: Sequence) -> tuple[tuple[int, int], ...]:
 
 
 def assign_canvases(
-    sizes: np.ndarray,
-    canvases: Sequence[tuple[int, int]],
-    limits: tuple[int, int] | None = None,
+    sizes: np.ndarray, canvases: Sequence[tuple[int, int]], limits: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Chooses the canvas where each image is largest. Ties go to the canvas it fills best.
 
@@ -75,21 +73,12 @@ def resize_into(
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Resizes an image, crops it to the canvas, and moves the boxes with the pixels.
 
-    Sides are rounded as in the detectors' preprocessor: `int(side * factor + 0.5)` in float64.
+    Sides are rounded as in the detectors' preprocessor: `int(side * factor + 0.5)` in float64. The
+    crop is at `corner`, `(y, x)` from 0 (the top or left end) to 1. `resize` takes a batch of
+    images and a `(height, width)`, and has half-pixel centers.
 
-    Args:
-        image: `(height, width, channels)`.
-        boxes: `(num_boxes, 4)`, float32, xyxy pixels of `image`.
-        canvas: `(height, width)` in pixels.
-        factor: Resized over original size, float64.
-        corner: Crop position `(y, x)`, each in `[0, 1]`: `0` keeps the top or left end, `1` the
-            bottom or right end. Defaults to `(0.0, 0.0)`.
-        resize: Resizes a batch of images to `(height, width)`, with half-pixel centers. Defaults
-            to `resize_bilinear`.
-
-    Returns:
-        The float32 image, no larger than the canvas and not padded; the boxes in its pixels, not
-        clipped; and the `(y, x)` scale, resized over original size.
+    Returns the float32 image, no larger than the canvas and not padded; the boxes in its pixels,
+    not clipped; and the `(y, x)` scale, resized over original size.
     """
     original = tf.cast(tf.shape(image)[:2], "float64")
     resized = tf.maximum(tf.cast(original * factor + 0.5, "int32"), 1)

@@ -121,13 +121,8 @@ def inspect_images(
 
     Files are decoded on all processor cores. Decoding a thousand files or more shows a progress
     bar and keeps the result in the folder `keras_dyhead/verified` of `KERAS_HOME` (`~/.keras`).
-    Unless names, sizes or times of the files change, they are not decoded again.
-
-    Args:
-        paths: The files.
-        sizes: The stated (height, width) of each file, with `None` for missing sides.
-        decode: Whether to decode all files, which finds truncated ones. With `False`, files only
-            have to exist, and those without a stated size are decoded. Defaults to `True`.
+    Unless names, sizes or times of the files change, they are not decoded again. Without `decode`,
+    files only have to exist, and those without a stated size (`None`) are decoded.
     """
     many = decode and len(paths) >= _MANY
     record = _record_of(paths, sizes) if many else None

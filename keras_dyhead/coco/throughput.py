@@ -13,21 +13,15 @@ _STRIDE = 16
 
 
 def measure_throughput(
-    dataset: tf.data.Dataset,
-    seconds: float = 10.0,
-    progress: Callable[[float], None] | None = None,
+    dataset: tf.data.Dataset, seconds: float = 10.0, progress: Callable[[float], None] | None = None
 ) -> dict[str, Any]:
     """Measures how fast `load_coco` delivers batches if nothing else runs.
 
     The measurement starts after the first batch and runs over as many epochs as fit into `seconds`,
     at least one batch. `progress` is called after every batch with the elapsed fraction of time.
 
-    Returns:
-        A dictionary with `images_per_second`; `cpu_seconds_per_image`, over all threads of this
-        process; `first_batch_seconds`, from the start to the first batch; `images`, `seconds` and
-        `processors` of the measurement; `boxes_per_image`, of the targets; and `canvases`, a list
-        of `{"size", "images", "filled"}`: height and width, number of images, and the fraction of
-        pixels that are not zero padding at the bottom and right.
+    Of the result, `cpu_seconds_per_image` is over all threads of this process, and `filled` is the
+    fraction of a canvas that is not zero padding at the bottom and right.
     """
     begun = time.perf_counter()
     batches = iter(dataset)

@@ -10,11 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.export.serving import (
-    PortablePreprocessor,
-    check_full_precision,
-    servable,
-)
+from keras_dyhead.export.serving import PortablePreprocessor, check_full_precision, servable
 from keras_dyhead.ops.sampling_form import sampling_form
 
 OPSET = 18

@@ -78,12 +78,9 @@ class TestTimeAugmentation:
         return [(scale, mirrored) for scale in self.scales for mirrored in sides]
 
     def select(self, detections: dict[str, np.ndarray], scale: float, zoom: float) -> dict:
-        """Removes the boxes outside the size range of a view.
+        """Removes the boxes outside the size range of a view at this scale.
 
-        Args:
-            detections: Detections of the view, with boxes in xyxy pixels of the image.
-            scale: The scale of the view.
-            zoom: Side of an object in pixels of the view over that in pixels of the image.
+        `zoom` is the side of an object in pixels of the view over that in pixels of the image.
         """
         if self.size_ranges is None:
             return detections
@@ -94,15 +91,10 @@ class TestTimeAugmentation:
         return {name: values[kept] for name, values in detections.items()}
 
     def combine(self, views: Sequence[dict[str, np.ndarray]], max_detections: int = 100) -> dict:
-        """Merges the detections of several views of one image.
+        """Merges the detections of several views of one image, by descending confidence.
 
-        Args:
-            views: For each view `{"boxes": (N, 4) xyxy, "labels": (N,), "confidence": (N,)}`, with
-                boxes in pixels of the image.
-            max_detections: Number of most confident detections to keep. Defaults to `100`.
-
-        Returns:
-            The merged detections by descending confidence. Those of a single view are unchanged.
+        Each view has `{"boxes": (N, 4) xyxy, "labels": (N,), "confidence": (N,)}`, with boxes in
+        pixels of the image. The detections of a single view are unchanged.
         """
         if len(views) == 1:
             return views[0]

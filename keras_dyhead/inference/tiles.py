@@ -67,15 +67,9 @@ class Tiles:
     ) -> dict[str, np.ndarray]:
         """Detects objects in every tile of an image and merges the detections.
 
-        Args:
-            function: Function of one image, as `image_detector` returns it.
-            image: `(H, W, 3)` uint8.
-            iou_threshold: If two boxes of a class have a larger IoU, the more confident one stays.
-                A cut box is covered if a larger fraction of it is.
-            max_detections: Number of detections to keep if `self.max_detections` is `None`.
-
-        Returns:
-            Detections of all tiles by descending confidence, with boxes in pixels of the image.
+        `function` is as `image_detector` returns it. If two boxes of a class have an IoU above
+        `iou_threshold`, the more confident one stays. A cut box is covered if a larger fraction of
+        it is. `max_detections` is the limit if the tiles have none.
         """
         rows, columns = (self._starts(side) for side in image.shape[:2])
         found, cut = [], []

@@ -10,11 +10,7 @@ HARDWARE = "4 T4 GPUs, 4 images and 5.4 GB on each. The training time is not kno
 AP = 42.5
 AP_SOURCE = "README of mmdetection's `configs/dyhead`"
 SOURCE = f"`configs/dyhead/{NAME}.py` and {schedules.ON_OPENMMLAB}"
-DIFFERENCES = (
-    schedules.EMPTY_IMAGES,
-    schedules.PADDING,
-    schedules.OFFSETS,
-)
+DIFFERENCES = (schedules.EMPTY_IMAGES, schedules.PADDING, schedules.OFFSETS)
 SETTINGS = {
     "detector": NAME,
     "canvases": schedules.canvases(896, 1152, 1280, 1408),

@@ -10,12 +10,7 @@ HARDWARE = schedules.EIGHT_GPUS
 AP = 40.3
 AP_SOURCE = "README of microsoft/DynamicHead"
 SOURCE = f"`configs/{NAME}.yaml` and {schedules.ON_MICROSOFT}"
-DIFFERENCES = (
-    schedules.FEWER_STEPS,
-    schedules.EMPTY_IMAGES,
-    schedules.PADDING,
-    schedules.OFFSETS,
-)
+DIFFERENCES = (schedules.FEWER_STEPS, schedules.EMPTY_IMAGES, schedules.PADDING, schedules.OFFSETS)
 SETTINGS = {
     "detector": NAME,
     "canvases": schedules.canvases(832, 1088, 1216, 1344),

@@ -37,11 +37,7 @@ def canvases(short: int, *long: int) -> tuple[tuple[int, int], ...]:
 
 
 FLIP = {"horizontal_flip": 0.5, "scale": None}
-MANY_SIZES = {
-    "horizontal_flip": 0.5,
-    "sizes": (640, 672, 704, 736, 768, 800),
-    "max_side": 1333,
-}
+MANY_SIZES = {"horizontal_flip": 0.5, "sizes": (640, 672, 704, 736, 768, 800), "max_side": 1333}
 
 SGD = {
     "batch_size": 16,

@@ -52,11 +52,8 @@ class DataPosition(keras.callbacks.Callback):
 
     `fit` notices that data ran out only by taking a step without data, which advances the optimizer
     and the random layers. To avoid this, the callback stops `fit` at the end of the short epoch,
-    then lets it continue. List it first.
-
-    Args:
-        data: The dataset, from `load_coco`.
-        first_step: Steps of the first epoch that the dataset omits. Defaults to `0`.
+    then lets it continue. List it first. `data` comes from `load_coco`, and `first_step` is the
+    number of steps that it omits from the first epoch.
     """
 
     def __init__(self, data: tf.data.Dataset, first_step: int = 0):
@@ -81,16 +78,9 @@ class FiniteLoss(keras.callbacks.Callback):
     """Raises an error that names the images of the step when the loss is NaN or infinite.
 
     It costs nothing, because Keras reads the loss anyway. Steps that a `LossScaleOptimizer` skips
-    have a finite loss: only their gradient is infinite.
-
-    Args:
-        images_of: Function that takes an epoch and a step, both counted from 0, and describes the
-            images of that step.
-        kept: Function that describes what was saved. Defaults to one that returns `"nothing"`.
-        first_step: Steps of the first epoch that were done before this `fit`. Defaults to `0`.
-
-    Raises:
-        FloatingPointError: At the end of the step.
+    have a finite loss: only their gradient is infinite. `images_of` describes the images of an
+    epoch and a step, both counted from 0, and `kept` what was saved. `first_step` is the number of
+    steps of the first epoch that were done before this `fit`.
     """
 
     async_safe = True  # Keras may read the losses asynchronously

@@ -16,13 +16,9 @@ from keras_dyhead.training.settings import TrainingSettings
 def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     """Parses `name=value` texts into arguments of `TrainingSettings`.
 
-    Args:
-        texts: Texts such as `"epochs=3"`. Values that are not JSON are strings: `optimizer=sgd`,
-            `canvases=[[896,1152],[1152,896]]`, `clip_norm=null`. Entries of `augmentation` can be
-            set one by one: `augmentation.horizontal_flip=0`.
-
-    Raises:
-        ValueError: If a setting is unknown (the message suggests others), or a value's type wrong.
+    Values that are not JSON are strings: `epochs=3`, `canvases=[[896,1152],[1152,896]]`,
+    `clip_norm=null`, `optimizer=sgd`. Entries of `augmentation` can be set one by one:
+    `augmentation.horizontal_flip=0`. Types are checked, and unknown names get a suggestion.
     """
     kinds = typing.get_type_hints(TrainingSettings)
     known = [field.name for field in dataclasses.fields(TrainingSettings)]

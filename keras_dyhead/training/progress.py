@@ -16,15 +16,9 @@ class TrainingProgress(keras.callbacks.Callback):
     """Shows the progress of the whole training and the time left on one line. List it last.
 
     The time left is estimated from recent steps and the last evaluation and checkpoint. A first
-    step slowed down by compilation is ignored once there is a second.
-
-    Args:
-        steps_per_epoch: Steps of an epoch.
-        eval_every: Epochs between two evaluations.
-        live: Whether to update the line in place, for terminals. Otherwise, and after every
-            evaluation, a line is printed. Defaults to `True`.
-        first_step: Steps of the first epoch that are already done. Defaults to `0`.
-        clock: Function that returns seconds. Defaults to `time.perf_counter`.
+    step slowed down by compilation is ignored once there is a second. `live` updates the line in
+    place, for terminals. Otherwise, and after every evaluation, a line is printed. `first_step` is
+    the number of steps of the first epoch that are already done.
     """
 
     async_safe = True

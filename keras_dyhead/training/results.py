@@ -47,13 +47,8 @@ def write_results(
 
     `annotations` are the evaluation images, the first of which are drawn. `records` has one
     dictionary per epoch, see `EpochCheckpoint`; that of `epoch`, by default the last, has the
-    metrics of the weights.
-
-    Returns:
-        The content of `metrics.json`: `figures` (the twelve COCO metrics), `epoch` (of the
-        weights), `evaluated_on` (`"held-out"` or `"training"` images), `class_names`,
-        `serving_check` (see `check_serving`; `None` on backends other than TensorFlow, which write
-        no SavedModel), `timings` in seconds, `settings`, `versions` and more.
+    metrics of the weights. Returns the content of `metrics.json`. Its `serving_check` (see
+    `check_serving`) is `None` on backends other than TensorFlow, which write no SavedModel.
     """
     started = time.perf_counter()
     save_model(model, out / "model.keras")

@@ -20,15 +20,9 @@ def measure_waiting(
     """Trains some steps and measures how long they compute and how long they wait for images.
 
     The dataset prefetches in its own threads while a step computes, as in `fit`. On a CPU, the
-    threads share the processors with the step and slow it down.
-
-    The steps, measured after three steps of warm-up, change the weights of the compiled model.
-    `progress` is called after each step with the fraction of steps done.
-
-    Returns:
-        A dictionary with `step_seconds`, the median time from a batch to its loss;
-        `waiting_seconds`, the mean time from there to the next batch; `waiting_share`, the waiting
-        time as a fraction of both; and `steps`.
+    threads share the processors with the step and slow it down. The steps, measured after three
+    steps of warm-up, change the weights of the compiled model. `progress` is called after each step
+    with the fraction of steps done.
     """
     if steps < 1:
         raise ValueError(f"`steps` must be positive. Received: {steps}")

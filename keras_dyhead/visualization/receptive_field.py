@@ -35,19 +35,12 @@ def points_of_block(
 ) -> Iterator[tuple[str, Points]]:
     """Yields the name of each branch of a level and the points that cells sample there.
 
-    The weight of a point is the weight of its cell times its mask. The caller applies the weights
-    of scale-aware attention.
+    `cells` are `(N, 2)` rows and columns on the sampling level. The weight of a point is the weight
+    of its cell times its mask. The caller applies the weights of scale-aware attention.
 
     With the published alignment, a cell gets from the coarser level a bilinear mixture of up to
     four cells, which sample with offsets and masks from other places (see `SpatialAwareAttention`):
     up to 36 points.
-
-    Args:
-        block: The block.
-        alignment: `"paper"` or `"published"`.
-        level: Index of the sampling level.
-        cells: `(N, 2)` ints, (row, column) of the cells.
-        weights: `(N,)` floats, weights of the cells.
     """
     sizes = [mask.shape[:2] for mask in block.masks]
     rows, columns = cells.T

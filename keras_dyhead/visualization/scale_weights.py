@@ -16,9 +16,7 @@ _BRANCHES = {"low": ("finer level", "tab:blue"), "mid": ("same level", "tab:gray
 
 
 def plot_scale_weights(
-    model: keras.Model,
-    images: Iterable[np.ndarray],
-    preprocessor: Preprocessor | None = None,
+    model: keras.Model, images: Iterable[np.ndarray], preprocessor: Preprocessor | None = None
 ) -> Figure:
     """Draws the distribution of the weights that scale-aware attention gives to the levels.
 
