@@ -9,7 +9,7 @@ from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
 from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
-from keras_dyhead.ops.arguments import warn_ignored
+from keras_dyhead.ops.arguments import check, check_choice, warn_ignored
 
 STAGE_BLOCKS = {
     18: (2, 2, 2, 2),
@@ -89,19 +89,13 @@ class ResNetBackbone(keras.Model):
         dtype=None,
         **kwargs,
     ):
-        for name, value, allowed in (
-            ("depth", depth, tuple(STAGE_BLOCKS)),
-            ("style", style, STYLES),
-            ("batch_norm", batch_norm, BATCH_NORMS),
-            ("frozen_stages", frozen_stages, tuple(range(-1, 5))),
-        ):
-            if value not in allowed:
-                raise ValueError(f"`{name}` must be one of {allowed}. Received: {value!r}")
+        check_choice("depth", depth, tuple(STAGE_BLOCKS))
+        check_choice("style", style, STYLES)
+        check_choice("batch_norm", batch_norm, BATCH_NORMS)
+        check_choice("frozen_stages", frozen_stages, tuple(range(-1, 5)))
         deformable_stages = tuple(deformable_stages)
-        if not set(deformable_stages) <= {2, 3, 4, 5}:
-            raise ValueError(
-                f"`deformable_stages` must be among 2, 3, 4, 5. Received: {deformable_stages}"
-            )
+        known = set(deformable_stages) <= {2, 3, 4, 5}
+        check("deformable_stages", deformable_stages, known, "among 2, 3, 4, 5")
         if depth < 50 and (groups, width_per_group, deformable_stages) != (1, 64, ()):
             raise ValueError(
                 "`groups`, `width_per_group` and `deformable_stages` need blocks of three "

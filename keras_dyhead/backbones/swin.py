@@ -6,7 +6,7 @@ import keras
 
 from keras_dyhead.backbones.swin_layers import EPSILON, PatchEmbedding, PatchMerging, SwinBlock
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
-from keras_dyhead.ops.arguments import warn_ignored
+from keras_dyhead.ops.arguments import check, warn_ignored
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -76,8 +76,7 @@ class SwinBackbone(keras.Model):
                 "`depths` and `num_heads` must have four entries, one per stage. "
                 f"Received: depths={tuple(depths)}, num_heads={tuple(num_heads)}"
             )
-        if not 2 <= min_level <= 5:
-            raise ValueError(f"`min_level` must be from 2 to 5. Received: {min_level}")
+        check("min_level", min_level, 2 <= min_level <= 5, "from 2 to 5")
         warn_ignored(type(self).__name__, kwargs)
         dtype = keras.dtype_policies.get(dtype)
 

@@ -27,6 +27,7 @@ from keras_dyhead.checkpoints.tower import tower_part
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.detectors import Detector
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
+from keras_dyhead.ops.arguments import check_choice
 from keras_dyhead.printable import counted
 
 # For each part of a detector: the prefix of its tensor names, and the table for the rest.
@@ -86,8 +87,7 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     ```
     """
     known = PUBLISHED | COMPOSED
-    if not isinstance(name, str) or name not in known:
-        raise ValueError(f"`name` must be one of {list(known)}. Received: {name!r}")
+    check_choice("name", name, list(known))
     record = known[name]
     if path is None:
         if record.source is None:

@@ -12,10 +12,8 @@ import numpy as np
 from keras_dyhead.coco.boxes import check_boxes
 from keras_dyhead.coco.checks import (
     Problem,
-    check,
     check_categories,
     check_images,
-    check_on_error,
     name_record,
     read_coco_json,
     report_problems,
@@ -33,6 +31,7 @@ from keras_dyhead.coco.fields import (
     read_name,
 )
 from keras_dyhead.coco.image_files import find_file, inspect_images
+from keras_dyhead.ops.arguments import check, check_choice
 
 
 @dataclasses.dataclass(eq=False)
@@ -114,7 +113,7 @@ class CocoAnnotations:
         on_error: str = "raise",
         verify: bool = True,
     ):
-        check_on_error(on_error)
+        check_choice("on_error", on_error, ("raise", "skip"))
         self.path = Path(annotations)
         if images is not None and not Path(images).is_dir():
             raise ValueError(f"`images` must be an existing folder. Received: images={images!r}")

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from keras_dyhead.coco.checks import check, check_numbers
+from keras_dyhead.coco.checks import check_numbers
 from keras_dyhead.coco.geometry import (
     clip_to_visible,
     crop,
@@ -14,6 +14,7 @@ from keras_dyhead.coco.geometry import (
     resize_bilinear,
     resize_into,
 )
+from keras_dyhead.ops.arguments import check
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,9 +9,10 @@ import keras
 import numpy as np
 
 from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
-from keras_dyhead.coco.checks import check, check_count
+from keras_dyhead.coco.checks import check_count
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.ops.boxes import box_area
 from keras_dyhead.printable import counted
 

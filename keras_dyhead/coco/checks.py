@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_dyhead.coco.fields import Id, find_id, id_order, index_ids, read_id, read_name, read_side
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.printable import counted
 
 _SHOWN = 10  # problems of a kind in one message
@@ -34,12 +35,6 @@ class Problem:
         return f"{self.item}: {self.message}"
 
 
-def check(name: str, value: Any, valid: bool, expected: str) -> None:
-    """Raises a `ValueError` that names an invalid argument."""
-    if not valid:
-        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
-
-
 def check_count(least: int, **counts: int | None) -> None:
     """Raises a `ValueError` if an argument is neither `None` nor an integer of at least `least`."""
     expected = f"an integer of at least {least}"
@@ -58,11 +53,6 @@ def check_numbers(settings) -> None:
                 continue
             valid = isinstance(value, wanted) and not isinstance(value, bool)
             check(field.name, value, valid, expected)
-
-
-def check_on_error(on_error: str) -> None:
-    """Raises a `ValueError` unless `on_error` is `"raise"` or `"skip"`."""
-    check("on_error", on_error, on_error in ("raise", "skip"), "'raise' or 'skip'")
 
 
 def report_problems(problems: Sequence[Problem], source: str, on_error: str) -> None:

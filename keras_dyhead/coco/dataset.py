@@ -12,11 +12,12 @@ import tensorflow as tf
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.augmentation import Augmentation
 from keras_dyhead.coco.batches import size_limits
-from keras_dyhead.coco.checks import check, check_count
+from keras_dyhead.coco.checks import check_count
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
 from keras_dyhead.coco.examples import Examples
 from keras_dyhead.coco.geometry import assign_canvases, check_canvases
 from keras_dyhead.coco.mosaic import PARTS
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.printable import counted
 
 _DEFAULT_AUGMENTATION = Augmentation()

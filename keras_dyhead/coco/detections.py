@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dyhead.coco.checks import check
 from keras_dyhead.coco.fields import id_array, read_box, read_id, read_number
+from keras_dyhead.ops.arguments import check
 
 DETECTION = np.dtype(
     [

@@ -7,6 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import resize_bilinear
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.ops.boxes import box_area
 
 
@@ -21,11 +22,9 @@ def check_canvases(image_size: Sequence) -> tuple[tuple[int, int], ...]:
         len(canvas) == 2 and all(isinstance(side, Integral) and side >= 1 for side in canvas)
         for canvas in canvases
     )
-    if not canvases or not valid or len(set(canvases)) < len(canvases):
-        raise ValueError(
-            "`image_size` must be a positive (height, width), or several different ones. "
-            f"Received: image_size={image_size}"
-        )
+    valid &= 0 < len(canvases) == len(set(canvases))
+    expected = "a positive (height, width), or several different ones"
+    check("image_size", image_size, valid, expected)
     return tuple(tuple(map(int, canvas)) for canvas in canvases)
 
 

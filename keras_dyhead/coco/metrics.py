@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-from keras_dyhead.coco.checks import check, check_count
+from keras_dyhead.coco.checks import check_count
 from keras_dyhead.coco.detections import DETECTION, detection_array, detection_table
 from keras_dyhead.coco.fields import (
     Id,
@@ -25,6 +25,7 @@ from keras_dyhead.coco.fields import (
     read_name,
 )
 from keras_dyhead.coco.matching import TRUTH, match
+from keras_dyhead.ops.arguments import check
 
 METRIC_NAMES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),

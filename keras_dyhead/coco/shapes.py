@@ -8,7 +8,8 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from keras_dyhead.coco.checks import check, check_count
+from keras_dyhead.coco.checks import check_count
+from keras_dyhead.ops.arguments import check
 
 SHAPES = ("circle", "square", "triangle", "star", "cross")
 

@@ -8,6 +8,7 @@ from keras import ops
 
 from keras_dyhead.detectors.pyramid_layout import smaller
 from keras_dyhead.detectors.settings import Settings
+from keras_dyhead.ops.arguments import check, check_choice, whole_number
 from keras_dyhead.ops.boxes import clip_boxes, is_empty, take_per_image
 from keras_dyhead.ops.nms import non_max_suppression
 
@@ -53,18 +54,13 @@ class DetectionDecoder(Settings):
     rank_by: str = "class"
 
     def __post_init__(self):
-        if self.clip not in CLIPPING:
-            raise ValueError(f"`clip` must be one of {CLIPPING}. Received: {self.clip!r}")
-        if self.rank_by not in RANKINGS:
-            raise ValueError(f"`rank_by` must be one of {RANKINGS}. Received: {self.rank_by!r}")
+        check_choice("clip", self.clip, CLIPPING)
+        check_choice("rank_by", self.rank_by, RANKINGS)
         for name in ("score_threshold", "iou_threshold"):
             value = getattr(self, name)
-            if not (isinstance(value, numbers.Real) and 0 <= value <= 1):
-                raise ValueError(f"`{name}` must be from 0 to 1. Received: {name}={value!r}")
+            check(name, value, isinstance(value, numbers.Real) and 0 <= value <= 1, "from 0 to 1")
         for name in ("max_candidates", "max_detections"):
-            value = getattr(self, name)
-            if not (isinstance(value, numbers.Integral) and value >= 1):
-                raise ValueError(f"`{name}` must be a positive integer. Received: {name}={value!r}")
+            whole_number(getattr(self, name), name)
 
     def __call__(self, class_logits, boxes, level_counts, image_sizes=None, centerness_logits=None):
         """Decodes a batch.

@@ -10,6 +10,7 @@ from keras_dyhead.detectors.locations import AnchorGenerator
 from keras_dyhead.detectors.losses import sigmoid_focal_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.replicas import sum_over_replicas
+from keras_dyhead.ops.arguments import check_choice
 from keras_dyhead.ops.boxes import decode_boxes, take_per_image
 
 LOSS_NORMALIZERS = ("image", "batch", "running")
@@ -42,11 +43,7 @@ class DenseDetector(Detector):
         loss_normalizer: str = "image",
         **kwargs,
     ):
-        if loss_normalizer not in LOSS_NORMALIZERS:
-            raise ValueError(
-                f"`loss_normalizer` must be one of {LOSS_NORMALIZERS}. "
-                f"Received: {loss_normalizer!r}"
-            )
+        check_choice("loss_normalizer", loss_normalizer, LOSS_NORMALIZERS)
         super().__init__(backbone, head, **kwargs)
         self.num_classes = head.num_classes
         self.assigner = assigner

@@ -14,7 +14,7 @@ from keras_dyhead.detectors.targets import CheckedModel, check_targets
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
-from keras_dyhead.ops.arguments import warn_ignored, whole_number
+from keras_dyhead.ops.arguments import check, warn_ignored, whole_number
 from keras_dyhead.ops.sampling_form import is_compiled
 from keras_dyhead.printable import counted
 
@@ -203,11 +203,8 @@ class Detector(CheckedModel):
         if names is not None:
             # A custom head may lack `num_classes`.
             count = getattr(self.head, "num_classes", len(names) or 1)
-            if len(names) != count:
-                raise ValueError(
-                    f"`class_names` must have {counted(count, 'name')}, one for each class. "
-                    f"Received: {class_names!r}"
-                )
+            expected = f"a sequence of {counted(count, 'name')}, one for each class"
+            check("class_names", class_names, len(names) == count, expected)
         self._class_names = names
 
     def get_config(self):
@@ -256,10 +253,8 @@ class Detector(CheckedModel):
         (2, ('cat', 'dog'))
         """
         names = _names(class_names)
-        if not names or len(set(names)) < len(names):
-            raise ValueError(
-                f"`class_names` must be a sequence of different names. Received: {class_names!r}"
-            )
+        different = 0 < len(names) == len(set(names))
+        check("class_names", class_names, different, "a sequence of different names")
         classes = {"num_classes": len(names), "class_names": names}
         model = type(self).from_config(self.get_config() | classes)
         for old, new in zip(self.weights, model.weights, strict=True):

@@ -17,6 +17,7 @@ from keras_dyhead.detectors.replicas import sum_over_replicas
 from keras_dyhead.detectors.sampling import RandomSampler
 from keras_dyhead.detectors.two_stage_head import TwoStageHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
+from keras_dyhead.ops.arguments import check_choice
 from keras_dyhead.ops.boxes import decode_boxes, encode_boxes, is_empty, take_per_image
 
 ARRANGEMENTS = ("released", "paper")
@@ -109,10 +110,7 @@ class FasterRCNN(Detector):
         dtype=None,
         **kwargs,
     ):
-        if arrangement not in ARRANGEMENTS:
-            raise ValueError(
-                f"`arrangement` must be one of {ARRANGEMENTS}. Received: {arrangement!r}"
-            )
+        check_choice("arrangement", arrangement, ARRANGEMENTS)
         anchors = anchors or AnchorGenerator(8.0, octaves=1)
         pooler = pooler or RegionPooler()
         hidden = "dense"

@@ -8,6 +8,7 @@ from keras_dyhead.detectors.locations import grid_points
 from keras_dyhead.detectors.losses import centerness_of, giou_loss, iou_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
+from keras_dyhead.ops.arguments import check_choice
 from keras_dyhead.ops.boxes import decode_distances
 
 BOX_LOSSES = {"iou": iou_loss, "giou": giou_loss}
@@ -83,10 +84,7 @@ class FCOS(DenseDetector):
         dtype=None,
         **kwargs,
     ):
-        if box_loss not in BOX_LOSSES:
-            raise ValueError(
-                f"`box_loss` must be one of {list(BOX_LOSSES)}. Received: {box_loss!r}"
-            )
+        check_choice("box_loss", box_loss, list(BOX_LOSSES))
         head = PredictionHead(
             num_classes,
             head_layers=head_layers,

@@ -6,7 +6,7 @@ from keras import ops
 from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv, prior_bias
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.ops.arguments import check_choice, whole_number
 
 MAX_EXPONENT = 16.0  # exp(16) is nine million pixels: no prediction overflows
 
@@ -63,13 +63,9 @@ class PredictionHead(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        for argument, value, choices in (
-            ("box_output", box_output, ("box_deltas", "box_distances")),
-            ("distance_unit", distance_unit, ("pixel", "stride")),
-            ("centerness_branch", centerness_branch, ("box", "class")),
-        ):
-            if value not in choices:
-                raise ValueError(f"`{argument}` must be one of {choices}. Received: {value!r}")
+        check_choice("box_output", box_output, ("box_deltas", "box_distances"))
+        check_choice("distance_unit", distance_unit, ("pixel", "stride"))
+        check_choice("centerness_branch", centerness_branch, ("box", "class"))
         self.num_classes = whole_number(num_classes, "num_classes")
         self.anchors_per_cell = anchors_per_cell
         self.head_layers = head_layers

@@ -11,7 +11,9 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
+from keras_dyhead.ops.arguments import check, check_choice
 from keras_dyhead.ops.published_resize import larger, resize_like_opencv, resize_like_pillow
+from keras_dyhead.printable import counted
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
@@ -74,12 +76,8 @@ class DetectionPreprocessor(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs | {"dtype": "float32"})
-        if channel_order not in CHANNEL_ORDERS:
-            raise ValueError(
-                f"`channel_order` must be one of {CHANNEL_ORDERS}. Received: {channel_order!r}"
-            )
-        if resizing not in RESIZINGS:
-            raise ValueError(f"`resizing` must be one of {RESIZINGS}. Received: {resizing!r}")
+        check_choice("channel_order", channel_order, CHANNEL_ORDERS)
+        check_choice("resizing", resizing, RESIZINGS)
         for name, values, count, kind in (
             ("image_size", (1, 1) if image_size is None else image_size, 2, numbers.Integral),
             ("min_side", (min_side,), 1, numbers.Real),
@@ -88,8 +86,8 @@ class DetectionPreprocessor(keras.layers.Layer):
             ("std", std, 3, numbers.Real),
         ):
             _check_positive(name, values, count, kind)
-        if np.shape(mean) != (3,) or not np.isfinite(mean).all():
-            raise ValueError(f"`mean` must be three numbers. Received: mean={mean!r}")
+        finite = np.shape(mean) == (3,) and np.isfinite(mean).all()
+        check("mean", mean, finite, "three numbers")
         if min_side > max_side:
             raise ValueError(
                 "`min_side` must not exceed `max_side`. "
@@ -323,9 +321,6 @@ def _repeat(sizes, batches):
 
 def _check_positive(name, values, count, kind):
     many = isinstance(values, (Sequence, np.ndarray)) and len(values) == count
-    if not many or not all(isinstance(v, kind) and 0 < v < float("inf") for v in values):
-        what = "integers" if kind is numbers.Integral else "numbers"
-        raise ValueError(
-            f"`{name}` must be {count} positive {what if count > 1 else what[:-1]}. "
-            f"Received: {name}={values if count > 1 else values[0]!r}"
-        )
+    valid = many and all(isinstance(v, kind) and 0 < v < float("inf") for v in values)
+    what = counted(count, "positive integer" if kind is numbers.Integral else "positive number")
+    check(name, values if count > 1 else values[0], valid, what)

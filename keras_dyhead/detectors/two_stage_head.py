@@ -9,7 +9,7 @@ from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.ops.arguments import check_choice, whole_number
 from keras_dyhead.ops.rows import MapRows
 
 HIDDEN = ("dense", "task_attention")
@@ -73,8 +73,7 @@ class BoxHead(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if hidden not in HIDDEN:
-            raise ValueError(f"`hidden` must be one of {HIDDEN}. Received: {hidden!r}")
+        check_choice("hidden", hidden, HIDDEN)
         self.num_classes = whole_number(num_classes, "num_classes")
         self.units = units
         self.hidden = hidden

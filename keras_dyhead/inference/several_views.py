@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_dyhead.ops.arguments import check, check_choice
 from keras_dyhead.ops.boxes import box_iou
 
 MERGES = ("vote", "nms")
@@ -56,20 +57,14 @@ class TestTimeAugmentation:
     def __post_init__(self):
         object.__setattr__(self, "scales", tuple(map(float, self.scales)))
         usable = bool(self.scales) and all(0 < scale < float("inf") for scale in self.scales)
-        if not usable or len(set(self.scales)) < len(self.scales):
-            raise ValueError(f"`scales` must be unique positive factors. Received: {self.scales}")
-        if self.merge not in MERGES:
-            raise ValueError(f"`merge` must be one of {MERGES}. Received: merge={self.merge!r}")
-        if not 0 < self.iou_threshold < 1:
-            raise ValueError(
-                "`iou_threshold` must be between 0 and 1. "
-                f"Received: iou_threshold={self.iou_threshold}"
-            )
-        if self.size_ranges is not None and np.shape(self.size_ranges) != (len(self.scales), 2):
-            raise ValueError(
-                f"`size_ranges` must have one (smallest, largest) for each of {len(self.scales)} "
-                f"scales. Received: size_ranges={self.size_ranges}"
-            )
+        usable &= len(set(self.scales)) == len(self.scales)
+        check("scales", self.scales, usable, "unique positive factors")
+        check_choice("merge", self.merge, MERGES)
+        inside = 0 < self.iou_threshold < 1
+        check("iou_threshold", self.iou_threshold, inside, "between 0 and 1")
+        if self.size_ranges is not None:
+            paired = np.shape(self.size_ranges) == (len(self.scales), 2)
+            check("size_ranges", self.size_ranges, paired, "one (smallest, largest) for each scale")
 
     @property
     def views(self) -> list[tuple[float, bool]]:

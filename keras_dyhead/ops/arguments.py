@@ -1,7 +1,8 @@
 """Checks and conversions of arguments."""
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
@@ -14,12 +15,21 @@ def warn_ignored(name: str, arguments: Mapping) -> None:
         warnings.warn(f"{name} has no arguments {unknown}: they are ignored.", stacklevel=4)
 
 
+def check(name: str, value: Any, valid: bool, expected: str) -> None:
+    """Raises a `ValueError` that names an argument unless it is valid."""
+    if not valid:
+        raise ValueError(f"`{name}` must be {expected}. Received: {name}={value!r}")
+
+
+def check_choice(name: str, value: Any, choices: Collection) -> None:
+    """Raises a `ValueError` that names an argument unless it is one of the choices."""
+    check(name, value, value in choices, f"one of {choices}")
+
+
 def whole_number(value: int, name: str, smallest: int = 1) -> int:
     """Returns a Python int of at least `smallest`, else raises a `ValueError` about `name`."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < smallest:
-        raise ValueError(
-            f"`{name}` must be an int of at least {smallest}. Received: {name}={value!r}"
-        )
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    check(name, value, is_int and value >= smallest, f"an int of at least {smallest}")
     return int(value)
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from keras_dyhead.coco.shapes import draw_shapes
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.training.run import Training, check_folder
 from keras_dyhead.training.settings import TrainingSettings
 
@@ -21,8 +22,7 @@ def demo_training(
 
     One half of the images is for training, the other is held out for evaluation.
     """
-    if num_images < 2:
-        raise ValueError(f"`num_images` must be at least 2. Received: num_images={num_images}")
+    check("num_images", num_images, num_images >= 2, "at least 2")
     data = Path(out) / "shapes"
     settings = TrainingSettings(
         images=data / "train" / "images",

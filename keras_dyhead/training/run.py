@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.export.saved_model import check_loadable
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.printable import counted
 from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, FiniteLoss
 from keras_dyhead.training.checkpoint import EpochCheckpoint
@@ -90,11 +91,8 @@ class Training:
         if earlier is not None and settings.epochs is None:
             settings = dataclasses.replace(settings, epochs=earlier["settings"]["epochs"])
         replicas = self.strategy.num_replicas_in_sync
-        if settings.batch_size % replicas:
-            raise ValueError(
-                f"`batch_size` must be a multiple of the {replicas} devices that share a batch. "
-                f"Received: batch_size={settings.batch_size}"
-            )
+        expected = f"a multiple of {replicas}, the number of devices"
+        check("batch_size", settings.batch_size, settings.batch_size % replicas == 0, expected)
         keras.utils.set_random_seed(settings.seed)
         best = settings.held_out and settings.keep == "best"
         self._checkpoint = EpochCheckpoint(
@@ -310,8 +308,7 @@ def check_folder(
     if resume and overwrite:
         raise ValueError("`resume` and `overwrite` cannot both be set.")
     check_loadable(out)
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"`out` must be a folder. Received: {out}")
+    check("out", str(out), out.is_dir() or not out.exists(), "a folder")
     data = [settings.images, settings.annotations, settings.val_images, settings.val_annotations]
     data = [Path(path).resolve() for path in data if path is not None]
     entries = out.resolve().iterdir() if out.is_dir() else ()

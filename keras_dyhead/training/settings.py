@@ -8,17 +8,22 @@ from typing import Any
 
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, PublishedModel
 from keras_dyhead.coco import Augmentation
-from keras_dyhead.coco.checks import check, check_numbers
+from keras_dyhead.coco.checks import check_numbers
 from keras_dyhead.detectors import DETECTORS
+from keras_dyhead.ops.arguments import check, check_choice
 
 DEFAULT_NUM_BLOCKS = 2
 """As good as six blocks for ATSS in the study (`docs/study.md`), at a third of the cost."""
 
-OPTIMIZERS = ("adamw", "sgd")
-SCHEDULES = ("cosine", "step")
-KEEP = ("best", "last")
 STRATEGIES = ("none", "mirrored", "multiworker")
 """One device, all GPUs of this machine, or those of all machines in `TF_CONFIG`."""
+
+_CHOICES = {
+    "optimizer": ("adamw", "sgd"),
+    "schedule": ("cosine", "step"),
+    "keep": ("best", "last"),
+    "strategy": STRATEGIES,
+}
 
 # Fixed in a published model.
 _PUBLISHED = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
@@ -199,8 +204,8 @@ class TrainingSettings:
         self._check_data()
         self._check_model()
         self._check_optimizer()
-        self._check("keep", self.keep in KEEP, f"one of {KEEP}")
-        self._check("strategy", self.strategy in STRATEGIES, f"one of {STRATEGIES}")
+        for name, choices in _CHOICES.items():
+            check_choice(name, getattr(self, name), choices)
         together = self.accumulate_steps == 1 or self.strategy == "none"
         self._check("accumulate_steps", together, f"1 with the strategy {self.strategy!r}")
 
@@ -253,8 +258,6 @@ class TrainingSettings:
             )
 
     def _check_optimizer(self):
-        self._check("optimizer", self.optimizer in OPTIMIZERS, f"one of {OPTIMIZERS}")
-        self._check("schedule", self.schedule in SCHEDULES, f"one of {SCHEDULES}")
         self._check("warmup_steps", (self.warmup_steps or 0) >= 0, "at least 0")
         self._check("weight_decay", self.weight_decay >= 0, "at least 0")
         self._check("momentum", 0 <= self.momentum < 1, "at least 0 and below 1")

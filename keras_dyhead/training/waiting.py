@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from keras_dyhead.ops.arguments import check
+
 _WARM_UP = 3
 
 
@@ -24,8 +26,7 @@ def measure_waiting(
     steps of warm-up, change the weights of the compiled model. `progress` is called after each step
     with the fraction of steps done.
     """
-    if steps < 1:
-        raise ValueError(f"`steps` must be positive. Received: {steps}")
+    check("steps", steps, steps >= 1, "positive")
     batches = iter(dataset.repeat())
     waited, computed = [], []
     for step in range(_WARM_UP + steps):

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.visualization.view import Preprocessor, View, look_inside
 
 _STEPS = {
@@ -74,8 +75,8 @@ def draw_attention(
     """Draws `plot_attention` from a `View`."""
     count = len(view.blocks)
     chosen = list(range(count)) if blocks is None else list(blocks)
-    if not all(0 <= block < count for block in chosen):
-        raise ValueError(f"`blocks` must be from 0 to {count - 1}. Received: blocks={blocks}")
+    existing = all(0 <= block < count for block in chosen)
+    check("blocks", blocks, existing, f"from 0 to {count - 1}")
     rows = [("before DyHead", view.before)] + [
         (f"block {number + 1} of {count}\n{title}" if count > 1 else title, norms)
         for number in chosen

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from keras_dyhead.ops.arguments import check, check_choice
 from keras_dyhead.visualization.receptive_field import (
     GRID,
     Points,
@@ -70,15 +71,10 @@ def draw_sampling(view: View, point: tuple[float, float], level: str, block: int
     """Draws `plot_sampling` from a `View`."""
     height, width = view.image.shape[:2]
     (x, y), count = point, len(view.blocks)
-    if not (0 <= x < width and 0 <= y < height):
-        raise ValueError(
-            f"`point` must be (x, y) inside the image of {width} x {height} pixels. "
-            f"Received: {point}"
-        )
-    if level not in view.levels:
-        raise ValueError(f"`level` must be one of {view.levels}. Received: {level!r}")
-    if not -count <= block < count:
-        raise ValueError(f"`block` must be from 0 to {count - 1}. Received: block={block}")
+    expected = f"(x, y) inside the image of {width} x {height} pixels"
+    check("point", point, 0 <= x < width and 0 <= y < height, expected)
+    check_choice("level", level, view.levels)
+    check("block", block, -count <= block < count, f"from 0 to {count - 1}")
     block, number = block % count, view.levels.index(level)
     stride_y, stride_x = view.strides[number]
     cell = (int(y / stride_y), int(x / stride_x))

@@ -142,7 +142,7 @@ def test_half_precision_keeps_offsets_in_float32():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"depth": 50, "deformable_stages": (1, 2)}, r"among 2, 3, 4, 5. Received: \(1, 2\)"),
+        ({"depth": 50, "deformable_stages": (1, 2)}, r"among 2, 3, 4, 5.*=\(1, 2\)"),
         ({"depth": 18, "deformable_stages": (5,)}, r"depth=18.*deformable_stages=\(5,\)"),
     ],
 )

@@ -199,7 +199,7 @@ def test_half_precision_keeps_statistics_in_float32():
         ({"depth": 20}, "`depth` must be one of .*20"),
         ({"style": "tf"}, "'tf'"),
         ({"batch_norm": True}, "True"),
-        ({"frozen_stages": 5}, "Received: 5"),
+        ({"frozen_stages": 5}, "Received: frozen_stages=5"),
         ({"depth": 18, "groups": 32}, "groups=32"),
     ],
 )

@@ -170,7 +170,7 @@ def test_mixed_precision_stays_close_to_float32():
     ("arguments", "message"),
     [
         ({"depths": (2, 2, 6)}, r"\(2, 2, 6\)"),
-        ({"min_level": 6}, "Received: 6"),
+        ({"min_level": 6}, "Received: min_level=6"),
         ({"embed_dim": 20}, "num_heads=3"),
     ],
 )

@@ -50,7 +50,7 @@ def test_records_say_what_was_published(name):
 
 
 def test_the_error_for_an_unknown_name_lists_the_known_ones():
-    with pytest.raises(ValueError, match="dyhead_r50_atss_fpn_1x.*Received: 'atss'"):
+    with pytest.raises(ValueError, match="dyhead_r50_atss_fpn_1x.*Received: name='atss'"):
         load_checkpoint("atss", {})
     with pytest.raises(ValueError, match="`name` must be one of"):
         load_checkpoint(["dyhead_r50_atss_fpn_1x"])

@@ -140,7 +140,7 @@ def test_settings_survive_serialization_and_invalid_ones_are_in_the_message():
                 DetectionDecoder(**{name: value})
     for name in ("max_candidates", "max_detections"):
         for value in (0, 1.5, "9", None):
-            with pytest.raises(ValueError, match=f"`{name}` must be a positive integer.*{value}"):
+            with pytest.raises(ValueError, match=f"`{name}` must be an int of at least 1.*{value}"):
                 DetectionDecoder(**{name: value})
 
 

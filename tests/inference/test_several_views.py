@@ -135,9 +135,9 @@ def test_invalid_settings_are_named():
         ({"scales": (1, float("nan"))}, "`scales` must be unique positive factors"),
         ({"merge": "mean"}, "`merge` must be one of .*'mean'"),
         ({"iou_threshold": 1.5}, "`iou_threshold` must be between 0 and 1"),
-        ({"scales": (1, 2), "size_ranges": ((0, 9),)}, "each of 2 scales"),
-        ({"scales": (1, 2), "size_ranges": ((0,), (9,))}, "each of 2 scales"),
-        ({"scales": (1, 2), "size_ranges": 9}, "each of 2 scales"),
+        ({"scales": (1, 2), "size_ranges": ((0, 9),)}, r"\(smallest, largest\) for each scale"),
+        ({"scales": (1, 2), "size_ranges": ((0,), (9,))}, r"\(smallest, largest\) for each scale"),
+        ({"scales": (1, 2), "size_ranges": 9}, r"\(smallest, largest\) for each scale"),
     ):
         with pytest.raises(ValueError, match=message):
             Views(**arguments)

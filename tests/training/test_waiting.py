@@ -31,5 +31,5 @@ def test_waiting_is_the_time_between_a_loss_and_the_next_batch():
     assert 0.3 < starved["waiting_share"] < 0.8
     times.update(batch=0.001, step=0.1)
     assert measure_waiting(Model(), dataset, 10)["waiting_share"] < 0.1
-    with pytest.raises(ValueError, match="positive. Received: 0"):
+    with pytest.raises(ValueError, match="positive. Received: steps=0"):
         measure_waiting(Model(), dataset, 0)

@@ -40,8 +40,8 @@ def test_the_second_row_composes_all_blocks_up_to_the_chosen_block(view):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (((130, 10), "P4"), r"130 x 100 pixels. Received: \(130, 10\)"),
-        (((10, 10), "P6"), r"one of \['P3', 'P4', 'P5'\]. Received: 'P6'"),
+        (((130, 10), "P4"), r"130 x 100 pixels. Received: point=\(130, 10\)"),
+        (((10, 10), "P6"), r"one of \['P3', 'P4', 'P5'\]. Received: level='P6'"),
         (((10, 10), "P4", 2), "block=2"),
     ],
 )
