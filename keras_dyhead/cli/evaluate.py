@@ -8,31 +8,16 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from keras_dyhead.cli import options
 from keras_dyhead.cli.console import Terminal, app, print_figures, write_json
-from keras_dyhead.cli.options import (
-    Annotations,
-    ClassNames,
-    Model,
-    OnError,
-    Overlap,
-    Tile,
-    Tta,
-    TtaMerge,
-    TtaScales,
-    existing_folder,
-    input_errors,
-    load_detector,
-    several_views,
-    tiles,
-)
 from keras_dyhead.printable import printable
 
 
 @app.command()
 def evaluate(
-    model: Model,
-    images: Annotated[Path, existing_folder("Folder of the images.")],
-    annotations: Annotations,
+    model: options.Model,
+    images: Annotated[Path, options.existing_folder("Folder of the images.")],
+    annotations: options.Annotations,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -56,11 +41,11 @@ def evaluate(
     per_class: Annotated[
         bool, typer.Option("--per-class", help="Also print the metrics of each class.")
     ] = False,
-    tta: Tta = False,
-    tta_scales: TtaScales = None,
-    tta_merge: TtaMerge = "vote",
-    tile: Tile = None,
-    overlap: Overlap = 0.2,
+    tta: options.Tta = False,
+    tta_scales: options.TtaScales = None,
+    tta_merge: options.TtaMerge = "vote",
+    tile: options.Tile = None,
+    overlap: options.Overlap = 0.2,
     max_detections: Annotated[
         int, typer.Option(min=11, help="Maximum detections to count per image and class.")
     ] = 100,
@@ -70,8 +55,8 @@ def evaluate(
             help="Sides in px below which objects are small, and above which they are large."
         ),
     ] = (32.0, 96.0),
-    class_names: ClassNames = None,
-    on_error: OnError = "raise",
+    class_names: options.ClassNames = None,
+    on_error: options.OnError = "raise",
 ) -> None:
     """Evaluate a model on COCO annotations.
 
@@ -88,13 +73,13 @@ def evaluate(
     --annotations instances_val2017.json --tta --tta-scales 0.75,1,1.5
     """
     terminal = Terminal()
-    with input_errors():
-        loaded, names = load_detector(model, class_names, terminal, hosted=True)
+    with options.input_errors():
+        loaded, names = options.load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
         from keras_dyhead.coco.checks import list_problems
         from keras_dyhead.inference import image_detector
 
-        views = several_views(tta, tta_scales, tta_merge)
+        views = options.several_views(tta, tta_scales, tta_merge)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
             opened = CocoAnnotations(annotations, images, class_names=names, on_error=on_error)
@@ -112,12 +97,12 @@ def evaluate(
                 path.parent.mkdir(parents=True, exist_ok=True)
         rules = {"max_detections": max_detections, "size_limits": size_limits}
         verbose = int(terminal.is_terminal)
-        detect = image_detector(loaded, views, tiles(tile, overlap))
+        detect = image_detector(loaded, views, options.tiles(tile, overlap))
         result = evaluate_coco(detect, opened, **rules, verbose=verbose)
     print_figures(result.figures, len(opened.images), terminal, size_limits)
     if per_class:
         _print_classes(result.per_class, terminal)
-    with input_errors():
+    with options.input_errors():
         if plots is not None:
             _draw(plots, opened, result)
             terminal.print(f"written to {plots}: confusion.png and precision_recall.png")

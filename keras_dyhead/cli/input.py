@@ -9,33 +9,22 @@ import typer
 from rich.progress import Progress
 from rich.table import Table
 
+from keras_dyhead.cli import options
 from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
-from keras_dyhead.cli.options import (
-    Annotations,
-    ImageSize,
-    OnError,
-    Overrides,
-    Recipe,
-    check_new,
-    existing_folder,
-    given_options,
-    input_errors,
-    training_settings,
-)
 from keras_dyhead.printable import counted
 
 
 @app.command("input")
 def show_input(
     context: typer.Context,
-    images: Annotated[Path, existing_folder("Folder of the images.")],
-    annotations: Annotations,
-    overrides: Overrides = None,
-    recipe: Recipe = None,
+    images: Annotated[Path, options.existing_folder("Folder of the images.")],
+    annotations: options.Annotations,
+    overrides: options.Overrides = None,
+    recipe: options.Recipe = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Images per step.")] = 4,
-    image_size: ImageSize = None,
+    image_size: options.ImageSize = None,
     seed: Annotated[int, typer.Option(help="Seed for shuffling and augmentation.")] = 0,
-    on_error: OnError = "raise",
+    on_error: options.OnError = "raise",
     verify: Annotated[
         bool, typer.Option(help="Decode every file once first, to find broken ones.")
     ] = True,
@@ -75,15 +64,15 @@ def show_input(
     --recipe dyhead_r50_atss_fpn_1x --batch-size 16 --seconds 60 --steps 50 --on-error skip
     """
     terminal = Terminal()
-    given = given_options(context, ("batch_size", "image_size", "on_error"))
+    given = options.given_options(context, ("batch_size", "image_size", "on_error"))
     given |= {"images": images, "annotations": annotations, "seed": seed}
-    with input_errors():
+    with options.input_errors():
         if out is not None:
-            check_new(out / "input.json", overwrite)
+            options.check_new(out / "input.json", overwrite)
         with terminal.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead.training.data import build_preprocessor, open_training_data
             from keras_dyhead.training.plan import resolve_settings
-        settings = training_settings(recipe, overrides, given)
+        settings = options.training_settings(recipe, overrides, given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             preprocessor = build_preprocessor(settings)

@@ -7,29 +7,15 @@ from typing import Annotated
 
 import typer
 
+from keras_dyhead.cli import options
 from keras_dyhead.cli.console import Terminal, app, write_json
-from keras_dyhead.cli.options import (
-    ClassNames,
-    Model,
-    OnError,
-    Overlap,
-    Tile,
-    Tta,
-    TtaMerge,
-    TtaScales,
-    image_files,
-    input_errors,
-    load_detector,
-    several_views,
-    tiles,
-)
 from keras_dyhead.printable import counted
 
 
 @app.command()
 def predict(
     images: Annotated[list[Path], typer.Argument(help="JPEG or PNG files, or folders of them.")],
-    model: Model,
+    model: options.Model,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -40,17 +26,17 @@ def predict(
     score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.3,
-    tta: Tta = False,
-    tta_scales: TtaScales = None,
-    tta_merge: TtaMerge = "vote",
-    tile: Tile = None,
-    overlap: Overlap = 0.2,
+    tta: options.Tta = False,
+    tta_scales: options.TtaScales = None,
+    tta_merge: options.TtaMerge = "vote",
+    tile: options.Tile = None,
+    overlap: options.Overlap = 0.2,
     max_detections: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum detections per image. Default: the model's limit."),
     ] = None,
-    class_names: ClassNames = None,
-    on_error: OnError = "raise",
+    class_names: options.ClassNames = None,
+    on_error: options.OnError = "raise",
 ) -> None:
     """Detect objects in images.
 
@@ -69,17 +55,17 @@ def predict(
     keras-dyhead predict --model atss.keras aerial.png --out found --tile 800 --overlap 0.2
     """
     terminal = Terminal(stderr=out is None)  # stdout is for JSON alone
-    with input_errors():
-        loaded, names = load_detector(model, class_names, terminal, hosted=True)
+    with options.input_errors():
+        loaded, names = options.load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.inference import image_detector, read_rgb
         from keras_dyhead.visualization import draw_detections
         from keras_dyhead.visualization.pictures import unique_stems
 
-        views = several_views(tta, tta_scales, tta_merge)
+        views = options.several_views(tta, tta_scales, tta_merge)
         if max_detections is not None:
             loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
         paths, faults = [], []
-        for path in image_files(images):
+        for path in options.image_files(images):
             try:
                 read_rgb(path)
                 paths.append(path)
@@ -96,7 +82,7 @@ def predict(
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-        detect = image_detector(loaded, views, tiles(tile, overlap))
+        detect = image_detector(loaded, views, options.tiles(tile, overlap))
         records, best = [], (0.0, -1)
         for path, stem in zip(paths, unique_stems(paths), strict=True):
             image = read_rgb(path)

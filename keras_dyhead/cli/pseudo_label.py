@@ -7,47 +7,39 @@ from typing import Annotated
 
 import typer
 
+from keras_dyhead.cli import options
 from keras_dyhead.cli.console import Terminal, app
-from keras_dyhead.cli.options import (
-    ClassNames,
-    Model,
-    OnError,
-    Tta,
-    TtaMerge,
-    TtaScales,
-    check_new,
-    existing_file,
-    existing_folder,
-    input_errors,
-    load_detector,
-    progress_bar,
-    several_views,
-)
 from keras_dyhead.printable import counted, printable
 
 
 @app.command()
 def pseudo_label(
-    model: Model,
+    model: options.Model,
     images: Annotated[
-        Path, existing_folder("Folder of unlabeled JPEG and PNG files, including its subfolders.")
+        Path,
+        options.existing_folder(
+            "Folder of unlabeled JPEG and PNG files, including its subfolders."
+        ),
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="COCO JSON file to write.")],
     threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.5,
     class_thresholds: Annotated[
-        Path | None, existing_file('JSON file with thresholds per class, such as {"person": 0.7}.')
+        Path | None,
+        options.existing_file('JSON file with thresholds per class, such as {"person": 0.7}.'),
     ] = None,
     merge: Annotated[
-        Path | None, existing_file("COCO JSON file of labeled images to include in --out.")
+        Path | None, options.existing_file("COCO JSON file of labeled images to include in --out.")
     ] = None,
-    merge_images: Annotated[Path | None, existing_folder("Image folder of --merge.")] = None,
-    tta: Tta = False,
-    tta_scales: TtaScales = None,
-    tta_merge: TtaMerge = "vote",
-    class_names: ClassNames = None,
-    on_error: OnError = "raise",
+    merge_images: Annotated[
+        Path | None, options.existing_folder("Image folder of --merge.")
+    ] = None,
+    tta: options.Tta = False,
+    tta_scales: options.TtaScales = None,
+    tta_merge: options.TtaMerge = "vote",
+    class_names: options.ClassNames = None,
+    on_error: options.OnError = "raise",
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace --out, and restart an interrupted run.")
     ] = False,
@@ -69,16 +61,16 @@ def pseudo_label(
     keras-dyhead train --images data --annotations data/both.json --out runs/student
     """
     terminal = Terminal()
-    with input_errors():
-        check_new(out, overwrite)
+    with options.input_errors():
+        options.check_new(out, overwrite)
         if (merge is None) != (merge_images is None):
             raise ValueError("--merge and --merge-images go together.")
-        loaded, names = load_detector(model, class_names, terminal, hosted=True)
+        loaded, names = options.load_detector(model, class_names, terminal, hosted=True)
         if names is None:
             raise ValueError(f"{model} stores no class names: give --class-names.")
         from keras_dyhead.inference import PseudoLabels, image_detector
 
-        views = several_views(tta, tta_scales, tta_merge)
+        views = options.several_views(tta, tta_scales, tta_merge)
         stored = f"the published {model}"
         if Path(model).is_file():
             about = Path(model).stat()
@@ -98,7 +90,7 @@ def pseudo_label(
         )
         if labels.num_done:
             terminal.print(f"already done: {counted(labels.num_done, 'image')}")
-        progress = progress_bar("detecting", terminal)
+        progress = options.progress_bar("detecting", terminal)
         report = labels.run(image_detector(loaded, views), on_error, progress)
     for fault in report["errors"]:
         terminal.warn(f"skipped: {fault['error']}")

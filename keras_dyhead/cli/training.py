@@ -9,20 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from keras_dyhead.cli import options
 from keras_dyhead.cli.console import Terminal, app, print_error, quiet_tensorflow
-from keras_dyhead.cli.options import (
-    Annotations,
-    ImageSize,
-    OnError,
-    Overrides,
-    Recipe,
-    existing_file,
-    existing_folder,
-    fetch_published,
-    given_options,
-    input_errors,
-    training_settings,
-)
 from keras_dyhead.cli.summary import describe, report
 
 if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands import it
@@ -82,22 +70,25 @@ def demo(
 @app.command()
 def train(
     context: typer.Context,
-    images: Annotated[Path, existing_folder("Folder of the training images.")],
-    annotations: Annotations,
-    overrides: Overrides = None,
+    images: Annotated[Path, options.existing_folder("Folder of the training images.")],
+    annotations: options.Annotations,
+    overrides: options.Overrides = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder for checkpoints and results.", show_default=False)
     ] = None,
-    recipe: Recipe = None,
+    recipe: options.Recipe = None,
     print_config: Annotated[
         bool,
         typer.Option(
             "--print-config", help="Print all settings and the values derived from them, then exit."
         ),
     ] = False,
-    val_images: Annotated[Path | None, existing_folder("Folder of the evaluation images.")] = None,
+    val_images: Annotated[
+        Path | None, options.existing_folder("Folder of the evaluation images.")
+    ] = None,
     val_annotations: Annotated[
-        Path | None, existing_file("COCO JSON file with the annotations of the evaluation images.")
+        Path | None,
+        options.existing_file("COCO JSON file with the annotations of the evaluation images."),
     ] = None,
     val_split: Annotated[
         float,
@@ -115,7 +106,7 @@ def train(
     batch_size: Annotated[
         int, typer.Option(min=1, help="Images per step on all devices together.")
     ] = 4,
-    image_size: ImageSize = None,
+    image_size: options.ImageSize = None,
     weights: Annotated[
         str | None,
         typer.Option(
@@ -141,7 +132,8 @@ def train(
         ),
     ] = None,
     backbone_weights: Annotated[
-        Path | None, existing_file("PyTorch checkpoint (.pth, .safetensors) for the backbone.")
+        Path | None,
+        options.existing_file("PyTorch checkpoint (.pth, .safetensors) for the backbone."),
     ] = None,
     detector: Annotated[
         str,
@@ -180,7 +172,7 @@ def train(
         bool,
         typer.Option("--jit-compile", help="Compile with XLA. The first step then takes minutes."),
     ] = False,
-    on_error: OnError = "raise",
+    on_error: options.OnError = "raise",
     strategy: Annotated[
         str,
         typer.Option(
@@ -236,10 +228,10 @@ def train(
         from keras_dyhead.training import TrainingSettings
 
         fields = {field.name for field in dataclasses.fields(TrainingSettings)}
-        given = given_options(context, fields & context.params.keys())
+        given = options.given_options(context, fields & context.params.keys())
         if no_dyhead:
             given["num_blocks"] = 0
-        return training_settings(recipe, overrides, given)
+        return options.training_settings(recipe, overrides, given)
 
     def build():
         from keras_dyhead.training import Training
@@ -247,15 +239,15 @@ def train(
         return Training(settings(), out, resume, overwrite, save_every)
 
     if print_config:
-        with quiet_tensorflow(), input_errors():
+        with quiet_tensorflow(), options.input_errors():
             from keras_dyhead.training.plan import planned_config
 
             config = planned_config(settings())
         print(json.dumps(config, indent=1))
         return
     if weights is not None:
-        with input_errors():
-            fetch_published(weights, Terminal())
+        with options.input_errors():
+            options.fetch_published(weights, Terminal())
     _run(build, out)
 
 
@@ -263,7 +255,7 @@ def _run(build: Callable[[], "Training"], out: Path) -> None:
     """Builds a training, runs it and reports its results."""
     terminal = Terminal()
     reading = terminal.status("starting TensorFlow and reading the data")
-    with reading, quiet_tensorflow(), input_errors(), warnings.catch_warnings():
+    with reading, quiet_tensorflow(), options.input_errors(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # problems are listed below
         planned = build()
     describe(planned, terminal)

@@ -5,21 +5,14 @@ from typing import Annotated
 
 import typer
 
+from keras_dyhead.cli import options
 from keras_dyhead.cli.console import Terminal, app
-from keras_dyhead.cli.options import (
-    ClassNames,
-    Model,
-    image_files,
-    input_errors,
-    load_detector,
-    progress_bar,
-)
 from keras_dyhead.printable import counted
 
 
 @app.command()
 def visualize(
-    model: Model,
+    model: options.Model,
     images: Annotated[
         list[Path],
         typer.Option(
@@ -39,7 +32,7 @@ def visualize(
     limit: Annotated[
         int, typer.Option(min=1, help="Maximum number of images. Each adds about a megabyte.")
     ] = 12,
-    class_names: ClassNames = None,
+    class_names: options.ClassNames = None,
 ) -> None:
     """Show what a model with DyHead sees: detections, attention maps, sampling points.
 
@@ -53,12 +46,12 @@ def visualize(
     keras-dyhead visualize --model atss.keras --images a.jpg --images b.jpg --out report --sampled 4
     """
     terminal = Terminal()
-    with input_errors():
-        loaded, names = load_detector(model, class_names, terminal)
+    with options.input_errors():
+        loaded, names = options.load_detector(model, class_names, terminal)
         from keras_dyhead.inference import image_detector
         from keras_dyhead.visualization import write_report
 
-        paths = image_files(images)
+        paths = options.image_files(images)
         if len(paths) > limit:
             terminal.warn(f"the first {limit} of {len(paths)} images (--limit)")
         report = write_report(
@@ -70,7 +63,7 @@ def visualize(
             score_threshold,
             sampled,
             title=Path(model).name,
-            progress=progress_bar("drawing", terminal),
+            progress=options.progress_bar("drawing", terminal),
         )
     for fault in report.faults:
         terminal.warn(f"left out: {fault}")
