@@ -112,12 +112,10 @@ class DetectionPreprocessor(keras.layers.Layer):
 
     def call(self, images):
         """Preprocesses a batch, or images of different sizes, into one batch."""
-        groups = (
-            [image[None] for image in images] if isinstance(images, (list, tuple)) else [images]
-        )
+        is_list = isinstance(images, (list, tuple))
+        groups = [image[None] for image in images] if is_list else [images]
         shapes = [tuple(group.shape) for group in groups]
         if not groups or any(len(s) != 4 or s[-1] != 3 or 0 in s[1:] for s in shapes):
-            is_list = isinstance(images, (list, tuple))
             shapes = [shape[1:] for shape in shapes] if is_list else shapes[0]
             raise ValueError(
                 "Expected RGB images (B, H, W, 3), or a list of (H, W, 3), with at least one "

@@ -115,14 +115,13 @@ def _composed_row(view: View, block: int, level: int, cell) -> _Row:
     """The points of a block and of all blocks before it."""
     sampled = composed_points(view.blocks[: block + 1], view.alignment, level, cell)
     total = sum(points.weights.sum() for points in sampled)
-    panels = [
-        (f"{view.levels[points.level]}\n{points.weights.sum() / total:.0%} of the weight", points)
-        for points in sampled
-        if points.weights.sum() >= 0.005 * total
-    ]
-    largest = max(points.weights.max() for _, points in panels)
-    window = _window(view, [points for _, points in panels], cell, level)
-    panels = [(*panel, None) for panel in panels]
+    sampled = [points for points in sampled if points.weights.sum() >= 0.005 * total]
+    panels = []
+    for points in sampled:
+        share = points.weights.sum() / total
+        panels.append((f"{view.levels[points.level]}\n{share:.0%} of the weight", points, None))
+    largest = max(points.weights.max() for points in sampled)
+    window = _window(view, sampled, cell, level)
     return _Row(f"through blocks {block + 1} to 1", panels, window, largest)
 
 
