@@ -71,14 +71,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         """
         found = self._finished()
         for folder in reversed(found):
-            try:
-                check_folder_content(folder)
-            except (OSError, ValueError) as error:
-                warnings.warn(
-                    f"The checkpoint {folder} is damaged ({error}). Using the one before.",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+            if not _is_intact(folder, "Using the checkpoint before."):
                 if self.write:
                     folder.rename(folder.with_name(f"damaged-{folder.name}"))
                 continue
@@ -140,14 +133,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         if self.best is None:
             return None
         folder = self.directory / f"best-{self.best:05d}"
-        try:
-            check_folder_content(folder)
-        except (OSError, ValueError) as error:
-            warnings.warn(
-                f"The best weights in {folder} cannot be read ({error}). Using the last ones.",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+        if not _is_intact(folder, "Using the last weights."):
             return None
         with np.load(folder / "weights.npz") as arrays:
             model.set_weights([arrays[name] for name in arrays])
@@ -163,13 +149,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
             self._save(f"epoch-{len(self.records):05d}-step-{done:07d}", done)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Saves the state, or raises an error if the loss is not finite."""
+        """Saves the state, or raises an error if a weight is not finite."""
         values = {name: float(value) for name, value in (logs or {}).items()}
-        if not math.isfinite(values.get("loss", 0.0)):
-            raise FloatingPointError(
-                f"the loss became {values['loss']} in epoch {epoch + 1}: lower the learning rate; "
-                f"{self.kept()} is kept"
-            )
         seconds = round(time.perf_counter() - self._started, 3)
         self.records.append({"epoch": epoch + 1, **values, "seconds": seconds})
         try:
@@ -239,6 +220,16 @@ class EpochCheckpoint(keras.callbacks.Callback):
         found = [(_FINISHED.fullmatch(f.name), f) for f in self.directory.glob("epoch-*")]
         ages = [(int(m[1]), int(m[2] or 0), folder) for m, folder in found if m]
         return [folder for *_, folder in sorted(ages)]
+
+
+def _is_intact(folder: Path, otherwise: str) -> bool:
+    """Whether a folder is as it was written. If not, warns of what happens `otherwise`."""
+    try:
+        check_folder_content(folder)
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{folder} is damaged ({error}). {otherwise}", RuntimeWarning, stacklevel=3)
+        return False
+    return True
 
 
 def _state(model: keras.Model) -> list[keras.Variable]:

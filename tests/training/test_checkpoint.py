@@ -102,7 +102,7 @@ def test_the_best_weights_are_the_averages_of_their_epoch(tmp_path):
         found.patience = patience
         assert found.out_of_patience == over
     (tmp_path / "best-00003" / "weights.npz").write_bytes(b"torn")
-    with pytest.warns(RuntimeWarning, match="best-00003 cannot be read.*Using the last"):
+    with pytest.warns(RuntimeWarning, match="best-00003 is damaged.*Using the last weights"):
         assert found.restore_best(model) is None
 
 
@@ -138,7 +138,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(copy, undistur
         content[len(content) // 2] ^= 1
         weights.write_bytes(content)
     checkpoint = EpochCheckpoint(copy)
-    with pytest.warns(RuntimeWarning, match="epoch-00003 is damaged.*the one before"):
+    with pytest.warns(RuntimeWarning, match="epoch-00003 is damaged.*Using the checkpoint before"):
         checkpoint.find()
     assert [r["epoch"] for r in checkpoint.records] == [1, 2]
     assert left(copy) == ["damaged-epoch-00003", "epoch-00002"]
@@ -195,19 +195,13 @@ def test_a_full_disk_leaves_the_last_checkpoint_and_says_what_to_do(restored, co
     assert left(copy) == ["epoch-00002", "epoch-00003"] and len(checkpoint.records) == 3
 
 
-@pytest.mark.parametrize(
-    ("loss", "weight", "message"),
-    [
-        (float("nan"), 1.0, "became nan in epoch 4.*epoch-00003 is kept"),
-        (1.0, float("inf"), "weights.*at epoch-00004.*epoch-00003 is kept"),
-    ],
-)
-def test_weights_that_are_not_finite_are_not_saved(restored, copy, loss, weight, message):
-    """The loss is not finite; or the loss is, but the gradient was not."""
+def test_weights_that_are_not_finite_are_not_saved(restored, copy):
+    """The loss may be finite, and the gradient not."""
     model, checkpoint = restored
-    model.weights[0].assign(model.weights[0] * weight)
+    model.weights[0].assign(model.weights[0] * float("inf"))
+    message = "weights.*at epoch-00004.*epoch-00003 is kept"
     with pytest.raises(FloatingPointError, match=message):
-        checkpoint.on_epoch_end(3, {"loss": loss})
+        checkpoint.on_epoch_end(3, {"loss": 1.0})
     assert left(copy) == ["epoch-00002", "epoch-00003"] and len(checkpoint.records) == 3
 
 
