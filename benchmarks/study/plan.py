@@ -8,7 +8,6 @@ ATTENTIONS = ("spatial", "scale", "task")
 DETECTORS = ("atss", "faster-rcnn", "fcos", "reppoints", "retinanet")
 TABLES = {
     "detectors": "Detectors without and with DyHead",
-    "blocks": "Number of blocks",
     "attentions": "What each attention adds",
     "alignment": "Alignment of the coarser level",
     "start": "Start of the blocks",
@@ -105,7 +104,6 @@ def plan_tables(
         raise ValueError(f"Tables must be among {tuple(TABLES)}. Received: {unknown}")
     rows = {
         "detectors": (row for detector in detectors for row in _detector(detector)),
-        "blocks": _blocks(),
         "attentions": (row for depth in (2, 6) for row in _attentions(depth)),
         "alignment": (row for depth in (2, 6) for row in _alignment(depth)),
         "start": (row for depth in (2, 6) for row in _start(depth)),
@@ -135,21 +133,16 @@ def seconds_of(trial: Trial) -> float:
 def _detector(name):
     plain = Trial(name)
     yield Comparison(f"{name}, without DyHead", plain)
-    for depth in (2, 6):
-        yield Comparison(f"{name}, {depth} blocks", replace(plain, num_blocks=depth), plain)
+    if name == "atss":
+        label = f"{name}, without, 4 convolutions in the head"
+        yield Comparison(label, replace(plain, head_layers=4), plain)
+    for depth in (1, 2, 4, 6) if name == "atss" else (2, 6):
+        label = f"{name}, {depth} block{'s' if depth > 1 else ''}"
+        yield Comparison(label, replace(plain, num_blocks=depth), plain)
     if name == "faster-rcnn":
         for depth in (2, 6):
             paper = replace(plain, num_blocks=depth, arrangement="paper")
             yield Comparison(f"{name}, {depth} blocks, arranged as in the paper", paper, plain)
-
-
-def _blocks():
-    plain = Trial()
-    yield Comparison("atss, without DyHead", plain)
-    yield Comparison("without, 4 convolutions in the head", replace(plain, head_layers=4), plain)
-    for depth in (1, 2, 4, 6):
-        label = f"{depth} block{'s' if depth > 1 else ''}"
-        yield Comparison(label, replace(plain, num_blocks=depth), plain)
 
 
 def _attentions(depth):

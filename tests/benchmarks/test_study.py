@@ -76,13 +76,13 @@ def test_invalid_trials_are_rejected(arguments, named):
 def test_the_report_pairs_by_seed_and_backbone(results):
     found = runner.read(results, Trial)
     tables = plan_tables(["detectors"], ["atss"])
-    plain, refined = rows_of(tables["detectors"], found)  # six blocks are not trained
+    plain, refined = rows_of(tables["detectors"], found)  # others are not trained
     assert len(plain.figures) == 3 and len(refined.figures) == 4
     assert f"{refined.difference('AP'):+.1f}" == "+10.5 ± 1.2"
     text = write_report(tables, found, "study.png")
     assert "| **+10.5 ± 1.2** |" in text and "(study.png)" in text
     assert "atss, 2 blocks (1 diverged) | 4 |" in text
-    assert "without a training are left out (1)." in " ".join(text.split())
+    assert "without a training are left out (4)." in " ".join(text.split())
     assert text.startswith("7 trainings, 6 hours on one core. TensorFlow 2.30, ?; backbone another")
     with pytest.raises(ValueError, match="No training"):
         write_report(plan_tables(["length"]), found)
@@ -117,13 +117,13 @@ def test_the_command_trains_what_is_missing_and_fills_the_page(results, tmp_path
     page.write_text("<!-- study -->\n<!-- end of study -->\n")
     form = ("--only", "detectors", "--detectors", "atss", "--seeds", 2, "--results", results)
     assert invoke(*form, "--backbone-weights", weights, "--page", page).exit_code == 1  # one failed
-    assert len(asked) == 6 and len({trial.backbone for trial in asked}) == 1
+    assert len(asked) == 12 and len({trial.backbone for trial in asked}) == 1
     assert images.weights_of(asked[0].backbone).read_bytes() == b"weights"
     assert "| atss, 2 blocks | 3 |" in page.read_text()  # the third seed is not requested
     assert (tmp_path / "page.png").stat().st_size > 1000
     planned = invoke(*form, "--plan")
-    assert planned.exit_code == 0 and "6 of 6 trainings, about" in planned.output
-    assert invoke(*form, "--report").exit_code == 0 and len(asked) == 6
+    assert planned.exit_code == 0 and "12 of 12 trainings, about" in planned.output
+    assert invoke(*form, "--report").exit_code == 0 and len(asked) == 12
 
 
 @pytest.mark.parametrize(
