@@ -57,7 +57,9 @@ def convert(
     if file is not None and out is None and file.suffix == ".keras":
         file, out = None, file
     if out is None:
-        raise typer.BadParameter("Give NAME and OUT, or NAME, FILE and OUT, or `list` alone.")
+        raise typer.BadParameter(
+            "Give NAME and OUT, or NAME, FILE and OUT, or `list` alone. OUT ends in .keras."
+        )
     with input_errors():
         if out.suffix != ".keras":
             raise ValueError(f"OUT must end in .keras. Received: {out}")

@@ -82,10 +82,13 @@ def test_a_published_file_comes_from_the_cache_or_the_error_says_where_to_put_it
     (tmp_path / "shapes").mkdir()
     draw_shapes(tmp_path / "shapes", 1, image_size=64)
     images = tmp_path / "shapes" / "images"
+    data = ("--images", images, "--annotations", tmp_path / "shapes" / "instances.json")
     place = tmp_path / "models" / "tiny.pth"
     for command in (
         ("convert", name, tmp_path / "tiny.keras"),
         ("predict", images, "--model", name),
+        ("evaluate", "--model", name, *data),
+        ("train", "--weights", name, *data, "--out", tmp_path / "run"),
         ("export", name, "--out", tmp_path / "model"),
         ("visualize", "--model", name, "--images", images, "--out", tmp_path / "report"),
     ):
