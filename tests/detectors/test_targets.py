@@ -67,6 +67,17 @@ def test_objects_in_the_first_pixel_may_exist(boxes):
     check_targets((IMAGES[:1], targets), CLASSES)
 
 
+@pytest.mark.parametrize("traced", [False, True])
+def test_a_device_without_an_image_of_a_batch_is_explained(traced):
+    """A smaller last batch may leave none for it."""
+    check = tf.function(check_targets) if traced else check_targets
+    targets = {key: values[:0] for key, values in TARGETS.items()}
+    message = r"at least one per device in each batch.*drop a smaller last.*Received: \[0\]"
+    with pytest.raises((ValueError, tf.errors.InvalidArgumentError), match=message):
+        check((IMAGES[:0], targets), CLASSES, num_devices=2)
+    check((IMAGES[:0], targets), CLASSES)
+
+
 @pytest.mark.parametrize("shapes", [((2, 3, 4), (2, 2)), ((2, 3, 4), (2, 3, 3)), ((3, 4), (3,))])
 def test_mismatched_shapes_are_in_the_message(shapes):
     boxes, labels = map(np.zeros, shapes)
