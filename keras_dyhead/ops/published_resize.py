@@ -31,8 +31,8 @@ def resize_like_pillow(images, size):
     """Resizes images as `PIL.Image.resize(..., BILINEAR)` does: filtered when shrinking.
 
     First columns, then rows are summed with weights in units of 2**-22, and rounded to integers.
-    Pillow 10.4 does the same. Pillow 13.0 starts with rows where that is less work, as in some tall
-    images, which changes up to a quarter of their values by 1.
+    Pillow 10.4 does the same. Pillow 13.0 starts with rows where that is less work, which changes
+    up to a quarter of the values by 1.
 
     Args:
         images: Tensor or array of shape `(B, H, W, C)`, integer values 0..255 of any dtype.
