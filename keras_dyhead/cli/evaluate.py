@@ -43,9 +43,9 @@ def evaluate(
     ] = False,
     tta: options.Tta = False,
     tta_scales: options.TtaScales = None,
-    tta_merge: options.TtaMerge = "vote",
+    tta_merge: options.TtaMerge = None,
     tile: options.Tile = None,
-    overlap: options.Overlap = 0.2,
+    overlap: options.Overlap = None,
     max_detections: Annotated[
         int, typer.Option(min=11, help="Maximum detections to count per image and class.")
     ] = 100,
@@ -80,6 +80,7 @@ def evaluate(
         from keras_dyhead.inference import image_detector
 
         views = options.several_views(tta, tta_scales, tta_merge)
+        cut = options.tiles(tile, overlap)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
             opened = CocoAnnotations(annotations, images, class_names=names, on_error=on_error)
@@ -97,7 +98,7 @@ def evaluate(
                 path.parent.mkdir(parents=True, exist_ok=True)
         rules = {"max_detections": max_detections, "size_limits": size_limits}
         verbose = int(terminal.is_terminal)
-        detect = image_detector(loaded, views, options.tiles(tile, overlap))
+        detect = image_detector(loaded, views, cut)
         result = evaluate_coco(detect, opened, **rules, verbose=verbose)
     print_figures(result.figures, len(opened.images), terminal, size_limits)
     if per_class:
@@ -115,7 +116,7 @@ def evaluate(
                 "model": str(model),
                 "annotations": str(annotations),
                 "tta": None if views is None else dataclasses.asdict(views),
-                "tiles": None if tile is None else {"size": tile, "overlap": overlap},
+                "tiles": None if cut is None else {"size": cut.size, "overlap": cut.overlap},
                 **rules,
                 "problems": [str(problem) for problem in opened.problems],
             }

@@ -82,10 +82,10 @@ TtaScales = Annotated[
     ),
 ]
 TtaMerge = Annotated[
-    Literal["vote", "nms"],
+    Literal["vote", "nms"] | None,
     typer.Option(
-        help="Overlapping boxes of a class: average them by confidence (vote), or keep the best "
-        "(nms)."
+        help="Overlapping boxes of a class in --tta: average them by confidence (vote), or keep "
+        "the best (nms). Default: vote."
     ),
 ]
 
@@ -98,8 +98,12 @@ Tile = Annotated[
     ),
 ]
 Overlap = Annotated[
-    float,
-    typer.Option(min=0, max=0.99, help="Fraction of its side that a tile shares with the next."),
+    float | None,
+    typer.Option(
+        min=0,
+        max=0.99,
+        help="Fraction of its side that a tile shares with the next. Default: 0.2.",
+    ),
 ]
 
 
@@ -181,27 +185,34 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
 
 
 def several_views(
-    tta: bool, tta_scales: str | None, tta_merge: str
+    tta: bool, tta_scales: str | None, tta_merge: str | None
 ) -> "TestTimeAugmentation | None":
     """Returns the test-time augmentation that the options ask for. Scales alone enable it."""
     from keras_dyhead.inference import TestTimeAugmentation
 
+    merge = {} if tta_merge is None else {"merge": tta_merge}
     if tta_scales is None:
-        return TestTimeAugmentation(merge=tta_merge) if tta else None
+        if merge and not tta:
+            raise ValueError(f"--tta-merge needs --tta. Received: --tta-merge {tta_merge}")
+        return TestTimeAugmentation(**merge) if tta else None
     try:
         scales = [float(factor) for factor in tta_scales.split(",")]
     except ValueError:
         raise ValueError(
             f"--tta-scales must be numbers separated by commas. Received: {tta_scales}"
         ) from None
-    return TestTimeAugmentation(scales, merge=tta_merge)
+    return TestTimeAugmentation(scales, **merge)
 
 
-def tiles(tile: int | None, overlap: float) -> "Tiles | None":
+def tiles(tile: int | None, overlap: float | None) -> "Tiles | None":
     """Returns the tiles that --tile and --overlap ask for."""
     from keras_dyhead.inference import Tiles
 
-    return None if tile is None else Tiles(tile, overlap)
+    if tile is None:
+        if overlap is not None:
+            raise ValueError(f"--overlap needs --tile. Received: --overlap {overlap}")
+        return None
+    return Tiles(tile) if overlap is None else Tiles(tile, overlap)
 
 
 def progress_bar(text: str, terminal: Terminal) -> Callable[[Sequence], Iterator]:

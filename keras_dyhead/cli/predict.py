@@ -28,9 +28,9 @@ def predict(
     ] = 0.3,
     tta: options.Tta = False,
     tta_scales: options.TtaScales = None,
-    tta_merge: options.TtaMerge = "vote",
+    tta_merge: options.TtaMerge = None,
     tile: options.Tile = None,
-    overlap: options.Overlap = 0.2,
+    overlap: options.Overlap = None,
     max_detections: Annotated[
         int | None,
         typer.Option(min=1, help="Maximum detections per image. Default: the model's limit."),
@@ -62,6 +62,7 @@ def predict(
         from keras_dyhead.visualization.pictures import unique_stems
 
         views = options.several_views(tta, tta_scales, tta_merge)
+        cut = options.tiles(tile, overlap)
         if max_detections is not None:
             loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
         paths, faults = [], []
@@ -82,7 +83,7 @@ def predict(
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
-        detect = image_detector(loaded, views, options.tiles(tile, overlap))
+        detect = image_detector(loaded, views, cut)
         records, best = [], (0.0, -1)
         for path, stem in zip(paths, unique_stems(paths), strict=True):
             image = read_rgb(path)

@@ -37,7 +37,7 @@ def pseudo_label(
     ] = None,
     tta: options.Tta = False,
     tta_scales: options.TtaScales = None,
-    tta_merge: options.TtaMerge = "vote",
+    tta_merge: options.TtaMerge = None,
     class_names: options.ClassNames = None,
     on_error: options.OnError = "raise",
     overwrite: Annotated[

@@ -128,6 +128,8 @@ def test_categories_that_the_model_lacks_are_refused_or_left_out(arguments, fold
     [
         (["--tta-scales", "big"], "must be numbers separated by commas"),
         (["--tta", "--tta-merge", "mean"], "'mean' is not one of 'vote', 'nms'"),
+        (["--tta-merge", "nms"], "--tta-merge needs --tta"),
+        (["--overlap", "0.5"], "--overlap needs --tile"),
         (["--on-error", "x"], "'x' is not one of 'raise', 'skip'"),
         (["--class-names", "names.txt"], "The model has 5 classes. Received: 2 names"),
         (["--annotations", "broken.json"], "broken.json is not a JSON file"),
