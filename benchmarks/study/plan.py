@@ -134,7 +134,7 @@ def _detector(name):
     plain = Trial(name)
     yield Comparison(f"{name}, without DyHead", plain)
     if name == "atss":
-        label = f"{name}, without, 4 convolutions in the head"
+        label = f"{name}, without DyHead, 4 convolutions in the head"
         yield Comparison(label, replace(plain, head_layers=4), plain)
     for depth in (1, 2, 4, 6) if name == "atss" else (2, 6):
         label = f"{name}, {depth} block{'s' if depth > 1 else ''}"
