@@ -29,7 +29,7 @@ def export(
         typer.Option(
             metavar="HEIGHT WIDTH",
             help="Size that images are resized to fit, for models without a fixed size. litert "
-            "needs one.",
+            "needs a size.",
         ),
     ] = None,
 ) -> None:

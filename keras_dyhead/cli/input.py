@@ -29,7 +29,7 @@ def show_input(
         bool, typer.Option(help="Decode every file once first, to find broken ones.")
     ] = True,
     seconds: Annotated[
-        float, typer.Option(min=0.0, help="How many seconds to measure throughput.")
+        float, typer.Option(min=0.0, help="Seconds to measure throughput for.")
     ] = 10.0,
     steps: Annotated[
         int,
@@ -54,7 +54,8 @@ def show_input(
     Opens the images with the settings of `train`, lists problems, counts images, boxes and
     canvases, and draws some augmented images with their boxes. Measures how many images per second
     are read, decoded, augmented and batched while nothing else runs. With --steps, it also trains a
-    model for that many steps, reports what share of the time they waited, and discards the model.
+    model for that many steps, reports what share of the time went into waiting, and discards the
+    model.
 
     **Examples**
 

@@ -52,8 +52,8 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Use the settings of a published training, see `keras-dyhead recipes`. Options and "
-        "NAME=VALUE settings override them.",
+        help="Use the settings of a published training (`keras-dyhead recipes` lists all). Options "
+        "and NAME=VALUE settings override them.",
     ),
 ]
 Annotations = Annotated[Path, existing_file("COCO JSON file with the annotations of the images.")]
@@ -72,7 +72,7 @@ Tta = Annotated[
     typer.Option(
         "--tta",
         help="Test-time augmentation: detect at several scales, with and without mirroring, and "
-        "merge the detections. By default, this is ten times the work.",
+        "merge the detections. With the default scales, this is ten times the work.",
     ),
 ]
 TtaScales = Annotated[
@@ -84,8 +84,8 @@ TtaScales = Annotated[
 TtaMerge = Annotated[
     Literal["vote", "nms"] | None,
     typer.Option(
-        help="Overlapping boxes of a class in --tta: average them by confidence (vote), or keep "
-        "the best (nms). Default: vote."
+        help="How --tta merges overlapping boxes of a class: average them by confidence (vote), or "
+        "keep the best (nms). Default: vote."
     ),
 ]
 

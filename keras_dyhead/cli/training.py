@@ -184,7 +184,8 @@ def train(
     deterministic: Annotated[
         bool,
         typer.Option(
-            "--deterministic", help="Make equal settings give equal weights, at lower speed."
+            "--deterministic",
+            help="Make trainings with equal settings give equal weights. This is slower.",
         ),
     ] = False,
     seed: Seed = 0,
@@ -200,9 +201,9 @@ def train(
     Saves a checkpoint after every epoch. After an interruption, run the same command with --resume
     to continue. At the end, --out has the model (model.keras), a SavedModel that takes images or
     image files (saved_model/), the COCO metrics (metrics.json), the training history
-    (history.json, .csv, .png) and pictures (detections.png). From the start it has settings.json:
-    all settings, values derived from them, and package versions. From the first evaluation on,
-    tensorboard/ has metrics, the AP of each class and pictures for TensorBoard.
+    (history.json, .csv, .png) and pictures (detections.png). settings.json, written at the start,
+    has all settings, values derived from them, and package versions. tensorboard/, written from the
+    first evaluation on, has metrics, the AP of each class and pictures for TensorBoard.
 
     **Examples**
 
