@@ -35,7 +35,7 @@ def main():
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--preset", default="resnet_50_imagenet", help="name or folder")
+    parser.add_argument("--preset", default="resnet_50_imagenet", help="preset name or folder")
     parser.add_argument("--images", required=True, help="folder of your images")
     parser.add_argument("--annotations", required=True, help="their COCO JSON file")
     parser.add_argument("--out", required=True, help=".keras file to write")

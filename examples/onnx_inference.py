@@ -3,8 +3,9 @@
     keras-dyhead export atss.keras --format onnx --out atss.onnx
     python examples/onnx_inference.py atss.onnx street.jpg
 
-Needs onnxruntime, numpy and Pillow. The file includes preprocessing and decoding: it takes RGB
-images of any size and returns boxes (left, top, right, bottom) in pixels of those images.
+The script needs onnxruntime, numpy and Pillow. The ONNX file includes preprocessing and decoding:
+it takes RGB images of any size and returns boxes (left, top, right, bottom) in pixels of those
+images.
 """
 
 import argparse
