@@ -52,7 +52,7 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        help="Use the settings of a published training (`keras-dyhead recipes` lists all). Options "
+        help="Use the settings of a published training run (see `keras-dyhead recipes`). Options "
         "and NAME=VALUE settings override them.",
     ),
 ]

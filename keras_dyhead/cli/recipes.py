@@ -30,7 +30,7 @@ Settings:
 def recipes(
     name: Annotated[str | None, typer.Argument(help="Recipe to show.", show_default=False)] = None,
 ) -> None:
-    """List the published trainings with their AP and cost, or show one of them.
+    """List the published training runs with their AP and cost, or show one of them.
 
     The cost is the number of multiply-adds of the whole training.
 

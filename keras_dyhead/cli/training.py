@@ -17,10 +17,10 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands im
     from keras_dyhead.training import Training
 
 Resume = Annotated[
-    bool, typer.Option("--resume", help="Resume the training in --out from its last checkpoint.")
+    bool, typer.Option("--resume", help="Resume the run in --out from its last checkpoint.")
 ]
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Delete an earlier training in --out first.")
+    bool, typer.Option("--overwrite", help="Delete an earlier run in --out first.")
 ]
 Seed = Annotated[int, typer.Option(help="Seed for all random choices.")]
 Detector = Annotated[
@@ -185,7 +185,7 @@ def train(
         bool,
         typer.Option(
             "--deterministic",
-            help="Make trainings with equal settings give equal weights. This is slower.",
+            help="Make runs with equal settings give equal weights. This is slower.",
         ),
     ] = False,
     seed: Seed = 0,
