@@ -11,11 +11,10 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 from keras_dyhead.coco.checks import check_count
-from keras_dyhead.coco.detections import DETECTION, detection_array, detection_table
+from keras_dyhead.coco.detections import DETECTION, detection_array
 from keras_dyhead.coco.fields import (
     Id,
     find_id,
-    id_array,
     id_order,
     index_ids,
     read_area,
@@ -116,7 +115,10 @@ def coco_metrics(
     image_ids = sorted({_read_id(r, "id") for r in ground_truth["images"]}, key=id_order)
     truths = _truth_array(ground_truth["annotations"], image_ids, list(names))
     detections = detection_array(results)
-    found = _number(detections, image_ids, list(names), "detection")
+    found = np.zeros(len(detections), DETECTION)
+    found["bbox"], found["score"] = detections["bbox"], detections["score"]
+    for key, ids in (("image_id", image_ids), ("category_id", list(names))):
+        found[key] = _places(detections[key].tolist(), ids, f"detection has any {key}")
     known = found["image_id"] >= 0
     if workers is None:
         workers = min(os.cpu_count() or 1, _MOST_WORKERS) if known.sum() >= _MANY else 1
@@ -153,9 +155,9 @@ def _read_id(record: Mapping, key: str) -> Id:
 
 
 def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list) -> np.ndarray:
-    """The ground truth of the selected images and categories, numbered by `_number`."""
-    rows, more = [], []
-    for record in records:
+    """The ground truth of the selected images and categories, numbered by `_places`."""
+    truths = np.zeros(len(records), TRUTH)
+    for row, record in enumerate(records):
         box, crowd = read_box(record.get("bbox")), read_flag(record.get("iscrowd"))
         if box is None or crowd is None or not np.isfinite(box).all() or min(box[2:]) < 0:
             raise ValueError(
@@ -163,42 +165,32 @@ def _truth_array(records: Sequence[Mapping], image_ids: list, category_ids: list
                 f"sides, and an iscrowd of 0 or 1. Received: {record!r:.200}"
             )
         area = read_area(record.get("area"))
-        more.append((box[2] * box[3] if area is None else area, crowd))
-        rows.append((_read_id(record, "image_id"), _read_id(record, "category_id"), box, 1.0))
-    images, categories, boxes, scores = zip(*rows, strict=True) if rows else ([],) * 4
-    if len(rows) > 1 and np.max(np.abs(boxes)) <= 1 and np.any(np.mod(boxes, 1)):
+        truths["bbox"][row], truths["iscrowd"][row] = box, crowd
+        truths["area"][row] = box[2] * box[3] if area is None else area
+    boxes = truths["bbox"]
+    if len(boxes) > 1 and np.max(np.abs(boxes)) <= 1 and np.any(np.mod(boxes, 1)):
         raise ValueError(
             "The ground truth must have boxes in pixels, not fractions of the image size. "
             f"Received: {records[0]!r:.200}"
         )
-    table = detection_table(id_array(images), id_array(categories), boxes, scores)
-    table = _number(table, image_ids, category_ids, "annotation")
-    truths = np.zeros(len(table), TRUTH)
-    for name in ("image_id", "category_id", "bbox"):
-        truths[name] = table[name]
-    truths["area"], truths["iscrowd"] = np.reshape(more, (-1, 2)).T
+    for key, known in (("image_id", image_ids), ("category_id", category_ids)):
+        truths[key] = _places(
+            [_read_id(r, key) for r in records], known, f"annotation has any {key}"
+        )
     return truths[truths["image_id"] >= 0]
 
 
-def _number(
-    table: np.ndarray, image_ids: list[Id], category_ids: list[Id], what: str
-) -> np.ndarray:
-    """Replaces the ids of a table by their positions in these lists, -1 if unknown.
+def _places(ids: list[Id], known: list[Id], what: str) -> list[int]:
+    """Returns the position of each id in a list of known ids, -1 if it is not there.
 
     Raises:
-        ValueError: If all are unknown. The message names the rows as `what`.
+        ValueError: If none is there. The message begins with `what`.
     """
-    numbered = np.zeros(len(table), DETECTION)
-    numbered["bbox"], numbered["score"] = table["bbox"], table["score"]
-    for key, ids in (("image_id", image_ids), ("category_id", category_ids)):
-        places, index = {i: place for place, i in enumerate(ids)}, index_ids(ids)
-        numbered[key] = [places.get(find_id(i, index), -1) for i in table[key].tolist()]
-        if len(table) and len(ids) and (numbered[key] < 0).all():
-            raise ValueError(
-                f"No {what} has any {key} of the ground truth, such as {ids[:5]}. "
-                f"Received: {table[key][:5].tolist()}"
-            )
-    return numbered
+    places, index = {i: place for place, i in enumerate(known)}, index_ids(known)
+    found = [places.get(find_id(i, index), -1) for i in ids]
+    if known and found and max(found) < 0:
+        raise ValueError(f"No {what} of the ground truth, such as {known[:5]}. Received: {ids[:5]}")
+    return found
 
 
 def _summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
