@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.progress import Progress
 from rich.table import Table
 
 from keras_dyhead.cli import options
@@ -73,16 +72,20 @@ def show_input(
         with terminal.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead.training.data import build_preprocessor, open_training_data
             from keras_dyhead.training.plan import resolve_settings
+            from keras_dyhead.training.throughput import measure_throughput
         settings = options.training_settings(recipe, overrides, given)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # problems are listed below
             preprocessor = build_preprocessor(settings)
             dataset = open_training_data(settings, preprocessor, seed=settings.seed, verify=verify)
         if steps:
-            resolve_settings(settings, dataset.annotations)  # raises without boxes
-    report = _count(dataset, settings) | {"measured": _measure(dataset, seconds, terminal)}
+            resolved = resolve_settings(settings, dataset.annotations)  # raises without boxes
+    report = _count(dataset, settings)
+    with terminal.status("measuring the throughput"):
+        report["measured"] = measure_throughput(dataset, seconds)
     if steps:
-        report["training"] = _train(dataset, settings, preprocessor, steps, terminal)
+        with terminal.status("training"):
+            report["training"] = _train(dataset, resolved, preprocessor, steps)
     _print(report, terminal)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -116,25 +119,13 @@ def _count(dataset, settings) -> dict[str, Any]:
     }
 
 
-def _measure(dataset, seconds: float, terminal: Terminal) -> dict[str, Any]:
-    from keras_dyhead.coco.throughput import measure_throughput
-
-    with Progress(console=terminal, transient=True) as bar:
-        task = bar.add_task("reading images", total=1.0)
-        return measure_throughput(dataset, seconds, lambda x: bar.update(task, completed=x))
-
-
-def _train(dataset, settings, preprocessor, steps: int, terminal: Terminal) -> dict[str, Any]:
+def _train(dataset, settings, preprocessor, steps: int) -> dict[str, Any]:
     from keras_dyhead.training.model import build_detector
-    from keras_dyhead.training.plan import resolve_settings
-    from keras_dyhead.training.waiting import measure_waiting
+    from keras_dyhead.training.throughput import measure_waiting
 
-    resolved = resolve_settings(settings, dataset.annotations)
-    whole = len(dataset) * resolved.epochs
-    model = build_detector(resolved, dataset.class_names, whole, preprocessor)
-    with Progress(console=terminal, transient=True) as bar:
-        task = bar.add_task("training", total=1.0)
-        return measure_waiting(model, dataset, steps, lambda x: bar.update(task, completed=x))
+    whole = len(dataset) * settings.epochs
+    model = build_detector(settings, dataset.class_names, whole, preprocessor)
+    return measure_waiting(model, dataset, steps)
 
 
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
