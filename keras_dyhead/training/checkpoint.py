@@ -1,12 +1,13 @@
 """Saves the state of a training, so that it can resume after the process was killed."""
 
+import contextlib
 import json
 import math
 import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -14,7 +15,6 @@ import numpy as np
 from keras import ops
 
 from keras_dyhead.checkpoints.durable import check_folder_content, write_folder
-from keras_dyhead.training.callbacks import averaged_weights
 
 _FINISHED = re.compile(r"epoch-(\d{5,})(?:-step-(\d{7,}))?")
 _KEPT = 2
@@ -236,3 +236,25 @@ def _state(model: keras.Model) -> list[keras.Variable]:
     """Returns all variables that training changes: of the model, random seeds and optimizer."""
     seeds = [v for v in model.variables if v.path.endswith("seed_generator_state")]
     return [*model.weights, *seeds, *model.optimizer.variables]
+
+
+@contextlib.contextmanager
+def averaged_weights(model: keras.Model) -> Iterator[None]:
+    """Temporarily gives a compiled model the weights that it will have at the end of `fit`.
+
+    An optimizer with `use_ema=True` keeps a moving average of the weights, which replaces them
+    when `fit` ends. On exit, the weights are restored exactly. (Keras' `SwapEMAWeights` swaps by
+    adding and subtracting, which rounds.)
+    """
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
+    if not optimizer.use_ema:
+        yield
+        return
+    weights = model.trainable_variables
+    own = [keras.ops.convert_to_numpy(weight) for weight in weights]
+    optimizer.finalize_variable_values(weights)
+    try:
+        yield
+    finally:
+        for weight, value in zip(weights, own, strict=True):
+            weight.assign(value)

@@ -194,8 +194,8 @@ class Training:
         return metrics
 
     def _fit(self, verbose: int) -> None:
-        position = DataPosition(self.train_data, self.steps_done)
-        finite = FiniteLoss(self._images_of, self._checkpoint.kept, self.steps_done)
+        position = DataPosition(self.train_data, self._checkpoint)
+        finite = FiniteLoss(self._images_of, self._checkpoint)
         log = TensorBoardLog(self.out / "tensorboard", self.val_data.annotations)
         evaluation = AveragedEvaluation(
             prefix=self.settings.figure_prefix,

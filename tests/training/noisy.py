@@ -49,7 +49,7 @@ def train(model, folder, epochs=3, also=(), **options):
     checkpoint = EpochCheckpoint(folder, **options)
     checkpoint.restore(model)
     first = data(checkpoint.steps)
-    callbacks = [DataPosition(first, checkpoint.steps), checkpoint, *also]
+    callbacks = [DataPosition(first, checkpoint), checkpoint, *also]
     start = len(checkpoint.records)
     model.fit(first, epochs=epochs, initial_epoch=start, callbacks=callbacks, verbose=0)
     return checkpoint

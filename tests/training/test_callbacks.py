@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from training.noisy import STEPS, data, noisy_model
 
-from keras_dyhead.training.callbacks import FiniteLoss, averaged_weights
-from keras_dyhead.training.checkpoint import EpochCheckpoint
+from keras_dyhead.training.callbacks import FiniteLoss
+from keras_dyhead.training.checkpoint import EpochCheckpoint, averaged_weights
 
 
 def test_a_nan_stops_training_at_its_step_and_names_the_images(tmp_path):
@@ -19,7 +19,7 @@ def test_a_nan_stops_training_at_its_step_and_names_the_images(tmp_path):
         return "the images 7 (a.jpg)"
 
     checkpoint = EpochCheckpoint(tmp_path)
-    finite = FiniteLoss(images_of, checkpoint.kept)
+    finite = FiniteLoss(images_of, checkpoint)
     fit = functools.partial(model.fit, callbacks=[finite, checkpoint], verbose=0)
     fit(data(), epochs=1)
     with pytest.raises(FloatingPointError, match=r"epoch 2, step 3, on the images 7 \(a.jpg\)"):
@@ -30,8 +30,9 @@ def test_a_nan_stops_training_at_its_step_and_names_the_images(tmp_path):
 
 def test_skipped_steps_are_not_nan_and_the_loss_scale_is_restored(tmp_path):
     model = noisy_model(loss_scaling=True)
-    finite = FiniteLoss(lambda epoch, step: "none")
-    model.fit(data(), epochs=1, callbacks=[finite, EpochCheckpoint(tmp_path)], verbose=0)
+    checkpoint = EpochCheckpoint(tmp_path)
+    finite = FiniteLoss(lambda epoch, step: "none", checkpoint)
+    model.fit(data(), epochs=1, callbacks=[finite, checkpoint], verbose=0)
     assert int(model.optimizer.iterations) < STEPS
     scale = float(model.optimizer.dynamic_scale)
     assert scale < 2.0**127

@@ -14,8 +14,7 @@ import pytest
 from training.noisy import STEPS, data, noisy_model, state, train
 
 from keras_dyhead.coco import draw_shapes
-from keras_dyhead.training.callbacks import averaged_weights
-from keras_dyhead.training.checkpoint import EpochCheckpoint
+from keras_dyhead.training.checkpoint import EpochCheckpoint, averaged_weights
 
 
 class Kill(keras.callbacks.Callback):
