@@ -3,7 +3,7 @@
 import colorsys
 import json
 from pathlib import Path
-from typing import NamedTuple
+from types import SimpleNamespace
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
@@ -88,8 +88,15 @@ def draw_shapes(
     check("min_stretch", min_stretch, 0.1 <= min_stretch <= 1, "between 0.1 and 1")
     check("max_overlap", max_overlap, 0 <= max_overlap <= 1, "between 0 and 1")
     check("max_outlines", max_outlines, max_outlines >= 0, "at least 0")
-    style = _Style(
-        image_size, sizes, clutter, class_hues, min_contrast, min_stretch, max_overlap, max_outlines
+    style = SimpleNamespace(
+        size=image_size,
+        size_range=sizes,
+        clutter=clutter,
+        class_hues=class_hues,
+        min_contrast=min_contrast,
+        min_stretch=min_stretch,
+        max_overlap=max_overlap,
+        max_outlines=max_outlines,
     )
     directory = Path(directory)
     (directory / "images").mkdir(parents=True, exist_ok=True)
@@ -120,17 +127,6 @@ def draw_shapes(
     path = directory / "instances.json"
     path.write_text(json.dumps(contents))
     return path
-
-
-class _Style(NamedTuple):
-    size: int
-    size_range: tuple[float, float]
-    clutter: float
-    class_hues: bool
-    min_contrast: float
-    min_stretch: float
-    max_overlap: float
-    max_outlines: int
 
 
 def _draw_scene(rng, count, style):
@@ -203,10 +199,10 @@ def _shape_mask(rng, label, style, line=False):
     return fine.reduce(_SUPERSAMPLING)
 
 
-def _free_corner(rng, size, shape_size, boxes, max_overlap, tries=20):
-    """A place where the shape covers little of its neighbors, or `None`."""
+def _free_corner(rng, size, shape_size, boxes, max_overlap):
+    """A place where the shape covers little of its neighbors, or `None` after 20 attempts."""
     width, height = shape_size
-    for _ in range(tries):
+    for _ in range(20):
         left, top = (int(rng.integers(0, size - side + 1)) for side in shape_size)
         if all(
             max(0, min(left + width, x2) - max(left, x1))
