@@ -22,23 +22,17 @@ _FLAGS = {"": 0, "false": 0, "no": 0, "true": 1, "yes": 1}
 _LARGEST_AREA = 1e10
 
 
-def read_text(path: Path) -> str:
-    """Reads a text file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
+def read_lines(path: Path) -> list[str]:
+    """Reads the lines of a text file, stripped and without empty ones.
 
-    Raises:
-        ValueError: If the encoding is another one. The message names the file.
+    The text is in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
     """
     content = path.read_bytes()
-    encoding = json.detect_encoding(content)
     try:
-        return content.decode(encoding)
+        text = content.decode(json.detect_encoding(content))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not text in UTF-8 or UTF-16: {error}") from None
-
-
-def read_lines(path: Path) -> list[str]:
-    """Reads the lines of a text file, see `read_text`, stripped and without empty ones."""
-    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
+    return [line.strip() for line in text.splitlines() if line.strip()]
 
 
 def read_number(value: Any) -> float | None:
