@@ -156,7 +156,6 @@ class CocoDataset(keras.utils.PyDataset):
         pixels, boxes, labels = self._read(record)
         original = np.array([record.height, record.width])
         size = np.maximum(1, (original * self._factor(original) + 0.5).astype("int32"))
-        size = np.minimum(size, self.image_size)
         scale = (size / original).astype("float32")
         pixels, boxes = self._resize(pixels, size.tolist()), boxes * np.tile(scale[::-1], 2)
         if self.horizontal_flip:
