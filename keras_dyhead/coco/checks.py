@@ -152,14 +152,8 @@ def check_records(
 
 def name_record(record: dict, kind: str) -> str:
     """Returns the name of a record for a report, with the file name of an image."""
-    file_name = shorten(record["file_name"]) if "file_name" in record else None
-    return f"{kind} {record['id']}" + ("" if file_name is None else f" ({file_name})")
-
-
-def shorten(text: Any, length: int = 100) -> str:
-    """Shortens text to fit into a message."""
-    text = str(text)
-    return text if len(text) <= length else f"{text[:length]}..."
+    name = f"{kind} {record['id']}"
+    return f"{name} ({record['file_name']!s:.100})" if "file_name" in record else name
 
 
 def check_categories(

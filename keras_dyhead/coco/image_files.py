@@ -17,7 +17,6 @@ import numpy as np
 from PIL import Image
 
 from keras_dyhead.checkpoints.fetch import keras_home
-from keras_dyhead.coco.checks import shorten
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
 _FORMATS = ("BMP", "GIF", "JPEG", "PNG", "WEBP")  # the formats that TensorFlow decodes
@@ -163,7 +162,7 @@ def _record_of(paths: Sequence[Path], sizes: Sequence[Size]) -> Path:
 
 def _inspect(path: Path, size: Size, decode: bool) -> tuple[Size, str | None]:
     if not os.path.isfile(path):
-        return size, f"no such file: {shorten(path, 200)}"
+        return size, f"no such file: {path!s:.200}"
     if not decode and None not in size:
         return size, None
     try:
