@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from keras_dyhead.coco.checks import check_numbers
+from keras_dyhead.coco.checks import check_types
 from keras_dyhead.coco.geometry import (
     clip_to_visible,
     crop,
@@ -83,10 +83,10 @@ class Augmentation:
     min_visible: float = 0.25
 
     def __post_init__(self):
+        check_types(self)
         for name in ("scale", "sizes", "crop_size", "crop_sides"):  # JSON lists and ranges
             value = getattr(self, name)
             object.__setattr__(self, name, None if value is None else tuple(value))
-        check_numbers(self)
         if self.sizes is not None:
             self._check("sizes", len(self.sizes) > 0 and min(self.sizes) > 0, "positive lengths")
             if self.scale not in (None, type(self).scale):
@@ -97,18 +97,16 @@ class Augmentation:
             object.__setattr__(self, "scale", None)
         largest = max(self.sizes or (1,))
         self._check("max_side", self.max_side >= largest, f"at least {largest}")
-        for name in ("horizontal_flip", "crop", "mosaic"):
-            self._check(name, 0 <= getattr(self, name) <= 1, "a probability")
+        for name in ("horizontal_flip", "crop", "mosaic", "brightness", "min_visible"):
+            self._check(name, 0 <= getattr(self, name) <= 1, "between 0 and 1")
         for name in ("scale", "crop_size"):
             low, high = getattr(self, name) or (1, 1)
             self._check(name, 0 < low <= high, "(smallest, largest), both positive")
         sides = self.crop_sides or (1,)
         self._check("crop_sides", min(sides) > 0, "positive lengths")
-        self._check("brightness", 0 <= self.brightness <= 1, "between 0 and 1")
         for name in ("contrast", "saturation"):
             self._check(name, 0 <= getattr(self, name) < 1, "at least 0 and less than 1")
         self._check("hue", 0 <= self.hue <= 0.5, "between 0 and 0.5")
-        self._check("min_visible", 0 <= self.min_visible <= 1, "between 0 and 1")
 
     def _check(self, name: str, valid: bool, expected: str) -> None:
         check(name, getattr(self, name), valid, expected)

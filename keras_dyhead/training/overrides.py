@@ -1,15 +1,12 @@
 """Parses and merges settings such as `learning_rate=0.02`."""
 
-import collections.abc
-import dataclasses
 import difflib
 import json
-import os
-import types
 import typing
 from collections.abc import Sequence
 from typing import Any
 
+from keras_dyhead.coco.checks import described, fits
 from keras_dyhead.training.settings import TrainingSettings
 
 
@@ -21,15 +18,14 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
     `augmentation.horizontal_flip=0`. Types are checked, and unknown names get a suggestion.
     """
     kinds = typing.get_type_hints(TrainingSettings)
-    known = [field.name for field in dataclasses.fields(TrainingSettings)]
     found: dict[str, Any] = {}
     for text in texts:
         path, equals, written = text.partition("=")
         name, dot, key = path.partition(".") if path.startswith("augmentation.") else (path, "", "")
         if not equals:
             raise ValueError(f"Settings must have the form name=value. Received: {text!r}")
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=3) or known
+        if name not in kinds:
+            near = difflib.get_close_matches(name, kinds, n=3) or list(kinds)
             raise ValueError(f"There is no setting {name!r}. Did you mean one of {near}?")
         try:
             value = json.loads(written)
@@ -37,8 +33,8 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
             value = written
         if dot:
             value = found.get(name, {}) | {key: value}
-        if not _fits(value, kinds[name]):
-            raise ValueError(f"`{name}` must be {_described(kinds[name])}. Received: {text}")
+        if not fits(value, kinds[name]):
+            raise ValueError(f"`{name}` must be {described(kinds[name])}. Received: {text}")
         found[name] = value
     return found
 
@@ -58,33 +54,3 @@ def merge_settings(*parts: dict[str, Any]) -> dict[str, Any]:
         if part.get("augmentation") is not None:
             merged["augmentation"] = varied
     return merged
-
-
-def _fits(value: Any, kind: Any) -> bool:
-    """Whether a JSON value fits a type. A list fits a tuple, and an int a float."""
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, argument) for argument in arguments)
-    if origin is tuple:
-        return isinstance(value, list) and all(
-            any(_fits(entry, kind) for kind in arguments if kind is not Ellipsis) for entry in value
-        )
-    if origin is collections.abc.Mapping:
-        return isinstance(value, dict)
-    if kind is os.PathLike:
-        return isinstance(value, str)
-    if kind in (int, float):
-        numbers = int if kind is int else (int, float)
-        return isinstance(value, numbers) and not isinstance(value, bool)
-    return isinstance(value, kind)
-
-
-def _described(kind: Any) -> str:
-    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin in (typing.Union, types.UnionType):
-        return " or ".join(dict.fromkeys(map(_described, arguments)))
-    if origin is tuple:
-        return f"[{_described(arguments[0])}, ...]"
-    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
-    words |= {type(None): "null", os.PathLike: "a string"}
-    return words.get(kind, "a dictionary")

@@ -8,7 +8,7 @@ from typing import Any
 
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, PublishedModel
 from keras_dyhead.coco import Augmentation
-from keras_dyhead.coco.checks import check_numbers
+from keras_dyhead.coco.checks import check_types
 from keras_dyhead.detectors import DETECTORS
 from keras_dyhead.ops.arguments import check, check_choice
 
@@ -190,17 +190,21 @@ class TrainingSettings:
     seed: int = 0
 
     def __post_init__(self):
+        check_types(self)
         paths = ("images", "annotations", "val_images", "val_annotations")
         self._convert(os.fspath, *paths, "backbone_weights", "weights")
         self._convert(tuple, "anchor_ratios", "milestones", "no_decay", "freeze")
+        self._convert(lambda canvases: tuple(map(tuple, canvases)), "canvases")
         if self.learning_rate is None:
             rate = 1e-3 if self.weights is None else 1e-4
             object.__setattr__(self, "learning_rate", rate)
-        self._convert(lambda canvases: tuple(map(tuple, canvases)), "canvases")
-        check_numbers(self)
         for name in _POSITIVE:
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "positive")
+        for name in ("num_blocks", "warmup_steps", "weight_decay"):
+            self._check(name, (getattr(self, name) or 0) >= 0, "at least 0")
+        for name in ("val_split", "momentum", "ema_momentum"):
+            self._check(name, 0 <= (getattr(self, name) or 0) < 1, "at least 0 and below 1")
         self._check_data()
         self._check_model()
         self._check_optimizer()
@@ -215,53 +219,38 @@ class TrainingSettings:
                 "`val_images` and `val_annotations` must be set together. Received: "
                 f"val_images={self.val_images}, val_annotations={self.val_annotations}"
             )
-        self._check("val_split", 0 <= self.val_split < 1, "at least 0 and below 1")
-        if self.val_split and self.val_images is not None:
-            raise ValueError(
-                "`val_split` and `val_images` cannot be combined. Received: "
-                f"val_split={self.val_split}, val_images={self.val_images}"
-            )
+        for one, other in (("val_split", "val_images"), ("image_size", "canvases")):
+            values = getattr(self, one), getattr(self, other)
+            if all(values):
+                raise ValueError(
+                    f"`{one}` and `{other}` cannot be combined. "
+                    f"Received: {one}={values[0]}, {other}={values[1]}"
+                )
         if self.patience is not None and not self.held_out:
             raise ValueError(
                 "`patience` needs held-out images: `val_images` or `val_split`. "
                 f"Received: patience={self.patience}"
-            )
-        if self.canvases is not None and self.image_size is not None:
-            raise ValueError(
-                "`image_size` and `canvases` cannot be combined. Received: "
-                f"image_size={self.image_size}, canvases={self.canvases}"
             )
         self.build_augmentation()
 
     def _check_model(self):
         known = self.detector in DETECTORS or self.published is not None
         self._check("detector", known, f"one of {list(DETECTORS)} or a published model")
-        self._check("num_blocks", (self.num_blocks or 0) >= 0, "at least 0")
         channels = 16 if self.channels is None else self.channels
         self._check("channels", channels >= 16 and channels % 16 == 0, "a multiple of 16")
         known = set(self.freeze) <= set(PARTS)
         self._check("freeze", known, f"among {PARTS}")
-        if self.weights is not None:
-            defaults = {field.name: field.default for field in dataclasses.fields(self)}
-            given = {name: getattr(self, name) for name in _MODEL}
-            given = {name: value for name, value in given.items() if value != defaults[name]}
-            if given:
-                raise ValueError(
-                    f"The model in `weights` cannot be changed. Received: weights="
-                    f"{self.weights!r} and {given}"
-                )
-        given = {name: getattr(self, name) for name in _PUBLISHED}
-        given = {name: value for name, value in given.items() if value is not None}
-        if self.published is not None and given:
+        if self.weights is not None and (given := self._given(_MODEL)):
+            raise ValueError(
+                f"The model in `weights` cannot be changed. Received: weights="
+                f"{self.weights!r} and {given}"
+            )
+        if self.published is not None and (given := self._given(_PUBLISHED)):
             raise ValueError(
                 f"The published model {self.detector!r} fixes {list(given)}. Received: {given}"
             )
 
     def _check_optimizer(self):
-        self._check("warmup_steps", (self.warmup_steps or 0) >= 0, "at least 0")
-        self._check("weight_decay", self.weight_decay >= 0, "at least 0")
-        self._check("momentum", 0 <= self.momentum < 1, "at least 0 and below 1")
-        self._check("ema_momentum", 0 <= (self.ema_momentum or 0) < 1, "at least 0 and below 1")
         times = (0, *self.milestones, 1)
         ascending = len(times) > 2 and sorted(set(times)) == list(times)
         self._check("milestones", ascending, "ascending and between 0 and 1")
@@ -275,12 +264,14 @@ class TrainingSettings:
 
     def _convert(self, function, *names):
         for name in names:
-            if (value := getattr(self, name)) is None:
-                continue
-            try:
+            if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, function(value))
-            except TypeError:
-                self._check(name, False, "a path" if function is os.fspath else "a list")
+
+    def _given(self, names):
+        """Returns those settings that differ from their defaults."""
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value != defaults[name]}
 
     def _check(self, name, valid, expected):
         check(name, getattr(self, name), valid, expected)
@@ -307,7 +298,6 @@ class TrainingSettings:
             ValueError: If `augmentation` has names that are not arguments of `Augmentation`.
         """
         given = self.augmentation or {}
-        self._check("augmentation", isinstance(given, Mapping), "a dictionary")
         known = [field.name for field in dataclasses.fields(Augmentation)]
         unknown = sorted(set(given).difference(known))
         if unknown:
