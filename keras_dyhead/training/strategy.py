@@ -7,6 +7,8 @@ import zlib
 import keras
 import tensorflow as tf
 
+_TF_CONFIG = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
+
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
     """Creates the strategy of a training. Call it before any other TensorFlow operation.
@@ -24,7 +26,15 @@ def make_strategy(name: str) -> tf.distribute.Strategy:
         devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
         return tf.distribute.MirroredStrategy([device.name for device in devices])
     if name == "multiworker":
-        _check_cluster(os.environ.get("TF_CONFIG", ""))
+        text = os.environ.get("TF_CONFIG", "")
+        try:
+            config = json.loads(text)
+            config["cluster"][config["task"]["type"]][config["task"]["index"]]
+        except (ValueError, LookupError, TypeError):
+            raise ValueError(
+                "The strategy 'multiworker' needs the environment variable TF_CONFIG, with a "
+                f"different index in each process: {_TF_CONFIG}. Received: TF_CONFIG={text!r}"
+            ) from None
         return tf.distribute.MultiWorkerMirroredStrategy()
     return tf.distribute.get_strategy()
 
@@ -54,15 +64,3 @@ def check_agreement(strategy: tf.distribute.Strategy, state: object) -> None:
             f"must be a folder that all of them share. Received in this process: {state}. "
             f"Checksums of all processes: {numbers}"
         )
-
-
-def _check_cluster(text: str) -> None:
-    expected = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "worker", "index": 0}}'
-    try:
-        config = json.loads(text)
-        config["cluster"][config["task"]["type"]][config["task"]["index"]]
-    except (ValueError, LookupError, TypeError):
-        raise ValueError(
-            "The strategy 'multiworker' needs the environment variable TF_CONFIG, with a different "
-            f"index in each process: {expected}. Received: TF_CONFIG={text!r}"
-        ) from None
