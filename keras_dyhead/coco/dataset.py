@@ -14,9 +14,8 @@ from keras_dyhead.coco.augmentation import Augmentation
 from keras_dyhead.coco.batches import size_limits
 from keras_dyhead.coco.checks import check_count
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
-from keras_dyhead.coco.examples import Examples
+from keras_dyhead.coco.examples import MOSAIC_PARTS, Examples
 from keras_dyhead.coco.geometry import assign_canvases, check_canvases
-from keras_dyhead.coco.mosaic import PARTS
 from keras_dyhead.ops.arguments import check
 from keras_dyhead.printable import counted
 
@@ -149,7 +148,7 @@ def load_coco(
     if max_boxes is None:
         max_boxes = max(1, max(len(image.boxes) for image in opened.images))
         if augmentation is not None and augmentation.mosaic:
-            max_boxes *= PARTS
+            max_boxes *= MOSAIC_PARTS
     seed = random.randrange(2**31) if seed is None else seed
     examples = Examples(
         opened.images,

@@ -11,9 +11,9 @@ from keras_dyhead.coco.annotations import CocoImage
 from keras_dyhead.coco.augmentation import Augmentation, augment
 from keras_dyhead.coco.decode_image import read_or_empty
 from keras_dyhead.coco.geometry import fitting_factor, resize_bilinear, resize_into
-from keras_dyhead.coco.mosaic import assemble_mosaic, draw_mosaic
 from keras_dyhead.ops.boxes import box_area
 
+MOSAIC_PARTS = 4
 _MOSAIC, _FIRST_PART = 5, 6
 """Values folded into the seed of an example. `augment` uses 1 to 4."""
 
@@ -65,7 +65,7 @@ class Examples:
 
             image, boxes, labels = tf.cond(
                 is_mosaic,
-                lambda: assemble_mosaic(canvas, meeting_point, load_part),
+                lambda: _assemble_mosaic(canvas, meeting_point, load_part),
                 lambda: self._load_varied(row, canvas, key, canvas),
             )
         image = tf.image.pad_to_bounding_box(image, 0, 0, canvas[0], canvas[1])
@@ -90,9 +90,16 @@ class Examples:
         return tf.random.fold_in(key, self._table["ids"][row])
 
     def _draw_mosaic(self, epoch, row):
+        """Draws whether an example is a mosaic, the rows of its parts, and where they meet.
+
+        The example is the first part. The point, `(y, x)`, is in `[0.25, 0.75)` of the canvas.
+        """
         key = tf.random.fold_in(self._key(epoch, row), _MOSAIC)
-        count = len(self._table["paths"])
-        return draw_mosaic(row, count, self.augmentation.mosaic, key)
+        chance, *place = tf.unstack(tf.random.stateless_uniform([3], key))
+        shape, count = [MOSAIC_PARTS - 1], len(self._table["paths"])
+        others = tf.random.stateless_uniform(shape, tf.random.fold_in(key, 1), 0, count, "int64")
+        rows = tf.concat([row[None], others], axis=0)
+        return chance < self.augmentation.mosaic, rows, 0.25 + tf.stack(place) / 2
 
     def _load_as_it_is(self, row, canvas):
         image, boxes, labels = self._read(row)
@@ -143,6 +150,29 @@ class Examples:
 
         image, boxes = tf.cond(usable, lambda: (image, boxes), skip)
         return image, boxes[:, :4], boxes[:, 4]
+
+
+def _assemble_mosaic(canvas, meeting_point, load_part):
+    """Combines four images: upper left, upper right, lower left, lower right.
+
+    They meet at a point, `(y, x)` as fractions of the canvas. `load_part` takes the number of a
+    part and its maximum `(height, width)`, and returns its image, boxes and labels. A smaller image
+    is padded with zeros at the bottom and right.
+    """
+    point = tf.cast(tf.round(meeting_point * tf.cast(canvas, "float32")), "int32")
+    sizes = tf.unstack(tf.stack([point, canvas - point]))
+    strips, all_boxes, all_labels = [], [], []
+    for lower in range(2):
+        strip = []
+        for right in range(2):
+            size = tf.stack([sizes[lower][0], sizes[right][1]])
+            image, boxes, labels = load_part(2 * lower + right, size)
+            strip.append(tf.image.pad_to_bounding_box(image, 0, 0, size[0], size[1]))
+            corner = tf.cast(tf.stack([right * point[1], lower * point[0]]), "float32")
+            all_boxes.append(boxes + tf.tile(corner, [2]))
+            all_labels.append(labels)
+        strips.append(tf.concat(strip, axis=1))
+    return tf.concat(strips, axis=0), tf.concat(all_boxes, axis=0), tf.concat(all_labels, axis=0)
 
 
 def _tabulate(images: Sequence[CocoImage]) -> dict[str, tf.Tensor]:
