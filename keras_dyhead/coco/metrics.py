@@ -33,7 +33,6 @@ METRIC_NAMES = (
 """Names of the COCO metrics in the order of pycocotools."""
 
 _PARTS = ("images", "annotations", "categories")
-_CLASS_METRICS = ("AP", "AP50", "AP75", "AR100")  # also reported for each class
 
 # From this many detections on, separate processes pay off. More than eight would be idle: one class
 # has a third of COCO's boxes.
@@ -124,15 +123,16 @@ def coco_metrics(
         workers = min(os.cpu_count() or 1, _MOST_WORKERS) if known.sum() >= _MANY else 1
     rules = max_detections, tuple(size_limits), workers
     precision, recall = match(truths, found[known], list(range(len(names))), *rules)
+    metrics = [name.replace("AR100", f"AR{max_detections}") for name in METRIC_NAMES]
     boxes = truths["category_id"][truths["iscrowd"] == 0]
     per_class = []
     for k, (category_id, name) in enumerate(names.items()):
-        figures = _summarize(precision[:, :, k : k + 1], recall[:, k : k + 1])
+        figures = _summarize(precision[:, :, k : k + 1], recall[:, k : k + 1], metrics)
         record = {"category_id": category_id, "name": read_name(name) or str(name)}
         record["boxes"] = int(np.sum(boxes == k))
-        figures = {name: figures[name] for name in _CLASS_METRICS}
-        per_class.append(record | _rename(figures, max_detections))
-    figures = _rename(_summarize(precision, recall), max_detections)
+        shown = ("AP", "AP50", "AP75", f"AR{max_detections}")
+        per_class.append(record | {name: figures[name] for name in shown})
+    figures = _summarize(precision, recall, metrics)
     detections = detections if known.all() else detections[known]
     return CocoResult(figures, per_class, detections, precision[0, :, :, 0, -1])
 
@@ -193,15 +193,10 @@ def _places(ids: list[Id], known: list[Id], what: str) -> list[int]:
     return found
 
 
-def _summarize(precision: np.ndarray, recall: np.ndarray) -> dict[str, float]:
+def _summarize(precision: np.ndarray, recall: np.ndarray, names: list[str]) -> dict[str, float]:
     """Averages tables with pycocotools, whatever limits they were made with."""
     evaluation = COCOeval(iouType="bbox")
     evaluation.eval = {"precision": precision, "recall": recall}
     with contextlib.redirect_stdout(io.StringIO()):
         evaluation.summarize()
-    return dict(zip(METRIC_NAMES, map(float, evaluation.stats), strict=True))
-
-
-def _rename(figures: dict[str, float], max_detections: int) -> dict[str, float]:
-    names = {"AR100": f"AR{max_detections}"}
-    return {names.get(name, name): value for name, value in figures.items()}
+    return dict(zip(names, map(float, evaluation.stats), strict=True))
