@@ -123,13 +123,7 @@ class CocoAnnotations:
         self._set_classes(categories, class_names)
         records = check_images(content["images"], images is None, self.problems)
         self.images = self._open_images(records, images, verify)
-        self._open_annotations(
-            content["annotations"],
-            *(
-                index_ids(read_id(r.get("id")) for r in content[key] if isinstance(r, dict))
-                for key in ("images", "categories")
-            ),
-        )
+        self._open_annotations(content)
         report_problems(self.problems, str(self.path), on_error)
         if not self.images:
             raise ValueError(f"{self.path} has no usable images.")
@@ -146,13 +140,15 @@ class CocoAnnotations:
         """
         wanted = {image.id for image in self.images}
         wanted = wanted if image_ids is None else wanted.intersection(image_ids)
+        columns = [column.tolist() for column in self._columns.values()]
+        boxes = (dict(zip(self._columns, row, strict=True)) for row in zip(*columns, strict=True))
         return {
             "images": [
                 {"id": i.id, "file_name": i.path.name, "height": i.height, "width": i.width}
                 for i in self.images
                 if i.id in wanted
             ],
-            "annotations": self._records(wanted),
+            "annotations": [box for box in boxes if box["image_id"] in wanted],
             "categories": [
                 {"id": category_id, "name": name}
                 for category_id, name in zip(self.category_ids, self.class_names, strict=True)
@@ -173,38 +169,29 @@ class CocoAnnotations:
             )
         return [labels[i] for i in category_ids]
 
-    def _records(self, image_ids: set[Id]) -> list[dict]:
-        columns = [column.tolist() for column in self._columns.values()]
-        return [
-            dict(zip(self._columns, values, strict=True))
-            for values in zip(*columns, strict=True)
-            if values[1] in image_ids
-        ]
-
     def _set_classes(self, categories: dict[str, Id], class_names: Sequence[str] | None) -> None:
-        received, class_names = class_names, list(categories)
-        if received is not None:
-            listed = isinstance(received, Iterable) and not isinstance(received, str | bytes)
-            class_names = [read_name(name) for name in received] if listed else []
-            unique = 0 < len(class_names) == len(set(class_names)) and None not in class_names
-            expected = "a list of unique names, at least one"
-            check("class_names", received, unique, expected)
-        if class_names and categories and categories.keys().isdisjoint(class_names):
-            raise ValueError(
-                f"{self.path} has no class in common with `class_names`: its categories are "
-                f"{list(categories)[:20]}. Received: class_names={class_names[:20]}"
-            )
-        ids, known = dict(categories), set(class_names)
+        names = list(categories)
+        if class_names is not None:
+            listed = isinstance(class_names, Iterable) and not isinstance(class_names, str | bytes)
+            names = [read_name(name) for name in class_names] if listed else []
+            unique = 0 < len(names) == len(set(names)) and None not in names
+            check("class_names", class_names, unique, "a list of unique names, at least one")
+            if categories and categories.keys().isdisjoint(names):
+                raise ValueError(
+                    f"{self.path} has no class in common with `class_names`: its categories are "
+                    f"{list(categories)[:20]}. Received: class_names={names[:20]}"
+                )
+        ids = dict(categories)
         unused_id = max((i for i in ids.values() if isinstance(i, int)), default=0)
-        for name in class_names:
+        for name in names:
             if name not in ids:  # a validation file may lack a class of the training file
                 unused_id += 1
                 ids[name] = unused_id
                 message = f"not a category of the file, which has {list(categories)[:20]}"
                 self.problems.append(Problem(f"class {name!r}", message, kept=True))
-        self.class_names = class_names
-        self.category_ids = [ids[name] for name in class_names]
-        self.other_classes = [name for name in categories if name not in known]
+        self.class_names = names
+        self.category_ids = [ids[name] for name in names]
+        self.other_classes = [name for name in categories if name not in names]
 
     def _open_images(self, records: list[dict], folder, verify: bool) -> list[CocoImage]:
         sizes = [record["size"] for record in records]
@@ -225,8 +212,13 @@ class CocoAnnotations:
             images.append(CocoImage(record["id"], number, path, *size, *empty))
         return images
 
-    def _open_annotations(self, records: list, known_images: dict, known_categories: dict) -> None:
+    def _open_annotations(self, content: dict[str, list]) -> None:
         """Fills in the boxes of the images, and stores the records for pycocotools in columns."""
+        records = content["annotations"]
+        known_images, known_categories = (
+            index_ids(read_id(r.get("id")) for r in content[key] if isinstance(r, dict))
+            for key in ("images", "categories")
+        )
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         rows = {image.id: row for row, image in enumerate(self.images)}
         ids = [read_id(r.get("id")) if isinstance(r, dict) else None for r in records]
