@@ -82,10 +82,7 @@ def pseudo_label(
             threshold,
             None if class_thresholds is None else _read_thresholds(class_thresholds),
             None if merge is None else (merge, merge_images),
-            about={
-                "model": stored,
-                "tta": json.loads(json.dumps(None if views is None else dataclasses.asdict(views))),
-            },
+            about={"model": stored, "tta": None if views is None else dataclasses.asdict(views)},
             fresh=overwrite,
         )
         if labels.num_done:

@@ -14,8 +14,6 @@ from keras_dyhead.coco.detections import xywh_boxes
 from keras_dyhead.coco.fields import number_of, read_id
 from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
 
-_NUMBERED = ("images", "annotations")
-
 
 class PseudoLabels:
     """Collects detections of unlabeled images and writes them as a COCO JSON file.
@@ -88,12 +86,13 @@ class PseudoLabels:
             raise ValueError(f"{images} has no JPEG or PNG file without labels.")
         self.class_names = list(class_names)
         self._journal = self.out.with_name(self.out.name + ".partial")
-        self._header = {
+        header = {
             "images": str(self.images.resolve()),
             "threshold": threshold,
             "class_thresholds": class_thresholds,
             **(about or {}),
         }
+        self._header = json.loads(json.dumps(header))  # as it will be read from the journal
         if fresh:
             self._journal.unlink(missing_ok=True)
         self._done = self._reopen()
@@ -177,46 +176,34 @@ class PseudoLabels:
 
     def _reopen(self) -> set[str]:
         """Returns the files in the journal, and removes an unfinished last line."""
-        done, whole = set(), 0
         if not self._journal.exists():
-            return done
-        with open(self._journal, "rb+") as journal:
-            for line in journal:
-                if not line.endswith(b"\n"):
-                    break
-                whole += len(line)
-                content = json.loads(line)
-                if "file" in content:
-                    done.add(content["file"])
-                elif content != self._header:
-                    self._refuse(content)
-            journal.truncate(whole)
-        return done
-
-    def _refuse(self, header: dict) -> None:
-        changed = [
-            f"{name}={header.get(name)!r} (now {self._header.get(name)!r})"
-            for name in sorted(header.keys() | self._header.keys())
-            if header.get(name) != self._header.get(name)
-        ]
-        raise ValueError(
-            f"{self._journal} was started with {', '.join(changed)}: use these, or delete it."
-        )
+            return set()
+        with open(self._journal, "rb") as journal:
+            lines = [line for line in journal if line.endswith(b"\n")]
+        os.truncate(self._journal, sum(map(len, lines)))
+        if not lines:
+            return set()
+        header = json.loads(lines[0])
+        if header != self._header:
+            changed = [
+                f"{name}={header.get(name)!r} (now {self._header.get(name)!r})"
+                for name in sorted(header.keys() | self._header.keys())
+                if header.get(name) != self._header.get(name)
+            ]
+            raise ValueError(
+                f"{self._journal} was started with {', '.join(changed)}: use these, or delete it."
+            )
+        return {json.loads(line)["file"] for line in lines[1:]}
 
     def _write(self) -> dict:
         """Writes the JSON file and returns its counts."""
         counts = dict.fromkeys(self.class_names, 0)
         images, annotations = [], []
-        first_image, first_number = (
-            1 + max((i for i in ids if isinstance(i, int)), default=0)
-            for ids in (
-                [number_of(read_id(r.get("id"))) for r in self.labeled[k]] for k in _NUMBERED
-            )
-        )
+        first_number = _next_id(self.labeled["annotations"])
         with open(self._journal, encoding="utf-8") as journal:
             next(journal)  # the header
             done = [content for content in map(json.loads, journal) if content["boxes"]]
-        for image_id, content in enumerate(done, start=first_image):
+        for image_id, content in enumerate(done, start=_next_id(self.labeled["images"])):
             name, (height, width) = self._name(self.images, content["file"]), content["size"]
             images.append({"id": image_id, "file_name": name, "height": height, "width": width})
             for label, *box, score in content["boxes"]:
@@ -245,3 +232,8 @@ class PseudoLabels:
             "classes": counts,
             "left_out": len(self._done) - len(images),
         }
+
+
+def _next_id(records: Sequence[Mapping]) -> int:
+    ids = [number_of(read_id(record.get("id"))) for record in records]
+    return 1 + max((i for i in ids if isinstance(i, int)), default=0)
