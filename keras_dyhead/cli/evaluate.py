@@ -74,7 +74,7 @@ def evaluate(
     """
     terminal = Terminal()
     with options.input_errors():
-        loaded, names = options.load_detector(model, class_names, terminal, hosted=True)
+        loaded = options.load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
         from keras_dyhead.coco.checks import list_problems
         from keras_dyhead.inference import image_detector
@@ -83,7 +83,9 @@ def evaluate(
         cut = options.tiles(tile, overlap)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
-            opened = CocoAnnotations(annotations, images, class_names=names, on_error=on_error)
+            opened = CocoAnnotations(
+                annotations, images, class_names=loaded.class_names, on_error=on_error
+            )
         for line in list_problems(opened.problems):
             terminal.warn(line)
         if opened.other_classes and on_error == "raise":

@@ -51,7 +51,7 @@ def export(
     with input_errors():
         if out.exists():
             raise ValueError(f"{out} already exists. Choose another name or delete it.")
-        loaded, _ = load_detector(model, None, terminal, hosted=True)
+        loaded = load_detector(model, None, terminal, hosted=True)
         from keras_dyhead import export as exporters
         from keras_dyhead.integrations.hosted import HostedDetector
 

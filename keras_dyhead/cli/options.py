@@ -152,25 +152,20 @@ def fetch_published(source: str | Path, terminal: Terminal) -> None:
 def load_detector(
     source: str | Path, class_names: Path | None, terminal: Terminal, hosted: bool = False
 ):
-    """Returns the detector of a file or a name, and its class names or `None`.
-
-    With `hosted`, it may be a `HostedDetector`.
-    """
+    """Returns the detector of a file or a name. With `hosted`, it may be a `HostedDetector`."""
     fetch_published(source, terminal)
     with terminal.status(f"loading {source}"):
         from keras_dyhead import checkpoints
         from keras_dyhead.coco.fields import read_lines
 
         model = checkpoints.load_detector(source, hosted)
-    names = model.class_names
     if class_names is not None:
         names = read_lines(class_names)
-    if names is not None and len(names) != model.num_classes:
-        classes, received = counted(model.num_classes, "class"), counted(len(names), "name")
-        raise ValueError(f"The model has {classes}. Received: {received}")
-    if names is not None:
+        if len(names) != model.num_classes:
+            classes, received = counted(model.num_classes, "class"), counted(len(names), "name")
+            raise ValueError(f"The model has {classes}. Received: {received}")
         model.class_names = tuple(names)
-    return model, None if names is None else list(names)
+    return model
 
 
 def image_files(paths: Sequence[Path]) -> list[Path]:

@@ -56,7 +56,8 @@ def predict(
     """
     terminal = Terminal(stderr=out is None)  # stdout is for JSON alone
     with options.input_errors():
-        loaded, names = options.load_detector(model, class_names, terminal, hosted=True)
+        loaded = options.load_detector(model, class_names, terminal, hosted=True)
+        names = loaded.class_names
         from keras_dyhead.inference import image_detector, read_rgb
         from keras_dyhead.visualization import draw_detections
         from keras_dyhead.visualization.pictures import unique_stems

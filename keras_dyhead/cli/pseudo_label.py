@@ -65,8 +65,8 @@ def pseudo_label(
         options.check_new(out, overwrite)
         if (merge is None) != (merge_images is None):
             raise ValueError("--merge and --merge-images go together.")
-        loaded, names = options.load_detector(model, class_names, terminal, hosted=True)
-        if names is None:
+        loaded = options.load_detector(model, class_names, terminal, hosted=True)
+        if loaded.class_names is None:
             raise ValueError(f"{model} stores no class names: give --class-names.")
         from keras_dyhead.inference import PseudoLabels, image_detector
 
@@ -78,7 +78,7 @@ def pseudo_label(
         labels = PseudoLabels(
             images,
             out,
-            names,
+            loaded.class_names,
             threshold,
             None if class_thresholds is None else _read_thresholds(class_thresholds),
             None if merge is None else (merge, merge_images),

@@ -47,7 +47,7 @@ def visualize(
     """
     terminal = Terminal()
     with options.input_errors():
-        loaded, names = options.load_detector(model, class_names, terminal)
+        loaded = options.load_detector(model, class_names, terminal)
         from keras_dyhead.inference import image_detector
         from keras_dyhead.visualization import write_report
 
@@ -59,9 +59,8 @@ def visualize(
             paths[:limit],
             out,
             image_detector(loaded),
-            names,
-            score_threshold,
-            sampled,
+            score_threshold=score_threshold,
+            num_sampled=sampled,
             title=Path(model).name,
             progress=options.progress_bar("drawing", terminal),
         )
