@@ -7,7 +7,7 @@ import re
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import keras
@@ -180,32 +180,31 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 f"weights are not finite at {name}: lower the learning rate; {self.kept()} is kept"
             )
 
-        def write(folder: Path) -> None:
-            np.savez(folder / "state.npz", *map(ops.convert_to_numpy, _state(self.model)))
-            (folder / "records.json").write_text(json.dumps(self.records))
-            seconds = time.perf_counter() - self._started if steps else 0.0
-            position = {"steps": steps, "seconds": seconds}
-            (folder / "position.json").write_text(json.dumps(position))
-
-        self._write(name, write)
+        state = map(ops.convert_to_numpy, _state(self.model))
+        seconds = time.perf_counter() - self._started if steps else 0.0
+        position = {"steps": steps, "seconds": seconds}
+        self._write(name, "state.npz", state, records=self.records, position=position)
         for older in self._finished()[:-_KEPT] if self.write else ():
             shutil.rmtree(older)
 
     def _save_best(self, epoch: int) -> None:
         with averaged_weights(self.model):  # in every process: all must take part in assigning
             weights = self.model.get_weights()
-
-        def write(folder: Path) -> None:
-            np.savez(folder / "weights.npz", *weights)
-
         name = f"best-{epoch:05d}"
         if self.write:  # may be left by a process that died here
             shutil.rmtree(self.directory / name, ignore_errors=True)
-        self._write(name, write)
+        self._write(name, "weights.npz", weights)
 
-    def _write(self, name: str, write: Callable[[Path], None]) -> None:
+    def _write(self, name: str, file: str, arrays: Iterable, **records: object) -> None:
+        """Writes a folder with a file of arrays and JSON files, unless another process does."""
         if not self.write:
             return
+
+        def write(folder: Path) -> None:
+            np.savez(folder / file, *arrays)
+            for key, record in records.items():
+                (folder / f"{key}.json").write_text(json.dumps(record))
+
         try:
             write_folder(self.directory / name, write)
         except OSError as error:
