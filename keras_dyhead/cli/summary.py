@@ -13,83 +13,71 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands im
 def describe(planned: "Training", terminal: Terminal) -> None:
     """Prints the data, model, plan and notes of a training."""
     from keras_dyhead.coco.checks import list_problems
+    from keras_dyhead.training.model import step_memory
 
-    settings = planned.settings
-    for name, data in (("train on", planned.train_data), ("evaluate on", planned.val_data)):
-        annotations = data.annotations
-        boxes = sum(len(image.boxes) for image in annotations.images)
-        names = ", ".join(map(printable, planned.class_names[:10]))
-        terminal.print(
-            f"{name:>12}  {counted(len(annotations.images), 'image')}, {counted(boxes, 'box')}, "
-            f"{counted(len(planned.class_names), 'class')}: {names}"
-        )
-        for line in list_problems(annotations.problems):
-            terminal.warn(f"{'':>12}  {line}")
+    def line(heading: str, text: str, style: str | None = None) -> None:
+        terminal.print(f"{heading:>12}  {text}", style=style)
+
+    settings, steps = planned.settings, len(planned.train_data)
+    for heading, data in (("train on", planned.train_data), ("evaluate on", planned.val_data)):
+        images = data.annotations.images
+        boxes = sum(len(image.boxes) for image in images)
+        counts = f"{counted(len(images), 'image')}, {counted(boxes, 'box')}"
+        classes = counted(len(planned.class_names), "class")
+        line(heading, f"{counts}, {classes}: {', '.join(map(printable, planned.class_names[:10]))}")
+        for problem in list_problems(data.annotations.problems):
+            line("", problem, "yellow")
     for note in planned.notes:
-        terminal.warn(f"{'note':>12}  {note}")
+        line("note", note, "yellow")
     if not settings.held_out:
-        terminal.print(
-            f"{'':>12}  Without --val-images or --val-split, the metrics are measured on the "
-            "training images, and the last epoch is kept."
+        line(
+            "",
+            "Without --val-images or --val-split, the metrics are measured on the training images, "
+            "and the last epoch is kept.",
         )
+    parameters = f"{planned.model.count_params():,} parameters"
     frozen = f", frozen: {', '.join(settings.freeze)}" if settings.freeze else ""
+    line("model", f"{type(planned.model).__name__} {_origin(settings)}, {parameters}{frozen}")
     if settings.weights is not None:
-        _describe_weights(planned, frozen, terminal)
-    else:
-        _describe_model(planned, frozen, terminal)
-    _describe_plan(planned, terminal)
-
-
-def _describe_weights(planned: "Training", frozen: str, terminal: Terminal) -> None:
-    from keras_dyhead.training.fine_tuning import reinitialized_layers
-
-    terminal.print(
-        f"{'model':>12}  {type(planned.model).__name__} from {planned.settings.weights}, "
-        f"{planned.model.count_params():,} parameters{frozen}"
+        line("kept", f"all weights{_reset(planned)}")
+    memory = step_memory(planned.model, settings)
+    sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
+    line(
+        "plan",
+        f"{counted(settings.epochs, 'epoch')} of {counted(steps, 'step')}, "
+        f"{counted(settings.batch_size, 'image')} of {', '.join(sizes) or settings.image_size} px "
+        f"each; a step takes roughly {memory / 1e9:.1f} GB of memory",
     )
-    reset = reinitialized_layers(planned.settings.weights, planned.class_names)
-    terminal.print(
-        f"{'kept':>12}  all weights"
-        + (f" except those of {', '.join(reset)}, reset for the new classes" if reset else "")
+    scaled = settings.scaled(steps * settings.epochs)
+    line(
+        "optimizer",
+        f"{settings.optimizer}, learning rate up to {scaled['peak_learning_rate']:.3g} for "
+        f"{counted(scaled['images_per_update'], 'image')} per update, {settings.schedule} schedule "
+        f"after {counted(scaled['warmup_steps'], 'warm-up step')}",
     )
+    if planned.epochs_done or planned.steps_done:
+        done = counted(planned.epochs_done, "epoch"), counted(planned.steps_done, "step")
+        line("resumed", f"after {done[0]} and {done[1]}")
 
 
-def _describe_model(planned: "Training", frozen: str, terminal: Terminal) -> None:
-    settings = planned.settings
+def _origin(settings) -> str:
+    """The file of a trained model, or the parts of a new one."""
+    if settings.weights is not None:
+        return f"from {settings.weights}"
     backbone = settings.backbone
     if not isinstance(backbone, str):
         parts = {"class": "ResNetBackbone"} | backbone
         name = parts.pop("class")
         backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
-    terminal.print(
-        f"{'model':>12}  {type(planned.model).__name__} on {backbone}, "
-        f"{counted(settings.num_blocks, 'DyHead block')} of {settings.channels} channels, "
-        f"{planned.model.count_params():,} parameters{frozen}"
-    )
+    blocks = counted(settings.num_blocks, "DyHead block")
+    return f"on {backbone}, {blocks} of {settings.channels} channels"
 
 
-def _describe_plan(planned: "Training", terminal: Terminal) -> None:
-    settings = planned.settings
-    steps = len(planned.train_data) * settings.epochs
-    sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
-    terminal.print(
-        f"{'plan':>12}  {counted(settings.epochs, 'epoch')} of "
-        f"{counted(len(planned.train_data), 'step')}, {counted(settings.batch_size, 'image')} "
-        f"of {', '.join(sizes) or settings.image_size} px each; "
-        f"a step takes roughly {planned.step_memory / 1e9:.1f} GB of memory"
-    )
-    scaled = settings.scaled(steps)
-    terminal.print(
-        f"{'optimizer':>12}  {settings.optimizer}, learning rate up to "
-        f"{scaled['peak_learning_rate']:.3g} for {counted(scaled['images_per_update'], 'image')} "
-        f"per update, {settings.schedule} schedule after "
-        f"{counted(scaled['warmup_steps'], 'warm-up step')}"
-    )
-    if planned.epochs_done or planned.steps_done:
-        terminal.print(
-            f"{'resumed':>12}  after {counted(planned.epochs_done, 'epoch')} and "
-            f"{counted(planned.steps_done, 'step')}"
-        )
+def _reset(planned: "Training") -> str:
+    from keras_dyhead.training.fine_tuning import reinitialized_layers
+
+    layers = reinitialized_layers(planned.settings.weights, planned.class_names)
+    return f" except those of {', '.join(layers)}, reset for the new classes" if layers else ""
 
 
 def report(metrics: dict, out: Path, terminal: Terminal) -> None:

@@ -16,7 +16,6 @@ from keras_dyhead.printable import counted
 from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, FiniteLoss
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.data import build_preprocessor, open_data
-from keras_dyhead.training.memory import step_memory
 from keras_dyhead.training.model import build_detector
 from keras_dyhead.training.plan import resolve_settings, training_config
 from keras_dyhead.training.progress import TrainingProgress
@@ -141,11 +140,6 @@ class Training:
     def class_names(self) -> list[str]:
         """Names of the classes, in the order of their labels."""
         return list(self.train_data.class_names)
-
-    @property
-    def step_memory(self) -> int:
-        """Estimated bytes per step on all devices together, within a factor of two."""
-        return step_memory(self.model, self.settings)
 
     @property
     def epochs_done(self) -> int:

@@ -208,7 +208,7 @@ def test_a_training_prints_its_plan_and_how_to_resume(dataset, tmp_path, monkeyp
 
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(5)])
     monkeypatch.setattr(run, "build_detector", lambda *_, **__: model)
-    monkeypatch.setattr(run, "step_memory", lambda *_: 2.34e9)
+    monkeypatch.setattr(training.model, "step_memory", lambda *_: 2.34e9)
     monkeypatch.setattr(run.Training, "run", interrupt)
     options = ["--image-size", 64, "--no-dyhead", "--learning-rate", 0.02, "base_batch_size=16"]
     result = train(dataset, "--out", tmp_path / "run", *options, "epochs=40")
