@@ -59,10 +59,32 @@ def demo(
     """
 
     def build():
-        from keras_dyhead.training.demo import demo_training
+        from keras_dyhead.coco import draw_shapes
+        from keras_dyhead.training import Training, TrainingSettings
+        from keras_dyhead.training.run import check_folder
 
-        model = {"detector": detector} | ({"num_blocks": 0} if no_dyhead else {})
-        return demo_training(out, images, epochs, seed, resume, overwrite, **model)
+        train, held_out = out / "shapes" / "train", out / "shapes" / "held_out"
+        settings = TrainingSettings(
+            images=train / "images",
+            annotations=train / "instances.json",
+            val_images=held_out / "images",
+            val_annotations=held_out / "instances.json",
+            epochs=epochs,
+            batch_size=8,
+            image_size=256,
+            detector=detector,
+            num_blocks=0 if no_dyhead else 1,
+            max_level=6,
+            anchor_octaves=2,
+            anchor_ratios=(1.0,),
+            eval_every=max(1, epochs // 2),
+            seed=seed,
+        )
+        check_folder(out, settings, resume, overwrite)
+        half = images // 2
+        draw_shapes(train, images - half, seed=seed)
+        draw_shapes(held_out, half, seed=seed, start=images - half)
+        return Training(settings, out, resume, overwrite)
 
     _run(build, out)
 

@@ -5,7 +5,7 @@ import json
 
 import keras
 import pytest
-from cli.commands import complaint, invoke
+from cli.commands import complaint, invoke, output_of
 
 from keras_dyhead import training
 from keras_dyhead.coco import draw_shapes
@@ -246,3 +246,19 @@ def test_data_without_boxes_are_refused_before_anything_is_printed(dataset, tmp_
         result = train(dataset, *options)
         assert result.exit_code == 2 and "has no box to learn from" in result.output
         assert result.stdout.strip() == ""
+
+
+def test_the_demo_holds_out_half_and_keeps_its_drawings_with_the_results(tmp_path, monkeypatch):
+    begun = []
+    monkeypatch.setattr(run.Training, "run", lambda self, verbose: begun.append(self))
+    demo = ("demo", "--out", tmp_path / "demo", "--images", 5, "--epochs", 1)
+    demo += ("--detector", "fcos", "--no-dyhead")
+    assert "train on 3 images" in output_of(*demo)
+    train, held_out = (d.annotations for d in (begun[0].train_data, begun[0].val_data))
+    assert (len(train.images), len(held_out.images)) == (3, 2)
+    assert not {i.path.name for i in train.images} & {i.path.name for i in held_out.images}
+    assert train.images[0].path.is_relative_to(tmp_path / "demo")
+    output_of(*demo, "--resume")
+    assert begun[1].epochs_done == 0
+    assert "not empty" in complaint(*demo)
+    assert "'--images'" in complaint("demo", "--images", 1)
