@@ -1,7 +1,6 @@
 """Opens the data that the training settings describe."""
 
 import copy
-from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -108,7 +107,7 @@ def open_data(
     Several devices need whole batches, so that each has its share.
 
     Raises:
-        ValueError: If there is no whole batch, no box, or an unknown category to evaluate on.
+        ValueError: If there is no whole batch or an unknown category to evaluate on.
     """
     train = open_training_data(
         settings,
@@ -118,11 +117,20 @@ def open_data(
         initial_step=initial_step,
         drop_remainder=several_devices,
     )
-    if not any(len(image.boxes) for image in train.annotations.images):
-        raise ValueError(f"{settings.annotations} has no box to learn from.")
     annotations = train.held_out
     if settings.val_images is not None:
-        annotations = _open_validation(settings, train.class_names)
+        annotations = CocoAnnotations(
+            settings.val_annotations,
+            settings.val_images,
+            class_names=train.class_names,
+            on_error=settings.on_error,
+        )
+        if annotations.other_classes and settings.on_error == "raise":
+            raise ValueError(
+                f"{annotations.path} has categories that the training data lack: "
+                f"{sorted(annotations.other_classes)}. The training data have "
+                f"{train.class_names}. `on_error='skip'` leaves the others out."
+            )
     if several_devices and len(annotations.images) < settings.batch_size:
         raise ValueError(
             f"Several devices need at least one batch of {settings.batch_size} images to evaluate "
@@ -137,14 +145,3 @@ def open_data(
         on_error=settings.on_error,
     )
     return train, val
-
-
-def _open_validation(settings: TrainingSettings, class_names: Sequence[str]) -> CocoAnnotations:
-    path, on_error = settings.val_annotations, settings.on_error
-    opened = CocoAnnotations(path, settings.val_images, class_names=class_names, on_error=on_error)
-    if opened.other_classes and on_error == "raise":
-        raise ValueError(
-            f"{path} has categories that the training data lack: {sorted(opened.other_classes)}. "
-            f"The training data have {list(class_names)}. `on_error='skip'` leaves the others out."
-        )
-    return opened

@@ -26,17 +26,17 @@ _ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
 
 def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -> TrainingSettings:
     """Returns the settings with all defaults filled in, some from the training annotations."""
+    if not any(len(image.boxes) for image in annotations.images):
+        raise ValueError(f"{annotations.path} has no box to learn from.")
     steps_per_epoch = math.ceil(len(annotations.images) / settings.batch_size)
     epochs = settings.epochs or max(12, math.ceil(600 / steps_per_epoch))
     every = max(1, epochs // 5) if settings.patience is None else 1
     defaults = {"epochs": epochs, "eval_every": every}
-    if settings.weights is not None:
-        pass  # the file defines the model
-    elif settings.published is None:
-        defaults |= _own_model(settings, annotations)
-    else:
-        defaults |= _published_model(settings)
     preprocessor = build_preprocessor(settings)
+    if settings.published is not None:
+        defaults |= _published_model(settings)
+    elif settings.weights is None:  # else the file defines the model
+        defaults |= _own_model(settings, annotations, preprocessor)
     if preprocessor.image_size is not None:
         defaults["image_size"] = preprocessor.image_size[0]
     else:
@@ -46,7 +46,7 @@ def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -
     return dataclasses.replace(settings, augmentation=augmentation, **missing)
 
 
-def _own_model(settings: TrainingSettings, annotations: CocoAnnotations) -> dict[str, Any]:
+def _own_model(settings, annotations, preprocessor) -> dict[str, Any]:
     return {
         "backbone": "small",
         "num_blocks": DEFAULT_NUM_BLOCKS,
@@ -55,7 +55,7 @@ def _own_model(settings: TrainingSettings, annotations: CocoAnnotations) -> dict
         "start": "identity",
         "head_layers": _HEAD_LAYERS.get(settings.detector, 0),
         "max_level": 7,
-        "anchor_scale": _fitting_anchor_scale(settings, annotations),
+        "anchor_scale": _fitting_anchor_scale(settings, annotations, preprocessor),
         "anchor_octaves": 3,
         "anchor_ratios": (0.5, 1.0, 2.0),
     }
@@ -72,13 +72,10 @@ def _published_model(settings: TrainingSettings) -> dict[str, Any]:
     }
 
 
-def _fitting_anchor_scale(settings: TrainingSettings, annotations: CocoAnnotations) -> float | None:
+def _fitting_anchor_scale(settings, annotations, preprocessor) -> float | None:
     """Returns the `anchor_scale` that fits the boxes, or `None` without anchors."""
     if settings.detector not in _ANCHOR_SIZES:
         return None
-    if not any(len(image.boxes) for image in annotations.images):
-        raise ValueError(f"{annotations.path} has no box to learn from.")
-    preprocessor = build_preprocessor(settings)
     sides = []
     for image in annotations.images:
         resized = preprocessor.resized_size(image.height, image.width)
