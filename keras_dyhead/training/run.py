@@ -127,14 +127,11 @@ class Training:
         if replicas > 1:
             synchronize_batch_norm(self.model)
         if self.is_chief:
-            self._begin(overwrite)
-
-    def _begin(self, overwrite: bool) -> None:
-        if overwrite:
-            _delete_results(self.out)
-        self.out.mkdir(parents=True, exist_ok=True)
-        state = training_config(self.settings, self.train_data)
-        replace_file(self.out / STATE, json.dumps(state, indent=1))
+            if overwrite:
+                _delete_results(self.out)
+            self.out.mkdir(parents=True, exist_ok=True)
+            state = training_config(self.settings, self.train_data)
+            replace_file(self.out / STATE, json.dumps(state, indent=1))
 
     @property
     def class_names(self) -> list[str]:
@@ -241,14 +238,13 @@ class Training:
                 f"Each epoch leaves out {left_out} of {counted(images, 'image')} at random: only "
                 f"whole batches give each of the {replicas} devices its share."
             )
-        then = None if earlier is None else earlier.get("data")
         now = training_config(self.settings, self.train_data)["data"]
-        if then is not None and now != then:
-            texts = [
-                f"{counted(d['images'], 'image')} with {counted(d['boxes'], 'box')}"
-                for d in (then, now)
-            ]
-            notes.append(f"The data have changed: {texts[0]} before, {texts[1]} now.")
+        if earlier is not None and now != earlier["data"]:
+            then, now = (
+                f"{counted(data['images'], 'image')} with {counted(data['boxes'], 'box')}"
+                for data in (earlier["data"], now)
+            )
+            notes.append(f"The data have changed: {then} before, {now} now.")
         return notes
 
     def _check_same(self, earlier: dict) -> None:
@@ -321,7 +317,8 @@ def check_folder(
 def _read_state(path: Path) -> dict:
     try:
         state = json.loads(path.read_text())
-        if {"epochs", "anchor_scale"} <= state["settings"].keys() and "class_names" in state:
+        known = {"epochs", "anchor_scale"} <= state["settings"].keys()
+        if known and {"class_names", "data"} <= state.keys():
             return state
         fault = "it lacks settings"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
