@@ -57,7 +57,8 @@ def write_results(
     if exports:
         export_saved_model(model, out / "saved_model", class_names=annotations.class_names)
 
-    history = _columns(records)
+    names = dict.fromkeys(name for record in records for name in record)
+    history = {name: [record.get(name) for record in records] for name in names}
     (out / "history.json").write_text(json.dumps(history, indent=1))
     with open(out / "history.csv", "w", newline="") as file:
         writer = csv.DictWriter(file, list(history))
@@ -147,8 +148,8 @@ def check_serving(
 def _agree(first: dict, second: dict, side: int) -> bool:
     """Whether each detection in either set has a counterpart in the other."""
     a, b = (
-        {key: np.asarray(found[key])[np.asarray(found["labels"]) >= 0] for key in found}
-        for found in ({k: f[k] for k in ("boxes", "labels", "confidence")} for f in (first, second))
+        {name: found[name][found["labels"] >= 0] for name in ("boxes", "labels", "confidence")}
+        for found in (first, second)
     )
     boxes = np.abs(a["boxes"][:, None] - b["boxes"][None]).max(-1, initial=0) <= 1e-3 * side
     scores = np.abs(a["confidence"][:, None] - b["confidence"][None]) <= 1e-3
@@ -158,9 +159,3 @@ def _agree(first: dict, second: dict, side: int) -> bool:
         np.all(same.any(1) | (a["confidence"] < weakest))
         and np.all(same.any(0) | (b["confidence"] < weakest))
     )
-
-
-def _columns(records: Sequence[dict[str, float]]) -> dict[str, list[float | None]]:
-    """Returns the history in Keras' form, with `None` in epochs that lack a value."""
-    names = dict.fromkeys(name for record in records for name in record)
-    return {name: [record.get(name) for record in records] for name in names}
