@@ -82,9 +82,7 @@ class CocoDataset(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        whole = np.shape(image_size) == (2,) and np.array(image_size).dtype.kind in "iu"
-        sides = whole and min(image_size) >= 1
-        check("image_size", image_size, sides, "a positive (height, width)")
+        self._canvas = DetectionPreprocessor(image_size)
         check("horizontal_flip", horizontal_flip, 0 <= horizontal_flip <= 1, "a probability")
         check_count(1, batch_size=batch_size, max_boxes=max_boxes)
         check_count(0, seed=seed)
@@ -112,20 +110,8 @@ class CocoDataset(keras.utils.PyDataset):
         if not len(self):
             raise ValueError(
                 f"The images do not fill a batch of {batch_size}. "
-                f"Received: {counted(len(self._rows), 'image')} and drop_remainder=True"
+                f"Received: {counted(len(annotations.images), 'image')} and drop_remainder=True"
             )
-
-    @property
-    def epoch(self) -> int:
-        """The next epoch."""
-        return self._epoch
-
-    @epoch.setter
-    def epoch(self, epoch: int) -> None:
-        self._epoch = epoch
-        self._rows = np.arange(len(self.annotations.images))
-        if self.training:
-            self._rows = np.random.default_rng((self.seed, epoch)).permutation(self._rows)
 
     def on_epoch_begin(self) -> None:
         """Begins an epoch. `fit` calls it."""
@@ -139,13 +125,16 @@ class CocoDataset(keras.utils.PyDataset):
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        batches, rest = divmod(len(self._rows), self.batch_size)
+        batches, rest = divmod(len(self.annotations.images), self.batch_size)
         return batches + (rest > 0 and not self.drop_remainder)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Returns a batch of the epoch."""
         check("index", index, 0 <= index < len(self), f"less than {len(self)} batches")
-        rows = self._rows[index * self.batch_size :][: self.batch_size]
+        rows = np.arange(len(self.annotations.images))
+        if self.training:
+            rows = np.random.default_rng((self.seed, self.epoch)).permutation(rows)
+        rows = rows[index * self.batch_size :][: self.batch_size]
         images, targets = zip(*map(self._load, rows.tolist()), strict=True)
         return np.stack(images), {
             key: np.stack([target[key] for target in targets]) for key in targets[0]
@@ -154,8 +143,11 @@ class CocoDataset(keras.utils.PyDataset):
     def _load(self, row: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         record = self.annotations.images[row]
         pixels, boxes, labels = self._read(record)
-        original = np.array([record.height, record.width])
-        size = np.maximum(1, (original * self._factor(original) + 0.5).astype("int32"))
+        original = record.height, record.width
+        sizes = [self._canvas.resized_size(*original)]
+        if self.preprocessor is not None and self.preprocessor.image_size is None:
+            sizes.append(self.preprocessor.resized_size(*original))
+        size = np.min(sizes, axis=0)
         scale = (size / original).astype("float32")
         pixels, boxes = self._resize(pixels, size.tolist()), boxes * np.tile(scale[::-1], 2)
         if self.horizontal_flip:
@@ -169,7 +161,7 @@ class CocoDataset(keras.utils.PyDataset):
         targets = self._make_dense(boxes, labels)
         if not self.training:
             targets["image_id"] = np.array(record.number, "int64")
-            targets["original_size"] = original.astype("int32")
+            targets["original_size"] = np.array(original, "int32")
             targets["scale"] = scale
         return image, targets
 
@@ -187,18 +179,9 @@ class CocoDataset(keras.utils.PyDataset):
             return black, record.boxes[:0], record.labels[:0]
         return pixels, record.boxes, record.labels
 
-    def _factor(self, original: np.ndarray) -> float:
-        """The resizing factor, see `keras_dyhead.coco.geometry.fitting_factor`."""
-        factors = np.divide(self.image_size, original).tolist()
-        limits = size_limits(self.preprocessor)
-        if limits is not None:
-            factors += [limits[0] / original.min(), limits[1] / original.max()]
-        return min(factors)
-
     def _resize(self, pixels: np.ndarray, size: Sequence[int]) -> np.ndarray:
         if self.preprocessor is None:
-            plain = DetectionPreprocessor(self.image_size)
-            return plain.interpolate(pixels[None].astype("float32"), size)[0]
+            return self._canvas.interpolate(pixels[None].astype("float32"), size)[0]
         return self.preprocessor.normalize(self.preprocessor.resize(pixels[None], size))[0]
 
     def _make_dense(self, boxes: np.ndarray, labels: np.ndarray) -> dict[str, np.ndarray]:
@@ -207,11 +190,3 @@ class CocoDataset(keras.utils.PyDataset):
         dense = np.full((self.max_boxes, 5), -1, "float32")
         dense[: len(largest)] = np.column_stack([boxes, labels])[largest]
         return {"boxes": dense[:, :4], "labels": dense[:, 4]}
-
-
-def size_limits(preprocessor) -> tuple[int, int] | None:
-    """A preprocessor's `(min_side, max_side)`, or `None` if it has one size for all images."""
-    if getattr(preprocessor, "image_size", None) is not None:
-        return None
-    limits = getattr(preprocessor, "min_side", None), getattr(preprocessor, "max_side", None)
-    return None if None in limits else limits

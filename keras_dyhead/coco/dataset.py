@@ -11,7 +11,6 @@ import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.augmentation import Augmentation
-from keras_dyhead.coco.batches import size_limits
 from keras_dyhead.coco.checks import check_count
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
 from keras_dyhead.coco.examples import MOSAIC_PARTS, Examples
@@ -133,7 +132,7 @@ def load_coco(
     check("preprocessor", preprocessor, fits, "a preprocessor object or None")
     augmentation = augmentation if training else None
     sizes = np.array([(image.height, image.width) for image in opened.images])
-    limits = largest = size_limits(preprocessor)
+    limits = largest = _size_limits(preprocessor)
     if augmentation is not None and augmentation.sizes is not None:
         largest = max(augmentation.sizes), augmentation.max_side
     canvas_of_row = assign_canvases(sizes, canvases, largest)
@@ -194,6 +193,14 @@ def load_coco(
     dataset.epochs = epochs
     dataset.image_ids = image_ids
     return dataset
+
+
+def _size_limits(preprocessor) -> tuple[int, int] | None:
+    """A preprocessor's `(min_side, max_side)`, or `None` if it has one size for all images."""
+    if getattr(preprocessor, "image_size", None) is not None:
+        return None
+    limits = getattr(preprocessor, "min_side", None), getattr(preprocessor, "max_side", None)
+    return None if None in limits else limits
 
 
 def _load_batches(
