@@ -1,4 +1,4 @@
-"""Checks of a COCO annotation file, and reports of the problems found."""
+"""Checks of settings and of a COCO annotation file, and reports of the problems found."""
 
 import dataclasses
 import json
@@ -148,9 +148,9 @@ def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
 
 
 def check_records(
-    records: Iterable[Any], kind: str, keys: Sequence[str], problems: list[Problem]
+    records: Iterable[Any], kind: str, key: str, problems: list[Problem]
 ) -> Iterator[dict]:
-    """Yields the records that have all `keys` and a new id, with their id as it is read.
+    """Yields the records that have `key` and a new id, with their id as it is read.
 
     Problems with other records are appended to `problems`. `kind` names the records.
     """
@@ -162,14 +162,13 @@ def check_records(
             problems.append(Problem(name, f"has no usable id. Received: {record!r:.80}"))
             continue
         first = seen.setdefault(found, record)
-        missing = [key for key in keys if key not in record]
         name = name_record(record, kind)
         if first is not record and first == record:
             problems.append(Problem(name, "is listed twice and used once", kept=True))
         elif first is not record:
             problems.append(Problem(name, "its id is used twice; the first record is kept"))
-        elif missing:
-            problems.append(Problem(name, f"lacks {', '.join(map(repr, missing))}"))
+        elif key not in record:
+            problems.append(Problem(name, f"lacks {key!r}"))
         else:
             yield record | {"id": found, "position": position}
 
@@ -189,7 +188,7 @@ def check_categories(
     category that no annotation uses. If annotations use several of them, the name is ambiguous.
     """
     ids = defaultdict(list)
-    for record in check_records(records, "category", ("name",), problems):
+    for record in check_records(records, "category", "name", problems):
         name = read_name(record["name"])
         if name is None:
             message = f"its name {record['name']!r:.80} is not text"
@@ -220,7 +219,7 @@ def check_images(
     A side that is not a valid number of pixels becomes `None` or, `without_files`, a problem.
     """
     kept = []
-    for record in check_records(records, "image", ("file_name",), problems):
+    for record in check_records(records, "image", "file_name", problems):
         size = tuple(read_side(record.get(key)) for key in ("height", "width"))
         if not isinstance(record["file_name"], str) or not record["file_name"].strip():
             message = f"its file name {record['file_name']!r} is not a string that names a file"
