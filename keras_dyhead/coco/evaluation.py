@@ -229,7 +229,10 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
         batch_size = max(batch_size, count)
         images = np.pad(images, [[0, batch_size - count], [0, 0], [0, 0], [0, 0]])
         found = _predict(model, images)
-        targets = {key: _dense(value) for key, value in targets.items()}
+        targets = {  # ragged targets are padded with -1
+            key: np.asarray(values.to_tensor(-1) if hasattr(values, "to_tensor") else values)
+            for key, values in targets.items()
+        }
         ids = targets.get("image_id", np.arange(len(image_ids), len(image_ids) + count))
         ids = id_array([names.get(number, number) for number in ids.tolist()])
         image_ids += ids.tolist()
@@ -312,11 +315,6 @@ def _table(image_ids, boxes, labels, scores, annotations) -> np.ndarray:
         category_ids = id_array(annotations.category_ids)[category_ids]
     image_ids = np.broadcast_to(image_ids, used.shape)[used]
     return detection_table(image_ids, category_ids, boxes[used], scores[used])
-
-
-def _dense(values: Any) -> np.ndarray:
-    """Converts targets to an array. Ragged targets are padded with -1."""
-    return np.asarray(values.to_tensor(-1) if hasattr(values, "to_tensor") else values)
 
 
 def _get(values: Any, owner: str, *names: str) -> np.ndarray:
