@@ -74,7 +74,7 @@ def _origin(settings) -> str:
 
 
 def _reset(planned: "Training") -> str:
-    from keras_dyhead.training.fine_tuning import reinitialized_layers
+    from keras_dyhead.training.model import reinitialized_layers
 
     layers = reinitialized_layers(planned.settings.weights, planned.class_names)
     return f" except those of {', '.join(layers)}, reset for the new classes" if layers else ""

@@ -4,11 +4,13 @@ import copy
 
 import numpy as np
 import tensorflow as tf
+from keras.saving import deserialize_keras_object
 
+from keras_dyhead.checkpoints import PUBLISHED
 from keras_dyhead.coco import CocoAnnotations, load_coco
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.printable import counted
-from keras_dyhead.training.fine_tuning import trained_preprocessor
+from keras_dyhead.training.model import trained_config
 from keras_dyhead.training.settings import TrainingSettings
 
 
@@ -19,9 +21,14 @@ def build_preprocessor(settings: TrainingSettings) -> DetectionPreprocessor:
         ValueError: If the detector in `settings.weights` cannot be read or has another image size.
     """
     arguments, size = {}, None
-    if settings.weights is not None:
-        trained, size = trained_preprocessor(settings.weights)
-        arguments |= trained.get_config() | {"image_size": None}
+    if settings.weights in PUBLISHED:
+        arguments |= PUBLISHED[settings.weights].preprocessing
+    elif settings.weights is not None:
+        trained = trained_config(settings.weights)
+        arguments |= deserialize_keras_object(trained["preprocessor"]).get_config()
+        arguments["image_size"] = None
+        height, width, _ = trained["image_shape"]
+        size = None if None in (height, width) else (height, width)
     elif settings.published is None:
         arguments["pad_multiple"] = 2 ** (settings.max_level or 7)
     else:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_dyhead.checkpoints import load_detector
+from keras_dyhead.checkpoints import PUBLISHED, load_detector
+from keras_dyhead.checkpoints.load_checkpoint import stored_config
+from keras_dyhead.coco import COCO_CLASSES
 from keras_dyhead.detectors import (
     DETECTORS,
     AnchorGenerator,
@@ -149,3 +151,24 @@ def step_memory(model: Detector, settings: TrainingSettings) -> int:
     values += settings.batch_size * cells * per_cell * pyramid.channels
     size = 2 if model.compute_dtype in ("float16", "bfloat16") else 4
     return int(_WORKSPACE * (copies * 4 * model.count_params() + size * values))
+
+
+def reinitialized_layers(weights: str, class_names: Sequence[str]) -> tuple[str, ...]:
+    """Returns the layers of a trained detector that start with new weights for these classes."""
+    if weights in PUBLISHED:
+        detector, trained = DETECTORS[PUBLISHED[weights].detector], COCO_CLASSES
+    else:
+        config = trained_config(weights)
+        detector, trained = config["class"], config["class_names"]
+    return () if list(trained or ()) == list(class_names) else detector.class_layers
+
+
+def trained_config(path: str) -> dict:
+    """Returns the arguments of the detector in a `.keras` file, and its `class`."""
+    content = stored_config(path)
+    detector = keras.saving.get_registered_object(content.get("registered_name") or "")
+    if not (isinstance(detector, type) and issubclass(detector, Detector)):
+        raise ValueError(
+            f"{path} must contain a keras_dyhead detector. Received: a {content['class_name']}"
+        )
+    return content["config"] | {"class": detector}

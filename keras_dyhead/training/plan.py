@@ -13,7 +13,7 @@ import tensorflow as tf
 
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.training.data import build_preprocessor, open_training_data
-from keras_dyhead.training.fine_tuning import reinitialized_layers
+from keras_dyhead.training.model import reinitialized_layers
 from keras_dyhead.training.settings import DEFAULT_NUM_BLOCKS, TrainingSettings
 from keras_dyhead.version import __version__
 

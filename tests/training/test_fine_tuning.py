@@ -16,8 +16,7 @@ from keras_dyhead.coco import COCO_CLASSES, SHAPES, CocoAnnotations, draw_shapes
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.training import Training, TrainingSettings
 from keras_dyhead.training.data import build_preprocessor
-from keras_dyhead.training.fine_tuning import reinitialized_layers
-from keras_dyhead.training.model import build_detector
+from keras_dyhead.training.model import build_detector, reinitialized_layers
 from keras_dyhead.training.plan import planned_config, resolve_settings
 
 
