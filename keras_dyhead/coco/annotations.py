@@ -115,8 +115,7 @@ class CocoAnnotations:
     ):
         check_choice("on_error", on_error, ("raise", "skip"))
         self.path = Path(annotations)
-        if images is not None and not Path(images).is_dir():
-            raise ValueError(f"`images` must be an existing folder. Received: images={images!r}")
+        check("images", images, images is None or Path(images).is_dir(), "an existing folder")
         content = read_coco_json(self.path, without=("segmentation",))
         self.problems: list[Problem] = []
         categories = check_categories(content["categories"], content["annotations"], self.problems)
