@@ -3,7 +3,7 @@
 import keras
 
 from keras_dyhead.layers.pyramid_layer import check_maps
-from keras_dyhead.ops.arguments import pair, whole_number
+from keras_dyhead.ops.arguments import check, pair, whole_number
 from keras_dyhead.ops.deform_conv import check_shapes, deform_conv2d, resolve_padding
 
 
@@ -62,11 +62,7 @@ class DeformConv2D(keras.layers.Layer):
         self.filters = whole_number(filters, "filters")
         self.groups = whole_number(groups, "groups")
         self.offset_groups = whole_number(offset_groups, "offset_groups")
-        if filters % groups:
-            raise ValueError(
-                "`filters` must be a multiple of `groups`. "
-                f"Received: filters={filters}, groups={groups}"
-            )
+        check("filters", filters, filters % groups == 0, f"a multiple of groups={groups}")
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.strides = pair(strides, "strides")
         self.dilation_rate = pair(dilation_rate, "dilation_rate")

@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, check_halving, check_maps
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.ops.arguments import check_choice, whole_number
 
 EXTRA_LEVELS = ("on_input", "on_output", "pool")
 
@@ -73,10 +73,7 @@ class FeaturePyramid(PyramidLayer):
                 "Levels must satisfy min_level <= max_level. "
                 f"Received: min_level={min_level}, max_level={max_level}"
             )
-        if extra_levels not in EXTRA_LEVELS:
-            raise ValueError(
-                f"`extra_levels` must be one of {EXTRA_LEVELS}. Received: {extra_levels!r}"
-            )
+        check_choice("extra_levels", extra_levels, EXTRA_LEVELS)
         self.extra_levels = extra_levels
         self.relu_before_extra_convs = relu_before_extra_convs
 

@@ -7,8 +7,8 @@ from keras_dyhead.layers.affine_maps import AffineMap, global_mean
 from keras_dyhead.layers.deform_conv2d import uniform_fan_in
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
-from keras_dyhead.layers.start import NEIGHBORS, SCALE, NearIdentity, check_start
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.layers.start import NEIGHBORS, SCALE, STARTS, NearIdentity
+from keras_dyhead.ops.arguments import check, check_choice, whole_number
 from keras_dyhead.ops.chunks import for_xla
 from keras_dyhead.ops.conv_rows import conv_rows
 from keras_dyhead.ops.deform_conv import deform_conv_rows
@@ -80,20 +80,15 @@ class SpatialAwareAttention(PyramidLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        if alignment not in ("paper", "published"):
-            raise ValueError(
-                f'`alignment` must be "paper" or "published". Received: alignment={alignment!r}'
-            )
+        check_choice("alignment", alignment, ("paper", "published"))
+        check_choice("start", start, STARTS)
         self.channels = whole_number(channels, "channels")
         self.groups = whole_number(groups, "groups")
-        if channels % groups:
-            raise ValueError(
-                f"`channels` must be a multiple of groups={groups}. Received: channels={channels}"
-            )
+        check("channels", channels, channels % groups == 0, f"a multiple of groups={groups}")
         self.alignment = alignment
         self.use_spatial_attention = use_spatial_attention
         self.use_bias = use_bias
-        self.start = check_start(start)
+        self.start = start
         self.offset_scale = 1 / SCALE if start == "identity" else 1.0
         if use_spatial_attention:
             self.offset_conv = FullPrecisionConv2D(

@@ -28,13 +28,6 @@ SECOND_SLOPE = 0.9
 """Slope of the dynamic ReLU for negative values. For positive values it is 1."""
 
 
-def check_start(start: str) -> str:
-    """Returns `start`, or raises a `ValueError` if it is not one of `STARTS`."""
-    if start not in STARTS:
-        raise ValueError(f"`start` must be one of {STARTS}. Received: start={start!r}")
-    return start
-
-
 class NearIdentity(keras.initializers.Initializer):
     """A convolution kernel that returns its input plus a little noise.
 

@@ -7,8 +7,8 @@ from keras_dyhead.layers.affine_maps import WeightedSum, global_mean
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.pyramid_layer import check_maps
-from keras_dyhead.layers.start import SecondSlope, check_start
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.layers.start import STARTS, SecondSlope
+from keras_dyhead.ops.arguments import check_choice, whole_number
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -43,7 +43,8 @@ class TaskAwareAttention(CompositeLayer):
     def __init__(self, reduction: int = 4, start: str = "identity", **kwargs):
         super().__init__(**kwargs)
         self.reduction = whole_number(reduction, "reduction")
-        self.start = check_start(start)
+        check_choice("start", start, STARTS)
+        self.start = start
 
     def build(self, input_shape):
         check_maps([input_shape])

@@ -5,6 +5,8 @@ import sys
 
 import keras
 
+from keras_dyhead.ops.arguments import check_choice
+
 _EXPORTERS = (
     *("keras.src.export.", "tf2onnx."),
     *("tensorflow.lite.", "tensorflow.python.saved_model."),
@@ -56,8 +58,7 @@ def sampling_form(form: str):
     'gather'
     """
     global _forced
-    if form not in ("sparse", "gather"):
-        raise ValueError(f'`form` must be "sparse" or "gather". Received: form={form!r}')
+    check_choice("form", form, ("sparse", "gather"))
     before, _forced = _forced, form
     try:
         yield
