@@ -18,7 +18,9 @@ import keras
 from keras import ops
 
 from keras_dyhead.ops.arguments import at_least_float32
-from keras_dyhead.ops.resize import resize_align_corners
+from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
+
+EPSILON = 1e-5  # of the group normalization
 
 
 class AffineMap:
@@ -81,6 +83,54 @@ class WeightedSum:
 
         values = [x.values for x in self.maps]
         return keras.remat(compute)(*values, *self.scales, *coefficients)
+
+
+def group_normalize(maps, groups, gamma, beta, bias=None, sizes=None) -> list[AffineMap]:
+    """Normalizes the convolved maps of several levels, then resizes them.
+
+    Args:
+        maps: List of `(B, H_l, W_l, C)`.
+        groups: Number of groups of channels.
+        gamma: `(C,)`: scale after the normalization.
+        beta: `(C,)`: shift after the normalization.
+        bias: `(C,)` or `None`: bias of the convolution. It is added here: it shifts the means of
+            channels, whose distance from the mean of their group adds to the group's variance.
+        sizes: (height, width) to resize each map to, or `None`.
+    """
+    if not maps:
+        return []
+    channels = maps[0].shape[-1]
+
+    def moments(*maps):
+        means = [global_mean(x) for x in maps]
+        variances = [
+            ops.mean(ops.square(ops.cast(x, mean.dtype) - mean[:, None, None]), axis=(1, 2))
+            for x, mean in zip(maps, means, strict=True)
+        ]
+        resized = means
+        if sizes is not None:
+            resized = [
+                mean_after_resize(ops.cast(x, mean.dtype), size)
+                for x, mean, size in zip(maps, means, sizes, strict=True)
+            ]
+        return tuple(ops.stack(values, axis=1) for values in (means, variances, resized))
+
+    def average_group(values):
+        values = ops.reshape(values, (-1, len(maps), groups, channels // groups))
+        return ops.repeat(ops.mean(values, axis=-1), channels // groups, axis=-1)
+
+    mean, variance, resized_mean = keras.remat(moments)(*maps)
+    biased_mean = mean if bias is None else mean + ops.cast(bias, mean.dtype)
+    group_mean = average_group(biased_mean)
+    group_variance = average_group(variance + ops.square(biased_mean - group_mean))
+    scale = ops.cast(gamma, mean.dtype) * ops.rsqrt(group_variance + EPSILON)
+    shift = ops.cast(beta, mean.dtype) - (group_mean - biased_mean + mean) * scale
+    coefficients = (scale, shift, resized_mean * scale + shift)
+    per_map = zip(*(ops.unstack(x, axis=1) for x in coefficients), strict=True)
+    return [
+        AffineMap(x, *numbers, size)
+        for x, numbers, size in zip(maps, per_map, sizes or [None] * len(maps), strict=True)
+    ]
 
 
 def global_mean(inputs):

@@ -2,7 +2,7 @@
 
 import keras
 
-_BRANCHES = ("mid", "low", "high")
+from keras_dyhead.layers.spatial_attention import BRANCHES
 
 
 def loop_over_blocks(block, weights, inputs):
@@ -24,17 +24,17 @@ def loop_over_blocks(block, weights, inputs):
     import tensorflow as tf
 
     blocks, levels = weights[0].shape[0], len(inputs)
-    branch_of_map = [branch for branch in _BRANCHES for _ in range(levels - (branch != "mid"))]
+    branch_of_map = [branch for branch in BRANCHES for _ in range(levels - (branch != "mid"))]
     shapes = [x.shape for x in inputs] + [None] * len(branch_of_map)
 
     def convolve(weights, inputs):
         with keras.StatelessScope(list(zip(block.variables, weights, strict=True))):
             maps = block.spatial_attention.convolve(inputs)
-        return [x for branch in _BRANCHES for x in maps[branch]]
+        return [x for branch in BRANCHES for x in maps[branch]]
 
     def attend(weights, maps):
         pairs = list(zip(branch_of_map, maps, strict=True))
-        maps = {branch: [x for name, x in pairs if name == branch] for branch in _BRANCHES}
+        maps = {branch: [x for name, x in pairs if name == branch] for branch in BRANCHES}
         with keras.StatelessScope(list(zip(block.variables, weights, strict=True))):
             return block.attend(maps)
 

@@ -1,24 +1,25 @@
 """Spatial-aware attention (π_S): deformable sampling of each level and its neighbors."""
 
+import itertools
+
 import keras
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import AffineMap, global_mean
-from keras_dyhead.layers.deform_conv2d import uniform_fan_in
+from keras_dyhead.layers.affine_maps import AffineMap, group_normalize
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
-from keras_dyhead.layers.start import NEIGHBORS, SCALE, STARTS, NearIdentity
+from keras_dyhead.layers.start import SCALE, STARTS, initial_branch
 from keras_dyhead.ops.arguments import check, check_choice, whole_number
 from keras_dyhead.ops.chunks import for_xla
 from keras_dyhead.ops.conv_rows import conv_rows
 from keras_dyhead.ops.deform_conv import deform_conv_rows
-from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
+from keras_dyhead.ops.resize import resize_align_corners
 from keras_dyhead.ops.rows import MapRows, split_rows
 from keras_dyhead.ops.sampling_form import chosen_form
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
+BRANCHES = ("mid", "low", "high")
 _TAPS = 9
-EPSILON = 1e-5  # of the group normalization
 MULTIPLY_FIRST = 128
 """With this many channels or more, multiplying a coarser level by the kernel before sampling it
 (`matmul_gather`) is faster, by a third at 256. With fewer, the products are too small a part."""
@@ -105,32 +106,26 @@ class SpatialAwareAttention(PyramidLayer):
         if self.use_spatial_attention:
             self.offset_conv.build((None, None, None, width))
         self.kernels, self.biases, self.gammas, self.betas = {}, {}, {}, {}
-        for branch in ("mid", "low", "high"):
-            near_identity = self.start == "identity"
+        for branch in BRANCHES:
+            initializer, scale = initial_branch(branch, self.start)
             self.kernels[branch] = self.add_weight(
-                name=f"{branch}_kernel",
                 shape=(3, 3, width, self.channels),
-                initializer=(
-                    NearIdentity() if near_identity and branch == "mid" else uniform_fan_in()
-                ),
+                initializer=initializer,
+                name=f"{branch}_kernel",
             )
-            scale = SCALE if near_identity else 1.0
-            if near_identity and branch != "mid":
-                scale *= NEIGHBORS
-            vectors = {
-                "gamma": (self.gammas, keras.initializers.Constant(scale)),
-                "beta": (self.betas, "zeros"),
-            }
+            self.gammas[branch] = self._add_vector(f"{branch}_gamma", scale)
+            self.betas[branch] = self._add_vector(f"{branch}_beta", 0.0)
             if self.use_bias:
-                vectors["bias"] = (self.biases, "zeros")
-            for name, (weights, initializer) in vectors.items():
-                weights[branch] = self.add_weight(
-                    name=f"{branch}_{name}",
-                    shape=(self.channels,),
-                    initializer=initializer,
-                    autocast=False,
-                )
+                self.biases[branch] = self._add_vector(f"{branch}_bias", 0.0)
         self.built = True
+
+    def _add_vector(self, name, value):
+        return self.add_weight(
+            shape=(self.channels,),
+            initializer=keras.initializers.Constant(value),
+            autocast=False,
+            name=name,
+        )
 
     def check_levels(self, shapes):
         levels = super().check_levels(shapes)
@@ -155,96 +150,87 @@ class SpatialAwareAttention(PyramidLayer):
     def convolve(self, inputs) -> dict[str, list]:
         """Returns the maps of all levels that have a branch, before normalization."""
         levels = [ops.cast(level, self.compute_dtype) for level in listed(inputs)]
-        sizes = [ops.shape(level)[1:3] for level in levels]
-        pyramid = MapRows(levels) if self.use_spatial_attention else None
-        fields = self._all_fields(levels, pyramid) if self.use_spatial_attention else None
-        mid = self._convolve("mid", levels, sizes, fields, pyramid)
-        low = self._convolve(
-            "low", levels[:-1], sizes[1:], fields and fields[1:], pyramid, strides=2
-        )
-        if self.alignment == "paper":
-            finer, coarser = sizes[:-1], levels[1:]
-            enlarged = (
-                self.use_spatial_attention
-                and min(self.channels, levels[0].shape[-1]) >= MULTIPLY_FIRST
-                and chosen_form(self.compute_dtype) == "sparse"
-            )
-            if not enlarged:
-                coarser = [
-                    resize_align_corners(level, size)
-                    for level, size in zip(coarser, finer, strict=True)
-                ]
-            rows = MapRows(coarser) if self.use_spatial_attention and coarser else None
-            high = self._convolve(
-                "high", coarser, finer, fields and fields[:-1], rows, enlarged=enlarged
-            )
-        else:
-            if self.use_spatial_attention:
-                fields = [
-                    read_flat(field, height * width)
-                    for field, (height, width) in zip(fields, sizes[1:], strict=False)
-                ]
-            high = self._convolve("high", levels[1:], sizes[1:], fields, pyramid, first=1)
+        kernels = {
+            branch: ops.cast(kernel, self.compute_dtype) for branch, kernel in self.kernels.items()
+        }
+        if self.use_spatial_attention:
+            return self._convolve_sampled(levels, kernels)
+
+        def conv(branch, x, strides=1):
+            return ops.conv(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), kernels[branch], strides)
+
+        mid = [conv("mid", x) for x in levels]
+        low = [conv("low", x, strides=2) for x in levels[:-1]]
+        coarser = _enlarge(levels) if self.alignment == "paper" else levels[1:]
+        high = [conv("high", x) for x in coarser]
         return {"mid": mid, "low": low, "high": high}
+
+    def _convolve_sampled(self, levels, kernels):
+        """Equation 4: each kernel runs once over all levels, at the positions they predict."""
+        pyramid = MapRows(levels)
+        sizes, starts = pyramid.sizes, pyramid.starts
+        fields = self._all_fields(levels, pyramid)
+        grids = [
+            sampling_grid(size, size, start=start)
+            for size, start in zip(sizes, starts, strict=True)
+        ]
+        mid = _deform_conv(pyramid, kernels["mid"], grids, sizes, fields)
+        if len(levels) == 1:
+            return {"mid": mid, "low": [], "high": []}
+
+        low_grids = [
+            sampling_grid(size, finer, strides=(2, 2), start=start)
+            for size, finer, start in zip(sizes[1:], sizes[:-1], starts[:-1], strict=True)
+        ]
+        low = _deform_conv(pyramid, kernels["low"], low_grids, sizes[1:], fields[1:])
+
+        if self.alignment == "published":
+            fields = [
+                read_flat(field, height * width)
+                for field, (height, width) in zip(fields[:-1], sizes[1:], strict=True)
+            ]
+            high = _deform_conv(pyramid, kernels["high"], grids[1:], sizes[1:], fields)
+        elif self._multiplies_first(levels):
+            coarser = MapRows(levels[1:])
+            grids = [
+                sampling_grid(size, size, start=start, stored_size=stored)
+                for size, start, stored in zip(
+                    sizes[:-1], coarser.starts, coarser.sizes, strict=True
+                )
+            ]
+            high = _deform_conv(coarser, kernels["high"], grids, sizes[:-1], fields[:-1])
+        else:
+            coarser = MapRows(_enlarge(levels))
+            high = _deform_conv(coarser, kernels["high"], grids[:-1], sizes[:-1], fields[:-1])
+        return {"mid": mid, "low": low, "high": high}
+
+    def _multiplies_first(self, levels):
+        """Whether coarser levels are multiplied by the kernel, then sampled as if enlarged."""
+        channels = min(self.channels, levels[0].shape[-1])
+        return channels >= MULTIPLY_FIRST and chosen_form(self.compute_dtype) == "sparse"
 
     def normalize(self, maps) -> list[dict[str, AffineMap]]:
         """Turns the result of `convolve` into the branches of each level."""
-        sizes = None
+        sizes = {}
         if self.alignment == "published":
-            sizes = [ops.shape(x)[1:3] for x in maps["mid"][:-1]]
-        branches = [{"mid": branch} for branch in self._normalize("mid", maps["mid"])]
-        for level, branch in zip(branches[1:], self._normalize("low", maps["low"]), strict=True):
-            level["low"] = branch
-        high = self._normalize("high", maps["high"], sizes)
-        for level, branch in zip(branches[:-1], high, strict=True):
-            level["high"] = branch
-        return branches
-
-    def _normalize(self, branch, maps, sizes=None) -> list[AffineMap]:
-        """Normalizes convolved maps in groups of channels, then resizes them to `sizes` if given.
-
-        The bias of the convolution is added here: it shifts the means of channels, whose distance
-        from the mean of their group adds to the variance of the group.
-        """
-        if not maps:
-            return []
-
-        def moments(*maps):
-            means = [global_mean(x) for x in maps]
-            variances = [
-                ops.mean(ops.square(ops.cast(x, mean.dtype) - mean[:, None, None]), axis=(1, 2))
-                for x, mean in zip(maps, means, strict=True)
-            ]
-            resized = means
-            if sizes is not None:
-                resized = [
-                    mean_after_resize(ops.cast(x, mean.dtype), size)
-                    for x, mean, size in zip(maps, means, sizes, strict=True)
-                ]
-            return tuple(ops.stack(values, axis=1) for values in (means, variances, resized))
-
-        def average_group(values):
-            shape = (-1, len(maps), self.groups, self.channels // self.groups)
-            values = ops.mean(ops.reshape(values, shape), axis=-1, keepdims=True)
-            return ops.reshape(
-                ops.repeat(values, shape[-1], axis=-1), (-1, *shape[1:2], self.channels)
+            sizes["high"] = [ops.shape(x)[1:3] for x in maps["mid"][:-1]]
+        mid, low, high = (
+            group_normalize(
+                maps[branch],
+                self.groups,
+                self.gammas[branch],
+                self.betas[branch],
+                self.biases.get(branch),
+                sizes.get(branch),
             )
-
-        mean, variance, resized_mean = keras.remat(moments)(*maps)
-        biased_mean = mean
-        if self.use_bias:
-            biased_mean = mean + ops.cast(self.biases[branch], mean.dtype)
-        group_mean = average_group(biased_mean)
-        group_variance = average_group(variance + ops.square(biased_mean - group_mean))
-        scale = ops.cast(self.gammas[branch], mean.dtype) * ops.rsqrt(group_variance + EPSILON)
-        beta = ops.cast(self.betas[branch], mean.dtype)
-        shift = beta - (group_mean - biased_mean + mean) * scale
-        coefficients = (scale, shift, resized_mean * scale + shift)
-        per_map = zip(*(ops.unstack(x, axis=1) for x in coefficients), strict=True)
-        return [
-            AffineMap(x, *numbers, size)
-            for x, numbers, size in zip(maps, per_map, sizes or [None] * len(maps), strict=True)
-        ]
+            for branch in BRANCHES
+        )
+        levels = [{"mid": branch} for branch in mid]
+        for level, branch in zip(levels[1:], low, strict=True):
+            level["low"] = branch
+        for level, branch in zip(levels[:-1], high, strict=True):
+            level["high"] = branch
+        return levels
 
     def offsets_and_masks(self, inputs):
         """Predicts where the nine taps of each pixel sample, for visualization.
@@ -255,16 +241,14 @@ class SpatialAwareAttention(PyramidLayer):
         """
         offsets, masks = [], []
         for level in inputs:
-            height, width = ops.shape(level)[1:3]
-            shape = (-1, height, width, _TAPS)
+            shape = (*ops.shape(level)[:3], _TAPS)
             if self.use_spatial_attention:
                 moved, logits = ops.split(self._fields(level), [2 * _TAPS], axis=-1)
                 offsets.append(ops.reshape(moved, (*shape, 2)))
                 masks.append(ops.reshape(ops.sigmoid(logits), shape))
             else:
-                batch = ops.shape(level)[0]
-                offsets.append(ops.zeros((batch, *shape[1:], 2)))
-                masks.append(ops.ones((batch, *shape[1:])))
+                offsets.append(ops.zeros((*shape, 2)))
+                masks.append(ops.ones(shape))
         return offsets, masks
 
     def _fields(self, level):
@@ -281,42 +265,6 @@ class SpatialAwareAttention(PyramidLayer):
         rows = ops.cast(pyramid.values, conv.compute_dtype)
         fields = conv_rows(rows, ops.convert_to_tensor(conv.kernel), pyramid.sizes) + conv.bias
         return split_rows(fields * self.offset_scale, [h * w for h, w in pyramid.sizes])
-
-    def _convolve(self, branch, sources, sizes, fields, rows, first=0, strides=1, enlarged=False):
-        """Convolves all sources with one kernel, to outputs of the given sizes.
-
-        With spatial-aware attention, the sources are the maps of `rows` from number `first` on. If
-        `enlarged`, they are sampled as if resized to the sizes of the outputs.
-        """
-        if not sources:
-            return []
-        kernel = ops.cast(self.kernels[branch], self.compute_dtype)
-        if not self.use_spatial_attention:
-            return [
-                ops.conv(ops.pad(source, ((0, 0), (1, 1), (1, 1), (0, 0))), kernel, strides)
-                for source in sources
-            ]
-        grids = []
-        for source, size, start in zip(sources, sizes, rows.starts[first:], strict=False):
-            stored = ops.shape(source)[1:3]
-            grids.append(
-                sampling_grid(size, size, start=start, stored_size=stored)
-                if enlarged
-                else sampling_grid(size, stored, strides=(strides, strides), start=start)
-            )
-        offsets, mask_logits = ops.split(ops.concatenate(fields, axis=1), [2 * _TAPS], axis=-1)
-        outputs = deform_conv_rows(
-            rows.values,
-            concatenate_grids(grids),
-            offsets,
-            ops.sigmoid(mask_logits),
-            kernel,
-        )
-        parts = split_rows(outputs, [height * width for height, width in sizes])
-        return [
-            ops.reshape(part, (-1, *size, self.channels))
-            for part, size in zip(parts, sizes, strict=True)
-        ]
 
     def compute_output_shape(self, input_shape):
         shapes = [(*shape[:-1], self.channels) for shape in listed(input_shape)]
@@ -337,6 +285,26 @@ class SpatialAwareAttention(PyramidLayer):
             "groups": self.groups,
             "start": self.start,
         }
+
+
+def _deform_conv(rows: MapRows, kernel, grids, sizes, fields) -> list:
+    """Applies one kernel to several maps. Each output has a grid, a size and a field."""
+    offsets, mask_logits = ops.split(ops.concatenate(fields, axis=1), [2 * _TAPS], axis=-1)
+    grid, mask = concatenate_grids(grids), ops.sigmoid(mask_logits)
+    outputs = deform_conv_rows(rows.values, grid, offsets, mask, kernel)
+    parts = split_rows(outputs, [height * width for height, width in sizes])
+    return [
+        ops.reshape(part, (-1, *size, kernel.shape[-1]))
+        for part, size in zip(parts, sizes, strict=True)
+    ]
+
+
+def _enlarge(levels) -> list:
+    """Resizes each level but the finest to the size of the next finer one."""
+    return [
+        resize_align_corners(coarser, ops.shape(finer)[1:3])
+        for finer, coarser in itertools.pairwise(levels)
+    ]
 
 
 def read_flat(field, positions):

@@ -28,6 +28,15 @@ SECOND_SLOPE = 0.9
 """Slope of the dynamic ReLU for negative values. For positive values it is 1."""
 
 
+def initial_branch(branch: str, start: str) -> tuple[keras.initializers.Initializer, float]:
+    """Returns a branch's initial kernel, and the initial scale of its normalization."""
+    if start == "released":
+        return uniform_fan_in(), 1.0
+    if branch == "mid":
+        return NearIdentity(), SCALE
+    return uniform_fan_in(), NEIGHBORS * SCALE
+
+
 class NearIdentity(keras.initializers.Initializer):
     """A convolution kernel that returns its input plus a little noise.
 
