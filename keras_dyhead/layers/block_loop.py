@@ -1,6 +1,7 @@
 """A loop over blocks, for XLA on TensorFlow."""
 
 import keras
+import tensorflow as tf
 
 from keras_dyhead.layers.spatial_attention import BRANCHES
 
@@ -21,8 +22,6 @@ def loop_over_blocks(block, weights, inputs):
     Returns:
         List of maps like the inputs.
     """
-    import tensorflow as tf
-
     blocks, levels = weights[0].shape[0], len(inputs)
     branch_of_map = [branch for branch in BRANCHES for _ in range(levels - (branch != "mid"))]
     shapes = [x.shape for x in inputs] + [None] * len(branch_of_map)
@@ -74,8 +73,6 @@ def loop_over_blocks(block, weights, inputs):
 
 def _repeat(times, body, *carry):
     """Calls `carry = body(i, *carry)` so many times."""
-    import tensorflow as tf
-
     return tf.while_loop(
         lambda i, *_: i < times,
         lambda i, *carry: (i + 1, *body(i, *carry)),
@@ -86,8 +83,6 @@ def _repeat(times, body, *carry):
 
 
 def _arrays(dtypes, size):
-    import tensorflow as tf
-
     return [tf.TensorArray(dtype, size, infer_shape=False) for dtype in dtypes]
 
 
@@ -97,8 +92,6 @@ def _write(arrays, i, values):
 
 def _vjp(function, weights, inputs, upstream):
     """Returns the gradients of the inputs and of the weights."""
-    import tensorflow as tf
-
     with tf.GradientTape() as tape:
         tape.watch([weights, inputs])
         outputs = function(weights, inputs)

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_dyhead.layers.block_loop import loop_over_blocks
 from keras_dyhead.ops.sampling_form import chosen_form, is_compiled
 
 
@@ -63,6 +62,8 @@ class SharedTrace:
     def _loop(self, inputs):
         weights = [ops.stack(values) for values in zip(*map(_values, self._blocks), strict=True)]
         if keras.backend.backend() == "tensorflow":
+            from keras_dyhead.layers.block_loop import loop_over_blocks
+
             return loop_over_blocks(self._blocks[0], weights, inputs)
         import jax
 
