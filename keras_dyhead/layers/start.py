@@ -49,12 +49,3 @@ class NearIdentity(keras.initializers.Initializer):
         height, width, *channels = shape
         tap = ops.reshape(ops.arange(height * width) == height * width // 2, (height, width, 1, 1))
         return kernel + ops.cast(tap, kernel.dtype) * ops.eye(*channels, dtype=kernel.dtype)
-
-
-class SecondSlope(keras.initializers.Initializer):
-    """Biases of the dynamic ReLU's coefficients a1, b1, a2 and b2 that set a2 to 0.9."""
-
-    def __call__(self, shape, dtype=None):
-        # a2 = 2 (hard_sigmoid(bias) - 0.5) = bias / 3.
-        a1, b1, a2, b2 = ops.split(ops.zeros(shape, dtype), 4)
-        return ops.concatenate([a1, b1, a2 + 3 * SECOND_SLOPE, b2])

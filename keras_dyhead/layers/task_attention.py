@@ -1,13 +1,14 @@
 """Task-aware attention (π_C): switches channels on and off to favor different tasks."""
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dyhead.layers.affine_maps import WeightedSum, global_mean
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.pyramid_layer import check_maps
-from keras_dyhead.layers.start import STARTS, SecondSlope
+from keras_dyhead.layers.start import SECOND_SLOPE, STARTS
 from keras_dyhead.ops.arguments import check_choice, whole_number
 
 
@@ -63,7 +64,9 @@ class TaskAwareAttention(CompositeLayer):
         self.squeeze = dense(max(channels // self.reduction, 1), "relu", "squeeze")
         self.excite = dense(4 * channels, "hard_sigmoid", "excite")
         if self.start == "identity":
-            self.excite.bias_initializer = SecondSlope()
+            # Of a1, b1, a2 and b2; a2 = 2 (hard_sigmoid(bias) - 0.5) = bias / 3.
+            biases = np.repeat([0.0, 0.0, 3 * SECOND_SLOPE, 0.0], channels)
+            self.excite.bias_initializer = keras.initializers.Constant(biases)
         self.squeeze.build((None, channels))
         self.excite.build((None, self.squeeze.units))
         self.built = True
