@@ -130,25 +130,18 @@ def deform_conv_rows(rows, grid, offsets, mask, kernel, groups=1, offset_groups=
     # Each (image, pixel, offset group) is a separate row, gathered by one flat index.
     image = ops.reshape(ops.arange(batch, dtype="int32"), (batch, 1, 1, 1, 1)) * num_rows
     indices = indices + image
-    if grid.stored_height is not None:
-        outputs = matmul_gather(
-            ops.reshape(rows, (batch * num_rows, channels)),
-            ops.reshape(indices, (batch * positions, num_taps, indices.shape[-1])),
-            ops.reshape(weights, (batch * positions, num_taps, indices.shape[-1])),
-            ops.cast(kernel, rows.dtype),
-        )
-        return ops.reshape(outputs, (batch, positions, filters))
     if offset_groups > 1:
         group = ops.arange(offset_groups, dtype="int32")[:, None]
         indices = indices * offset_groups + group
     flat = (batch * positions, num_taps * offset_groups, indices.shape[-1])
-    outputs = gather_matmul(
-        ops.reshape(rows, (batch * num_rows * offset_groups, channels // offset_groups)),
-        ops.reshape(indices, flat),
-        ops.reshape(weights, flat),
-        ops.cast(ops.reshape(kernel, (num_taps, group_channels, filters)), rows.dtype),
-        groups,
-    )
+    indices, weights = ops.reshape(indices, flat), ops.reshape(weights, flat)
+    rows = ops.reshape(rows, (batch * num_rows * offset_groups, channels // offset_groups))
+    kernel = ops.cast(kernel, rows.dtype)
+    if grid.stored_height is not None:
+        outputs = matmul_gather(rows, indices, weights, kernel)
+    else:
+        kernel = ops.reshape(kernel, (num_taps, group_channels, filters))
+        outputs = gather_matmul(rows, indices, weights, kernel, groups)
     return ops.reshape(outputs, (batch, positions, filters))
 
 
@@ -175,25 +168,11 @@ def _taps_first(tensor, shape):
 
 
 def check_shapes(
-    inputs,
-    offsets,
-    mask,
-    kernel,
-    bias,
-    strides,
-    padding,
-    dilation_rate,
-    groups,
-    offset_groups,
+    inputs, offsets, mask, kernel, bias, strides, padding, dilation_rate, groups, offset_groups
 ):
     """Raises a `ValueError` if known shapes of the arguments of `deform_conv2d` do not match."""
-    fields = {"offsets": (offsets, 2), "mask": (mask, 1)}
-    for name, shape in {
-        "inputs": inputs,
-        "offsets": offsets,
-        "mask": mask,
-        "kernel": kernel,
-    }.items():
+    maps = {"inputs": inputs, "offsets": offsets, "mask": mask, "kernel": kernel}
+    for name, shape in maps.items():
         if shape is not None and len(shape) != 4:
             raise ValueError(f"`{name}` must have 4 dimensions. Received: {name}.shape={shape}")
     if 0 in kernel:
@@ -209,7 +188,7 @@ def check_shapes(
             "`inputs` with `padding` must be at least as large as the kernel. "
             f"Received: inputs.shape={inputs}, kernel.shape={kernel}, padding={padding}"
         )
-    for name, (shape, numbers) in fields.items():
+    for name, shape, numbers in (("offsets", offsets, 2), ("mask", mask, 1)):
         if shape is None:
             continue
         channels = numbers * kernel_height * kernel_width * offset_groups
