@@ -28,23 +28,21 @@ def check_choice(name: str, value: Any, choices: Collection) -> None:
 
 def whole_number(value: int, name: str, smallest: int = 1) -> int:
     """Returns a Python int of at least `smallest`, else raises a `ValueError` about `name`."""
-    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    check(name, value, is_int and value >= smallest, f"an int of at least {smallest}")
+    check(name, value, _is_whole(value, smallest), f"an int of at least {smallest}")
     return int(value)
 
 
 def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int, int]:
     """Returns a pair of ints from an int or a pair; see `whole_number`."""
     values = (value, value) if np.ndim(value) == 0 else tuple(value)
-    try:
-        if len(values) == 2:
-            return tuple(whole_number(v, name, smallest) for v in values)
-    except ValueError:
-        pass
-    raise ValueError(
-        f"`{name}` must be an int of at least {smallest}, or a pair of them. "
-        f"Received: {name}={value!r}"
-    )
+    valid = len(values) == 2 and all(_is_whole(v, smallest) for v in values)
+    check(name, value, valid, f"an int of at least {smallest}, or a pair of them")
+    return tuple(map(int, values))
+
+
+def _is_whole(value, smallest):
+    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
+    return is_int and value >= smallest
 
 
 def at_least_float32(dtype) -> str:
