@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.detectors.settings import Settings
+from keras_dyhead.ops.arguments import check, whole_number
 from keras_dyhead.ops.boxes import box_area
 from keras_dyhead.ops.roi_align import roi_align
 
@@ -46,12 +47,10 @@ class RegionPooler(Settings):
     epsilon: float = 1e-8
 
     def __post_init__(self):
-        ratio = self.sampling_ratio
-        if self.size < 1 or self.canonical_size <= 0 or (ratio is not None and ratio < 1):
-            raise ValueError(
-                "`size` and `sampling_ratio` must be at least 1 and `canonical_size` positive. "
-                f"Received: {self}"
-            )
+        whole_number(self.size, "size")
+        if self.sampling_ratio is not None:
+            whole_number(self.sampling_ratio, "sampling_ratio")
+        check("canonical_size", self.canonical_size, self.canonical_size > 0, "positive")
 
     def levels(self, boxes, min_level: int, max_level: int):
         """Returns the levels `(B, R)` int32 for boxes `(B, R, 4)`."""

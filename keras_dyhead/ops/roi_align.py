@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from keras import ops
 
-from keras_dyhead.ops.arguments import at_least_float32, float_tensor, whole_number
+from keras_dyhead.ops.arguments import at_least_float32, float_tensor
 from keras_dyhead.ops.chunks import after, num_chunks, scan_chunks
 from keras_dyhead.ops.rows import MapRows, scatter_add_rows, take_rows
 
@@ -45,21 +45,9 @@ def roi_align(
     Returns:
         `(B, R, size, size, C)`, dtype of the maps. Weights are computed in float32.
 
-    Raises:
-        ValueError: If there is not one stride per map, or a number is not positive.
-
     Source: He et al., "Mask R-CNN", ICCV 2017, section 3; sampling and borders as in detectron2 and
     mmcv (`aligned=True`).
     """
-    if not 0 < len(maps) == len(strides) or min(strides) <= 0:
-        raise ValueError(
-            "`strides` must contain one positive number per map. "
-            f"Received: {len(maps)} maps, {strides}"
-        )
-    numbers = {"size": size, "sampling_ratio": sampling_ratio, "max_pixels": max_pixels}
-    for name, number in numbers.items():
-        if number is not None:
-            whole_number(number, name)
     rows = MapRows([float_tensor(x) for x in maps])
     batch, num_rows, channels = ops.shape(rows.values)
     regions = ops.shape(boxes)[1]

@@ -158,14 +158,13 @@ def test_half_precision_maps_are_read_and_trained_in_their_dtype():
     np.testing.assert_allclose(tf.cast(found, "float32"), full, atol=0.05)
 
 
-def test_each_map_needs_its_stride():
-    maps, boxes, levels = scene()
-    for maps_and_strides in ((maps, [4]), (maps, [4, 0]), ([], [])):
-        with pytest.raises(ValueError, match=r"`strides` must .* Received: . maps, \["):
-            roi_align(maps_and_strides[0], boxes, levels, maps_and_strides[1])
-    for wrong in ({"size": 0}, {"size": 2.5}, {"sampling_ratio": -1}, {"max_pixels": 0}):
-        with pytest.raises(ValueError, match="must be an int of at least 1"):
-            roi_align(maps, boxes, levels, STRIDES, **wrong)
+@pytest.mark.parametrize(
+    "wrong", [{"size": 0}, {"size": 2.5}, {"sampling_ratio": -1}, {"canonical_size": 0}], ids=str
+)
+def test_numbers_that_are_not_positive_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}="):
+        RegionPooler(**wrong)
 
 
 @pytest.mark.parametrize("origin", ["microsoft", "openmmlab"])
