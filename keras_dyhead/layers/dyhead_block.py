@@ -135,12 +135,9 @@ class DyHeadBlock(PyramidLayer):
         return BlockTrace(levels, offsets, masks, branches, spatial, weights, scale, outputs)
 
     def compute_output_shape(self, input_shape):
-        def widen(shape):
-            return (*shape[:-1], self.channels)
-
         if isinstance(input_shape, dict):
-            return {name: widen(shape) for name, shape in input_shape.items()}
-        return [widen(shape) for shape in input_shape]
+            return {k: (*shape[:-1], self.channels) for k, shape in input_shape.items()}
+        return [(*shape[:-1], self.channels) for shape in input_shape]
 
     def get_config(self):
         return {

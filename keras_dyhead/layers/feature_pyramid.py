@@ -165,13 +165,12 @@ class FeaturePyramid(PyramidLayer):
 
 def _upsample_to(coarser, finer):
     """Doubles `coarser` (nearest neighbor) and crops it to the size of `finer`."""
+    for axis in (1, 2):
+        if keras.backend.backend() == "torch":
+            # Keras' `repeat` reads values, which symbolic tensors lack. To infer shapes, Keras
+            # would then compute the maps of 89 images.
+            coarser = coarser.repeat_interleave(2, axis)
+        else:
+            coarser = ops.repeat(coarser, 2, axis=axis)
     height, width = ops.shape(finer)[1:3]
-    return _repeat_twice(_repeat_twice(coarser, axis=1), axis=2)[:, :height, :width]
-
-
-def _repeat_twice(x, axis: int):
-    if keras.backend.backend() == "torch":
-        # Keras' `repeat` reads values, which symbolic tensors lack. To infer shapes, Keras would
-        # then compute the maps of 89 images.
-        return x.repeat_interleave(2, axis)
-    return ops.repeat(x, 2, axis=axis)
+    return coarser[:, :height, :width]
