@@ -60,8 +60,7 @@ def load_backbone_weights(backbone: keras.Model, path) -> keras.Model:
         )
     state = read_state_dict(path)
     prefix, table = _find_backbone(state, namings)
-    if prefix:
-        state = {name: state[name] for name in state if name.startswith(prefix)}
+    state = {name: state[name] for name in state if name.startswith(prefix)}
     copy_tensors(
         [backbone_part(backbone, table, prefix, optional=(r"norm\d+/.*", r".*/offset_conv/.*"))],
         state,

@@ -8,6 +8,7 @@ import numpy as np
 from keras_dyhead.checkpoints.state_dict import read_state_dict
 from keras_dyhead.checkpoints.transfer import Part, copy_tensors, weights_by_path
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
+from keras_dyhead.layers.start import SCALE
 from keras_dyhead.printable import counted
 
 # Layers and weights of a block: our names -> names in the state dict (see `transfer.Part`).
@@ -106,9 +107,8 @@ def tower_part(neck: DyHeadNeck, state: Mapping[str, np.ndarray]) -> Part:
             f"Received: use_bias={neck.use_bias}"
         )
     table = {f"block_{{n}}/{ours}": f"{{n}}.{theirs}" for ours, theirs in block.items()}
-    # A neck that starts near the identity multiplies the output of these convolutions by a scale.
+    # A neck that starts near the identity divides the output of these convolutions.
     reorder = {}
-    if neck.blocks and neck.blocks[0].spatial_attention.offset_scale != 1:
-        scale = neck.blocks[0].spatial_attention.offset_scale
-        reorder[r"block_\d+/spatial_attention/offset_conv/\w+"] = lambda array: array / scale
+    if neck.start == "identity":
+        reorder[r"block_\d+/spatial_attention/offset_conv/\w+"] = lambda array: array * SCALE
     return Part(weights_by_path(neck), table, prefix, reorder)
