@@ -8,15 +8,11 @@ optimizers. Subpackages are imported on first use, so the command line's help do
 import importlib
 
 from keras_dyhead.needs import has_tensorflow
-from keras_dyhead.registration import REGISTERING, register_with_keras
+from keras_dyhead.registration import NEEDING_KERAS, register_with_keras
 from keras_dyhead.version import __version__
 
 _EXPORTS = ("export_litert", "export_onnx", "export_saved_model")
-_ROOMS = (
-    *REGISTERING,
-    *("checkpoints", "coco", "export", "inference", "integrations", "recipes", "training"),
-    "visualization",
-)
+_ROOMS = (*NEEDING_KERAS, "recipes")
 
 __all__ = ["__version__", *_EXPORTS, *_ROOMS]
 if not has_tensorflow():

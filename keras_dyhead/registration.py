@@ -11,11 +11,12 @@ import sys
 REGISTERING = ("backbones", "detectors", "layers", "ops", "optimizers")
 """Subpackages with serializable classes."""
 
-_NEEDING_KERAS = (
+NEEDING_KERAS = (
     *REGISTERING,
     *("checkpoints", "coco", "export", "inference", "integrations", "training"),
     "visualization",
 )
+"""Subpackages whose import needs Keras."""
 
 
 def register_with_keras() -> None:
@@ -36,7 +37,7 @@ class _FirstImport(importlib.abc.MetaPathFinder):
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, room = fullname.partition(".")
-        if fullname != "keras" and (package != "keras_dyhead" or room not in _NEEDING_KERAS):
+        if fullname != "keras" and (package != "keras_dyhead" or room not in NEEDING_KERAS):
             return None
         finders = [finder for finder in sys.meta_path if finder is not self]
         found = (finder.find_spec(fullname, path, target) for finder in finders)
