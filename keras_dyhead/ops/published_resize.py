@@ -35,11 +35,11 @@ def resize_like_pillow(images, size):
     up to a quarter of the values by 1.
 
     Args:
-        images: Tensor or array of shape `(B, H, W, C)`, integer values 0..255 of any dtype.
+        images: Tensor or array of shape `(B, H, W, 3)`, integer values 0..255 of any dtype.
         size: Pair `(height, width)` of ints or scalar int32 tensors.
 
     Returns:
-        Tensor `(B, height, width, C)`, or an array for an array, with integer values in float32.
+        Tensor `(B, height, width, 3)`, or an array for an array, with integer values in float32.
     """
     if isinstance(images, np.ndarray):
         return np.stack([_resize_by_pillow(image, size) for image in images])
@@ -78,13 +78,10 @@ def resize_like_opencv(images, size):
 def _resize_by_pillow(image, size):
     """Resizes columns, then rows, even if this version of Pillow would start with rows."""
     height, width = size
-    resized = []
-    for channel in np.moveaxis(image, -1, 0).astype("uint8"):
-        for sides in ((width, len(image)), (width, height)):
-            channel = Image.fromarray(np.ascontiguousarray(channel))
-            channel = np.asarray(channel.resize(sides, Image.Resampling.BILINEAR))
-        resized.append(channel)
-    return np.stack(resized, axis=-1).astype("float32")
+    resized = Image.fromarray(image.astype("uint8"))
+    for sides in ((width, len(image)), (width, height)):
+        resized = resized.resize(sides, Image.Resampling.BILINEAR)
+    return np.asarray(resized, "float32")
 
 
 def _sum_filtered(images, new_size):
