@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-PRIOR_PROBABILITY = 0.01
+from keras_dyhead.ops.rows import MapRows
 
 
 def conv_tower(branch: str, num_convs: int, channels: int, use_group_norm: bool, dtype) -> list:
@@ -40,6 +40,12 @@ def apply_tower(layers, x):
     return x
 
 
+def flat_outputs(maps, width: int):
+    """Joins maps `(B, H, W, anchors * width)` of all levels into `(B, A, width)` float32."""
+    rows = MapRows([ops.cast(x, "float32") for x in maps]).values
+    return ops.reshape(rows, (-1, ops.shape(rows)[1] * (rows.shape[2] // width), width))
+
+
 class HeadConv2D(keras.layers.Conv2D):
     """A convolution whose single filter also has a gradient on PyTorch."""
 
@@ -65,4 +71,4 @@ def head_conv(filters: int, kernel_size: int, name: str, dtype) -> HeadConv2D:
 
 def prior_bias() -> keras.initializers.Initializer:
     """Initializes the sigmoid of class logits to the prior probability 0.01."""
-    return keras.initializers.Constant(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
+    return keras.initializers.Constant(-math.log(0.99 / 0.01))

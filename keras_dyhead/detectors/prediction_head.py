@@ -3,7 +3,13 @@
 import keras
 from keras import ops
 
-from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv, prior_bias
+from keras_dyhead.detectors.conv_tower import (
+    apply_tower,
+    conv_tower,
+    flat_outputs,
+    head_conv,
+    prior_bias,
+)
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.ops.arguments import check_choice, whole_number
@@ -80,7 +86,6 @@ class PredictionHead(CompositeLayer):
         self.centerness_logits = (
             self._conv(anchors_per_cell, "centerness_logits") if use_centerness else None
         )
-        self.level_scales = None
 
     def _conv(self, filters, name):
         return head_conv(filters, self.kernel_size, name, self.dtype_policy)
@@ -91,10 +96,10 @@ class PredictionHead(CompositeLayer):
             conv_tower(branch, self.head_layers, channels, self.use_centerness, self.dtype_policy)
             for branch in ("class", "box")
         )
-        for _, predictions in self._branches():
-            for prediction in predictions:
-                prediction.build((None, None, None, channels))
+        self.class_logits.build((None, None, None, channels))
+        self.boxes.build((None, None, None, channels))
         if self.use_centerness:
+            self.centerness_logits.build((None, None, None, channels))
             self.level_scales = [
                 self.add_weight(
                     shape=(),
@@ -108,19 +113,17 @@ class PredictionHead(CompositeLayer):
         self.built = True
 
     def call(self, pyramid):
-        outputs = {}
-        for tower, predictions in self._branches():
-            levels = [apply_tower(tower, x) for x in pyramid.values()]
-            for prediction in predictions:
-                maps = [ops.cast(prediction(x), "float32") for x in levels]
-                if prediction is self.boxes:
-                    maps = self._box_outputs(maps, pyramid)
-                width = prediction.filters // self.anchors_per_cell
-                outputs[prediction.name] = ops.concatenate(
-                    [self._flatten(x, width) for x in maps], axis=1
-                )
+        class_maps = [apply_tower(self.class_tower, x) for x in pyramid.values()]
+        box_maps = [apply_tower(self.box_tower, x) for x in pyramid.values()]
+        boxes = [ops.cast(self.boxes(x), "float32") for x in box_maps]
+        outputs = {
+            "class_logits": flat_outputs(map(self.class_logits, class_maps), self.num_classes),
+            self.box_output: flat_outputs(self._box_outputs(boxes, pyramid), 4),
+        }
         if self.use_centerness:
-            outputs["centerness_logits"] = ops.squeeze(outputs["centerness_logits"], axis=-1)
+            maps = box_maps if self.centerness_branch == "box" else class_maps
+            centerness = flat_outputs(map(self.centerness_logits, maps), 1)
+            outputs["centerness_logits"] = ops.squeeze(centerness, axis=-1)
         sizes = [ops.shape(x)[1:3] for x in pyramid.values()]
         return outputs | {"level_sizes": stack_sizes(sizes)}
 
@@ -132,18 +135,6 @@ class PredictionHead(CompositeLayer):
             if self.distance_unit == "stride":
                 maps = [x * 2.0 ** int(level[1:]) for x, level in zip(maps, levels, strict=True)]
         return maps
-
-    def _flatten(self, x, width):
-        cells = ops.shape(x)[1] * ops.shape(x)[2]
-        return ops.reshape(x, (-1, cells * self.anchors_per_cell, width))
-
-    def _branches(self):
-        """Returns the tower and the prediction layers of each branch."""
-        classes, boxes = [self.class_logits], [self.boxes]
-        if self.use_centerness:
-            branch = boxes if self.centerness_branch == "box" else classes
-            branch.append(self.centerness_logits)
-        return [(self.class_tower, classes), (self.box_tower, boxes)]
 
     def get_config(self):
         return super().get_config() | {

@@ -5,12 +5,11 @@ import math
 import keras
 from keras import ops
 
-from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv
+from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, flat_outputs, head_conv
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 from keras_dyhead.ops.arguments import check_choice, whole_number
-from keras_dyhead.ops.rows import MapRows
 
 HIDDEN = ("dense", "task_attention")
 COARSEST_POOLED = 5  # level up to which regions are pooled
@@ -43,13 +42,11 @@ class RPNHead(CompositeLayer):
 
     def call(self, pyramid):
         levels = [apply_tower(self.tower, x) for x in pyramid.values()]
-        logits = MapRows([self.objectness_logits(x) for x in levels])
-        deltas = MapRows([self.anchor_deltas(x) for x in levels])
-        num_anchors = ops.shape(logits.values)[1] * self.anchors_per_cell
+        logits = flat_outputs(map(self.objectness_logits, levels), 1)
         return {
-            "objectness_logits": ops.cast(ops.reshape(logits.values, (-1, num_anchors)), "float32"),
-            "anchor_deltas": ops.cast(ops.reshape(deltas.values, (-1, num_anchors, 4)), "float32"),
-            "level_sizes": stack_sizes(logits.sizes),
+            "objectness_logits": ops.squeeze(logits, axis=-1),
+            "anchor_deltas": flat_outputs(map(self.anchor_deltas, levels), 4),
+            "level_sizes": stack_sizes([ops.shape(x)[1:3] for x in levels]),
         }
 
 
