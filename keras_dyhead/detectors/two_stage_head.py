@@ -9,9 +9,8 @@ from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, flat_outp
 from keras_dyhead.detectors.pyramid_layout import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
-from keras_dyhead.ops.arguments import check_choice, whole_number
+from keras_dyhead.ops.arguments import whole_number
 
-HIDDEN = ("dense", "task_attention")
 COARSEST_POOLED = 5  # level up to which regions are pooled
 
 
@@ -70,8 +69,7 @@ class BoxHead(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
-        check_choice("hidden", hidden, HIDDEN)
-        self.num_classes = whole_number(num_classes, "num_classes")
+        self.num_classes = num_classes
         self.units = units
         self.hidden = hidden
         self.hidden_layers = [self._hidden_layer(i) for i in range(1, head_layers + 1)]
@@ -109,9 +107,7 @@ class BoxHead(CompositeLayer):
         x = ops.reshape(regions, (-1, *regions.shape[2:]))
         if self.hidden == "dense":
             x = _flatten(x)
-        for layer in self.hidden_layers:
-            x = layer(x)
-        x = _flatten(x)
+        x = _flatten(apply_tower(self.hidden_layers, x))
         logits = ops.reshape(self.class_logits(x), (-1, count, self.num_classes + 1))
         deltas = ops.reshape(self.box_deltas(x), (-1, count, self.num_classes, 4))
         return {
@@ -151,11 +147,6 @@ class TwoStageHead(CompositeLayer):
         self.box_head = BoxHead(
             num_classes, head_layers, units, hidden, dtype=self.dtype_policy, name="box_head"
         )
-
-    @property
-    def class_logits(self):
-        """The layer that predicts classes."""
-        return self.box_head.class_logits
 
     def build(self, input_shape):
         self.rpn.build(input_shape)

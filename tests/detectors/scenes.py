@@ -69,6 +69,9 @@ class Small:
 class SmallTwoStage(Small):
     """A detector whose first stage does not predict classes."""
 
+    def class_layer(self, model):
+        return model.head.box_head.class_logits
+
     def background_bias(self, model):
         return model.head.rpn.objectness_logits.bias
 
