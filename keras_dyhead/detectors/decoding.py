@@ -12,9 +12,6 @@ from keras_dyhead.ops.arguments import check, check_choice, whole_number
 from keras_dyhead.ops.boxes import clip_boxes, is_empty, take_per_image
 from keras_dyhead.ops.nms import non_max_suppression
 
-CLIPPING = ("before_nms", "after_nms")
-RANKINGS = ("class", "confidence")
-
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +51,8 @@ class DetectionDecoder(Settings):
     rank_by: str = "class"
 
     def __post_init__(self):
-        check_choice("clip", self.clip, CLIPPING)
-        check_choice("rank_by", self.rank_by, RANKINGS)
+        check_choice("clip", self.clip, ("before_nms", "after_nms"))
+        check_choice("rank_by", self.rank_by, ("class", "confidence"))
         for name in ("score_threshold", "iou_threshold"):
             value = getattr(self, name)
             check(name, value, isinstance(value, numbers.Real) and 0 <= value <= 1, "from 0 to 1")

@@ -13,7 +13,6 @@ from keras_dyhead.detectors.replicas import sum_over_replicas
 from keras_dyhead.ops.arguments import check_choice
 from keras_dyhead.ops.boxes import decode_boxes, take_per_image
 
-LOSS_NORMALIZERS = ("image", "batch", "running")
 RUNNING_MOMENTUM, RUNNING_START = 0.9, 100.0  # as in detectron2
 
 
@@ -43,7 +42,7 @@ class DenseDetector(Detector):
         loss_normalizer: str = "image",
         **kwargs,
     ):
-        check_choice("loss_normalizer", loss_normalizer, LOSS_NORMALIZERS)
+        check_choice("loss_normalizer", loss_normalizer, ("image", "batch", "running"))
         super().__init__(backbone, head, **kwargs)
         self.num_classes = head.num_classes
         self.assigner = assigner
@@ -133,7 +132,6 @@ class DenseDetector(Detector):
         }
 
     def decode(self, raw, image_sizes=None):
-        """Turns raw outputs into detections; see `Detector.decode`."""
         level_sizes = self.level_sizes(raw)
         return self.decoder(
             raw["class_logits"],

@@ -20,8 +20,6 @@ from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.arguments import check_choice
 from keras_dyhead.ops.boxes import decode_boxes, encode_boxes, is_empty, take_per_image
 
-ARRANGEMENTS = ("released", "paper")
-
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
 class FasterRCNN(Detector):
@@ -110,7 +108,7 @@ class FasterRCNN(Detector):
         dtype=None,
         **kwargs,
     ):
-        check_choice("arrangement", arrangement, ARRANGEMENTS)
+        check_choice("arrangement", arrangement, ("released", "paper"))
         anchors = anchors or AnchorGenerator(8.0, octaves=1)
         pooler = pooler or RegionPooler()
         hidden = "dense"
