@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dyhead.detectors.pyramid_layout import smaller
+from keras_dyhead.detectors.locations import smaller
 from keras_dyhead.detectors.settings import Settings
 from keras_dyhead.ops.boxes import box_area, box_iou
 from keras_dyhead.ops.chunks import num_chunks, scan_chunks

@@ -6,7 +6,7 @@ import numbers
 import keras
 from keras import ops
 
-from keras_dyhead.detectors.pyramid_layout import smaller
+from keras_dyhead.detectors.locations import smaller
 from keras_dyhead.detectors.settings import Settings
 from keras_dyhead.ops.arguments import check, check_choice, whole_number
 from keras_dyhead.ops.boxes import clip_boxes, is_empty, take_per_image

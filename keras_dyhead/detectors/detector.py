@@ -7,8 +7,8 @@ from keras import ops
 from keras.saving import serialize_keras_object
 
 from keras_dyhead.detectors.decoding import DetectionDecoder
+from keras_dyhead.detectors.locations import known_sizes
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.detectors.pyramid_layout import known_sizes
 from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_gradients_first
 from keras_dyhead.detectors.targets import CheckedModel, check_targets
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck

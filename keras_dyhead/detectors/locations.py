@@ -1,4 +1,4 @@
-"""The locations of dense detectors: anchors or points in every cell of a pyramid."""
+"""Where outputs are: the sizes of pyramid levels, and the anchors or points in their cells."""
 
 import dataclasses
 import math
@@ -76,17 +76,12 @@ class AnchorGenerator(Settings):
         Returns:
             `(A, 4)` float32 xyxy boxes in image pixels, ordered by level, row, column, anchor.
         """
-        return ops.concatenate(
-            [
-                self._level(height, width, 2 ** (min_level + index))
-                for index, (height, width) in enumerate(level_sizes)
-            ]
-        )
-
-    def _level(self, height, width, stride):
-        centers = _cell_points(height, width, stride, self.offset)[:, :, None]
-        corners = ops.concatenate([centers, centers], axis=-1)
-        return ops.reshape(corners + self.cell(stride), (-1, 4))
+        levels = []
+        for level, (height, width) in enumerate(level_sizes, start=min_level):
+            centers = _cell_points(height, width, 2**level, self.offset)[:, :, None]
+            corners = ops.concatenate([centers, centers], axis=-1)
+            levels.append(ops.reshape(corners + self.cell(2**level), (-1, 4)))
+        return ops.concatenate(levels)
 
 
 def grid_points(level_sizes, min_level: int, offset: float):
@@ -97,10 +92,9 @@ def grid_points(level_sizes, min_level: int, offset: float):
     level, row, column. Sizes are as in `AnchorGenerator`.
     """
     levels = []
-    for index, (height, width) in enumerate(level_sizes):
-        stride = 2 ** (min_level + index)
-        centers = ops.reshape(_cell_points(height, width, stride, offset), (-1, 2))
-        levels.append(ops.pad(centers, ((0, 0), (0, 1)), constant_values=float(stride)))
+    for level, (height, width) in enumerate(level_sizes, start=min_level):
+        centers = ops.reshape(_cell_points(height, width, 2**level, offset), (-1, 2))
+        levels.append(ops.pad(centers, ((0, 0), (0, 1)), constant_values=2.0**level))
     return ops.concatenate(levels)
 
 
@@ -110,3 +104,33 @@ def _cell_points(height, width, stride: int, offset: float):
     x = (ops.arange(width, dtype="float32") + offset) * stride
     y, x = ops.meshgrid(y, x, indexing="ij")
     return ops.stack([x, y], axis=-1)
+
+
+def stack_sizes(sizes):
+    """Packs (height, width) pairs into `(L, 2)` int32, which `known_sizes` unpacks.
+
+    On JAX, this is a NumPy array of static sizes, as compiled functions cannot read the values of
+    tensors. It is all zeros, and never read, while a model of unknown image size is being built.
+    """
+    if keras.backend.backend() == "jax":
+        known = all(isinstance(side, int) for size in sizes for side in size)
+        return np.array(sizes if known else np.zeros((len(sizes), 2)), "int32")
+    return ops.cast(ops.stack([ops.stack(size) for size in sizes]), "int32")
+
+
+def known_sizes(level_sizes):
+    """Unpacks an `(L, 2)` tensor into (height, width) pairs, of ints if statically known."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        static = tf.get_static_value(level_sizes)
+    else:
+        static = ops.convert_to_numpy(level_sizes)
+    if static is not None:
+        return [(int(height), int(width)) for height, width in static]
+    return [(level_sizes[i, 0], level_sizes[i, 1]) for i in range(level_sizes.shape[0])]
+
+
+def smaller(a, b):
+    """Returns the minimum, as an int if both are ints: XLA requires it for `top_k`."""
+    return min(a, b) if isinstance(b, int) else ops.minimum(a, b)

@@ -10,7 +10,7 @@ from keras_dyhead.detectors.conv_tower import (
     head_conv,
     prior_bias,
 )
-from keras_dyhead.detectors.pyramid_layout import stack_sizes
+from keras_dyhead.detectors.locations import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.ops.arguments import check_choice, whole_number
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import keras
 from keras import ops
 
-from keras_dyhead.detectors.pyramid_layout import smaller
+from keras_dyhead.detectors.locations import smaller
 from keras_dyhead.detectors.settings import Settings
 from keras_dyhead.ops.boxes import clip_boxes, decode_boxes, is_empty, take_per_image
 from keras_dyhead.ops.nms import non_max_suppression

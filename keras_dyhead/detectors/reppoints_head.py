@@ -5,7 +5,7 @@ import numpy as np
 from keras import ops
 
 from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv, prior_bias
-from keras_dyhead.detectors.pyramid_layout import stack_sizes
+from keras_dyhead.detectors.locations import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.ops.arguments import whole_number

@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.detectors.assigners import NEGATIVE
-from keras_dyhead.detectors.pyramid_layout import smaller
+from keras_dyhead.detectors.locations import smaller
 from keras_dyhead.detectors.settings import Settings
 from keras_dyhead.ops.boxes import take_per_image
 

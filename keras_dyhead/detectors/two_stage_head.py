@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, flat_outputs, head_conv
-from keras_dyhead.detectors.pyramid_layout import stack_sizes
+from keras_dyhead.detectors.locations import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
 from keras_dyhead.ops.arguments import whole_number
