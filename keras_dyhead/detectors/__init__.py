@@ -11,11 +11,10 @@ from keras_dyhead.detectors.locations import AnchorGenerator
 from keras_dyhead.detectors.losses import giou_loss, iou_loss, sigmoid_focal_loss, smooth_l1_loss
 from keras_dyhead.detectors.prediction_head import PredictionHead
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.detectors.proposals import ProposalSelector
+from keras_dyhead.detectors.proposals import ProposalSelector, RandomSampler
 from keras_dyhead.detectors.region_pooler import RegionPooler
 from keras_dyhead.detectors.reppoints import RepPoints
 from keras_dyhead.detectors.retinanet import RetinaNet
-from keras_dyhead.detectors.sampling import RandomSampler
 
 DETECTORS = {
     "atss": ATSS,

@@ -11,10 +11,9 @@ from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.detector import Detector, as_neck
 from keras_dyhead.detectors.locations import AnchorGenerator
 from keras_dyhead.detectors.losses import smooth_l1_loss
-from keras_dyhead.detectors.proposals import Proposals, ProposalSelector
+from keras_dyhead.detectors.proposals import Proposals, ProposalSelector, RandomSampler
 from keras_dyhead.detectors.region_pooler import RegionPooler
 from keras_dyhead.detectors.replicas import sum_over_replicas
-from keras_dyhead.detectors.sampling import RandomSampler
 from keras_dyhead.detectors.two_stage_head import TwoStageHead
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.ops.arguments import check_choice
