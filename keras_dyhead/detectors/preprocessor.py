@@ -1,7 +1,7 @@
 """From raw images to batches for a detector."""
 
 import functools
-import numbers
+import math
 import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -11,14 +11,11 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-from keras_dyhead.ops.arguments import check, check_choice
-from keras_dyhead.ops.published_resize import larger, resize_like_opencv, resize_like_pillow
-from keras_dyhead.printable import counted
+from keras_dyhead.ops.arguments import check, check_choice, whole_number
+from keras_dyhead.ops.published_resize import ARRAYS, larger, resize_like_opencv, resize_like_pillow
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
 IMAGENET_STD = (58.395, 57.12, 57.375)
-CHANNEL_ORDERS = ("RGB", "BGR")
-RESIZINGS = ("fast", "pillow", "opencv")
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -76,24 +73,23 @@ class DetectionPreprocessor(keras.layers.Layer):
         **kwargs,
     ):
         super().__init__(**kwargs | {"dtype": "float32"})
-        check_choice("channel_order", channel_order, CHANNEL_ORDERS)
-        check_choice("resizing", resizing, RESIZINGS)
-        for name, values, count, kind in (
-            ("image_size", (1, 1) if image_size is None else image_size, 2, numbers.Integral),
-            ("min_side", (min_side,), 1, numbers.Real),
-            ("max_side", (max_side,), 1, numbers.Real),
-            ("pad_multiple", (pad_multiple,), 1, numbers.Integral),
-            ("std", std, 3, numbers.Real),
-        ):
-            _check_positive(name, values, count, kind)
-        finite = np.shape(mean) == (3,) and np.isfinite(mean).all()
-        check("mean", mean, finite, "three numbers")
-        if min_side > max_side:
+        check_choice("channel_order", channel_order, ("RGB", "BGR"))
+        check_choice("resizing", resizing, ("fast", "pillow", "opencv"))
+        if image_size is not None:
+            whole = np.shape(image_size) == (2,) and np.asarray(image_size).dtype.kind in "iu"
+            check("image_size", image_size, whole and min(image_size) > 0, "two positive integers")
+            image_size = tuple(image_size)
+        whole_number(pad_multiple, "pad_multiple")
+        if not 0 < min_side <= max_side < math.inf:
             raise ValueError(
-                "`min_side` must not exceed `max_side`. "
+                "`min_side` must be positive and not exceed `max_side`, a finite number. "
                 f"Received: min_side={min_side}, max_side={max_side}"
             )
-        self.image_size = None if image_size is None else tuple(image_size)
+        finite = np.shape(mean) == (3,) and np.isfinite(mean).all()
+        check("mean", mean, finite, "three numbers")
+        positive = np.shape(std) == (3,) and np.isfinite(std).all() and min(std) > 0
+        check("std", std, positive, "three positive numbers")
+        self.image_size = image_size
         self.min_side = min_side
         self.max_side = max_side
         self.pad_multiple = pad_multiple
@@ -271,14 +267,7 @@ def _is_tensorflow(images) -> bool:
 def _functions_for(images):
     """Returns NumPy's functions for arrays, TensorFlow's for its tensors, otherwise Keras'."""
     if isinstance(images, np.ndarray):
-        return SimpleNamespace(
-            cast=np.asarray,
-            flip=np.flip,
-            floor=np.floor,
-            reshape=np.reshape,
-            shape=np.shape,
-            tile=np.tile,
-        )
+        return ARRAYS
     if keras.backend.backend() != "tensorflow" and _is_tensorflow(images):
         import tensorflow as tf
 
@@ -315,10 +304,3 @@ def _repeat(sizes, batches):
         for size, batch in zip(sizes, batches, strict=True)
     ]
     return ops.concatenate(rows)
-
-
-def _check_positive(name, values, count, kind):
-    many = isinstance(values, (Sequence, np.ndarray)) and len(values) == count
-    valid = many and all(isinstance(v, kind) and 0 < v < float("inf") for v in values)
-    what = counted(count, "positive integer" if kind is numbers.Integral else "positive number")
-    check(name, values if count > 1 else values[0], valid, what)

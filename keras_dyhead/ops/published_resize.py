@@ -14,17 +14,21 @@ from keras import ops
 from PIL import Image
 
 _BLOCK = 32  # output pixels whose inputs are gathered together
-_ARRAYS = SimpleNamespace(
+ARRAYS = SimpleNamespace(
     arange=np.arange,
     cast=np.asarray,
     clip=np.clip,
     convert_to_tensor=np.asarray,
+    flip=np.flip,
     floor=np.floor,
+    reshape=np.reshape,
     shape=np.shape,
     sum=np.sum,
     take=np.take,
+    tile=np.tile,
     where=np.where,
 )
+"""NumPy's functions by their names in `keras.ops`."""
 
 
 def resize_like_pillow(images, size):
@@ -61,7 +65,7 @@ def resize_like_opencv(images, size):
     Returns:
         Tensor `(B, height, width, C)`, or an array for an array, with integer values in float32.
     """
-    xp = _ARRAYS if isinstance(images, np.ndarray) else ops
+    xp = ARRAYS if isinstance(images, np.ndarray) else ops
     height, width = xp.shape(images)[1:3]
     left, weight = _neighbors(xp, width, size[1])
     weight = xp.where((left < 0) | (left >= width - 1), 0.0, weight)[:, None]
