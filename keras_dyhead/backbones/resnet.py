@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import keras
 from keras import layers
 
-from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
-from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
+from keras_dyhead.backbones.resnet_layers import FrozenBatchNormalization, GroupedConv2D
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 from keras_dyhead.ops.arguments import check, check_choice, warn_ignored
@@ -18,8 +17,6 @@ STAGE_BLOCKS = {
     101: (3, 4, 23, 3),
     152: (3, 8, 36, 3),
 }
-STYLES = ("pytorch", "caffe")
-BATCH_NORMS = ("frozen", "affine", "train")
 EPSILON = 1e-5
 
 
@@ -90,8 +87,8 @@ class ResNetBackbone(keras.Model):
         **kwargs,
     ):
         check_choice("depth", depth, tuple(STAGE_BLOCKS))
-        check_choice("style", style, STYLES)
-        check_choice("batch_norm", batch_norm, BATCH_NORMS)
+        check_choice("style", style, ("pytorch", "caffe"))
+        check_choice("batch_norm", batch_norm, ("frozen", "affine", "train"))
         check_choice("frozen_stages", frozen_stages, tuple(range(-1, 5)))
         deformable_stages = tuple(deformable_stages)
         known = set(deformable_stages) <= {2, 3, 4, 5}
@@ -122,12 +119,10 @@ class ResNetBackbone(keras.Model):
                 name = f"layer{stage}_{number}_"
                 strides = 2 if stage > 1 and number == 0 else 1
                 if depth < 50:
-                    x = make.basic_block(x, planes, strides, name, project=strides > 1)
+                    x = make.basic_block(x, planes, strides, name)
                 else:
                     width = planes * width_per_group // 64 * groups
-                    x = make.bottleneck(
-                        x, width, planes * 4, strides, groups, style, name, project=number == 0
-                    )
+                    x = make.bottleneck(x, width, planes * 4, strides, groups, style, name)
             pyramid[f"P{stage + 1}"] = x
         super().__init__(inputs=images, outputs=pyramid, **kwargs)
 
@@ -174,24 +169,24 @@ class _Layers:
         self.trainable = trainable
         self.deformable = deformable
 
-    def basic_block(self, x, planes, strides, name, project):
+    def basic_block(self, x, planes, strides, name):
         y = self.conv(x, planes, 3, strides, f"{name}conv1")
         y = self.relu(self.norm(y, f"{name}bn1"), f"{name}relu1")
         y = self.norm(self.conv(y, planes, 3, 1, f"{name}conv2"), f"{name}bn2")
-        return self.add(x, y, strides, f"{name}", project)
+        return self.add(x, y, strides, name)
 
-    def bottleneck(self, x, width, channels, strides, groups, style, name, project):
+    def bottleneck(self, x, width, channels, strides, groups, style, name):
         first, second = (strides, 1) if style == "caffe" else (1, strides)
         y = self.conv(x, width, 1, first, f"{name}conv1")
         y = self.relu(self.norm(y, f"{name}bn1"), f"{name}relu1")
         y = self.conv(y, width, 3, second, f"{name}conv2", groups, self.deformable)
         y = self.relu(self.norm(y, f"{name}bn2"), f"{name}relu2")
         y = self.norm(self.conv(y, channels, 1, 1, f"{name}conv3"), f"{name}bn3")
-        return self.add(x, y, strides, f"{name}", project)
+        return self.add(x, y, strides, name)
 
-    def add(self, x, y, strides, name, project):
-        """Adds the shortcut, a strided 1x1 convolution at the start of a stage."""
-        if project:
+    def add(self, x, y, strides, name):
+        """Adds the shortcut, a strided 1x1 convolution where the channels change."""
+        if x.shape[-1] != y.shape[-1]:
             x = self.conv(x, y.shape[-1], 1, strides, f"{name}downsample_conv")
             x = self.norm(x, f"{name}downsample_bn")
         y = layers.Add(name=f"{name}add", dtype=self.dtype)([y, x])

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dyhead.backbones import ResNetBackbone
-from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
+from keras_dyhead.backbones.resnet_layers import GroupedConv2D
 from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
 

@@ -6,8 +6,7 @@ import pytest
 import tensorflow as tf
 
 from keras_dyhead.backbones import ResNetBackbone
-from keras_dyhead.backbones.frozen_batch_norm import FrozenBatchNormalization
-from keras_dyhead.backbones.grouped_conv2d import GroupedConv2D
+from keras_dyhead.backbones.resnet_layers import FrozenBatchNormalization, GroupedConv2D
 
 
 def tiny(depth=18, **arguments):
