@@ -126,17 +126,15 @@ class RepPoints(DenseDetector):
 
     def compute_losses(self, raw, boxes, labels, training=False):
         """Returns a focal loss for classes and smooth L1 losses for the boxes of both stages."""
-        matches = self.match_initial(raw, boxes, labels), self.match(raw, boxes, labels)
-        initial_box_loss, box_loss = (
-            self._box_loss(raw[name], *match)
-            for name, match in zip(("initial_boxes", "refined_boxes"), matches, strict=True)
+        initial_box_loss = self._box_loss(
+            raw["initial_boxes"], *self.match_initial(raw, boxes, labels)
         )
-        _, assigned, _ = matches[1]
+        points, assigned, targets = self.match(raw, boxes, labels)
         class_loss = self.sum_class_losses(raw, labels, assigned)
         return {
             "class_loss": class_loss / self.num_positives(assigned >= 0),
             "initial_box_loss": INITIAL_LOSS_WEIGHT * initial_box_loss,
-            "box_loss": box_loss,
+            "box_loss": self._box_loss(raw["refined_boxes"], points, assigned, targets),
         }
 
     def _box_loss(self, predicted, points, assigned, targets):
