@@ -1,6 +1,6 @@
 """Gives detectors of KerasCV and KerasHub the interface of this package's detectors."""
 
-import contextlib
+import functools
 
 import keras
 import numpy as np
@@ -45,6 +45,9 @@ class HostedDetector:
                 "The detector's `prediction_decoder` must be a `NonMaxSuppression`. "
                 f"Received: {self.suppression}"
             )
+        # Replaces `suppression` in `decode_predictions`, which then returns all candidates.
+        self._candidates = functools.partial(_candidates, self.suppression)
+        self._candidates.bounding_box_format = self.suppression.bounding_box_format
         self.decoder = DetectionDecoder(
             iou_threshold=self.suppression.iou_threshold,
             max_detections=self.suppression.max_detections,
@@ -69,8 +72,11 @@ class HostedDetector:
         """Returns detections in preprocessed images; see `Detector.decode`."""
         outputs, images = raw
         height, width = images.shape[1:3]
-        with self._without_suppression():
+        self.model._prediction_decoder = self._candidates  # a setter would drop compiled functions
+        try:
             found = self.model.decode_predictions(outputs, images)
+        finally:
+            self.model._prediction_decoder = self.suppression
         boxes = keras.utils.bounding_boxes.convert_format(
             ops.cast(found["boxes"], "float32"),
             source=self.model.bounding_box_format,
@@ -82,32 +88,19 @@ class HostedDetector:
         everything = ops.zeros_like(labels)  # these detectors suppress across classes
         return self.decoder.suppress(boxes, scores, labels, image_sizes, everything)
 
-    @contextlib.contextmanager
-    def _without_suppression(self):
-        """Makes `decode_predictions` return all candidates."""
 
-        def candidates(boxes, scores, **others):
-            return self._candidates(boxes, scores)
-
-        candidates.bounding_box_format = self.suppression.bounding_box_format
-        self.model._prediction_decoder = candidates  # the property would drop compiled functions
-        try:
-            yield
-        finally:
-            self.model._prediction_decoder = self.suppression
-
-    def _candidates(self, boxes, scores):
-        """Returns all boxes with their best class; confidences up to the threshold become 0."""
-        if self.suppression.from_logits:
-            scores = ops.sigmoid(scores)
-        scores = ops.cast(scores, "float32")
-        confidence, labels = (x[..., 0] for x in ops.top_k(scores, 1))
-        confident = confidence > self.suppression.confidence_threshold
-        return {
-            "boxes": boxes,
-            "labels": ops.cast(labels, "int32"),
-            "confidence": ops.where(confident, confidence, 0.0),
-        }
+def _candidates(suppression, boxes, scores, **others):
+    """Returns all boxes with their best class; confidences up to the threshold become 0."""
+    if suppression.from_logits:
+        scores = ops.sigmoid(scores)
+    scores = ops.cast(scores, "float32")
+    confidence, labels = (x[..., 0] for x in ops.top_k(scores, 1))
+    confident = confidence > suppression.confidence_threshold
+    return {
+        "boxes": boxes,
+        "labels": ops.cast(labels, "int32"),
+        "confidence": ops.where(confident, confidence, 0.0),
+    }
 
 
 def _preprocessor(model, image_shape) -> DetectionPreprocessor:

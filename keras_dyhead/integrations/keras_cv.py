@@ -332,11 +332,10 @@ def _complete_retinanet(retinanet):
 
     @functools.wraps(from_config)
     def from_config_with_pyramid(cls, config):
-        config, frozen = dict(config), config.get("frozen")
-        config.pop("frozen", None)
+        config = dict(config)
+        frozen = config.pop("frozen", None)
         if isinstance(config.get("feature_pyramid"), dict):
-            pyramid = deserialize_keras_object(config["feature_pyramid"])
-            config["feature_pyramid"] = pyramid
+            config["feature_pyramid"] = deserialize_keras_object(config["feature_pyramid"])
         model = from_config(cls, config)
         if frozen is not None:
             freeze_layers(model, frozen)
