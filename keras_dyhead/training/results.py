@@ -24,7 +24,7 @@ from keras_dyhead.training import serving_check
 from keras_dyhead.training.plan import package_versions
 from keras_dyhead.training.settings import TrainingSettings
 from keras_dyhead.visualization import plot_detections
-from keras_dyhead.visualization.history import plot_history
+from keras_dyhead.visualization.evaluation import plot_history
 
 RESULTS = (
     *("tensorboard", "model.keras", "saved_model", "history.json", "history.csv", "history.png"),

@@ -1,7 +1,6 @@
-"""Confusion matrices and precision-recall curves."""
+"""Training curves, confusion matrices and precision-recall curves."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -48,32 +47,19 @@ def confusion_matrix(annotations: CocoAnnotations, detections: np.ndarray) -> np
     counts = np.zeros((nothing + 1, nothing + 1), "int64")
     found = detections[detections["score"] >= _CONFIDENCE]
     labels = np.array(annotations.labels_of(found["category_id"].tolist()), "int64")
-    rows_of = defaultdict(list)
-    for row, image_id in enumerate(found["image_id"].tolist()):
-        rows_of[image_id].append(row)
     for image in annotations.images:
-        rows = rows_of[image.id]
-        here, detected = image.labels.astype(int), labels[rows]
+        rows = found["image_id"] == image.id
+        true, detected = image.labels.astype(int), labels[rows]
         truth, boxes = xywh_boxes(image.boxes.astype("float64")), found["bbox"][rows]
         ious = np.asarray(iou(truth, boxes, [False] * len(boxes))).reshape(len(truth), len(boxes))
-        pairs = _pairs(ious)
-        for i, j in pairs:
-            counts[here[i], detected[j]] += 1
-        for i in set(range(len(here))).difference(i for i, _ in pairs):
-            counts[here[i], nothing] += 1
-        for j in set(range(len(detected))).difference(j for _, j in pairs):
-            counts[nothing, detected[j]] += 1
+        while ious.size and ious.max() >= _IOU:
+            i, j = np.unravel_index(np.argmax(ious), ious.shape)
+            counts[true[i], detected[j]] += 1
+            true, detected = np.delete(true, i), np.delete(detected, j)
+            ious = np.delete(np.delete(ious, i, axis=0), j, axis=1)
+        np.add.at(counts, (true, nothing), 1)
+        np.add.at(counts, (nothing, detected), 1)
     return counts
-
-
-def _pairs(ious: np.ndarray) -> list[tuple[int, int]]:
-    """The paired rows and columns, by descending IoU."""
-    pairs = []
-    while ious.size and ious.max() >= _IOU:
-        i, j = np.unravel_index(np.argmax(ious), ious.shape)
-        pairs.append((int(i), int(j)))
-        ious[i], ious[:, j] = -1, -1
-    return pairs
 
 
 def plot_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
@@ -135,3 +121,35 @@ def plot_precision_recall(precision: np.ndarray, class_names: Sequence[str]) -> 
     if lines:
         add_legend(figure, lines, names, loc="outside right upper", fontsize=8)
     return figure
+
+
+def plot_history(history: Mapping[str, Sequence[float | None]]) -> Figure:
+    """Draws the losses and the COCO metrics of a training over its epochs.
+
+    Args:
+        history: The values of every epoch by name, as in `model.fit(...).history`, `None` if a
+            value was not computed. Names with `loss` go into the left panel, `AP`, `AP50`, `AP75`
+            and `AR100` (with any prefix) into the right one.
+    """
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    losses, figures = figure.subplots(1, 2)
+    for name, values in history.items():
+        if "loss" in name:
+            _draw(losses, name, values)
+        elif name.split("_")[-1] in ("AP", "AP50", "AP75", "AR100"):
+            _draw(figures, name, values)
+    losses.set(title="loss", xlabel="epoch", ylim=(0, None))
+    figures.set(title="COCO metrics", xlabel="epoch", ylim=(0, 1))
+    for axis in (losses, figures):
+        axis.grid(alpha=0.3)
+        axis.locator_params(axis="x", integer=True, min_n_ticks=1)
+        if axis.lines:
+            axis.legend()
+    return figure
+
+
+def _draw(axis, name, values) -> None:
+    values = np.array(values, "float64")  # None becomes NaN
+    known = np.isfinite(values)
+    few = known.sum() <= 50
+    axis.plot(np.flatnonzero(known) + 1, values[known], label=name, marker="." if few else None)

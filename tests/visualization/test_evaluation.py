@@ -1,4 +1,4 @@
-"""Confusions are counted once, and curves match pycocotools."""
+"""Confusions are counted once, and curves match pycocotools and the history."""
 
 import numpy as np
 import pytest
@@ -104,3 +104,13 @@ def test_names_are_drawn_unchanged(tmp_path):
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["mean of 2: 0.500", "$\\frac$: 0.500", "nut [/s]\\n: 0.500"]
     plot_precision_recall(precision[:, 1:2], names[1:2]).savefig(tmp_path / "none.png")
+
+
+def test_history_skips_epochs_without_a_value():
+    figure = evaluation.plot_history(
+        {"loss": [3.0, 2.0, 1.0], "val_AP50": [None, 0.2, 0.4], "epoch": [1, 2, 3]}
+    )
+    losses, figures = figure.axes
+    assert losses.lines[0].get_xydata().tolist() == [[1, 3], [2, 2], [3, 1]]
+    assert figures.lines[0].get_xydata().tolist() == [[2, 0.2], [3, 0.4]]
+    assert len(losses.lines) == len(figures.lines) == 1
