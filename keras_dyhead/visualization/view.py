@@ -72,25 +72,25 @@ def look_inside(
             f"{[tuple(x.shape) for x in inputs]}"
         )
     batch = (preprocessor or default_preprocessor(model, image.shape[:2]))(image[None])
+    images = batch["images"]
+    if inputs:  # in the model's structure, such as KerasCV's `{"images": ...}`
+        images = keras.tree.pack_sequence_as(model.input, [images])
     with _recorded_inputs(neck) as calls:
-        model(_as_model_takes_it(model, batch["images"]), training=False)
+        model(images, training=False)
     pyramid = calls[0]
     before, blocks = [], []
     for trace in neck.trace(pyramid):
         before = before or _norms(trace.inputs)
         blocks.append(_reduce(trace))
-    canvas, scales = ops.shape(batch["images"])[1:3], ops.convert_to_numpy(batch["scales"])[0]
-    finest = _log2_stride(canvas, before[0].shape)
-    strides = [2 ** (finest + i) for i in range(len(before))]
-    names = (
-        list(pyramid)
-        if isinstance(pyramid, dict)
-        else [f"P{finest + i}" for i in range(len(before))]
-    )
+    # The last cells of a map may extend beyond the image.
+    cell_sides = np.divide(ops.shape(batch["images"])[1:3], before[0].shape)
+    finest = round(np.log2(max(cell_sides)))
+    levels = range(finest, finest + len(before))
+    scale_y, scale_x = map(float, ops.convert_to_numpy(batch["scales"])[0])
     return View(
         image=image,
-        levels=names,
-        strides=[(stride / float(scales[0]), stride / float(scales[1])) for stride in strides],
+        levels=list(pyramid) if isinstance(pyramid, dict) else [f"P{n}" for n in levels],
+        strides=[(2**n / scale_y, 2**n / scale_x) for n in levels],
         alignment=neck.alignment,
         before=before,
         blocks=blocks,
@@ -120,13 +120,6 @@ def default_preprocessor(model: keras.Model, size: tuple[int, int]) -> Preproces
     if None not in fixed:
         return DetectionPreprocessor(image_size=fixed, **values)
     return DetectionPreprocessor(min_side=min(size), max_side=max(size), **values)
-
-
-def _as_model_takes_it(model: keras.Model, images):
-    """Images in the model's input structure, such as KerasCV's `{"images": ...}`."""
-    if not getattr(model, "inputs", None):
-        return images
-    return keras.tree.pack_sequence_as(model.input, [images])
 
 
 @contextlib.contextmanager
@@ -163,8 +156,3 @@ def _reduce(trace: BlockTrace) -> BlockView:
 
 def _norms(maps) -> list[np.ndarray]:
     return [ops.convert_to_numpy(ops.norm(ops.cast(x[0], "float32"), axis=-1)) for x in maps]
-
-
-def _log2_stride(canvas, size) -> int:
-    """Log2 of a map's stride. Its last cells may extend beyond the image."""
-    return round(np.log2(max(int(canvas[0]) / size[0], int(canvas[1]) / size[1])))
