@@ -22,14 +22,13 @@ _LAB = np.array(
 )
 
 
-@functools.cache
 def class_color(label: int) -> tuple[int, int, int]:
     """Returns the (red, green, blue) color of a class, the same in every picture.
 
     Each label has the color farthest from those of all lower labels, among colors that are neither
     gray nor too dark or too light to be visible in a photograph. Colors repeat from label 96 on.
     """
-    return tuple(int(value) for value in _palette()[label % 96])
+    return _palette()[label % 96]
 
 
 def text_color(color: tuple[int, int, int]) -> str:
@@ -38,7 +37,7 @@ def text_color(color: tuple[int, int, int]) -> str:
 
 
 @functools.cache
-def _palette() -> np.ndarray:
+def _palette() -> list[tuple[int, int, int]]:
     levels = np.linspace(0, 1, 11)
     colors = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(-1, 3)
     seen = _oklab(colors)
@@ -49,7 +48,7 @@ def _palette() -> np.ndarray:
     while len(chosen) < 96:
         nearest = np.minimum(nearest, np.linalg.norm(seen - seen[chosen[-1]], axis=1))
         chosen.append(int(np.argmax(nearest)))
-    return np.round(255 * colors[chosen])
+    return [tuple(color) for color in np.round(255 * colors[chosen]).astype(int).tolist()]
 
 
 def _oklab(colors: np.ndarray) -> np.ndarray:

@@ -55,10 +55,8 @@ def plot_detections(
     titles = "ground truth", f"detections ≥ {score_threshold:.2g}"
     pictures = []
     for image, truth, found in zip(images, y_true, y_pred, strict=True):
-        scores = np.asarray(found["confidence"])
-        order = np.argsort(scores, kind="stable")  # draws the most confident on top
-        order = order[scores[order] >= score_threshold]
-        found = {key: np.asarray(found[key])[order] for key in ("boxes", "labels", "confidence")}
+        kept = np.asarray(found["confidence"]) >= score_threshold
+        found = {key: np.asarray(found[key])[kept] for key in ("boxes", "labels", "confidence")}
         pictures += [(titles[0], image, truth), (titles[1], image, found)]
     return _draw_grid(pictures, 2 * min(2, len(images)), class_names)
 

@@ -1,6 +1,6 @@
 """Detections drawn into an image."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
@@ -95,22 +95,15 @@ def class_name(label: int, class_names: Sequence[str] | None) -> str:
 
 def _free_place(size, box: Box, picture: tuple[int, int], taken: Sequence[Box]) -> Box:
     """The rectangle for text next to a box that covers the least of `taken`."""
-
-    def places() -> Iterator[Box]:
-        (width, height), (x1, y1, x2, y2) = size, box
-        corners = [(x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2)]
-        corners += [(x1 - width, y1), (x2, y1), (x1, y1)]
-        for x, y in corners:
-            x = max(0.0, min(x, picture[0] - width))
-            y = max(0.0, min(y, picture[1] - height))
-            yield x, y, x + width, y + height
-
-    def covered(place: Box) -> float:
-        a, b = np.array(place), np.array(taken)
-        sides = np.minimum(a[2:], b[:, 2:]) - np.maximum(a[:2], b[:, :2])
-        return float(np.prod(np.maximum(0, sides), axis=1).sum())
-
-    return min(places(), key=covered)
+    (width, height), (x1, y1, x2, y2), taken = size, box, np.array(taken)
+    corners = [(x1, y1 - height), (x1, y2), (x2 - width, y1 - height), (x2 - width, y2)]
+    corners += [(x1 - width, y1), (x2, y1), (x1, y1)]
+    corners = np.clip(corners, 0, np.maximum(np.subtract(picture, size), 0))
+    places = np.hstack([corners, corners + size])
+    sides = np.minimum(places[:, None, 2:], taken[:, 2:])
+    sides -= np.maximum(places[:, None, :2], taken[:, :2])
+    covered = np.maximum(sides, 0).prod(axis=-1).sum(axis=1)
+    return tuple(places[np.argmin(covered)].tolist())
 
 
 def unique_stems(paths: Sequence[str | Path]) -> list[str]:
