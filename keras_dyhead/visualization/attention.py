@@ -77,11 +77,10 @@ def draw_attention(
     chosen = list(range(count)) if blocks is None else list(blocks)
     existing = all(0 <= block < count for block in chosen)
     check("blocks", blocks, existing, f"from 0 to {count - 1}")
-    rows = [("before DyHead", view.before)] + [
-        (f"block {number + 1} of {count}\n{title}" if count > 1 else title, norms)
-        for number in chosen
-        for title, norms in ((_STEPS[s], view.blocks[number].norms[s]) for s in _STEPS)
-    ]
+    rows = [("before DyHead", view.before)]
+    for number in chosen:
+        start = f"block {number + 1} of {count}\n" if count > 1 else ""
+        rows += [(start + title, view.blocks[number].norms[step]) for step, title in _STEPS.items()]
     axes = _axes(view, len(rows) + 1)
     for axis in axes[:, :-1].flat:
         axis.set(xticks=[], yticks=[])
@@ -106,7 +105,11 @@ def largest_norm(view: View, norms: Sequence[np.ndarray] | None = None) -> float
     if norms is None:
         steps = [view.before, *(maps for block in view.blocks for maps in block.norms.values())]
         return max(largest_norm(view, maps) for maps in steps)
-    return max(float(_visible(values, view, level).max()) for level, values in enumerate(norms))
+    largest = []
+    for level, values in enumerate(norms):
+        rows, columns = _cells(view, level)
+        largest.append(float(values[:rows, :columns].max()))
+    return max(largest)
 
 
 def _axes(view: View, rows: int) -> np.ndarray:
@@ -141,7 +144,7 @@ def _draw_cells(axis, view: View, level: int) -> None:
     (height, width), (stride_y, stride_x) = view.image.shape[:2], view.strides[level]
     axis.imshow(view.image)
     axis.set(xlim=(0, width), ylim=(height, 0))
-    cells = np.ceil([height / stride_y - 1e-6, width / stride_x - 1e-6]).astype(int)
+    cells = _cells(view, level)
     if max(cells) <= _MOST_CELLS:
         lines = {"colors": "white", "linewidths": 0.4, "alpha": 0.4}
         axis.hlines(np.arange(1, cells[0]) * stride_y, 0, width, **lines)
@@ -168,10 +171,6 @@ def _draw_row(row, view: View, norms, overlay: float, highest: float):
     return drawn
 
 
-def _visible(values: np.ndarray, view: View, level: int) -> np.ndarray:
-    """The cells of a map that are not entirely padding."""
-    sides = (
-        int(np.ceil(side / stride - 1e-6))
-        for side, stride in zip(view.image.shape[:2], view.strides[level], strict=True)
-    )
-    return values[tuple(slice(side) for side in sides)]
+def _cells(view: View, level: int) -> np.ndarray:
+    """The rows and columns of a level that are not entirely padding."""
+    return np.ceil(np.divide(view.image.shape[:2], view.strides[level]) - 1e-6).astype(int)
