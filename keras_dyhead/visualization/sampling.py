@@ -14,9 +14,9 @@ from keras_dyhead.visualization.receptive_field import (
     composed_points,
     points_of_block,
 )
+from keras_dyhead.visualization.scale_weights import BRANCHES
 from keras_dyhead.visualization.view import Preprocessor, View, look_inside
 
-_BRANCHES = {"low": "finer", "mid": "same", "high": "coarser"}
 _INCHES = 2.4  # side of a picture
 _LARGEST = 60  # area of the largest dot, in square points
 
@@ -91,7 +91,6 @@ class _Row(NamedTuple):
 
     title: str
     panels: list[tuple[str, Points, str | None]]
-    window: tuple[float, float, float, float]
     largest: float  # the weight of the largest dot
 
 
@@ -105,10 +104,10 @@ def _row_of_block(view: View, block: int, level: int, cell, title: str) -> _Row:
             branches[name],
             name,
         )
-        for name, meaning in _BRANCHES.items()
+        for name, (meaning, _) in BRANCHES.items()
         if name in branches
     ]
-    return _Row(title, panels, _window(view, list(branches.values()), cell, level), 1.0)
+    return _Row(title, panels, 1.0)
 
 
 def _composed_row(view: View, block: int, level: int, cell) -> _Row:
@@ -121,15 +120,13 @@ def _composed_row(view: View, block: int, level: int, cell) -> _Row:
         share = points.weights.sum() / total
         panels.append((f"{view.levels[points.level]}\n{share:.0%} of the weight", points, None))
     largest = max(points.weights.max() for points in sampled)
-    window = _window(view, sampled, cell, level)
-    return _Row(f"through blocks {block + 1} to 1", panels, window, largest)
+    return _Row(f"through blocks {block + 1} to 1", panels, largest)
 
 
 def _draw_rows(view: View, rows: list[_Row], level: int, cell) -> Figure:
     height, width = view.image.shape[:2]
-    shapes = [
-        (bottom - top) / (right - left) for left, top, right, bottom in (r.window for r in rows)
-    ]
+    windows = [_window(view, [p for _, p, _ in row.panels], cell, level) for row in rows]
+    shapes = [(bottom - top) / (right - left) for left, top, right, bottom in windows]
     heights = [_INCHES * min(max(shape, height / width), 1.4) + 0.5 for shape in shapes]
     columns = 1 + max(len(row.panels) for row in rows)
     inches = (_INCHES * columns, sum(heights) + 0.2 * len(rows))
@@ -138,12 +135,10 @@ def _draw_rows(view: View, rows: list[_Row], level: int, cell) -> Figure:
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=heights)
     for axis in axes.flat:
         axis.set_axis_off()
-    for line, row in zip(axes, rows, strict=True):
-        left, top, right, bottom = row.window
+    for line, row, (left, top, right, bottom) in zip(axes, rows, windows, strict=True):
         line[0].imshow(view.image)
-        corner = (left, top)
-        frame = Rectangle(corner, right - left, bottom - top, fill=False, color="white", ls="--")
-        line[0].add_patch(frame)
+        size = (right - left, bottom - top)
+        line[0].add_patch(Rectangle((left, top), *size, fill=False, color="white", ls="--"))
         _draw_cell(line[0], view, level, cell)
         line[0].set_title(row.title, fontsize=8)
         for axis, (title, points, branch) in zip(line[1:], row.panels, strict=False):

@@ -10,8 +10,10 @@ from matplotlib.patches import Patch
 from keras_dyhead.printable import counted
 from keras_dyhead.visualization.view import Preprocessor, look_inside
 
-_BRANCHES = {"low": ("finer level", "tab:blue"), "mid": ("same level", "tab:gray")} | {
-    "high": ("coarser level", "tab:orange")
+BRANCHES = {
+    "low": ("finer", "tab:blue"),
+    "mid": ("same", "tab:gray"),
+    "high": ("coarser", "tab:orange"),
 }
 
 
@@ -85,7 +87,7 @@ def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, floa
     axes[-1, 0].margins(y=0.1)
     axes[-1, 1].set_xlabel("← coarser counts more | finer counts more →", fontsize=8)
     figure.suptitle(f"Scale-aware attention on {counted(len(records), 'image')}", fontsize=11)
-    handles = [Patch(color=color, label=label) for label, color in _BRANCHES.values()]
+    handles = [Patch(color=color, label=f"{meaning} level") for meaning, color in BRANCHES.values()]
     figure.legend(handles=handles, loc="outside lower left", ncols=3, fontsize=8)
     return figure
 
@@ -93,7 +95,7 @@ def draw_scale_weights(levels: list[str], records: list[list[list[dict[str, floa
 def _draw_weights(axis, weights) -> None:
     """Draws dots and medians, grouped by level: finer, same, coarser."""
     for level, branches in enumerate(weights):
-        for place, (name, (_, color)) in enumerate(_BRANCHES.items()):
+        for place, (name, (_, color)) in enumerate(BRANCHES.items()):
             if name not in branches:
                 continue
             values, x = branches[name], level + 0.27 * (place - 1)
