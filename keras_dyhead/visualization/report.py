@@ -22,7 +22,6 @@ from keras_dyhead.visualization.sampling import draw_sampling
 from keras_dyhead.visualization.scale_weights import draw_scale_weights
 from keras_dyhead.visualization.view import View, find_neck, look_inside
 
-PAGE = "report.html"
 _LONGEST = 1024  # maximum longer side of a picture of detections in pixels
 _DPI = 90
 
@@ -82,34 +81,32 @@ def write_report(
     write_report(model, ["street.jpg"], "report", image_detector(model), num_sampled=1)
     ```
     """
-    out, faults, sections = Path(out), [], []
+    out, faults, seen, files, sections = Path(out), [], [], {}, []
     find_neck(model)  # fails for a model without DyHead before images are read
     names = class_names or model.class_names
-    weights, files, seen = [], {}, []
     for path, stem in progress(list(zip(images, unique_stems(images), strict=True))):
         try:
             image = read_rgb(path)
         except ValueError as error:
             faults.append(str(error))
             continue
-        view = look_inside(model, image)
-        weights.append([block.weights for block in view.blocks])
-        seen.append((path, stem, image, view, detect(image)))
-    highest = max((largest_norm(view) for *_, view, _ in seen), default=0.0)
-    for path, stem, image, view, found in seen:
-        name = Path(path).name
-        drawing = draw_attention(view, highest=highest)
+        seen.append((Path(path).name, stem, look_inside(model, image), detect(image)))
+    if not seen:
+        raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+    highest = max(largest_norm(view) for _, _, view, _ in seen)
+    for name, stem, view, found in seen:
+        attention = draw_attention(view, highest=highest)
         pictures = _pictures_of_image(
-            name, view, found, names, score_threshold, num_sampled, drawing
+            name, view, found, names, score_threshold, num_sampled, attention
         )
         files |= {f"{stem}_{kind}.png": picture for kind, picture in pictures.items()}
-        text = f"{image.shape[1]} x {image.shape[0]} pixels"
+        text = f"{view.image.shape[1]} x {view.image.shape[0]} pixels"
         sections.append(Section(name, text, pictures=list(pictures.values())))
-    if not weights:
-        raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+    weights = [[block.weights for block in view.blocks] for _, _, view, _ in seen]
     scale_weights = Picture(
         *_as_png(draw_scale_weights(view.levels, weights)),
-        alt=_describe_weights(view.levels, weights),
+        alt=f"Scale weights of {counted(len(weights), 'image')} on the levels "
+        f"{', '.join(view.levels)} in {counted(len(view.blocks), 'block')}.",
         caption="Scale-aware attention: the weights that each level gives to the finer level, to "
         "itself and to the coarser level, and the ratio of finer to coarser. A dot is an image.",
     )
@@ -122,8 +119,9 @@ def write_report(
     out.mkdir(parents=True, exist_ok=True)
     for name, picture in files.items():
         (out / name).write_bytes(picture.png)
-    (out / PAGE).write_text(page, encoding="utf-8")
-    return Report(out / PAGE, [out / name for name in files], faults)
+    path = out / "report.html"
+    path.write_text(page, encoding="utf-8")
+    return Report(path, [out / name for name in files], faults)
 
 
 def level_of_box(box: np.ndarray, view: View) -> str:
@@ -159,10 +157,7 @@ def _pictures_of_image(
     for number, i in enumerate(shown[:num_sampled], start=1):
         box, level = found["boxes"][i], level_of_box(found["boxes"][i], view)
         height, width = view.image.shape[:2]
-        x, y = (
-            min(float(center), side - 1)
-            for center, side in zip((box[:2] + box[2:]) / 2, (width, height), strict=True)
-        )
+        x, y = np.minimum((box[:2] + box[2:]) / 2, (width - 1, height - 1)).tolist()
         name = f"{_name(found['labels'][i], names)} {found['confidence'][i]:.2f}"
         pictures[f"sampling_{number}"] = Picture(
             *_as_png(draw_sampling(view, (x, y), level)),
@@ -195,21 +190,6 @@ def _as_png(picture: Figure | Image.Image) -> tuple[bytes, tuple[int, int]]:
     colors = picture.quantize(256, Image.Quantize.FASTOCTREE)  # others lose those of color bars
     colors.save(buffer, "PNG", optimize=True)
     return buffer.getvalue(), picture.size
-
-
-def _describe_weights(levels, records) -> str:
-    """Describes the median weights of the last block."""
-    parts = []
-    for i, level in enumerate(levels):
-        weights = [record[-1][i] for record in records]
-        named = {"low": "finer", "mid": "itself", "high": "coarser"}
-        medians = ", ".join(
-            f"{named[name]} {np.median([w[name] for w in weights]):.2f}"
-            for name in named
-            if name in weights[0]
-        )
-        parts.append(f"{level}: {medians}")
-    return f"Median weights in the last block. {'; '.join(parts)}."
 
 
 def _facts(model: Detector, names, view: View) -> dict[str, str]:
