@@ -155,7 +155,6 @@ class ATSSAssigner(Assigner):
             raise ValueError(f"`top_k` must be at least 1. Received: {self}")
 
     def __call__(self, anchors, boxes, labels, level_counts):
-        """Assigns anchors; see `Assigner`."""
         anchors = ops.convert_to_tensor(anchors, "float32")
         candidates = self._nearest(anchors, boxes, level_counts)  # (B, N, C)
         near = ops.take(anchors, candidates, axis=0)
@@ -222,7 +221,6 @@ class FCOSAssigner(Assigner):
             )
 
     def __call__(self, points, boxes, labels, level_counts=None):
-        """Assigns points; see `Assigner`."""
         points = ops.convert_to_tensor(points, "float32")
         *points, stride = ops.unstack(points, axis=-1)
         boxes = ops.cast(boxes, "float32")[:, :, None]

@@ -22,7 +22,6 @@ class _IntegerPreprocessor(PortablePreprocessor):
     """Computes sizes with integers, as LiteRT has no float64."""
 
     def resized_size(self, height, width):
-        """Returns the (height, width) of a resized image, for scalar int tensors."""
         full_height, full_width = self.image_size
         tall = full_height * width <= full_width * height  # the height limits the size
         new_height = (2 * full_width * height + width) // (2 * width)

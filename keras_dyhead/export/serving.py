@@ -15,7 +15,6 @@ class PortablePreprocessor(DetectionPreprocessor):
     """
 
     def interpolate(self, images, size):
-        """Resizes `(B, H, W, 3)` float32 images bilinearly, without rounding."""
         height, width = ops.shape(images)[1:3]
         filtered = shrinks((height, width), size)
         rows = _weights(height, size[0], filtered)
