@@ -99,9 +99,12 @@ def _build_pyramid(settings):
     if settings.published is not None:
         given = settings.published.pyramid
     else:
-        given = {"max_level": settings.max_level}
-        if settings.detector == "faster-rcnn":
-            given["extra_levels"] = "pool"
+        default = DETECTORS[settings.detector].default_pyramid()
+        given = {
+            "min_level": default.min_level,
+            "max_level": settings.max_level,
+            "extra_levels": default.extra_levels,
+        }
     given = {**given, "channels": settings.channels}
     return FeaturePyramid(**given, dtype=settings.dtype, name="feature_pyramid")
 

@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.coco import CocoAnnotations
+from keras_dyhead.detectors import DETECTORS
 from keras_dyhead.training.data import build_preprocessor, open_training_data
 from keras_dyhead.training.model import reinitialized_layers
 from keras_dyhead.training.settings import DEFAULT_NUM_BLOCKS, TrainingSettings
@@ -54,7 +55,7 @@ def _own_model(settings, annotations, preprocessor) -> dict[str, Any]:
         "alignment": "paper",
         "start": "identity",
         "head_layers": _HEAD_LAYERS.get(settings.detector, 0),
-        "max_level": 7,
+        "max_level": DETECTORS[settings.detector].default_pyramid().max_level,
         "anchor_scale": _fitting_anchor_scale(settings, annotations, preprocessor),
         "anchor_octaves": 3,
         "anchor_ratios": (0.5, 1.0, 2.0),
@@ -82,8 +83,9 @@ def _fitting_anchor_scale(settings, annotations, preprocessor) -> float | None:
         factor = max(resized) / max(image.height, image.width)
         width, height = (image.boxes[:, 2:] - image.boxes[:, :2]).T
         sides.append(np.sqrt(width * height) * factor)
-    small = float(np.quantile(np.concatenate(sides), 0.1))
-    return round(_ANCHOR_SIZES[settings.detector] * min(4.0, max(1.0, small / 8)), 2)
+    small = min(32.0, max(8.0, float(np.quantile(np.concatenate(sides), 0.1))))
+    stride = 2 ** DETECTORS[settings.detector].default_pyramid().min_level
+    return round(_ANCHOR_SIZES[settings.detector] * small / stride, 2)
 
 
 def package_versions() -> dict[str, str]:

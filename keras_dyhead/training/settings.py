@@ -91,10 +91,12 @@ class TrainingSettings:
         head_layers: Layers between DyHead and the predictions. Published models fix this and the
             next four. Defaults to `None`: no layers, except one convolution in RetinaNet and two
             dense layers in Faster R-CNN.
-        max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `None`: 7.
-        anchor_scale: Side of the smallest anchor in units of the finest stride, 8 px. Defaults to
-            `None`: about the size of the smallest tenth of the training boxes (RetinaNet, Faster
-            R-CNN), or twice that (ATSS). FCOS and RepPoints have no anchors.
+        max_level: Coarsest pyramid level; its stride is `2**max_level`. Defaults to `None`: 6 in
+            Faster R-CNN, whose pyramid starts at P2, and 7 in the others, which start at P3.
+        anchor_scale: Side of the smallest anchor in units of the finest stride, 4 px in Faster
+            R-CNN and 8 px in the others. Defaults to `None`: about the size of the smallest tenth
+            of the training boxes (RetinaNet, Faster R-CNN), or twice that (ATSS). FCOS and
+            RepPoints have no anchors.
         anchor_octaves: Anchor sizes per level of RetinaNet and Faster R-CNN; ATSS has one. Defaults
             to `None`: 3.
         anchor_ratios: Height-to-width ratios of RetinaNet's and Faster R-CNN's anchors; ATSS has

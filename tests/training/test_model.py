@@ -20,6 +20,7 @@ def test_the_detector_is_the_one_asked_for(data, tiny, name, num_blocks):
     assert type(model) is DETECTORS[name]
     assert model.class_names == ("a", "b") and model.num_classes == 2
     assert model.pyramid.max_level == 5 and model.pyramid.channels == 16
+    assert model.pyramid.min_level == (2 if name == "faster-rcnn" else 3)
     if num_blocks:
         neck = model.neck.get_config()
         asked = {"num_blocks": 1, "channels": 16, "start": "released", "alignment": "published"}

@@ -13,7 +13,11 @@ def test_settings_follow_the_data(data, tiny):
     boxes = [a["bbox"] for a in json.loads(data["annotations"].read_text())["annotations"]]
     smallest_tenth = np.quantile([(w * h) ** 0.5 * 256 / 64 for _, _, w, h in boxes], 0.1)
     scale = np.clip(smallest_tenth / 8, 1, 4)
-    for detector, expected in (("retinanet", scale), ("faster-rcnn", scale), ("atss", 2 * scale)):
+    for detector, expected in (
+        ("retinanet", scale),
+        ("faster-rcnn", 2 * scale),
+        ("atss", 2 * scale),
+    ):
         settings = tiny(detector=detector, batch_size=4, image_size=256)
         settings = resolve_settings(settings, annotations)
         assert settings.epochs == 300  # two steps each
