@@ -1,4 +1,7 @@
-"""Settings for the whole suite."""
+"""Settings for the whole suite.
+
+Fixtures import what they need: the process that hands tests to others would import it for nothing.
+"""
 
 import gc
 import os
@@ -13,12 +16,12 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # There is a process for every core: PyTorch's threads would wait for one another, spinning.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-import keras  # noqa: E402 (it reads the environment)
-
 
 @pytest.fixture(scope="session", autouse=True)
 def unoptimized_graphs(request):
     """Skips graph optimization, which takes longer than running most tests. Not with `-m slow`."""
+    import keras
+
     if keras.backend.backend() == "tensorflow" and request.config.option.markexpr == "not slow":
         import tensorflow as tf
 
@@ -28,6 +31,8 @@ def unoptimized_graphs(request):
 @pytest.fixture
 def optimized_graphs():
     """Optimizes graphs as for users, where it might make a difference."""
+    import keras
+
     if keras.backend.backend() != "tensorflow":
         yield
         return
@@ -49,17 +54,23 @@ def freed_memory():
 @pytest.fixture(scope="module", autouse=True)
 def seeded_fixtures():
     """Has what a file's fixtures draw be the same whichever files came before."""
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
 @pytest.fixture(autouse=True)
 def seeded_test():
     """Has what a test draws, such as initial weights, be the same whichever tests came before."""
+    import keras
+
     keras.utils.set_random_seed(0)
 
 
 def pytest_collection_modifyitems(items):
     """Leaves what is about TensorFlow to TensorFlow."""
+    import keras
+
     backend = keras.backend.backend()
     if backend == "tensorflow":
         return
