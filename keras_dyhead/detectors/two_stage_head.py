@@ -9,7 +9,7 @@ from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, flat_outp
 from keras_dyhead.detectors.locations import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.task_attention import TaskAwareAttention
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.ops.arguments import check_choice, whole_number
 
 COARSEST_POOLED = 5  # level up to which regions are pooled
 
@@ -69,6 +69,7 @@ class BoxHead(CompositeLayer):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check_choice("hidden", hidden, ("dense", "task_attention"))
         self.num_classes = num_classes
         self.units = units
         self.hidden = hidden
