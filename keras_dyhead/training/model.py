@@ -121,7 +121,7 @@ def _own_arguments(settings):
     anchors = AnchorGenerator(scale, settings.anchor_octaves, settings.anchor_ratios)
     if settings.detector == "retinanet":  # plain L1 outweighs the class loss
         return {"anchors": anchors, "smooth_l1_beta": 0.3}
-    return {  # about a quarter of the published values
+    return {  # a half to a fifth of the published values
         "anchors": anchors,
         "head_units": 256,
         "sampler": RandomSampler(128, 0.5),
