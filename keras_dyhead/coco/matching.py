@@ -14,6 +14,7 @@ import os
 import pickle
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -36,9 +37,9 @@ def match(
     truths: np.ndarray,
     detections: np.ndarray,
     category_ids: list[int],
-    max_detections: int,
-    size_limits: tuple[float, float],
-    workers: int,
+    max_detections: int = 100,
+    size_limits: tuple[float, float] = (32.0, 96.0),
+    workers: int = 1,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes precision and recall of every category, exactly like a single `COCOeval`.
 
@@ -50,16 +51,26 @@ def match(
     if not category_ids:
         precision, recall = _match_category(truths[:0], detections[:0], *rules)
         return precision[:, :, :0], recall[:, :0]
-    parts = [
-        [np.flatnonzero(boxes["category_id"] == category_id) for boxes in (truths, detections)]
-        for category_id in category_ids
-    ]
+    parts = list(_split(truths, detections, category_ids))
     if min(workers, len(parts)) > 1:
         tables = _match_in_processes(truths, detections, parts, rules, workers)
     else:
         tables = [_match_category(truths[t], detections[d], *rules) for t, d in parts]
     precision, recall = zip(*tables, strict=True)
     return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
+
+
+def _split(truths, detections, category_ids) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields the rows of the ground truth and of the detections of each category, in order."""
+    sorted_rows = []
+    for boxes in (truths, detections):
+        order = np.argsort(boxes["category_id"], kind="stable")
+        sorted_rows.append((order, boxes["category_id"][order]))
+    for category_id in category_ids:
+        yield tuple(
+            order[slice(*np.searchsorted(ids, [category_id, category_id + 1]))]
+            for order, ids in sorted_rows
+        )
 
 
 def _match_category(
