@@ -99,9 +99,13 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     num_classes = count_classes(record, state)
     class_names = fitting_names(class_names, num_classes)
     model = record.build(image_shape, dtype, class_names, num_classes=num_classes)
-    copy_tensors(
-        detector_parts(model, record, state), state, tables.UNUSED, f"checkpoint for {name!r}"
-    )
+    parts = detector_parts(model, record, state)
+    set_ones = {id(variable) for part in parts for variable in part.weights.values()}
+    left = [weight.path for weight in model.weights if id(weight) not in set_ones]
+    left = [path for path in left if not path.endswith("running_positives")]  # state of the loss
+    if left:
+        raise ValueError(f"No checkpoint contains these weights of {name!r}: {left}")
+    copy_tensors(parts, state, tables.UNUSED, f"checkpoint for {name!r}")
     return model
 
 
@@ -219,7 +223,7 @@ def fitting_names(names: Sequence[str] | None, num_classes: int) -> Sequence[str
     return names
 
 
-def _to_channels_last(array: np.ndarray) -> np.ndarray:
-    """Reorders the inputs of a dense layer from (C, 7, 7) to (7, 7, C)."""
+def _to_channels_last(array: np.ndarray, size: int = 7) -> np.ndarray:
+    """Reorders the inputs of a dense layer from (C, size, size) to (size, size, C)."""
     units = len(array)
-    return array.reshape(units, -1, 7, 7).transpose(0, 2, 3, 1).reshape(units, -1)
+    return array.reshape(units, -1, size, size).transpose(0, 2, 3, 1).reshape(units, -1)
