@@ -1,9 +1,10 @@
 """Opens checkpoint files of every kind without running code in them."""
 
 import contextlib
+import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -49,13 +50,48 @@ def open_checkpoint(path: Path) -> Mapping:
         if re.match(pattern, head, re.IGNORECASE):
             raise ValueError(f"{path} is {kind}. It begins with {head.lstrip()[:60]!r}.")
     if is_safetensors:
-        return _read_safetensors(path)
+        return SafetensorsFile(path)
     if head.startswith(b"PK"):
         _check_zip(path)
     elif not _OLD_PYTORCH.match(head):
         with open(path, "rb") as file, _errors_of(path):
             return PlainUnpickler(file, encoding="latin1").load()
     return _load_torch(path)
+
+
+class SafetensorsFile(Mapping):
+    """The tensors of a safetensors file, each read on access."""
+
+    def __init__(self, path: str | os.PathLike):
+        try:
+            import safetensors
+        except ImportError as error:
+            raise ImportError(
+                f"Reading {path} needs safetensors: `pip install '.[convert]'` in a clone."
+            ) from error
+        try:
+            self._file = safetensors.safe_open(path, framework="numpy")
+        except Exception as error:  # the library's own class, or OSError
+            raise ValueError(f"{path} is not an intact safetensors file: {error}") from error
+        self._names = self._file.keys()
+        self.metadata = self._file.metadata() or {}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        try:
+            array = self._file.get_tensor(name)
+        except (AttributeError, TypeError) as error:  # a dtype that NumPy does not have
+            raise ValueError(
+                f"The tensor {name!r} has a dtype that cannot be read: {error}"
+            ) from None
+        return array if array.dtype.kind in "biu" else array.astype("float32", copy=False)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def as_array(value, name: str) -> np.ndarray | None:
@@ -75,29 +111,6 @@ def as_array(value, name: str) -> np.ndarray | None:
     if not isinstance(value, np.ndarray):
         return None
     return value if value.dtype.kind in "biu" else value.astype("float32", copy=False)
-
-
-def _read_safetensors(path):
-    """Returns the metadata of the file, and its tensors as `"state_dict"`."""
-    try:
-        import safetensors
-    except ImportError as error:
-        raise ImportError(
-            f"Reading {path} needs safetensors: `pip install '.[convert]'` in a clone."
-        ) from error
-    try:
-        file = safetensors.safe_open(path, framework="numpy")
-    except Exception as error:  # the library's own class, or OSError
-        raise ValueError(f"{path} is not an intact safetensors file: {error}") from error
-    tensors = {}
-    for name in file.keys():  # noqa: SIM118 (it is no mapping)
-        try:
-            tensors[name] = file.get_tensor(name)
-        except (AttributeError, TypeError) as error:  # a dtype that NumPy does not have
-            raise ValueError(
-                f"The tensor {name!r} has a dtype that cannot be read: {error}"
-            ) from None
-    return {**(file.metadata() or {}), "state_dict": tensors}
 
 
 def _check_zip(path):

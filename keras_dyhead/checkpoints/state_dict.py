@@ -3,12 +3,12 @@
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from keras_dyhead.checkpoints.open_file import as_array, open_checkpoint
+from keras_dyhead.checkpoints.open_file import SafetensorsFile, as_array, open_checkpoint
 from keras_dyhead.checkpoints.plain_values import StoredArray
 
 # Keys of the tensors in files, averaged weights first: timm and similar packages store averages
@@ -81,7 +81,10 @@ def read_checkpoint(path) -> tuple[Mapping[str, np.ndarray], list[str] | None]:
             "A checkpoint must be a path or a mapping of tensor name to array. "
             f"Received: {type(path)}"
         )
-    content = open_checkpoint(Path(path))
+    path = Path(path)
+    content = open_checkpoint(path)
+    if isinstance(content, SafetensorsFile):
+        return _plain_names(content), _class_names(content.metadata)
     return _plain_names(_tensors_of(content, path)), _class_names(content)
 
 
@@ -161,4 +164,21 @@ def _plain_names(state: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
         }
     if list(names.items()) == [(name, name) for name in state]:
         return state
-    return {name: state[stored] for name, stored in names.items()}
+    return _Renamed(state, names)
+
+
+class _Renamed(Mapping):
+    """A mapping with other names. Values are read on access."""
+
+    def __init__(self, values: Mapping, names: Mapping[str, str]):
+        self._values = values
+        self._names = names
+
+    def __getitem__(self, name):
+        return self._values[self._names[name]]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)

@@ -16,14 +16,16 @@ ARRAYS = {
 }
 
 
-def test_safetensors_files_are_read(tmp_path):
+def test_safetensors_files_are_read_tensor_by_tensor(tmp_path):
     path = tmp_path / "x.safetensors"
     save_file({k: np.asarray(v) for k, v in ARRAYS.items()}, path)
     state = read_state_dict(path)
-    assert set(state) == set(ARRAYS)
+    assert set(state) == set(ARRAYS) and len(state) == 3 and "b" not in state
     for name, array in ARRAYS.items():
         assert state[name].dtype == array.dtype and state[name].shape == array.shape
         np.testing.assert_array_equal(state[name], array)
+    with pytest.raises(KeyError):
+        state["b"]
 
 
 def test_safetensors_files_with_another_suffix_are_recognized(tmp_path):
