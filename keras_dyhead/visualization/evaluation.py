@@ -1,5 +1,6 @@
 """Training curves, confusion matrices and precision-recall curves."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -47,8 +48,11 @@ def confusion_matrix(annotations: CocoAnnotations, detections: np.ndarray) -> np
     counts = np.zeros((nothing + 1, nothing + 1), "int64")
     found = detections[detections["score"] >= _CONFIDENCE]
     labels = np.array(annotations.labels_of(found["category_id"].tolist()), "int64")
+    rows_of = defaultdict(list)
+    for row, image_id in enumerate(found["image_id"].tolist()):
+        rows_of[image_id].append(row)
     for image in annotations.images:
-        rows = found["image_id"] == image.id
+        rows = rows_of[image.id]
         true, detected = image.labels.astype(int), labels[rows]
         truth, boxes = xywh_boxes(image.boxes.astype("float64")), found["bbox"][rows]
         ious = np.asarray(iou(truth, boxes, [False] * len(boxes))).reshape(len(truth), len(boxes))
