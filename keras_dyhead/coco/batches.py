@@ -82,6 +82,7 @@ class CocoDataset(keras.utils.PyDataset):
         **kwargs,
     ):
         super().__init__(**kwargs)
+        check("image_size", image_size, image_size is not None, "a (height, width)")
         self._canvas = DetectionPreprocessor(image_size)
         check("horizontal_flip", horizontal_flip, 0 <= horizontal_flip <= 1, "a probability")
         check_count(1, batch_size=batch_size, max_boxes=max_boxes)

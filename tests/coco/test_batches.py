@@ -145,6 +145,7 @@ def test_a_file_that_becomes_unreadable_is_named_or_becomes_black(coco, noise):
     [
         ({"image_size": ((64, 64), (96, 64))}, "image_size=.*64"),
         ({"image_size": (0, 64)}, "image_size="),
+        ({"image_size": None}, "`image_size` must be .* image_size=None"),
         ({"image_size": (64.5, 64)}, "image_size="),
         ({"batch_size": True}, "batch_size=True"),
         ({"batch_size": 0}, "batch_size=0"),
