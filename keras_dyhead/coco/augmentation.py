@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from keras_dyhead.coco.checks import check_types
 from keras_dyhead.coco.geometry import (
     clip_to_visible,
     crop,
@@ -14,7 +13,7 @@ from keras_dyhead.coco.geometry import (
     resize_bilinear,
     resize_into,
 )
-from keras_dyhead.ops.arguments import check
+from keras_dyhead.ops.arguments import check, check_types
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,5 +1,9 @@
 """Checks and conversions of arguments."""
 
+import numbers
+import os
+import types
+import typing
 import warnings
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
@@ -24,6 +28,39 @@ def check(name: str, value: Any, valid: bool, expected: str) -> None:
 def check_choice(name: str, value: Any, choices: Collection) -> None:
     """Raises a `ValueError` that names an argument unless it is one of the choices."""
     check(name, value, value in choices, f"one of {choices}")
+
+
+def check_types(settings) -> None:
+    """Raises a `ValueError` if a field of a dataclass has another type than it is declared with."""
+    for name, kind in typing.get_type_hints(type(settings)).items():
+        value = getattr(settings, name)
+        check(name, value, fits(value, kind), described(kind))
+
+
+def fits(value: Any, kind: Any) -> bool:
+    """Whether a value fits a type. A list fits a tuple, as in JSON, and an int a float."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return any(fits(value, argument) for argument in arguments)
+    if origin in (tuple, Sequence):
+        listed = isinstance(value, Sequence) and not isinstance(value, str)
+        return listed and all(fits(entry, arguments[0]) for entry in value)
+    if kind in (int, float):
+        number = numbers.Integral if kind is int else numbers.Real
+        return isinstance(value, number) and not isinstance(value, bool)
+    return isinstance(value, origin or kind)
+
+
+def described(kind: Any) -> str:
+    """Describes a type as the command line writes its values."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(dict.fromkeys(map(described, arguments)))
+    if origin in (tuple, Sequence):
+        return f"[{described(arguments[0])}, ...]"
+    words = {int: "an integer", float: "a number", bool: "true or false", str: "a string"}
+    words |= {type(None): "null", os.PathLike: "a string"}
+    return words.get(kind, "a dictionary")
 
 
 def whole_number(value: int, name: str, smallest: int = 1) -> int:

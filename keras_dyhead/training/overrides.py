@@ -6,7 +6,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-from keras_dyhead.coco.checks import described, fits
+from keras_dyhead.ops.arguments import described, fits
 from keras_dyhead.training.settings import TrainingSettings
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, PublishedModel
 from keras_dyhead.coco import Augmentation
-from keras_dyhead.coco.checks import check_types
 from keras_dyhead.detectors import DETECTORS
-from keras_dyhead.ops.arguments import check, check_choice
+from keras_dyhead.ops.arguments import check, check_choice, check_types
 
 DEFAULT_NUM_BLOCKS = 2
 """As good as six blocks for ATSS in the study (`docs/study.md`), at a third of the cost."""
