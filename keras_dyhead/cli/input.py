@@ -84,8 +84,8 @@ def show_input(
     with terminal.status("measuring the throughput"):
         report["measured"] = measure_throughput(dataset, seconds)
     if steps:
-        with terminal.status("training"):
-            report["training"] = _train(dataset, resolved, preprocessor, steps)
+        progress = options.progress_bar("training", terminal)
+        report["training"] = _train(dataset, resolved, preprocessor, steps, progress)
     _print(report, terminal)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -119,13 +119,13 @@ def _count(dataset, settings) -> dict[str, Any]:
     }
 
 
-def _train(dataset, settings, preprocessor, steps: int) -> dict[str, Any]:
+def _train(dataset, settings, preprocessor, steps: int, progress) -> dict[str, Any]:
     from keras_dyhead.training.model import build_detector
     from keras_dyhead.training.throughput import measure_waiting
 
     whole = len(dataset) * settings.epochs
     model = build_detector(settings, dataset.class_names, whole, preprocessor)
-    return measure_waiting(model, dataset, steps)
+    return measure_waiting(model, dataset, steps, progress)
 
 
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:

@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -54,16 +55,21 @@ def measure_throughput(dataset: tf.data.Dataset, seconds: float) -> dict[str, An
     }
 
 
-def measure_waiting(model: keras.Model, dataset: tf.data.Dataset, steps: int) -> dict[str, Any]:
+def measure_waiting(
+    model: keras.Model,
+    dataset: tf.data.Dataset,
+    steps: int,
+    progress: Callable[[Sequence], Iterator] = iter,
+) -> dict[str, Any]:
     """Trains some steps and measures how long they compute and how long they wait for images.
 
     The dataset prefetches in its own threads while a step computes, as in `fit`. On a CPU, the
     threads share the processors with the step and slow it down. The steps, measured after three
-    steps of warm-up, change the weights of the compiled model.
+    steps of warm-up, change the weights of the compiled model. `progress` wraps the steps.
     """
     batches = iter(dataset.repeat())
     waited, computed = [], []
-    for _ in range(_WARM_UP + steps):
+    for _ in progress(range(_WARM_UP + steps)):
         started = time.perf_counter()
         batch = next(batches)
         ready = time.perf_counter()
