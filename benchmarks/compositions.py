@@ -18,7 +18,7 @@ app = runner.command()
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training of a composition.
+    """A training run of a composition.
 
     Args:
         composition: One of `COMPOSITIONS`.
@@ -226,7 +226,7 @@ def main(
     The settings are those of the KerasCV notebook: small backbones with random weights, 320 drawn
     images of 128 px, 200 steps of 8 images (YOLOV8: 1000), and 200 held-out images.
 
-    Each finished training adds a line to `benchmarks/compositions.jsonl`. To continue after an
+    Each finished training run adds a line to `benchmarks/compositions.jsonl`. To continue after an
     interruption, repeat the command.
 
     **Examples**

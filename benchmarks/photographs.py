@@ -21,7 +21,7 @@ app = runner.command()
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training on all photographs except those of a fold.
+    """A training run on all photographs except those of a fold.
 
     Args:
         data: SHA-256 of the annotations.
@@ -108,7 +108,7 @@ def main(
     Three folds: trains on two thirds of the photographs with the defaults of `keras-dyhead train`,
     and evaluates on the other third. The figure of a seed is the mean over its folds.
 
-    Each finished training adds a line to `benchmarks/photographs.jsonl`. To continue after an
+    Each finished training run adds a line to `benchmarks/photographs.jsonl`. To continue after an
     interruption, repeat the command.
 
     **Examples**

@@ -18,7 +18,7 @@ app = runner.command()
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training of the recipe.
+    """A training run of the recipe.
 
     Args:
         num_blocks: Number of DyHead blocks, 0 for none. Defaults to 6, like `DyHeadNeck`.
@@ -30,7 +30,7 @@ class Trial:
 
 
 def train(trial: Trial) -> dict:
-    """Trains for six epochs at a constant rate, so epoch 3 equals a training of three epochs."""
+    """Trains for six epochs at a constant rate, so epoch 3 equals a run of three epochs."""
     import keras
 
     from keras_dyhead.coco import CocoEvaluation, load_coco
@@ -120,7 +120,7 @@ def main(
     Trains six epochs of 100 steps on the shapes of `make demo`, 8 images of 256 px per step.
     Evaluates after three and six epochs on 200 held-out images.
 
-    Each finished training adds a line to `benchmarks/recipe.jsonl`. To continue after an
+    Each finished training run adds a line to `benchmarks/recipe.jsonl`. To continue after an
     interruption, repeat the command.
 
     **Examples**

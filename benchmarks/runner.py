@@ -1,8 +1,8 @@
-"""Trainings in parallel processes, with one line of a JSONL file per finished training.
+"""Training runs in parallel processes, with one line of a JSONL file per finished run.
 
-A trial is a frozen dataclass with everything that distinguishes a training, including `seed`. Its
-line has the fields of the trial and the results of the training. Missing fields have their
-defaults, so you can append lines of other programs by hand.
+A trial is a frozen dataclass with everything that distinguishes a training run, including `seed`.
+Its line has the fields of the trial and the results of the run. Missing fields have their defaults,
+so you can append lines of other programs by hand.
 """
 
 import dataclasses
@@ -27,10 +27,10 @@ HERE = Path(__file__).parent
 RUNS = HERE.parent / "runs"
 """Folder for drawn images, ignored by git."""
 
-Seeds = Annotated[int, typer.Option(min=1, help="Trainings per configuration.")]
+Seeds = Annotated[int, typer.Option(min=1, help="Training runs per configuration.")]
 Workers = Annotated[
     int | None,
-    typer.Option(min=1, help="Parallel trainings, one thread each.  [one per core]"),
+    typer.Option(min=1, help="Parallel training runs, one thread each.  [one per core]"),
 ]
 OnlyReport = Annotated[bool, typer.Option("--report", help="Only report existing results.")]
 Results = Annotated[
@@ -75,7 +75,7 @@ def read(path: Path, kind: type[Trial]) -> dict[Trial, dict]:
     """Returns the results in a file by trial. The first line of a trial counts.
 
     Args:
-        path: The JSONL file. A missing file has no trainings.
+        path: The JSONL file. A missing file has no training runs.
         kind: The class of the trials.
 
     Raises:
@@ -142,18 +142,18 @@ def run(
     cost: Callable[[Trial], float] = lambda trial: 1.0,
     tell: Callable[[str], None] = _print,
 ) -> list[Trial]:
-    """Runs the trainings that are missing in a file, each in a separate process.
+    """Trains what is missing in a file, each run in a separate process.
 
     Args:
-        trials: All trainings, in the order to run them.
+        trials: All training runs, in the order to run them.
         results: The JSONL file.
         train: Module-level function that trains and returns results that JSON can store.
         workers: Number of parallel processes. Defaults to `None`, one per core.
-        cost: Approximate duration of a training, in any unit.
-        tell: Called with a line after every training.
+        cost: Approximate duration of a training run, in any unit.
+        tell: Called with a line after every run.
 
     Returns:
-        The trainings that failed; their errors are on standard error.
+        The runs that failed; their errors are on standard error.
     """
     workers = workers or os.cpu_count() or 1
 
@@ -162,7 +162,7 @@ def run(
         return [trial for trial in trials if trial not in finished]
 
     left = unfinished(list(dict.fromkeys(trials)))
-    tell(f"{len(trials) - len(left)} of {len(trials)} trainings are finished")
+    tell(f"{len(trials) - len(left)} of {len(trials)} training runs are finished")
     running, failed, start, done = {}, [], time.perf_counter(), 0.0
     spawn = multiprocessing.get_context("spawn")
     try:

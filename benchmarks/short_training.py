@@ -33,7 +33,7 @@ app = runner.command()
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """A training.
+    """A training run.
 
     Args:
         num_blocks: Number of DyHead blocks, 0 for none.
@@ -46,7 +46,7 @@ class Trial:
         batch_size: Images per step.
         images: Number of drawn training images.
         held_out: Number of drawn evaluation images.
-        minutes: Time for all trainings together, without the first step of each.
+        minutes: Time for all runs together, without the first step of each.
         learning_rate: Rate of AdamW, constant after 50 warm-up steps. The moving average of the
             weights is evaluated.
     """
@@ -259,9 +259,9 @@ def _draw_part(part) -> dict[str, np.ndarray]:
 
 
 def run(trials: list[Trial], results: Path | None, progress=print) -> list[dict]:
-    """Runs the trainings, each in a separate process, for the same number of steps.
+    """Trains each in a separate process, for the same number of steps.
 
-    The first training, with the most blocks, determines how many steps fit into its time.
+    The first run, with the most blocks, determines how many steps fit into its time.
     """
     spawn, found = multiprocessing.get_context("spawn"), []
     for trial in trials:
@@ -287,7 +287,7 @@ def _start(trial):
 
 
 def markdown(lines: list[dict]) -> str:
-    """Returns the trainings as a table."""
+    """Returns the runs as a table."""
     one = lines[0]
     text = [
         f"ATSS, {one['backbone']}, {one['channels']} channels, {one['image_size']}x"
@@ -313,7 +313,7 @@ def main(
     gpu: Annotated[bool, typer.Option("--gpu", help="Train on the GPU.")] = False,
     backend: Annotated[str, typer.Option(help="Keras backend.")] = Trial.backend,
     dtype: Annotated[str, typer.Option(help="float32 or bfloat16.")] = Trial.dtype,
-    minutes: Annotated[float, typer.Option(help="Time for all trainings.")] = Trial.minutes,
+    minutes: Annotated[float, typer.Option(help="Time for all runs together.")] = Trial.minutes,
     backbone: Annotated[str, typer.Option(help="With random weights.")] = Trial.backbone,
     channels: Annotated[int, typer.Option(help="A multiple of 16.")] = Trial.channels,
     image_size: Annotated[int, typer.Option(help="In pixels.")] = Trial.image_size,
@@ -321,7 +321,7 @@ def main(
     images: Annotated[int, typer.Option(help="Training images.")] = Trial.images,
     held_out: Annotated[int, typer.Option(help="Evaluation images.")] = Trial.held_out,
     out: Annotated[
-        Path | None, typer.Option(help="Write OUT.jsonl after each training, and OUT.md.")
+        Path | None, typer.Option(help="Write OUT.jsonl after each run, and OUT.md.")
     ] = None,
 ) -> None:
     """Train ATSS with and without DyHead for the same number of steps in a few minutes.

@@ -1,4 +1,4 @@
-"""Tables of trainings: means, intervals, and differences from a baseline."""
+"""Tables of training runs: means, intervals, and differences from a baseline."""
 
 import dataclasses
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks.intervals import Estimate, paired_difference, t_interval
 
 Figures = Mapping[Hashable, Mapping[str, float]]
-"""COCO metrics by the key that pairs a training with its baseline, such as the seed."""
+"""COCO metrics by the key that pairs a training run with its baseline, such as the seed."""
 
 COLUMNS = {
     "AP": "AP",
@@ -23,11 +23,11 @@ _COMPARED = ("AP", "AR100")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """The trainings of a configuration and of its baseline.
+    """The training runs of a configuration and of its baseline.
 
     Args:
         label: Title of the row.
-        figures: COCO metrics of its trainings, from 0 to 1. Empty if none is finished.
+        figures: COCO metrics of its training runs, from 0 to 1. Empty if none is finished.
         baseline: Figures of the baseline, or `None`.
     """
 

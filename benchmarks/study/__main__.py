@@ -37,12 +37,12 @@ def main(
         typer.Option(
             exists=True,
             dir_okay=False,
-            help="Initial backbone weights, to make trainings on several machines comparable.  "
+            help="Initial backbone weights, to make runs on several machines comparable.  "
             "[pretrained here]",
         ),
     ] = None,
     plan: Annotated[
-        bool, typer.Option("--plan", help="Only list remaining trainings and their hours.")
+        bool, typer.Option("--plan", help="Only list remaining training runs and their hours.")
     ] = False,
     only_report: runner.OnlyReport = False,
     page: Annotated[
@@ -60,8 +60,8 @@ def main(
     every configuration from there with the same seeds, steps and images, and evaluates it on
     held-out images. The report has means, paired differences, and their 95 % intervals.
 
-    Each finished training adds a line to `benchmarks/study.jsonl`. To continue after an
-    interruption, repeat the command. With more seeds or tables, only missing trainings run.
+    Each finished training run adds a line to `benchmarks/study.jsonl`. To continue after an
+    interruption, repeat the command. With more seeds or tables, only missing runs are added.
 
     **Examples**
 
@@ -95,7 +95,7 @@ def main(
 
 
 def _backbone(weights, plan):
-    """Returns the backbone that trainings start from; a plan draws and trains nothing."""
+    """Returns the backbone that all runs start from; a plan draws and trains nothing."""
     if not plan:
         images.draw(Trial())
     if weights is not None:
@@ -108,7 +108,7 @@ def _print_plan(trials, finished):
     for trial in left:
         hours += seconds_of(trial) / 3600
         print(f"{hours:5.1f} h  {runner.describe(replace(trial, backbone=''))}")
-    print(f"{len(left)} of {len(trials)} trainings, about {hours:.1f} hours of one core")
+    print(f"{len(left)} of {len(trials)} training runs, about {hours:.1f} hours of one core")
 
 
 if __name__ == "__main__":

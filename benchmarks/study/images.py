@@ -1,4 +1,4 @@
-"""The drawn images and the pretrained backbone that all trainings of the study share."""
+"""The drawn images and the pretrained backbone that all training runs of the study share."""
 
 import hashlib
 import json

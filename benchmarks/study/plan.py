@@ -1,4 +1,4 @@
-"""Trainings and comparisons of the study."""
+"""Training runs and comparisons of the study."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -16,12 +16,12 @@ TABLES = {
 """Titles of the tables, by name."""
 
 ROUNDS = 10
-"""Number of equal parts of a training whose mean losses are recorded."""
+"""Number of equal parts of a training run whose mean losses are recorded."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Trial:
-    """Everything that distinguishes a training from others.
+    """Everything that distinguishes a training run from others.
 
     Args:
         detector: One of `DETECTORS`.
@@ -75,7 +75,7 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """A table row: a training with any seed, and its baseline or `None`."""
+    """A table row: a training run with any seed, and its baseline or `None`."""
 
     label: str
     trial: Trial
@@ -113,7 +113,7 @@ def plan_tables(
 
 
 def trials_of(tables: dict[str, list[Comparison]], seeds: int, backbone: str = "") -> list[Trial]:
-    """Returns every training of the tables once, seed by seed.
+    """Returns every training run of the tables once, seed by seed.
 
     Args:
         tables: As `plan_tables` returns them.
@@ -125,7 +125,7 @@ def trials_of(tables: dict[str, list[Comparison]], seeds: int, backbone: str = "
 
 
 def seconds_of(trial: Trial) -> float:
-    """Estimates how long a training with the default settings takes on one core."""
+    """Estimates how long a training run with the default settings takes on one core."""
     step = (0.4 if trial.detector == "faster-rcnn" else 0.15) + 0.055 * trial.num_blocks
     return 60 + step * trial.steps
 

@@ -17,7 +17,7 @@ _EXPLANATION = (
 
 
 def rows_of(table: Sequence[Comparison], found: Found) -> list[Row]:
-    """Returns the rows with finished trainings, paired by seed and backbone.
+    """Returns the rows with finished training runs, paired by seed and backbone.
 
     A row whose baseline has none is left out.
     """
@@ -55,18 +55,18 @@ def write_report(tables: Tables, found: Found, plot: str | None = None) -> str:
         if dataclasses.replace(trial, seed=0, backbone="") in planned
     }
     if not lines:
-        raise ValueError("No training of these tables is finished.")
+        raise ValueError("No training run of these tables is finished.")
     hours = sum(line.get("seconds", 0) for line in lines.values()) / 3600
     versions = sorted({line.get("made_with", {}).get("tensorflow", "?") for line in lines.values()})
     backbones = sorted({trial.backbone[:8] or "random weights" for trial in lines})
     introduction = (
-        f"{len(lines)} trainings, {hours:.0f} hours on one core. TensorFlow {', '.join(versions)}; "
-        f"backbone {', '.join(backbones)}. {_EXPLANATION}"
+        f"{len(lines)} training runs, {hours:.0f} hours on one core. "
+        f"TensorFlow {', '.join(versions)}; backbone {', '.join(backbones)}. {_EXPLANATION}"
     )
     rows = _with_rows(tables, found)
     missing = sum(map(len, tables.values())) - sum(map(len, rows.values()))
     if missing:
-        introduction += f" Planned rows without a training are left out ({missing})."
+        introduction += f" Planned rows without a run are left out ({missing})."
     parts = [textwrap.fill(introduction, 99)]
     for name, found_rows in rows.items():
         parts += [f"### {TABLES[name]}", markdown(found_rows)]

@@ -1,4 +1,4 @@
-"""One training of the study and its evaluation."""
+"""One training run of the study and its evaluation."""
 
 import itertools
 import math

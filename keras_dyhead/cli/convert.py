@@ -32,8 +32,8 @@ def convert(
 ) -> None:
     """Turn a published PyTorch checkpoint into a Keras model.
 
-    The published file is downloaded once into Keras' cache and verified. Your own training of a
-    published model may have any number of classes.
+    The published file is downloaded once into Keras' cache and verified. A published model
+    that you trained yourself may have any number of classes.
 
     Reading a .pth file requires PyTorch (`pip install '.[convert]'` in a clone). The .keras file
     does not. It contains weights, preprocessing and decoding, and detects what the original does.

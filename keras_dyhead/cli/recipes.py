@@ -16,10 +16,10 @@ Command:
 
 Backbone weights: {WEIGHTS}
 Cost: {cost} multiply-adds. {HARDWARE}
-AP on COCO: {AP} in the published training ({AP_SOURCE}). This recipe has not been measured.
+AP on COCO: {AP} in the published training run ({AP_SOURCE}). This recipe has not been measured.
 Source: {SOURCE}
 
-Differences from the published training:
+Differences from the published training run:
 {differences}
 
 Settings:
@@ -32,7 +32,7 @@ def recipes(
 ) -> None:
     """List the published training runs with their AP and cost, or show one of them.
 
-    The cost is the number of multiply-adds of the whole training.
+    The cost is the number of multiply-adds of the whole training run.
 
     **Examples**
 

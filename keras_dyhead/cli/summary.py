@@ -1,4 +1,4 @@
-"""What a training prints before its first step and after its last."""
+"""What a training run prints before its first step and after its last."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,7 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands im
 
 
 def describe(planned: "Training", terminal: Terminal) -> None:
-    """Prints the data, model, plan and notes of a training."""
+    """Prints the data, model, plan and notes of a training run."""
     from keras_dyhead.coco.checks import list_problems
     from keras_dyhead.training.model import step_memory
 
@@ -81,7 +81,7 @@ def _reset(planned: "Training") -> str:
 
 
 def report(metrics: dict, out: Path, terminal: Terminal) -> None:
-    """Prints the metrics, files and serving check of a finished training."""
+    """Prints the metrics, files and serving check of a finished training run."""
     print_figures(metrics["figures"], metrics["images_evaluated"], terminal)
     terminal.print(
         f"the model is from epoch {metrics['epoch']} of {metrics['epochs']}; the metrics are for "
@@ -93,7 +93,7 @@ def report(metrics: dict, out: Path, terminal: Terminal) -> None:
     for path in sorted(out.iterdir()):
         terminal.print(f"  {path.name}{'/' if path.is_dir() else ''}")
     check = metrics["serving_check"]
-    if check is None:  # the notes before the training say why
+    if check is None:  # the notes before training say why
         return
     if check["same"]:
         terminal.print(

@@ -275,7 +275,7 @@ def train(
 
 
 def _run(build: Callable[[], "Training"], out: Path) -> None:
-    """Builds a training, runs it and reports its results."""
+    """Plans a training run, runs it and reports its results."""
     terminal = Terminal()
     reading = terminal.status("starting TensorFlow and reading the data")
     with reading, quiet_tensorflow(), options.input_errors(), warnings.catch_warnings():

@@ -40,7 +40,7 @@ class Augmentation:
         crop_sides: Lengths of the shorter side of the image in pixels, one of which is drawn for
             each crop. `crop_size` refers to the image at that size, or with `None` to the pixels
             of the file. Defaults to `(400, 500, 600)`. With `crop=0.5` and `sizes=range(480, 801,
-            32)`, this is the published "resize, or resize-crop-resize" training of Swin and DETR.
+            32)`, this is the published "resize, or resize-crop-resize" of Swin and DETR.
         brightness: Maximum change of pixel values, as a fraction of 255. Defaults to `0.0`.
         contrast: Maximum relative change of the contrast, less than 1. Defaults to `0.0`.
         saturation: Maximum relative change of the saturation, less than 1. Defaults to `0.0`.

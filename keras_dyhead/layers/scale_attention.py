@@ -16,8 +16,8 @@ class ScaleAwareAttention(PyramidLayer):
     With the default activation, `relu6(x + 3) / 6`, it lies in [0.5, 1].
 
     `b` starts at 1, so the weight starts near 2/3. In the released code, `b` starts at 0. The ReLU
-    is then zero for about half of the maps at first, and in short trainings often soon for all. A
-    ReLU that is zero for all maps does not learn.
+    is then zero for about half of the maps at first, and in short training runs often soon for all.
+    A ReLU that is zero for all maps does not learn.
 
     Args:
         activation: Gate function. The default `"hard_sigmoid"` is the released code's

@@ -1,4 +1,4 @@
-"""The optimizer and learning rate schedule of published trainings, which Keras lacks."""
+"""The optimizer and learning rate schedule of published training runs, which Keras lacks."""
 
 from keras_dyhead.optimizers.sgd import RegularizedSGD
 from keras_dyhead.optimizers.warmup import LinearWarmup

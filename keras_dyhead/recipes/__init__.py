@@ -1,12 +1,12 @@
-"""Published trainings as plain Python files: `keras-dyhead train --recipe NAME`.
+"""Published training runs as plain Python files: `keras-dyhead train --recipe NAME`.
 
 A recipe is a module in this folder. Its docstring says what it trains. It has these fields:
 
 - `NAME`: name of the published model in `keras_dyhead.checkpoints`;
 - `COMMAND` to train it on COCO; `WEIGHTS`: source of the backbone weights;
-- `COST`: multiply-adds of all steps; `HARDWARE` of the published training;
-- `AP` of the published training on COCO in percent, and its source `AP_SOURCE`;
-- `SOURCE` of the settings; `DIFFERENCES` from the published training, one sentence each;
+- `COST`: multiply-adds of all steps; `HARDWARE` of the published training run;
+- `AP` of the published training run on COCO in percent, and its source `AP_SOURCE`;
+- `SOURCE` of the settings; `DIFFERENCES` from the published training run, one sentence each;
 - `SETTINGS`: arguments of `keras_dyhead.training.TrainingSettings`, without data.
 """
 

@@ -19,8 +19,8 @@ SOURCE = (
 )
 DIFFERENCES = (
     "Its configuration was not released. Only the backbone, DyHead and ATSS are known. The rest is "
-    "combined from released trainings: mmdetection's R50 model with another backbone, Microsoft's "
-    "SGD for ResNets, and the multi-scale 2x schedule of its Swin-T.",
+    "combined from released configurations: mmdetection's R50 model with another backbone, "
+    "Microsoft's SGD for ResNets, and the multi-scale 2x schedule of its Swin-T.",
     "The image sizes behind the 54.0 AP are not known. This recipe evaluates at 800 px.",
     schedules.MORE_PADDING,
     "DyHead's alignment is the published one, as in all released weights. `alignment=paper` is the "

@@ -19,7 +19,7 @@ def command(name: str, weights: str) -> str:
 
 
 def cost(image: float, epochs: int) -> float:
-    """Returns the multiply-adds of a training on COCO.
+    """Returns the multiply-adds of a training run on COCO.
 
     A training step takes about three times the multiply-adds of inference per image.
     """
@@ -68,13 +68,13 @@ ON_MICROSOFT = "`train_net.py` of microsoft/DynamicHead, and the defaults of det
 ON_OPENMMLAB = "`schedule_1x.py` of mmdetection"
 
 FEWER_STEPS = "12 epochs of the 118k images are 1.4% fewer steps than the published 90 000."
-EMPTY_IMAGES = "Images without boxes are included. The published training leaves them out."
+EMPTY_IMAGES = "Images without boxes are included. The published training run leaves them out."
 PADDING = "A batch is padded to the best fitting of six canvases, not to its largest image."
 MORE_PADDING = (
     "A batch is padded to the best fitting of six canvases, which have room for the largest size, "
     "not to its largest image. Smaller images have more padding."
 )
 OFFSETS = (
-    "DyHead's sampling offsets start at zero. In the published training, they start at random "
+    "DyHead's sampling offsets start at zero. In the published training run, they start at random "
     "values. Other initial values above the backbone were not compared."
 )

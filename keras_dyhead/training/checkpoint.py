@@ -1,4 +1,4 @@
-"""Saves the state of a training, so that it can resume after the process was killed."""
+"""Saves the state of a training run, so that it can resume after the process is killed."""
 
 import contextlib
 import json
@@ -82,8 +82,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
             return
         if found:
             raise ValueError(
-                f"No checkpoint in {self.directory} can be read. Restart the training with "
-                "--overwrite."
+                f"No checkpoint in {self.directory} can be read. Restart training with --overwrite."
             )
 
     def restore(self, model: keras.Model) -> None:
@@ -102,7 +101,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
                         variable.assign(arrays[name])
                 except ValueError:
                     raise ValueError(
-                        f"{self._newest} is the state of another model or optimizer. Resume the "
+                        f"{self._newest} is the state of another model or optimizer. Resume "
                         "training with those it was started with."
                     ) from None
 

@@ -64,7 +64,7 @@ def open_training_data(
     steps, done = -(-len(part.images) // settings.batch_size), arguments.get("initial_step", 0)
     if done and done >= steps:
         raise ValueError(
-            f"The training stopped after {done} steps of an epoch, but the data now have {steps}. "
+            f"Training stopped after {done} steps of an epoch, but the data now have {steps}. "
             "Resume it with the data it was started with."
         )
     dataset = load_coco(

@@ -34,10 +34,10 @@ def build_detector(
     steps: int,
     preprocessor: DetectionPreprocessor,
 ) -> Detector:
-    """Builds and compiles the detector of a training.
+    """Builds and compiles the detector of a training run.
 
-    `settings` are resolved, and `steps` are those of the whole training. The model keeps the names
-    of the classes and the preprocessor of the data.
+    `settings` are resolved, and `steps` are those of the whole run. The model keeps the names of
+    the classes and the preprocessor of the data.
     """
     model = build_model(settings, class_names, preprocessor)
     for part in settings.freeze:

@@ -12,7 +12,7 @@ from keras_dyhead.training.settings import TrainingSettings
 def build_schedule(
     settings: TrainingSettings, steps: int
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Returns the learning rate schedule of the whole training."""
+    """Returns the learning rate schedule of the whole training run."""
     scaled = settings.scaled(steps)
     peak, warmup = scaled["peak_learning_rate"], scaled["warmup_steps"]
     if settings.schedule == "cosine":
@@ -33,7 +33,7 @@ def build_schedule(
 def build_optimizer(
     settings: TrainingSettings, variables: Sequence[keras.Variable], steps: int
 ) -> keras.optimizers.Optimizer:
-    """Returns the optimizer of a whole training of some variables."""
+    """Returns the optimizer that trains some variables for a whole training run."""
     shared = {
         "learning_rate": build_schedule(settings, steps),
         "global_clipnorm": settings.clip_norm,

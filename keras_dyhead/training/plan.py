@@ -102,7 +102,7 @@ def package_versions() -> dict[str, str]:
 
 
 def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
-    """Returns the configuration of a training with resolved settings, ready for JSON.
+    """Returns the configuration of a training run with resolved settings, ready for JSON.
 
     It has `settings`; `follows`, the values derived from them (see `TrainingSettings.scaled`),
     the number of steps, the preprocessing, and the remaining arguments of a published model;
@@ -143,7 +143,7 @@ def _describe_data(annotations: CocoAnnotations) -> dict[str, int | str]:
 
 
 def planned_config(settings: TrainingSettings) -> dict:
-    """Returns the configuration that a training would have, without reading its images."""
+    """Returns the configuration that a training run would have, without reading its images."""
     data = open_training_data(
         settings,
         build_preprocessor(settings),

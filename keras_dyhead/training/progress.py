@@ -1,4 +1,4 @@
-"""Shows the progress of a training and the time left on one line."""
+"""Shows the progress of a training run and the time left on one line."""
 
 import shutil
 import statistics
@@ -13,7 +13,7 @@ _SECONDS = 0.5  # between two updates of the line
 
 
 class TrainingProgress(keras.callbacks.Callback):
-    """Shows the progress of the whole training and the time left on one line. List it last.
+    """Shows the progress of the whole run and the time left on one line. List it last.
 
     The time left is estimated from recent steps and the last evaluation and checkpoint. A first
     step slowed down by compilation is ignored once there is a second. `live` updates the line in
@@ -72,7 +72,7 @@ class TrainingProgress(keras.callbacks.Callback):
             print()
 
     def seconds_left(self, epoch: int, step: int) -> float:
-        """Estimates the seconds from a step of an epoch to the end of the training."""
+        """Estimates the seconds from a step of an epoch to the end of training."""
         epochs = self.params["epochs"]
         steps = (epochs - epoch) * self.steps_per_epoch - step
         ends = [self._evaluates(e) for e in range(epoch, epochs)]

@@ -1,4 +1,4 @@
-"""Writes the results of a training: model, metrics, pictures, and a check of the export."""
+"""Writes the results of a training run: model, metrics, pictures, and a check of the export."""
 
 import csv
 import dataclasses
@@ -30,7 +30,7 @@ RESULTS = (
     *("tensorboard", "model.keras", "saved_model", "history.json", "history.csv", "history.png"),
     *("detections.png", "metrics.json"),
 )
-"""Names of the results of a finished training in its folder, in the order of writing."""
+"""Names of the results of a finished training run in its folder, in the order of writing."""
 
 _PICTURES = 6
 
@@ -43,7 +43,7 @@ def write_results(
     out: Path,
     epoch: int | None = None,
 ) -> dict:
-    """Writes all files of a finished training, see `RESULTS`. The last one marks completion.
+    """Writes all files of a finished training run, see `RESULTS`. The last one marks completion.
 
     `annotations` are the evaluation images, the first of which are drawn. `records` has one
     dictionary per epoch, see `EpochCheckpoint`; that of `epoch`, by default the last, has the

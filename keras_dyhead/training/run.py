@@ -1,4 +1,4 @@
-"""Runs a training, from a dataset and an empty folder to all its results."""
+"""Runs training from a dataset and an empty folder to all its results."""
 
 import dataclasses
 import json
@@ -25,9 +25,9 @@ from keras_dyhead.training.strategy import check_agreement, make_strategy, synch
 from keras_dyhead.visualization import TensorBoardLog
 
 STATE = "settings.json"
-"""File that marks the folder of a training."""
+"""File that marks the folder of a training run."""
 
-# A resumed training may have its data moved, its end postponed and its devices changed, but not its
+# A resumed run may have its data moved, its end postponed and its devices changed, but not its
 # model.
 _FREE_ON_RESUME = (
     *("images", "annotations", "val_images", "val_annotations", "backbone_weights", "weights"),
@@ -44,8 +44,8 @@ class Training:
     Args:
         settings: Data, model and schedule.
         out: Folder for the results. Without `resume` or `overwrite`, it must be empty or absent.
-        resume: Resume the training in `out`, if any, from its last checkpoint. Defaults to `False`.
-        overwrite: Delete the training in `out` first, if there is one. Defaults to `False`.
+        resume: Resume the run in `out`, if any, from its last checkpoint. Defaults to `False`.
+        overwrite: Delete the run in `out` first, if there is one. Defaults to `False`.
         save_every: Steps between checkpoints within an epoch. Defaults to `None`: only at its end.
 
     Attributes:
@@ -285,13 +285,13 @@ def _what_runs_here(settings: TrainingSettings) -> tuple[TrainingSettings, list[
 def check_folder(
     out: Path, settings: TrainingSettings, resume: bool = False, overwrite: bool = False
 ) -> dict | None:
-    """Checks that a training may write to a folder, which may contain the dataset.
+    """Checks that a training run may write to a folder, which may contain the dataset.
 
     Returns:
-        The content of `settings.json` of the training to resume, or `None`.
+        The content of `settings.json` of the run to resume, or `None`.
 
     Raises:
-        ValueError: If the folder contains other files, or a training while neither `resume` nor
+        ValueError: If the folder contains other files, or a run while neither `resume` nor
             `overwrite` is set; if `settings.json` cannot be read; or if TensorFlow could not load a
             SavedModel from it.
     """
@@ -306,11 +306,11 @@ def check_folder(
         return None
     if not (resume or overwrite):
         raise ValueError(
-            f"{out} is not empty. Resume the training in it (--resume), delete it (--overwrite), "
+            f"{out} is not empty. Resume the run in it (--resume), delete it (--overwrite), "
             "or choose another folder."
         )
     if not (out / STATE).is_file():
-        raise ValueError(f"{out} contains files but no training: it has no {STATE}.")
+        raise ValueError(f"{out} contains files but no training run: it has no {STATE}.")
     return _read_state(out / STATE) if resume else None
 
 
@@ -324,7 +324,7 @@ def _read_state(path: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         fault = error
     raise ValueError(
-        f"{path} is not as the training wrote it ({fault}). Restart the training with --overwrite."
+        f"{path} is not as training wrote it ({fault}). Restart training with --overwrite."
     )
 
 

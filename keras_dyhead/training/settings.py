@@ -1,4 +1,4 @@
-"""The settings of a training."""
+"""The settings of a training run."""
 
 import dataclasses
 import os
@@ -42,7 +42,7 @@ _POSITIVE = (
 
 @dataclasses.dataclass(frozen=True)
 class TrainingSettings:
-    """Settings of a training: data, model, optimizer and schedule.
+    """Settings of a training run: data, model, optimizer and schedule.
 
     Args:
         images: Folder of the training images.
@@ -109,7 +109,7 @@ class TrainingSettings:
             scaled in proportion to the actual number. Defaults to `None`: no scaling.
         schedule: `"cosine"` decays to a fiftieth of the peak. `"step"` divides the learning rate by
             10 at each milestone. Both begin with a linear warm-up. Defaults to `"cosine"`.
-        milestones: For `"step"`, as fractions of the training. Defaults to `(2 / 3, 8 / 9)`.
+        milestones: For `"step"`, as fractions of all steps. Defaults to `(2 / 3, 8 / 9)`.
         warmup_steps: Updates until the peak learning rate. Defaults to `None`: a twentieth of all.
         weight_decay: Weight decay, multiplied by the learning rate. Defaults to `1e-4`.
         no_decay: Regular expressions. Weights whose path matches one (`re.search`) do not decay.
@@ -309,7 +309,7 @@ class TrainingSettings:
         """Returns the values that follow from the optimizer's settings for a number of steps.
 
         Args:
-            steps: Steps of the whole training. With `accumulate_steps`, several make one update.
+            steps: Steps of the whole run. With `accumulate_steps`, several make one update.
 
         Returns:
             `images_per_update`, `peak_learning_rate`, `warmup_steps` and, with `schedule="step"`,

@@ -11,7 +11,7 @@ _TF_CONFIG = '{"cluster": {"worker": ["host:port", ...]}, "task": {"type": "work
 
 
 def make_strategy(name: str) -> tf.distribute.Strategy:
-    """Creates the strategy of a training. Call it before any other TensorFlow operation.
+    """Creates the strategy of a training run. Call it before any other TensorFlow operation.
 
     Args:
         name: `"none"` returns the strategy of the current scope, by default that of one device.

@@ -128,7 +128,7 @@ def plot_precision_recall(precision: np.ndarray, class_names: Sequence[str]) -> 
 
 
 def plot_history(history: Mapping[str, Sequence[float | None]]) -> Figure:
-    """Draws the losses and the COCO metrics of a training over its epochs.
+    """Draws the losses and the COCO metrics of a training run over its epochs.
 
     Args:
         history: The values of every epoch by name, as in `model.fit(...).history`, `None` if a

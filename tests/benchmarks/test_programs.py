@@ -1,4 +1,4 @@
-"""Trainings and reports of the recipe, the compositions and the photographs."""
+"""Training runs and reports of the recipe, the compositions and the photographs."""
 
 import json
 
@@ -16,7 +16,7 @@ def figures(ap):
 
 @pytest.fixture
 def asked(monkeypatch):
-    """Replaces the trainings and records the requested ones."""
+    """Replaces the training runs and records the requested ones."""
     found = []
 
     def run(trials, *_, **__):
@@ -53,7 +53,7 @@ def test_help_shows_examples(program):
     assert all(part in text for part in ("Examples", "--report", f"python -m benchmarks.{name}"))
 
 
-def test_every_program_requests_all_its_trainings(asked, annotations, tmp_path):
+def test_every_program_requests_all_its_training_runs(asked, annotations, tmp_path):
     none = ("--results", tmp_path / "none.jsonl")
     assert invoke(recipe, *none).exit_code == 1  # one failed
     assert [(t.num_blocks, t.seed) for t in asked[:3]] == [(0, 0), (6, 0), (0, 1)]

@@ -23,7 +23,7 @@ def train(trial):
     return {"figures": {"AP": trial.blocks / 10}, "threads": os.environ["TF_NUM_INTRAOP_THREADS"]}
 
 
-def test_only_missing_trainings_run_and_failures_are_reported(tmp_path, capfd):
+def test_only_missing_runs_start_and_failures_are_reported(tmp_path, capfd):
     results, told = tmp_path / "runs" / "results.jsonl", []
     trials = [Trial(1), Trial(9), Trial(2)]
     runner.append(results, Trial(2), {"figures": {"AP": 0.2}})
@@ -35,11 +35,11 @@ def test_only_missing_trainings_run_and_failures_are_reported(tmp_path, capfd):
     line = found[Trial(1)]
     assert line["figures"] == {"AP": 0.1} and line["threads"] == "1" and line["seconds"] > 0
     assert set(line["made_with"]) == {"commit", "keras", "keras-hub", "tensorflow", "python"}
-    assert told[0] == "1 of 3 trainings are finished" and len(told) == 3
+    assert told[0] == "1 of 3 training runs are finished" and len(told) == 3
     assert any("blocks=1: AP 10.0" in text for text in told)
     assert any("blocks=9: FAILED" in text for text in told)
     assert runner.run(trials[::2], results, None, workers=1, tell=told.append) == []
-    assert told[-1] == "2 of 2 trainings are finished"
+    assert told[-1] == "2 of 2 training runs are finished"
 
 
 def test_lines_written_by_hand_count_too(tmp_path):

@@ -82,11 +82,12 @@ def test_the_report_pairs_by_seed_and_backbone(results):
     text = write_report(tables, found, "study.png")
     assert "| **+10.5 ± 1.2** |" in text and "(study.png)" in text
     assert "atss, 2 blocks (1 diverged) | 4 |" in text
-    assert "without a training are left out (4)." in " ".join(text.split())
-    assert text.startswith("7 trainings, 6 hours on one core. TensorFlow 2.30, ?; backbone another")
-    with pytest.raises(ValueError, match="No training"):
+    assert "without a run are left out (4)." in " ".join(text.split())
+    start = "7 training runs, 6 hours on one core. TensorFlow 2.30, ?; backbone another"
+    assert " ".join(text.split()).startswith(start)
+    with pytest.raises(ValueError, match="No training run"):
         write_report(plan_tables(["length"]), found)
-    del tables["detectors"][0]  # its baseline is still known by its trainings
+    del tables["detectors"][0]  # its baseline is still known by its runs
     assert [row.label for row in rows_of(tables["detectors"], found)] == [refined.label]
     without = {trial: line for trial, line in found.items() if trial.num_blocks}
     assert rows_of(tables["detectors"], without) == []
@@ -122,13 +123,13 @@ def test_the_command_trains_what_is_missing_and_fills_the_page(results, tmp_path
     assert "| atss, 2 blocks | 3 |" in page.read_text()  # the third seed is not requested
     assert (tmp_path / "page.png").stat().st_size > 1000
     planned = invoke(*form, "--plan")
-    assert planned.exit_code == 0 and "12 of 12 trainings, about" in planned.output
+    assert planned.exit_code == 0 and "12 of 12 training runs, about" in planned.output
     assert invoke(*form, "--report").exit_code == 0 and len(asked) == 12
 
 
 @pytest.mark.parametrize(
     ("options", "named"),
-    [(("--detectors", "yolo"), "yolo"), (("--only", "colors"), "colors"), ((), "No training")],
+    [(("--detectors", "yolo"), "yolo"), (("--only", "colors"), "colors"), ((), "No training run")],
 )
 def test_invalid_options_are_named(options, named, tmp_path):
     result = invoke("--report", "--results", tmp_path / "none.jsonl", *options)

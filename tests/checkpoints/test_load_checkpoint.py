@@ -125,7 +125,7 @@ SCORES = {  # of each family: the layers of the scores and, if any, of the boxes
 
 
 def with_classes(name, count):
-    """The tensors of a custom training: all zero, with other numbers of scores."""
+    """The tensors of a model trained on other classes: all zero, with other numbers of scores."""
     shapes = dict(NAMES[name])
     scores, boxes = SCORES[name]
     for layer, old, new in (
@@ -149,7 +149,7 @@ def test_the_tensors_determine_the_number_of_classes(name, count):
     "name",
     [pytest.param(n, marks=() if "rcnn" in n else pytest.mark.slow) for n in SCORES],
 )
-def test_custom_trainings_load_with_their_number_of_classes(name):
+def test_custom_checkpoints_load_with_their_number_of_classes(name):
     model = load_checkpoint(name, with_classes(name, 3))
     assert model.num_classes == 3 and model.class_names is None
 

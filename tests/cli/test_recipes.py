@@ -15,7 +15,7 @@ def test_the_recipes_are_listed_with_their_ap_and_shown_with_their_settings():
     shown = CliRunner().invoke(app, ["recipes", SWIN]).output
     recipe = RECIPES[SWIN]
     assert recipe.COMMAND in shown and all(f"- {text}\n" in shown for text in recipe.DIFFERENCES)
-    assert "AP on COCO: 49.8 in the published training" in shown
+    assert "AP on COCO: 49.8 in the published training run" in shown
     assert "    batch_size = 32\n" in shown
     unknown = CliRunner().invoke(app, ["recipes", "x50"])
     assert unknown.exit_code == 2 and SWIN in unknown.output

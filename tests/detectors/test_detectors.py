@@ -31,16 +31,16 @@ def own_config(model):
 
 
 # The others take half a minute each. Tests below train all detectors for a few steps.
-QUICK_TRAININGS = ("atss-1", "faster-rcnn-0")
+QUICK_RUNS = ("atss-1", "faster-rcnn-0")
 
 
-def trainings(quick):
+def training_runs(quick):
     """All detectors without and with DyHead. All except the quick ones are slow tests."""
     names = [f"{name}-{n}" for name in SMALL for n in (0, 1)]
     return [pytest.param(n, marks=() if n in quick else pytest.mark.slow) for n in names]
 
 
-@pytest.fixture(scope="module", params=trainings(QUICK_TRAININGS))
+@pytest.fixture(scope="module", params=training_runs(QUICK_RUNS))
 def trained(request):
     """A detector trained on the scene, its training history, and its `Small`."""
     name, num_blocks = request.param.rsplit("-", 1)

@@ -133,7 +133,7 @@ def test_a_smaller_recipe_trains(data, tmp_path):
     assert follows["images_per_update"] == 2 and follows["steps"] == 24
 
 
-# Names of PyTorch tensors that do not decay in the published trainings:
+# Names of PyTorch tensors that do not decay in the published training runs:
 # `"bias" in key` in Microsoft's train_net.py; `custom_keys` in OpenMMLab's configuration.
 PUBLISHED_RULES = {
     "dyhead_swint_atss_fpn_2x_ms": lambda name: "bias" in name,
@@ -169,7 +169,7 @@ def test_the_weights_that_do_not_decay_are_those_of_the_published_training(recip
 
 
 def test_recipes_of_resnets_let_every_weight_decay():
-    """Neither released training has an exception for them."""
+    """Neither released training run has an exception for them."""
     resnets = [r.SETTINGS for name, r in RECIPES.items() if "r50" in name or "x101" in name]
     assert len(resnets) == 6
     assert not any(settings.get("no_decay") for settings in resnets)

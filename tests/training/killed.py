@@ -1,4 +1,4 @@
-"""Kills a training at random moments and resumes it; run by `test_checkpoint.py`.
+"""Kills a training run at random moments and resumes it; run by `test_checkpoint.py`.
 
     python -m training.killed DATA OUT KILLS EPOCHS
 

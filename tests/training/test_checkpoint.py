@@ -1,4 +1,4 @@
-"""A training resumes after any interruption and reports what went wrong."""
+"""A training run resumes after any interruption and reports what went wrong."""
 
 import functools
 import os
@@ -38,7 +38,7 @@ class Kill(keras.callbacks.Callback):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """Returns the folder, the state and the records of a training of three epochs."""
+    """Returns the folder, the state and the records of a training run of three epochs."""
 
     @functools.cache
     def undisturbed(loss_scaling=False):

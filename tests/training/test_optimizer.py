@@ -1,4 +1,4 @@
-"""Learning rates, weight decay and updates are those of the published trainings."""
+"""Learning rates, weight decay and updates are those of the published training runs."""
 
 import bisect
 import dataclasses

@@ -1,4 +1,4 @@
-"""One line shows the progress of a training and the time left."""
+"""One line shows the progress of a training run and the time left."""
 
 import pytest
 
@@ -14,7 +14,7 @@ class Clock:
 
 
 def trained(progress, clock, epochs, steps, evaluation=30.0):
-    """Simulates a training with a first step of a minute and then one step per second."""
+    """Simulates a training run with a first step of a minute and then one step per second."""
     progress.set_params({"epochs": epochs})
     for epoch in range(epochs):
         progress.on_epoch_begin(epoch)

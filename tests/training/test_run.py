@@ -1,4 +1,4 @@
-"""A training writes all its results, survives SIGKILL, and refuses what it must not touch."""
+"""Training writes all its results, survives SIGKILL, and refuses what it must not touch."""
 
 import csv
 import dataclasses
@@ -27,7 +27,7 @@ TINY |= {"detector": "retinanet", "num_blocks": 0}
 
 @pytest.fixture(scope="module")
 def finished(data, tmp_path_factory):
-    """A finished training and what it returned."""
+    """A finished training run and what it returned."""
     out = tmp_path_factory.mktemp("runs") / "new"
     training = Training(TrainingSettings(**data, **TINY, epochs=2), out)
     return training, training.run(verbose=0)
@@ -79,7 +79,7 @@ def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finishe
 def test_the_best_epoch_of_held_out_images_becomes_the_model(
     tiny, tmp_path, capsys, monkeypatch, eager
 ):
-    """Also after resuming the last epoch. A training that is out of patience ends."""
+    """Also after resuming the last epoch. A run that is out of patience ends."""
     scores = iter([0.3, 0.2, 0.1, 0.0])
     measure, seen = AveragedEvaluation.on_epoch_end, []
 
@@ -128,7 +128,7 @@ def test_a_training_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
 def test_a_damaged_record_of_the_settings_is_named(tiny, tmp_path, monkeypatch, content):
     monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
     (tmp_path / "settings.json").write_text(content)
-    with pytest.raises(ValueError, match="settings.json is not as the training wrote it.*--overw"):
+    with pytest.raises(ValueError, match="settings.json is not as training wrote it.*--overw"):
         Training(tiny(), tmp_path, resume=True)
     assert (tmp_path / "settings.json").read_text() == content
     Training(tiny(), tmp_path, overwrite=True)

@@ -1,4 +1,4 @@
-"""A training on several devices is the training on one."""
+"""Training on several devices gives the same result as on one."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Measured throughput, and the time that a training waits for images, are correct."""
+"""Measured throughput, and the time that training waits for images, are correct."""
 
 import time
 from types import SimpleNamespace
