@@ -34,7 +34,7 @@ def evaluate_coco(
     """Evaluates a detector with pycocotools in the coordinates of the original images.
 
     A model detects in the batches of a dataset, as in `CocoEvaluation` during training. A function
-    detects in the image files of a `CocoAnnotations` one at a time, as published figures are
+    detects in the image files of a `CocoAnnotations` one at a time, as published metrics are
     measured. `image_detector(model)` returns such a function, which resizes each image for the
     model and supports test-time augmentation.
 
@@ -58,7 +58,7 @@ def evaluate_coco(
         verbose: `1` shows a progress bar, `0` shows nothing. Defaults to `1`.
 
     Returns:
-        The figures overall and per class, and the detections, see `CocoResult`.
+        The metrics overall and per class, and the detections, see `CocoResult`.
 
     Raises:
         TypeError: If the detector does not match the data.
@@ -96,13 +96,13 @@ class CocoEvaluation(keras.callbacks.Callback):
 
     The history, the progress bar and the callbacks listed after this one (`ModelCheckpoint`,
     `EarlyStopping`, `CSVLogger`) then have `val_AP`, `val_AP50` and so on, see `METRIC_NAMES`.
-    Callbacks listed before it do not. A figure is -1 if there is no ground truth of that size.
+    Callbacks listed before it do not. A metric is -1 if there is no ground truth of that size.
 
     Args:
         dataset: The dataset to evaluate on, see `data` in `evaluate_coco`.
         annotations: The ground truth, if the dataset has lost its own. Defaults to `None`.
         eval_freq: Number of epochs per evaluation; the last epoch is always evaluated. The logs of
-            other epochs lack the figures, as with `fit`'s `validation_freq`. Defaults to `1`.
+            other epochs lack the metrics, as with `fit`'s `validation_freq`. Defaults to `1`.
         on_result: Called with the epoch, counted from 1, and the `CocoResult`, for example a
             `keras_dyhead.visualization.TensorBoardLog`. Defaults to `None`.
         verbose: `1` shows a progress bar, `0` none, `"auto"` follows `fit`. Defaults to `"auto"`.
@@ -137,7 +137,7 @@ class CocoEvaluation(keras.callbacks.Callback):
         self.verbose = verbose
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Evaluates, and writes the figures into `logs`."""
+        """Evaluates, and writes the metrics into `logs`."""
         if (epoch + 1) % self.eval_freq and epoch + 1 != self.params.get("epochs"):
             return
         verbose = self.params.get("verbose", 0) if self.verbose == "auto" else self.verbose

@@ -68,9 +68,9 @@ def coco_metrics(
     size_limits: tuple[float, float] = (32.0, 96.0),
     workers: int | None = None,
 ) -> CocoResult:
-    """Computes the COCO box figures with pycocotools, without its printed output.
+    """Computes the COCO box metrics with pycocotools, without its printed output.
 
-    The figures equal those of a single `COCOeval` to the last bit. Categories are matched one at a
+    The metrics equal those of a single `COCOeval` to the last bit. Categories are matched one at a
     time, or in several processes, so that memory only holds the largest one.
 
     Args:
@@ -87,7 +87,7 @@ def coco_metrics(
             eight, from 50,000 detections on; otherwise only this process.
 
     Returns:
-        The figures overall and per class, and the detections, see `CocoResult`.
+        The metrics overall and per class, and the detections, see `CocoResult`.
 
     Raises:
         ValueError: If an entry of `results` is not a detection, an entry of `ground_truth` cannot

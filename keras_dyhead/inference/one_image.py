@@ -23,7 +23,7 @@ def image_detector(
     """Compiles a detector into a function of one image.
 
     Each image passes through the model alone, with the size and padding that `model.preprocessor`
-    sets, as published figures are measured. The result never depends on other images. In batches
+    sets, as published metrics are measured. The result never depends on other images. In batches
     it does, because DyHead averages over the padding.
 
     Args:

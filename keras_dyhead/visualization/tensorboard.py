@@ -19,7 +19,7 @@ _LONGEST_SIDE = 640  # of each image in a pair
 
 
 class TensorBoardLog:
-    """Writes the figures of evaluations and pictures of detections for TensorBoard.
+    """Writes the metrics of evaluations and pictures of detections for TensorBoard.
 
     TensorBoard shows the twelve metrics as `coco/AP`, ..., the AP of every class as
     `class_AP/NAME`, and images as `detections/FILE`: ground truth on the left, detections on the
