@@ -71,8 +71,8 @@ Tta = Annotated[
     bool,
     typer.Option(
         "--tta",
-        help="Test-time augmentation: detect at several scales, with and without mirroring, and "
-        "merge the detections. With the default scales, this is ten times the work.",
+        help="Test-time augmentation: detect at several scales, with and without a horizontal "
+        "flip, and merge the detections. With the default scales, this is ten times the work.",
     ),
 ]
 TtaScales = Annotated[

@@ -25,7 +25,7 @@ class Augmentation:
     In a mosaic, each of the four images is varied and cut to its part of the canvas.
 
     Args:
-        horizontal_flip: Probability of a left-right flip. Defaults to `0.5`.
+        horizontal_flip: Probability of a horizontal flip. Defaults to `0.5`.
         scale: Smallest and largest zoom, drawn uniformly. Zoom 1 fits the image to its canvas, or
             to the size that the preprocessor sets. An enlarged image is cropped to the canvas at a
             random place, a reduced one is padded. `(0.1, 2.0)` is large-scale jitter. `None`

@@ -35,7 +35,7 @@ class CocoDataset(keras.utils.PyDataset):
         image_size: The canvas: `(height, width)` in pixels. Defaults to `(512, 512)`.
         training: Whether to shuffle and flip. Defaults to `False`.
         preprocessor: A `DetectionPreprocessor`, usually `model.preprocessor`. Defaults to `None`.
-        horizontal_flip: Probability of a left-right flip in training. Defaults to `0.5`.
+        horizontal_flip: Probability of a horizontal flip in training. Defaults to `0.5`.
         class_names: Category names in label order. Defaults to `None`.
         on_error: `"raise"` or `"skip"`. A file that becomes unreadable later raises a `ValueError`
             or, with `"skip"`, becomes a black image without boxes. Defaults to `"raise"`.

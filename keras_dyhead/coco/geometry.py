@@ -101,12 +101,12 @@ def crop(
 def flip_left_right(
     image: tf.Tensor, boxes: tf.Tensor, flip: bool | tf.Tensor = True
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """Mirrors an image `(height, width, channels)` and its xyxy boxes if `flip` is true."""
+    """Flips an image `(height, width, channels)` and its xyxy boxes horizontally if `flip`."""
     width = tf.cast(tf.shape(image)[1], "float32")
     left, top, right, bottom = tf.unstack(boxes, axis=-1)
-    mirrored = tf.stack([width - right, top, width - left, bottom], axis=-1)
+    flipped = tf.stack([width - right, top, width - left, bottom], axis=-1)
     image = tf.cond(tf.cast(flip, "bool"), lambda: tf.reverse(image, [1]), lambda: image)
-    return image, tf.where(flip, mirrored, boxes)
+    return image, tf.where(flip, flipped, boxes)
 
 
 def clip_to_visible(

@@ -12,7 +12,7 @@ from keras_dyhead.inference.several_views import TestTimeAugmentation
 from keras_dyhead.inference.tiles import Tiles
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
 
-_PLAIN = TestTimeAugmentation(scales=(1.0,), flip=False)
+_PLAIN = TestTimeAugmentation(scales=(1.0,), horizontal_flip=False)
 
 
 def image_detector(
@@ -71,8 +71,8 @@ def image_detector(
 
     def detect_views(image):
         views = [
-            tta.select(sizes[scale].detect(image, mirrored), scale, sizes[scale].zoom(image))
-            for scale, mirrored in tta.views
+            tta.select(sizes[scale].detect(image, flipped), scale, sizes[scale].zoom(image))
+            for scale, flipped in tta.views
         ]
         return tta.combine(views, model.decoder.max_detections)
 
@@ -136,14 +136,14 @@ class _Size:
             signature = [tf.TensorSpec((None, None, 3), tf.uint8)]
             self.run = tf.function(self.run, input_signature=signature)
 
-    def detect(self, image: np.ndarray, mirrored: bool) -> dict[str, np.ndarray]:
-        """Detections in pixels of the image, also if the detector sees it mirrored."""
-        found = self.run(image[:, ::-1] if mirrored else image)
+    def detect(self, image: np.ndarray, flipped: bool) -> dict[str, np.ndarray]:
+        """Detections in pixels of the image, also if the detector sees it flipped."""
+        found = self.run(image[:, ::-1] if flipped else image)
         found = {key: keras.ops.convert_to_numpy(value)[0] for key, value in found.items()}
         count, (height, width) = found.pop("num_detections"), image.shape[:2]
         found = {key: value[:count] for key, value in found.items()}
         boxes = np.clip(found["boxes"], 0, [width, height] * 2, dtype="float32")
-        if mirrored:
+        if flipped:
             boxes[:, [0, 2]] = width - boxes[:, [2, 0]]
         return found | {"boxes": boxes}
 

@@ -24,7 +24,7 @@ class TestTimeAugmentation:
     Args:
         scales: Factors for the image size that the detector's preprocessor sets. `1.0` keeps it.
             Time and memory grow with their squares. Defaults to `(0.5, 0.75, 1.0, 1.25, 1.5)`.
-        flip: Whether each scale also has a left-right mirrored view. Defaults to `True`.
+        horizontal_flip: Whether each scale also has a flipped view. Defaults to `True`.
         merge: `"vote"` or `"nms"`. Defaults to `"vote"`.
         iou_threshold: Boxes overlap if their IoU is larger than this. Defaults to `0.65`.
         size_ranges: For each scale, the `(smallest, largest)` object size to keep, as the square
@@ -49,7 +49,7 @@ class TestTimeAugmentation:
     __test__ = False  # pytest would collect a class with this name
 
     scales: Sequence[float] = (0.5, 0.75, 1.0, 1.25, 1.5)
-    flip: bool = True
+    horizontal_flip: bool = True
     merge: str = "vote"
     iou_threshold: float = 0.65
     size_ranges: Sequence[tuple[float, float]] | None = None
@@ -68,9 +68,9 @@ class TestTimeAugmentation:
 
     @property
     def views(self) -> list[tuple[float, bool]]:
-        """The scale of each view and whether it is mirrored."""
-        sides = (False, True) if self.flip else (False,)
-        return [(scale, mirrored) for scale in self.scales for mirrored in sides]
+        """The scale of each view and whether it is flipped."""
+        flips = (False, True) if self.horizontal_flip else (False,)
+        return [(scale, flipped) for scale in self.scales for flipped in flips]
 
     def select(self, detections: dict[str, np.ndarray], scale: float, zoom: float) -> dict:
         """Removes the boxes outside the size range of a view at this scale.

@@ -52,14 +52,14 @@ EVERY_KIND = {
 @pytest.mark.parametrize("name", EVERY_KIND)
 def test_boxes_keep_the_same_edge_pixels_as_in_the_file(map_of_places, name):
     image, boxes = map_of_places
-    whole = mirrored = 0
+    whole = flipped = 0
     for picture, found, labels in zip(
         *vary(image, boxes, EVERY_KIND[name], (90, 130)), strict=True
     ):
         height, width = picture.shape[:2]
         assert height <= 90 and width <= 130
         assert (found >= 0).all() and (found <= [width, height] * 2).all()
-        mirrored += picture[0, 0, 0] > picture[0, -1, 0]
+        flipped += picture[0, 0, 0] > picture[0, -1, 0]
         # Away from the border, where the shrinking filter averages fewer pixels.
         inside = (found > 2).all(-1) & (found < np.array([width, height] * 2) - 2).all(-1)
         for box, label in zip(found[inside], labels[inside], strict=True):
@@ -71,7 +71,7 @@ def test_boxes_keep_the_same_edge_pixels_as_in_the_file(map_of_places, name):
             whole += 1
     assert whole > COUNT
     flip = EVERY_KIND[name].horizontal_flip
-    assert abs(mirrored / COUNT - flip) <= (0 if flip == 1 else 0.13)  # three deviations
+    assert abs(flipped / COUNT - flip) <= (0 if flip == 1 else 0.13)  # three deviations
 
 
 def test_sizes_match_the_published_ones_and_all_of_them_are_drawn(map_of_places):

@@ -55,7 +55,7 @@ def test_boxes_enclose_their_pixels_exactly_after_resizing(three_colors, noise):
             np.testing.assert_allclose(box, extent(image, label), atol=1.0)
 
 
-def test_a_flip_mirrors_pixels_and_boxes_exactly(coco, noise):
+def test_flips_move_pixels_and_boxes_exactly(coco, noise):
     pixels = noise(32, 48)
     coco.add_box(coco.add_image(pixels), [3, 4, 10, 20])
     coco.write()

@@ -56,7 +56,7 @@ def epochs(places):
 
 def test_every_box_encloses_the_same_pixels_as_in_its_file(places, epochs):
     boxes_of = [image.boxes for image in places[1].images]
-    found = mirrored = 0
+    found = flipped = 0
     for ids, (image, boxes, labels) in epochs:
         if len(set(ids)) < 4:
             continue  # an image next to itself shows no seam
@@ -71,11 +71,11 @@ def test_every_box_encloses_the_same_pixels_as_in_its_file(places, epochs):
             column = image[:, int((left + right) / 2), 1]
             x = np.interp([left, right], np.arange(CANVAS[1]) + 0.5, row) + 0.5
             y = np.interp([top, bottom], np.arange(CANVAS[0]) + 0.5, column) + 0.5
-            mirrored += x[0] > x[1]
+            flipped += x[0] > x[1]
             in_file = np.array([x.min(), y[0], x.max(), y[1]])
             assert np.abs(boxes_of[label] - in_file).max(axis=1).min() < 0.15
             found += 1
-    assert found > 60 and 0.3 < mirrored / found < 0.7
+    assert found > 60 and 0.3 < flipped / found < 0.7
 
 
 def test_four_images_meet_at_a_point_in_the_middle_half(epochs):

@@ -14,12 +14,12 @@ Views = TestTimeAugmentation
 
 @pytest.fixture(scope="module")
 def image():
-    """An image 64 pixels high, which the plain view shows unpadded, also when mirrored."""
+    """An image 64 pixels high, which the plain view shows unpadded, also when flipped."""
     small = np.random.default_rng(0).uniform(0, 255, (4, 6, 3)).astype("float32")
     return np.asarray(keras.ops.image.resize(small, (64, 96))).astype("uint8")
 
 
-def mirror(found, width):
+def flip(found, width):
     left, top, right, bottom = found["boxes"].T
     return found | {"boxes": np.stack([width - right, top, width - left, bottom], axis=1)}
 
@@ -94,17 +94,17 @@ def test_views_without_detections_give_none():
     assert len(Views(merge="nms", iou_threshold=0.99).combine([nothing, some])["labels"]) == 30
 
 
-def test_an_image_and_its_mirror_image_give_the_same_detections(small_model, eager, image):
-    """The union of both views is mirrored with the image, and equals the separate views."""
+def test_an_image_and_its_flip_give_the_same_detections(small_model, eager, image):
+    """The union of both views is flipped with the image, and equals the separate views."""
     plain = image_detector(small_model)
     both = image_detector(small_model, Views(scales=(1.0,), merge="nms", iou_threshold=0.9))
     found, width = both(image), image.shape[1]
-    assert_same(both(image[:, ::-1]), mirror(found, width))
-    views = [plain(image), mirror(plain(image[:, ::-1]), width)]
+    assert_same(both(image[:, ::-1]), flip(found, width))
+    views = [plain(image), flip(plain(image[:, ::-1]), width)]
     expected = merged_by_loops(views, 0.9, False, 20)
     columns = {"boxes": expected[:, :4], "labels": expected[:, 4], "confidence": expected[:, 5]}
     assert_same(found, columns)
-    assert not np.array_equal(found["boxes"], plain(image)["boxes"])  # the mirrored view matters
+    assert not np.array_equal(found["boxes"], plain(image)["boxes"])  # the flipped view matters
 
 
 def test_another_scale_resizes_images_even_for_a_model_with_one_size(eager, image):
@@ -113,7 +113,7 @@ def test_another_scale_resizes_images_even_for_a_model_with_one_size(eager, imag
     larger = small_detector(DetectionPreprocessor(image_size=(96, 96)))
     fixed.set_weights([weight * 0.9 for weight in fixed.get_weights()])  # not as initialized
     larger.set_weights(fixed.get_weights())
-    (found,) = detect_images(fixed, [image], Views(scales=(1.5,), flip=False))
+    (found,) = detect_images(fixed, [image], Views(scales=(1.5,), horizontal_flip=False))
     assert_same(found, by_hand(larger, image))
 
 
