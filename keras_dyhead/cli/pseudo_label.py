@@ -22,7 +22,7 @@ def pseudo_label(
         ),
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="COCO JSON file to write.")],
-    threshold: Annotated[
+    score_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
     ] = 0.5,
     class_thresholds: Annotated[
@@ -55,8 +55,8 @@ def pseudo_label(
 
     keras-dyhead pseudo-label --model teacher.keras --images unlabeled --out pseudo.json
 
-    keras-dyhead pseudo-label --model teacher.keras --images data/unlabeled --threshold 0.6
-    --merge data/train.json --merge-images data/train --out data/both.json --tta
+    keras-dyhead pseudo-label --model teacher.keras --images data/unlabeled --tta
+    --score-threshold 0.6 --merge data/train.json --merge-images data/train --out data/both.json
 
     keras-dyhead train --images data --annotations data/both.json --out runs/student
     """
@@ -79,7 +79,7 @@ def pseudo_label(
             images,
             out,
             loaded.class_names,
-            threshold,
+            score_threshold,
             None if class_thresholds is None else _read_thresholds(class_thresholds),
             None if merge is None else (merge, merge_images),
             about={"model": stored, "tta": None if views is None else dataclasses.asdict(views)},

@@ -29,7 +29,7 @@ class PseudoLabels:
         images: Folder of JPEG or PNG files, including subfolders.
         out: The JSON file to write.
         class_names: The teacher's classes in label order.
-        threshold: Less confident detections are left out. Defaults to `0.5`.
+        score_threshold: Less confident detections are left out. Defaults to `0.5`.
         class_thresholds: Thresholds of individual classes by name. Defaults to `None`.
         merge: `(annotations, images)` of a labeled dataset, whose images and annotations come
             first in the file. Its categories are matched by name, new ids continue its own, and
@@ -48,7 +48,7 @@ class PseudoLabels:
 
     Example:
     ```python
-    labels = PseudoLabels("unlabeled", "pseudo.json", model.class_names, threshold=0.6)
+    labels = PseudoLabels("unlabeled", "pseudo.json", model.class_names, score_threshold=0.6)
     report = labels.run(image_detector(model))
     dataset = load_coco("unlabeled", "pseudo.json", training=True)
     ```
@@ -59,7 +59,7 @@ class PseudoLabels:
         images: str | os.PathLike,
         out: str | os.PathLike,
         class_names: Sequence[str],
-        threshold: float = 0.5,
+        score_threshold: float = 0.5,
         class_thresholds: Mapping[str, float] | None = None,
         merge: tuple[str | os.PathLike, str | os.PathLike] | None = None,
         about: Mapping | None = None,
@@ -71,7 +71,8 @@ class PseudoLabels:
                 f"The model has no classes {sorted(unknown)}. It has: {list(class_names)}"
             )
         self.images, self.out = Path(images), Path(out)
-        self.thresholds = np.array([class_thresholds.get(c, threshold) for c in class_names])
+        thresholds = [class_thresholds.get(name, score_threshold) for name in class_names]
+        self.thresholds = np.array(thresholds)
         self.categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
         self._category_ids = {name: i for i, name in enumerate(class_names, start=1)}
         self.labeled: dict[str, list] = {"images": [], "annotations": []}
@@ -88,7 +89,7 @@ class PseudoLabels:
         self._journal = self.out.with_name(self.out.name + ".partial")
         header = {
             "images": str(self.images.resolve()),
-            "threshold": threshold,
+            "score_threshold": score_threshold,
             "class_thresholds": class_thresholds,
             **(about or {}),
         }

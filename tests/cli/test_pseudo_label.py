@@ -39,7 +39,7 @@ def test_a_student_trains_on_real_and_pseudo_labels_with_the_printed_command(fol
     written = output_of(
         *("pseudo-label", "--model", folder / "model.keras", "--images", tmp_path / "unlabeled"),
         *("--out", both, "--merge", folder / "shapes.json", "--merge-images", tmp_path / "train"),
-        *("--threshold", 0.3),
+        *("--score-threshold", 0.3),
     )
     told = f"keras-dyhead train --images {tmp_path} --annotations {both}"
     assert told in written

@@ -127,7 +127,9 @@ def test_a_journal_with_other_settings_is_refused(images, tmp_path):
     out = tmp_path / "p.json"
     with pytest.raises(KeyboardInterrupt):
         PseudoLabels(images, out, CLASSES, about={"model": "one"}).run(Teacher(1))
-    with pytest.raises(ValueError, match=r"model='one' \(now 'two'\), threshold=0.5 \(now 0.6\)"):
+    with pytest.raises(
+        ValueError, match=r"model='one' \(now 'two'\), score_threshold=0.5 \(now 0.6\)"
+    ):
         PseudoLabels(images, out, CLASSES, 0.6, about={"model": "two"})
     assert PseudoLabels(images, out, CLASSES, about={"model": "two"}, fresh=True).num_done == 0
 
