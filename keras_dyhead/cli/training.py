@@ -35,7 +35,9 @@ def demo(
     out: Annotated[Path, typer.Option(help="Folder for the drawn images and the results.")] = Path(
         "runs/demo"
     ),
-    images: Annotated[int, typer.Option(min=2, help="Images to draw. Half are held out.")] = 1600,
+    images: Annotated[
+        int, typer.Option(min=2, help="Images to draw. Half are for validation.")
+    ] = 1600,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 5,
     detector: Detector = "atss",
     no_dyhead: NoDyHead = False,
@@ -106,16 +108,16 @@ def train(
         ),
     ] = False,
     val_images: Annotated[
-        Path | None, options.existing_folder("Folder of the evaluation images.")
+        Path | None, options.existing_folder("Folder of the validation images.")
     ] = None,
     val_annotations: Annotated[
         Path | None,
-        options.existing_file("COCO JSON file with the annotations of the evaluation images."),
+        options.existing_file("COCO JSON file with the annotations of the validation images."),
     ] = None,
     val_split: Annotated[
         float,
         typer.Option(
-            help="Fraction of the training images to hold out for evaluation if --val-images is "
+            help="Fraction of the training images to hold out for validation if --val-images is "
             "not given. With 0, the model is evaluated on the training images."
         ),
     ] = 0.0,
@@ -183,7 +185,7 @@ def train(
     keep: Annotated[
         Literal["best", "last"],
         typer.Option(
-            help="Weights to keep: those with the best AP on held-out images, or the last."
+            help="Weights to keep: those with the best AP on validation images, or the last."
         ),
     ] = "best",
     patience: Annotated[

@@ -81,7 +81,7 @@ def write_results(
     metrics = {
         "figures": {name: record.get(f"{settings.figure_prefix}{name}") for name in METRIC_NAMES},
         "epoch": record["epoch"],
-        "evaluated_on": "held-out" if settings.held_out else "training",
+        "evaluated_on": "validation" if settings.held_out else "training",
         "class_names": list(annotations.class_names),
         "images_evaluated": len(annotations.images),
         "epochs": len(records),

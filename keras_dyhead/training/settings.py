@@ -47,9 +47,9 @@ class TrainingSettings:
     Args:
         images: Folder of the training images.
         annotations: COCO JSON file of the training images.
-        val_images: Folder of the images to evaluate on. Defaults to `None`: see `val_split`.
-        val_annotations: COCO JSON file of the evaluation images. Defaults to `None`.
-        val_split: Fraction of the training images to hold out for evaluation, chosen by `seed`, if
+        val_images: Folder of the validation images. Defaults to `None`: see `val_split`.
+        val_annotations: COCO JSON file of the validation images. Defaults to `None`.
+        val_split: Fraction of the training images to hold out for validation, chosen by `seed`, if
             `val_images` is not set. Defaults to `0.0`: the model is evaluated on the training
             images, and the metrics are called `train_AP` and so on.
         batch_size: Images per step on all devices together. Defaults to `4`.
@@ -121,8 +121,8 @@ class TrainingSettings:
         epochs: Epochs to train. Defaults to `None`: 12, or enough for 600 steps if more.
         eval_every: Epochs between evaluations. Defaults to `None`: a fifth of `epochs` (1 with
             `patience`).
-        keep: Which weights to keep: those of the evaluation with the `"best"` AP on held-out
-            images, the last of equals, or of the `"last"` epoch. Defaults to `"best"`.
+        keep: Which weights to keep: those of the evaluation with the `"best"` AP on
+            validation images, the last of equals, or of the `"last"` epoch. Defaults to `"best"`.
         patience: Stop after this many evaluations without a better AP. Defaults to `None`: never.
         jit_compile: Whether to compile steps with XLA. Defaults to `False`.
         strategy: One of `STRATEGIES`: the devices to train on. Defaults to `"none"`.
@@ -229,7 +229,7 @@ class TrainingSettings:
                 )
         if self.patience is not None and not self.held_out:
             raise ValueError(
-                "`patience` needs held-out images: `val_images` or `val_split`. "
+                "`patience` needs validation images: `val_images` or `val_split`. "
                 f"Received: patience={self.patience}"
             )
         self.build_augmentation()

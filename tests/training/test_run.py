@@ -43,7 +43,7 @@ def test_all_results_are_written(finished):
     with open(training.out / "history.csv") as file:
         rows = list(csv.DictReader(file))
     assert [float(row["loss"]) for row in rows] == history["loss"] and len(rows) == 2
-    assert {f"train_{name}" for name in METRIC_NAMES} <= history.keys()  # nothing is held out
+    assert {f"train_{name}" for name in METRIC_NAMES} <= history.keys()  # no validation images
     assert (metrics["epoch"], metrics["evaluated_on"]) == (2, "training")
 
 
@@ -76,7 +76,7 @@ def test_a_full_disk_at_the_end_leaves_the_old_model_and_says_what_to_do(finishe
     assert not list(training.out.glob("unfinished*"))
 
 
-def test_the_best_epoch_of_held_out_images_becomes_the_model(
+def test_the_best_epoch_on_validation_images_becomes_the_model(
     tiny, tmp_path, capsys, monkeypatch, eager
 ):
     """Also after resuming the last epoch. A run that is out of patience ends."""
@@ -96,7 +96,7 @@ def test_the_best_epoch_of_held_out_images_becomes_the_model(
     assert len(training.train_data.annotations.images) == 4
     assert len(training.val_data.annotations.images) == 2
     metrics = training.run(verbose=2)
-    assert (metrics["epoch"], metrics["epochs"], metrics["evaluated_on"]) == (1, 3, "held-out")
+    assert (metrics["epoch"], metrics["epochs"], metrics["evaluated_on"]) == (1, 3, "validation")
     assert metrics["figures"]["AP"] == 0.3
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 3 and "epoch 3/9" in lines[2] and "val_AP 0.100" in lines[2]

@@ -51,7 +51,7 @@ def test_an_invalid_setting_is_named(wrong):
         ({"image_size": 64, "canvases": [[64, 96]]}, "cannot be combined.*image_size=64"),
         ({"strategy": "mirrored", "accumulate_steps": 2}, "1 with the strategy 'mirrored'.*=2"),
         ({"detector": SWIN, "anchor_scale": 4.0}, "fixes .'anchor_scale'.*4.0"),
-        ({"patience": 3}, "needs held-out images.*patience=3"),
+        ({"patience": 3}, "needs validation images.*patience=3"),
         (
             {"val_split": 0.1, "val_images": "v", "val_annotations": "v.json"},
             "`val_split` and `val_images` cannot be combined.*val_split=0.1",
