@@ -18,8 +18,8 @@ def convert(
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="A checkpoint of this model: your own training, or a copy of the published file. "
-            "By default, the published file is downloaded.",
+            help="A checkpoint of this model: your own, or a copy of the published file. By "
+            "default, the published file is downloaded.",
             show_default=False,
         ),
     ] = None,

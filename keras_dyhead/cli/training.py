@@ -65,7 +65,7 @@ def demo(
         from keras_dyhead.training import Training, TrainingSettings
         from keras_dyhead.training.run import check_folder
 
-        train, held_out = out / "shapes" / "train", out / "shapes" / "held_out"
+        train, held_out = out / "shapes" / "train", out / "shapes" / "val"
         settings = TrainingSettings(
             images=train / "images",
             annotations=train / "instances.json",

@@ -37,7 +37,7 @@ def export_saved_model(
     Args:
         model: A detector of this package, KerasCV's RetinaNet or YOLOV8Detector, or KerasHub's
             RetinaNetObjectDetector, with or without DyHead.
-        path: Directory to write, created if needed.
+        path: Folder to write, created if needed.
         image_size: `(height, width)` that images are resized to fit, or `None` to follow the
             preprocessor. If the size is fixed, `serving_bytes` runs all files as one batch;
             otherwise it runs each file separately, at its own size. Defaults to `None`.
