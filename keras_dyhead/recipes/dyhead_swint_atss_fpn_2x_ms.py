@@ -11,7 +11,7 @@ AP = 49.8
 AP_SOURCE = "README of microsoft/DynamicHead"
 SOURCE = f"`configs/{NAME}.yaml` and {schedules.ON_MICROSOFT}"
 DIFFERENCES = (
-    "24 epochs of the 118k images are 1.4% fewer steps than the published 90 000 of 32 images.",
+    "24 epochs of the 118k images are 1.4 % fewer steps than the published 90,000 of 32 images.",
     "Biases and relative position tables do not decay. In the published training run, they have "
     "detectron2's default of 1e-4, a five-hundredth of the decay of all other weights.",
     schedules.EMPTY_IMAGES,

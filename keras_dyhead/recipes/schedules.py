@@ -67,7 +67,7 @@ EIGHT_GPUS = "The authors give a command for 8 GPUs. The training time is not kn
 ON_MICROSOFT = "`train_net.py` of microsoft/DynamicHead, and the defaults of detectron2"
 ON_OPENMMLAB = "`schedule_1x.py` of mmdetection"
 
-FEWER_STEPS = "12 epochs of the 118k images are 1.4% fewer steps than the published 90 000."
+FEWER_STEPS = "12 epochs of the 118k images are 1.4 % fewer steps than the published 90,000."
 EMPTY_IMAGES = "Images without boxes are included. The published training run leaves them out."
 PADDING = "A batch is padded to the best fitting of six canvases, not to its largest image."
 MORE_PADDING = (

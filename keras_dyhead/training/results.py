@@ -106,7 +106,7 @@ def check_serving(
 
     A fresh Python process that can import neither Keras nor this package runs the SavedModel on the
     bytes of the image files. Detections agree if each has a counterpart of the same class with a
-    confidence within 0.001 and a box within 0.1% of the image's longer side. Detections within
+    confidence within 0.001 and a box within 0.1 % of the image's longer side. Detections within
     0.001 of the lowest confidence may be missing, because rounding decides about them.
 
     Args:

@@ -40,7 +40,7 @@ def published_rate(step, base, warmup, milestones):
     ],
 )
 def test_learning_rates_are_microsofts(recipe, batch_size, base):
-    """90 000 steps, divided by 10 at steps 60 000 and 80 000, 1000 warm-up steps."""
+    """90,000 steps, divided by 10 at steps 60,000 and 80,000, 1000 warm-up steps."""
     at = [0, 1, 500, 999, 1000, 1001, 30_000, 59_999, 60_000, 79_999, 80_000, 89_999]
     expected = [published_rate(step, base, 1000, (60_000, 80_000)) for step in at]
     assert math.isclose(expected[0], base / 1000) and expected[6] == base
