@@ -49,7 +49,7 @@ def test_every_row_differs_from_its_baseline_in_one_setting():
             assert len(differing) == 1 or differing == {"num_blocks", "arrangement"}
 
 
-def test_every_training_is_planned_once_seed_by_seed():
+def test_every_run_is_planned_once_seed_by_seed():
     tables = plan_tables()
     trials = trials_of(tables, 3, "sha")
     assert len(set(trials)) == len(trials) == 3 * 42

@@ -27,7 +27,7 @@ def test_what_needs_tensorflow_is_announced_and_left_out(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.skipif(BACKEND == "tensorflow", reason="tests/training/test_run.py has more of it")
-def test_a_training_writes_everything_that_does_not_need_tensorflow(tmp_path):
+def test_a_run_writes_everything_that_does_not_need_tensorflow(tmp_path):
     annotations = draw_shapes(tmp_path / "data", 4, image_size=64, empty_fraction=0)
     data = ["--images", tmp_path / "data" / "images", "--annotations", annotations]
     model = ["--num-blocks", 0, "--channels", 16, "--image-size", 64, "max_level=5"]

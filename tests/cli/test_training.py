@@ -194,7 +194,7 @@ def test_a_setting_given_twice_or_a_missing_folder_is_refused(dataset):
     assert result.exit_code == 2 and "--out" in result.output
 
 
-def test_a_training_prints_its_plan_and_how_to_resume(dataset, tmp_path, monkeypatch):
+def test_a_run_prints_its_plan_and_how_to_resume(dataset, tmp_path, monkeypatch):
     """Before it starts, and when it is interrupted. Names are not markup."""
     content = json.loads(dataset["annotations"].read_text())
     content["categories"][0]["name"] = "nut [/s] :smile:"

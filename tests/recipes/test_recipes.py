@@ -144,7 +144,7 @@ PUBLISHED_RULES = {
 
 
 @pytest.mark.parametrize("recipe", PUBLISHED_RULES)
-def test_the_weights_that_do_not_decay_are_those_of_the_published_training(recipe):
+def test_the_weights_that_do_not_decay_are_those_of_the_published_run(recipe):
     """By the names of the original tensors, in a model with all kinds of them."""
     settings = load_recipe(recipe).SETTINGS
     record = PUBLISHED[settings["detector"]]

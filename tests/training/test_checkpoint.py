@@ -59,7 +59,7 @@ def copy(undisturbed, tmp_path):
     ("epoch", "step", "loss_scaling"),
     [(0, 1, False), (0, 3, True), (1, 2, True), (1, STEPS, False)],
 )
-def test_a_training_interrupted_anywhere_ends_with_the_same_bits(
+def test_a_run_interrupted_anywhere_ends_with_the_same_bits(
     tmp_path, undisturbed, epoch, step, loss_scaling
 ):
     _, expected, records = undisturbed(loss_scaling)
@@ -158,7 +158,7 @@ def test_an_unfinished_checkpoint_is_ignored(copy, undisturbed):
     assert checkpoint.records == undisturbed()[2]
 
 
-def test_a_training_without_an_intact_checkpoint_does_not_restart_by_itself(copy):
+def test_a_run_without_an_intact_checkpoint_does_not_restart_by_itself(copy):
     for folder, file in zip(copy.glob("epoch-*"), ("records", "sha256"), strict=True):
         (folder / f"{file}.json").write_text("[]")
     with (
@@ -234,10 +234,10 @@ def kill_at_random(folder, kills, epochs):
 
 
 @pytest.mark.slow
-def test_a_deterministic_training_killed_twice_ends_with_the_same_bits(tmp_path):
+def test_a_deterministic_run_killed_twice_ends_with_the_same_bits(tmp_path):
     kill_at_random(tmp_path, kills=2, epochs=2)
 
 
 @pytest.mark.slow
-def test_a_deterministic_training_killed_twenty_times_ends_with_the_same_bits(tmp_path):
+def test_a_deterministic_run_killed_twenty_times_ends_with_the_same_bits(tmp_path):
     kill_at_random(tmp_path, kills=20, epochs=12)

@@ -53,7 +53,7 @@ def test_the_metrics_are_those_of_the_saved_model(finished):
     assert evaluate_coco(model, training.val_data, verbose=0).figures == metrics["figures"]
 
 
-def test_resuming_a_finished_training_gives_the_same_results(finished, tiny):
+def test_resuming_a_finished_run_gives_the_same_results(finished, tiny):
     training, _ = finished
     again = Training(tiny(), training.out, resume=True)
     assert again.epochs_done == again.settings.epochs == 2
@@ -107,7 +107,7 @@ def test_the_best_epoch_on_validation_images_becomes_the_model(
         np.testing.assert_array_equal(a, b)
 
 
-def test_a_training_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
+def test_a_run_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
     settings = tiny()
     assert Training(settings, tmp_path / "run").notes == []
@@ -148,7 +148,7 @@ def test_mirrored_without_a_gpu_says_so(tiny, tmp_path, monkeypatch):
         ({"resume": True, "overwrite": True}, "cannot both be set"),
     ],
 )
-def test_a_training_is_not_replaced_by_accident(finished, tiny, flags, message):
+def test_a_run_is_not_replaced_by_accident(finished, tiny, flags, message):
     training, _ = finished
     settings = tiny(num_blocks=flags.pop("num_blocks", 0))
     with pytest.raises(ValueError, match=message):
@@ -156,7 +156,7 @@ def test_a_training_is_not_replaced_by_accident(finished, tiny, flags, message):
     assert (training.out / "metrics.json").exists()
 
 
-def test_overwriting_spares_files_that_are_not_a_training(tiny, tmp_path, monkeypatch):
+def test_overwriting_spares_files_that_are_not_a_run(tiny, tmp_path, monkeypatch):
     (tmp_path / "letter.txt").write_text("mine")
     for flags in ({}, {"overwrite": True}, {"resume": True}):
         with pytest.raises(ValueError, match="not empty|no training"):
@@ -169,7 +169,7 @@ def test_overwriting_spares_files_that_are_not_a_training(tiny, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_killed_training_resumes_from_its_last_epoch(data, tmp_path):
+def test_a_killed_run_resumes_from_its_last_epoch(data, tmp_path):
     out = tmp_path / "run"
     arguments = [sys.executable, "-m", "keras_dyhead.cli", "train", "--out", out, "--epochs", "6"]
     arguments += ["--images", data["images"], "--annotations", data["annotations"]]
