@@ -67,11 +67,11 @@ def main(
 
     python -m benchmarks.study --plan
 
-    python -m benchmarks.study --only detectors,blocks --detectors atss,fcos --seeds 5
+    python -m benchmarks.study --only detectors,length --detectors atss,fcos --seeds 5
 
     python -m benchmarks.study --backbone-weights backbone.weights.h5 --workers 2
 
-    python -m benchmarks.study --report --page docs/study.md
+    python -m benchmarks.study --report --seeds 5 --page docs/study.md
     """
     results = results or runner.HERE / "study.jsonl"
     failed = []
