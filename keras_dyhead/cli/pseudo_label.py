@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -68,6 +69,7 @@ def pseudo_label(
         loaded = options.load_detector(model, class_names, terminal, hosted=True)
         if loaded.class_names is None:
             raise ValueError(f"{model} stores no class names: give --class-names.")
+        from keras_dyhead.coco.checks import list_problems
         from keras_dyhead.inference import PseudoLabels, image_detector
 
         views = options.several_views(tta, tta_scales, tta_merge)
@@ -75,20 +77,28 @@ def pseudo_label(
         if Path(model).is_file():
             about = Path(model).stat()
             stored = f"{Path(model).resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
-        labels = PseudoLabels(
-            images,
-            out,
-            loaded.class_names,
-            score_threshold,
-            None if class_thresholds is None else _read_thresholds(class_thresholds),
-            None if merge is None else (merge, merge_images),
-            about={"model": stored, "tta": None if views is None else dataclasses.asdict(views)},
-            fresh=overwrite,
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
+            labels = PseudoLabels(
+                images,
+                out,
+                loaded.class_names,
+                score_threshold,
+                None if class_thresholds is None else _read_thresholds(class_thresholds),
+                None if merge is None else (merge, merge_images),
+                about={
+                    "model": stored,
+                    "tta": None if views is None else dataclasses.asdict(views),
+                },
+                fresh=overwrite,
+                on_error=on_error,
+            )
+        for line in list_problems(labels.problems):
+            terminal.warn(line)
         if labels.num_done:
             terminal.print(f"already done: {counted(labels.num_done, 'image')}")
         progress = options.progress_bar("detecting", terminal)
-        report = labels.run(image_detector(loaded, views), on_error, progress)
+        report = labels.run(image_detector(loaded, views), progress)
     for fault in report["errors"]:
         terminal.warn(f"skipped: {fault['error']}")
     classes = report["classes"].items()

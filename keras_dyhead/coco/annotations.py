@@ -89,6 +89,7 @@ class CocoAnnotations:
         category_ids: The category id of each label.
         other_classes: Names of the categories that `class_names` leaves out.
         images: A list of `CocoImage`, in file order.
+        positions: The positions of the used annotations in the file, crowd regions included.
         problems: All problems found, a list of `Problem`.
 
     Raises:
@@ -280,7 +281,7 @@ class CocoAnnotations:
             image.boxes, image.labels = clipped[part].astype("float32"), label[part]
 
         kept = np.flatnonzero(usable).tolist()
-        places = [columns["position"][row] for row in kept]
+        self.positions = places = [columns["position"][row] for row in kept]
         self._columns = {
             "id": id_array([p + 1 if numbered else ids[p] for p in places]),
             "image_id": id_array([self.images[row].id for row in row_of_box[kept].tolist()]),

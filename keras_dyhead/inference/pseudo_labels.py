@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +11,9 @@ from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
-from keras_dyhead.coco.fields import number_of, read_id
+from keras_dyhead.coco.fields import Id, number_of, read_id
 from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
+from keras_dyhead.ops.arguments import check_choice
 
 
 class PseudoLabels:
@@ -38,9 +39,12 @@ class PseudoLabels:
         about: Other settings that determine the labels, such as the teacher's file. They are
             stored under `info`. A journal with other settings is refused. Defaults to `None`.
         fresh: Whether to delete the journal of an interrupted call. Defaults to `False`.
+        on_error: `"raise"` or `"skip"`, for unreadable image files, and for unusable images and
+            annotations of the labeled dataset, which `"skip"` leaves out. Defaults to `"raise"`.
 
     Attributes:
         folder: The folder that file names in the JSON file are relative to.
+        problems: All problems of the labeled dataset, a list of `Problem`.
 
     Raises:
         ValueError: If there is no image, a class is unknown, the labeled dataset lacks a class or
@@ -64,19 +68,21 @@ class PseudoLabels:
         merge: tuple[str | os.PathLike, str | os.PathLike] | None = None,
         about: Mapping | None = None,
         fresh: bool = False,
+        on_error: str = "raise",
     ):
+        check_choice("on_error", on_error, ("raise", "skip"))
         class_thresholds = dict(class_thresholds or {})
         if unknown := set(class_thresholds).difference(class_names):
             raise ValueError(
                 f"The model has no classes {sorted(unknown)}. It has: {list(class_names)}"
             )
-        self.images, self.out = Path(images), Path(out)
+        self.images, self.out, self.on_error = Path(images), Path(out), on_error
         thresholds = [class_thresholds.get(name, score_threshold) for name in class_names]
         self.thresholds = np.array(thresholds)
         self.categories = [{"id": i, "name": name} for i, name in enumerate(class_names, start=1)]
         self._category_ids = {name: i for i, name in enumerate(class_names, start=1)}
         self.labeled: dict[str, list] = {"images": [], "annotations": []}
-        self.folder = self.images
+        self.folder, self.problems = self.images, []
         if merge is not None:
             self._open_labeled(Path(merge[0]), Path(merge[1]), class_names)
         labeled = {record["file_name"] for record in self.labeled["images"]}
@@ -106,14 +112,12 @@ class PseudoLabels:
     def run(
         self,
         detect: Callable[[np.ndarray], dict[str, np.ndarray]],
-        on_error: str = "raise",
         progress: Callable[[Sequence], Iterator] = iter,
     ) -> dict:
         """Detects objects in the remaining images and writes the JSON file.
 
         Args:
             detect: Function of one image, see `image_detector`.
-            on_error: `"raise"` or `"skip"`, for unreadable image files. Defaults to `"raise"`.
             progress: Wraps the list of files during iteration. Defaults to `iter`.
 
         Returns:
@@ -133,7 +137,7 @@ class PseudoLabels:
                 try:
                     image = read_rgb(self.images / file)
                 except ValueError as error:
-                    if on_error == "raise":
+                    if self.on_error == "raise":
                         raise
                     errors.append({"file": file, "error": str(error)})
                     continue
@@ -155,9 +159,14 @@ class PseudoLabels:
         return [[label, *box, score] for label, box, score in zip(*columns, strict=True)]
 
     def _open_labeled(self, annotations: Path, folder: Path, class_names) -> None:
-        opened = CocoAnnotations(annotations, folder, verify=False)  # raises an error for problems
-        self.labeled = read_coco_json(annotations)
-        self.categories = self.labeled["categories"]
+        opened = CocoAnnotations(annotations, folder, on_error=self.on_error, verify=False)
+        content = read_coco_json(annotations)
+        self.labeled = {
+            "images": _with_ids(content["images"], [image.id for image in opened.images]),
+            "annotations": [content["annotations"][place] for place in opened.positions],
+        }
+        self.problems = opened.problems
+        self.categories = _with_ids(content["categories"], opened.category_ids)
         self._category_ids = dict(zip(opened.class_names, opened.category_ids, strict=True))
         if missing := [name for name in class_names if name not in self._category_ids]:
             raise ValueError(
@@ -233,6 +242,15 @@ class PseudoLabels:
             "classes": counts,
             "left_out": len(self._done) - len(images),
         }
+
+
+def _with_ids(records: Sequence, ids: Iterable[Id]) -> list[dict]:
+    """The first record of each of these ids."""
+    first = {}
+    for record in records:
+        if isinstance(record, dict):
+            first.setdefault(read_id(record.get("id")), record)
+    return [first[i] for i in ids]
 
 
 def _next_id(records: Sequence[Mapping]) -> int:

@@ -30,6 +30,21 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     assert "thresholds from 0 to 1" in complaint(*arguments, "--overwrite")
 
 
+def test_a_faulty_labeled_data_set_is_merged_with_the_option_that_the_message_names(
+    folder, views, tmp_path
+):
+    content = json.loads((folder / "shapes.json").read_text())
+    content["annotations"][0]["bbox"] = [1, 1, 0, 5]
+    faulty, out = tmp_path / "faulty.json", tmp_path / "both.json"
+    faulty.write_text(json.dumps(content))
+    arguments = ["pseudo-label", "--model", folder / "model.keras", "--images", folder / "photos"]
+    arguments += ["--merge", faulty, "--merge-images", folder / "data" / "images", "--out", out]
+    assert "has 1 problem (--on-error skip leaves the items out)" in complaint(*arguments)
+    assert "annotation 1: " in output_of(*arguments, "--on-error", "skip")
+    written = json.loads(out.read_text())["annotations"]
+    assert written[0] == content["annotations"][1]
+
+
 @pytest.mark.slow
 def test_a_student_trains_on_real_and_pseudo_labels_with_the_printed_command(folder, tmp_path):
     """From a labeled and an unlabeled folder to a trained model, with commands alone."""

@@ -140,7 +140,7 @@ def test_broken_images_are_named_and_lose_nothing(images, tmp_path):
     with pytest.raises(ValueError, match=r"b\.png is not a readable"):
         PseudoLabels(images, out, CLASSES).run(Teacher())
     teacher = Teacher()
-    report = PseudoLabels(images, out, CLASSES).run(teacher, on_error="skip")
+    report = PseudoLabels(images, out, CLASSES, on_error="skip").run(teacher)
     assert teacher.seen == [30, 40]  # the first image is in the journal
     assert [error["file"] for error in report["errors"]] == ["b.png"] and report["images"] == 3
 
@@ -174,6 +174,36 @@ def test_labeled_images_are_not_detected_again(images, real, tmp_path):
     assert teacher.seen == [20, 30, 40]
     files = [image.path.name for image in CocoAnnotations(tmp_path / "p.json", images).images]
     assert files == ["a.png", "c.png", "z.jpg"]
+
+
+@pytest.mark.filterwarnings("ignore:.* problems")
+def test_unusable_parts_of_a_labeled_data_set_can_be_left_out(images, real, tmp_path):
+    """The merged file has only usable records, unchanged, and each of them once."""
+    path, folder = real
+    content = json.loads(path.read_text())
+    good = content["annotations"][0] | {"segmentation": [[1, 1, 9, 1, 9, 9]], "by": "me"}
+    content["annotations"] = [
+        good | {"id": 1, "bbox": [1, 1, 0, 9]},
+        good | {"id": 2, "image_id": 600},
+        good,
+        dict(good),
+        None,
+    ]
+    gone = {"id": 600, "file_name": "gone.png", "height": 20, "width": 30}
+    content["images"] = [gone, *content["images"] * 2, {"file_name": "b.png"}, None]
+    content["categories"] += [{"id": 18, "name": "sheep"}, {"name": "goat"}]
+    path.write_text(json.dumps(content))
+    out = tmp_path / "data" / "both.json"
+    with pytest.raises(ValueError, match="has 7 problems"):
+        PseudoLabels(images, out, CLASSES, merge=real)
+    labels = PseudoLabels(images, out, CLASSES, merge=real, on_error="skip")
+    labels.run(Teacher())
+    assert len(labels.problems) == 9  # two records are listed twice
+    assert CocoAnnotations(out, labels.folder).problems == []
+    written = json.loads(out.read_text())
+    assert written["annotations"][0] == good and len(written["annotations"]) == 5
+    assert [i["id"] for i in written["images"]] == [500, 501, 502, 503]
+    assert [category["id"] for category in written["categories"]] == [16, 17, 18, 21]
 
 
 def test_merge_errors_are_raised_before_detection(images, real, tmp_path):
