@@ -81,8 +81,8 @@ def show_input(
         if steps:
             resolved = resolve_settings(settings, dataset.annotations)  # raises without boxes
     report = _count(dataset, settings)
-    with terminal.status("measuring the throughput"):
-        report["measured"] = measure_throughput(dataset, seconds)
+    progress = options.progress_bar("measuring the throughput", terminal)
+    report["measured"] = measure_throughput(dataset, seconds, progress)
     if steps:
         progress = options.progress_bar("training", terminal)
         report["training"] = _train(dataset, resolved, preprocessor, steps, progress)
