@@ -1,5 +1,6 @@
 """COCO annotations and an image folder as NumPy batches, without TensorFlow."""
 
+import functools
 import os
 import random
 import warnings
@@ -132,10 +133,9 @@ class CocoDataset(keras.utils.PyDataset):
     def __getitem__(self, index: int) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """Returns a batch of the epoch."""
         check("index", index, 0 <= index < len(self), f"less than {len(self)} batches")
-        rows = np.arange(len(self.annotations.images))
-        if self.training:
-            rows = np.random.default_rng((self.seed, self.epoch)).permutation(rows)
-        rows = rows[index * self.batch_size :][: self.batch_size]
+        count = len(self.annotations.images)
+        order = _draw_order(count, self.seed, self.epoch) if self.training else np.arange(count)
+        rows = order[index * self.batch_size :][: self.batch_size]
         images, targets = zip(*map(self._load, rows.tolist()), strict=True)
         return np.stack(images), {
             key: np.stack([target[key] for target in targets]) for key in targets[0]
@@ -191,3 +191,8 @@ class CocoDataset(keras.utils.PyDataset):
         dense = np.full((self.max_boxes, 5), -1, "float32")
         dense[: len(largest)] = np.column_stack([boxes, labels])[largest]
         return {"boxes": dense[:, :4], "labels": dense[:, 4]}
+
+
+@functools.lru_cache(maxsize=4)  # datasets used in turn; drawing takes as long as a few images
+def _draw_order(count: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.default_rng((seed, epoch)).permutation(count)

@@ -85,6 +85,16 @@ class Mean(keras.Model):
         return keras.ops.square(y_pred)
 
 
+def test_the_order_is_drawn_once_an_epoch(scenes, monkeypatch):
+    dataset = CocoDataset(
+        scenes.folder, scenes.json, 2, (64, 96), training=True, horizontal_flip=0, seed=123
+    )
+    draw, seeds = np.random.default_rng, []
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: seeds.append(seed) or draw(seed))
+    assert not same(*epochs_of(dataset)) and len(dataset) == 3
+    assert seeds == [(123, 0), (123, 1)]
+
+
 def test_fit_advances_the_epoch_after_training(scenes):
     data = CocoDataset(scenes.folder, scenes.json, 2, (8, 8), training=True)
     data.epoch = 3
