@@ -18,8 +18,9 @@ class Tiles:
     All tiles have the same size and are spaced evenly, so neighbors overlap by at least `overlap`.
     An image no larger than a tile stays whole. If several tiles show the same object, the most
     confident box is kept (non-maximum suppression within each class). Before that, a box cut by an
-    inner border of its tile is left out if another tile has a box of the same class that covers it
-    and is whole or larger. The pieces of an object larger than a tile are kept.
+    inner border of its tile is left out if another tile has a larger box of the same class that
+    covers it. So is a box that ends before the border, if it is the part of a larger box that its
+    tile shows. The pieces of an object larger than a tile are kept.
 
     Args:
         size: Side of a tile in pixels of the image. Defaults to `800`.
@@ -72,7 +73,7 @@ class Tiles:
         it is. `max_detections` is the limit if the tiles have none.
         """
         rows, columns = (self._starts(side) for side in image.shape[:2])
-        found, cut = [], []
+        found, cut, corners = [], [], []
         for top, left in itertools.product(rows, columns):
             tile = image[top : top + self.size, left : left + self.size]
             detections, (height, width) = function(tile), tile.shape[:2]
@@ -81,8 +82,9 @@ class Tiles:
                 _is_cut(boxes[:, 0], boxes[:, 2], width, left, columns)
                 | _is_cut(boxes[:, 1], boxes[:, 3], height, top, rows)
             )
+            corners.append([[left, top] * 2, [left + width, top + height] * 2])
             found.append(detections | {"boxes": boxes + np.array([left, top] * 2, boxes.dtype)})
-        kept = _keep_largest(found, cut, iou_threshold, self.size / 100)
+        kept = _keep_largest(found, cut, corners, iou_threshold, self.size / 100)
         found = [
             {name: values[rows] for name, values in detections.items()}
             for detections, rows in zip(found, kept, strict=True)
@@ -110,10 +112,11 @@ def _is_cut(low, high, side, start, starts) -> np.ndarray:
     return (low <= near) & (start > starts[0]) | (high >= side - near) & (start < starts[-1])
 
 
-def _keep_largest(found, cut, threshold, near) -> list[np.ndarray]:
+def _keep_largest(found, cut, corners, threshold, near) -> list[np.ndarray]:
     """Which boxes of each tile to keep: those that no other tile shows more of.
 
-    Boxes of different tiles may differ by `near` pixels, which matters for narrow pieces.
+    Boxes of different tiles may differ by `near` pixels, which matters for narrow pieces. A piece
+    that is not near the border must be the same box as what its tile shows of the larger one.
     """
     boxes = np.concatenate([tile["boxes"] for tile in found]).astype("float64")
     labels = np.concatenate([tile["labels"] for tile in found])
@@ -121,11 +124,15 @@ def _keep_largest(found, cut, threshold, near) -> list[np.ndarray]:
     tiles, cut = np.repeat(np.arange(len(found)), counts), np.concatenate(cut)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
     kept = np.ones(len(boxes), bool)
-    for row in np.flatnonzero(cut):
-        better = ~cut | (areas > areas[row])
-        others = better & (labels == labels[row]) & (tiles != tiles[row])
-        low = np.maximum(boxes[others, :2] - near, boxes[row, :2])
-        high = np.minimum(boxes[others, 2:] + near, boxes[row, 2:])
-        covered = np.prod(np.maximum(high - low, 0), axis=1)
-        kept[row] = not (covered > threshold * areas[row]).any()
+    for row, (box, tile) in enumerate(zip(boxes, tiles, strict=True)):
+        others = boxes[(areas > areas[row]) & (labels == labels[row]) & (tiles != tile)]
+        margin = near if cut[row] else 0.0
+        low = np.maximum(others[:, :2] - margin, box[:2])
+        high = np.minimum(others[:, 2:] + margin, box[2:])
+        covered, united = np.prod(np.maximum(high - low, 0), axis=1), areas[row]
+        if not cut[row]:
+            shown = np.clip(others, *corners[tile])
+            covered[(shown == others).all(axis=1)] = 0
+            united = united + np.prod(shown[:, 2:] - shown[:, :2], axis=1) - covered
+        kept[row] = not (covered > threshold * united).any()
     return np.split(kept, np.cumsum(counts)[:-1])

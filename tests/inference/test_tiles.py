@@ -27,7 +27,7 @@ def parts(truth, tile, labels=None, noise=0):
     boxes = boxes + np.array([noise, noise, 0, 0], "float32")
     sides = boxes[:, 2:] - boxes[:, :2]
     whole = (sides + noise == truth[:, 2:] - truth[:, :2]).all(axis=1)
-    labels = np.zeros(len(truth), "int32") if labels is None else labels
+    labels = np.zeros(len(truth), "int32") if labels is None else np.array(labels)
     found = {"boxes": boxes, "labels": labels, "confidence": np.where(whole, 0.5, 0.9)}
     seen = sides.min(axis=1) > 0
     return {name: values[seen] for name, values in found.items()}
@@ -86,6 +86,17 @@ def test_no_object_falls_between_two_tiles(overlap, side, noise):
 def test_an_object_where_four_tiles_meet_is_found_once(box, coordinates):
     found = detect(Tiles(100, 0.2), [box], coordinates[:180, :180])
     np.testing.assert_array_equal(found["boxes"], [box])
+
+
+@pytest.mark.parametrize("noise", [2, 3, 4])
+@pytest.mark.parametrize("box", [[70, 10, 98, 40], [10, 72, 40, 99], [70, 70, 98, 98]])
+def test_a_piece_that_ends_before_the_border_is_not_a_second_object(box, noise, coordinates):
+    """A smaller object inside stays."""
+    truth = [box, [86, 86, 90, 90]]
+    found = detect(Tiles(100, 0.2), truth, coordinates[:180, :180], noise=noise, labels=[0, 0])
+    largest = np.array(box) + [noise, noise, 0, 0]
+    assert largest.tolist() in found["boxes"].tolist()
+    assert len(found["boxes"]) == 1 + (noise < 4)  # four pixels of noise leave nothing of it
 
 
 def test_rows_of_tiles_split_an_object_longer_than_the_overlap(coordinates):
