@@ -292,8 +292,8 @@ def check_folder(
 
     Raises:
         ValueError: If the folder contains other files, or a run while neither `resume` nor
-            `overwrite` is set; if `settings.json` cannot be read; or if TensorFlow could not load a
-            SavedModel from it.
+            `overwrite` is set; if `overwrite` would delete the weights to start from; if
+            `settings.json` cannot be read; or if TensorFlow could not load a SavedModel from it.
     """
     if resume and overwrite:
         raise ValueError("`resume` and `overwrite` cannot both be set.")
@@ -311,6 +311,9 @@ def check_folder(
         )
     if not (out / STATE).is_file():
         raise ValueError(f"{out} contains files but no training run: it has no {STATE}.")
+    for path in filter(None, (settings.weights, settings.backbone_weights)):
+        if overwrite and any(map(Path(path).resolve().is_relative_to, _results(out.resolve()))):
+            raise ValueError(f"`overwrite` would delete {path}, from which the new run starts")
     return _read_state(out / STATE) if resume else None
 
 
@@ -328,9 +331,13 @@ def _read_state(path: Path) -> dict:
     )
 
 
+def _results(out: Path) -> list[Path]:
+    """All that a training run may have written to its folder."""
+    return [out / name for name in (STATE, "checkpoints", *RESULTS)]
+
+
 def _delete_results(out: Path) -> None:
-    for name in (STATE, "checkpoints", *RESULTS):
-        path = out / name
+    for path in _results(out):
         if path.is_dir():
             shutil.rmtree(path)
         else:

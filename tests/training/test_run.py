@@ -168,6 +168,17 @@ def test_overwriting_spares_files_that_are_not_a_run(tiny, tmp_path, monkeypatch
     assert sorted(path.name for path in tmp_path.iterdir()) == ["letter.txt", "settings.json"]
 
 
+@pytest.mark.parametrize("name", ["weights", "backbone_weights"])
+def test_overwriting_spares_the_weights_to_start_from(data, tmp_path, monkeypatch, name):
+    (tmp_path / "settings.json").write_text("{}")
+    (tmp_path / "model.keras").write_text("trained for days")
+    monkeypatch.chdir(tmp_path)
+    settings = TrainingSettings(**data, **{name: "model.keras"})
+    with pytest.raises(ValueError, match=r"would delete model\.keras"):
+        Training(settings, tmp_path, overwrite=True)
+    assert (tmp_path / "model.keras").exists()
+
+
 @pytest.mark.slow
 def test_a_killed_run_resumes_from_its_last_epoch(data, tmp_path):
     out = tmp_path / "run"
