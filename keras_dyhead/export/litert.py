@@ -48,7 +48,7 @@ def export_litert(
 
     Args:
         model: A detector as in `export_saved_model`, with the float32 policy.
-        path: File to write.
+        path: File to write. Missing folders are created.
         image_size: `(height, width)` that images are resized to fit. Required unless the
             preprocessor fixes it: LiteRT plans memory for one size. Defaults to `None`.
         preprocessor: As in `export_saved_model`. Defaults to `None`.
@@ -72,6 +72,7 @@ def export_litert(
             "LiteRT needs a fixed `image_size`, such as (320, 320). "
             f"Received: image_size={image_size}"
         )
+    Path(path).parent.mkdir(parents=True, exist_ok=True)  # now: the conversion takes minutes
 
     def serve(images):
         batch = preprocessor(images)

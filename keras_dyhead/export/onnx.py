@@ -32,7 +32,7 @@ def export_onnx(
 
     Args:
         model: A detector as in `export_saved_model`, with the float32 policy.
-        path: File to write.
+        path: File to write. Missing folders are created.
         image_size: `(height, width)` that images are resized to fit, or `None` to follow the
             preprocessor. A fixed size makes the graph smaller and faster, and halves the conversion
             time (minutes for six DyHead blocks). Images may have any size in both cases. Defaults
@@ -54,6 +54,7 @@ def export_onnx(
     """
     detector, preprocessor = servable(model, image_size, preprocessor, PortablePreprocessor)
     check_full_precision(model)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)  # now: the conversion takes minutes
 
     def serve(images):
         return detector.detect(preprocessor(images))

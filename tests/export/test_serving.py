@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tensorflow as tf
+from export.small_detectors import small_retinanet
 
 from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.export import export_litert, export_onnx
 from keras_dyhead.export.litert import _IntegerPreprocessor
 from keras_dyhead.export.serving import PortablePreprocessor
 
@@ -50,3 +52,17 @@ def test_integer_arithmetic_gives_the_sizes_of_the_published_rule():
             if all(abs(side * factor % 1 - 0.5) > 1e-9 for side in (height, width)):
                 found = [int(n) for n in portable.resized_size(height, width)]
                 assert found == list(published.resized_size(height, width)), (height, width)
+
+
+@pytest.mark.parametrize(
+    ("export", "conversion"),
+    [(export_onnx, "onnx.convert"), (export_litert, "litert.serving_archive")],
+)
+def test_a_missing_folder_is_made_before_the_conversion(export, conversion, tmp_path, monkeypatch):
+    def interrupt(*_, **__):
+        raise InterruptedError
+
+    monkeypatch.setattr(f"keras_dyhead.export.{conversion}", interrupt)
+    with pytest.raises(InterruptedError):
+        export(small_retinanet(), tmp_path / "new" / "model", image_size=(64, 64))
+    assert (tmp_path / "new").is_dir()
