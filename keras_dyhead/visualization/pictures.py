@@ -108,12 +108,12 @@ def _free_place(size, box: Box, picture: tuple[int, int], taken: Sequence[Box]) 
 
 def unique_stems(paths: Sequence[str | Path]) -> list[str]:
     """Returns file names without suffix. Repeated names are numbered."""
-    stems = []
+    stems = {}
     for path in paths:
         first, number = Path(path).stem, 1
         stem = first
         while stem in stems:
             number += 1
             stem = f"{first}_{number}"
-        stems.append(stem)
-    return stems
+        stems[stem] = path
+    return list(stems)
