@@ -66,9 +66,10 @@ def show_input(
     terminal = Terminal()
     given = options.given_options(context, ("batch_size", "image_size", "on_error"))
     given |= {"images": images, "annotations": annotations, "seed": seed}
+    names = ["input.json", "examples.png"] if pictures else ["input.json"]
     with options.input_errors():
-        if out is not None:
-            options.check_new(out / "input.json", overwrite)
+        for name in [] if out is None else names:
+            options.check_new(out / name, overwrite)
         with terminal.status("starting TensorFlow"), quiet_tensorflow():
             from keras_dyhead.training.data import build_preprocessor, open_training_data
             from keras_dyhead.training.plan import resolve_settings
@@ -92,8 +93,7 @@ def show_input(
         (out / "input.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
         if pictures:
             _draw(dataset, settings, preprocessor, pictures, out / "examples.png")
-        written = "input.json and examples.png" if pictures else "input.json"
-        terminal.print(f"written to {out}: {written}")
+        terminal.print(f"written to {out}: {' and '.join(names)}")
 
 
 def _count(dataset, settings) -> dict[str, Any]:

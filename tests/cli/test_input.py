@@ -45,6 +45,8 @@ def test_the_report_has_the_counts_of_the_file_and_the_pictures_requested(data, 
         assert picture.width > 3 * 300 and np.asarray(picture.convert("L")).std() > 10
 
     assert "Use --overwrite to replace it" in complaint("input", *data, "--out", out)
+    (out / "input.json").unlink()
+    assert "examples.png already exists" in complaint("input", *data, "--out", out)
 
 
 def test_data_without_boxes_are_shown_too(data, tmp_path):
