@@ -74,6 +74,8 @@ def evaluate(
     """
     terminal = Terminal()
     with options.input_errors():
+        written = [path for path in (out, results) if path is not None]
+        options.check_kept(written, [annotations, Path(model)])
         loaded = options.load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
         from keras_dyhead.coco.checks import list_problems
@@ -95,9 +97,8 @@ def evaluate(
             )
         if max_detections > max(100, loaded.decoder.max_detections):
             loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
-        for path in (out, results):
-            if path is not None:  # fails before the evaluation rather than after it
-                path.parent.mkdir(parents=True, exist_ok=True)
+        for path in written:  # fails before the evaluation rather than after it
+            path.parent.mkdir(parents=True, exist_ok=True)
         rules = {"max_detections": max_detections, "size_limits": size_limits}
         verbose = int(terminal.is_terminal)
         detect = image_detector(loaded, views, cut)

@@ -221,3 +221,11 @@ def check_new(path: Path, overwrite: bool) -> None:
         raise ValueError(
             f"{path} already exists. Use --overwrite to replace it, or choose another."
         )
+
+
+def check_kept(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Raises an error if a file to write is one of the files to read."""
+    inputs = {path.resolve() for path in inputs}
+    for path in outputs:
+        if path.resolve() in inputs:
+            raise ValueError(f"The output would replace an input: write it elsewhere than {path}")

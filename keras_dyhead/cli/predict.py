@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated
 
@@ -82,17 +83,18 @@ def predict(
             terminal.warn(f"skipped: {fault['error']}")
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+        pictures = [] if out is None else [out / f"{stem}.png" for stem in unique_stems(paths)]
+        options.check_kept(pictures, paths)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         detect = image_detector(loaded, views, cut)
         records, best = [], (0.0, -1)
-        for path, stem in zip(paths, unique_stems(paths), strict=True):
+        for path, picture in zip_longest(paths, pictures):
             image = read_rgb(path)
             found = detect(image)
             records.append(_record(path, image, found, names, score_threshold))
             best = max([best, *zip(found["confidence"].tolist(), found["labels"], strict=True)])
-            if out is not None:
-                picture = out / f"{stem}.png"
+            if picture is not None:
                 draw_detections(image, found, names, score_threshold).save(picture)
                 number = counted(len(records[-1]["detections"]), "detection")
                 terminal.print(f"{path}: {number}, {picture}")

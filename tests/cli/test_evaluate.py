@@ -82,6 +82,14 @@ def test_names_and_problems_with_brackets_are_printed(arguments, folder, views):
             assert min(picture.size) > 500
 
 
+@pytest.mark.parametrize("option", ["--out", "--results"])
+def test_figures_and_detections_never_replace_the_annotations(arguments, folder, views, option):
+    before = (folder / "shapes.json").read_bytes()
+    arguments += ["--annotations", folder / "shapes.json", option, folder / "shapes.json"]
+    assert "would replace an input" in complaint(*arguments)
+    assert (folder / "shapes.json").read_bytes() == before
+
+
 def test_class_names_from_windows_files_match_the_categories(arguments, folder, views):
     text = "\r\n".join([*SHAPES, "", ""])
     (folder / "bom.txt").write_text(text, encoding="utf-8-sig", newline="")

@@ -1,6 +1,7 @@
 """`keras-dyhead predict` writes its detections and reports bad input."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -75,6 +76,16 @@ def test_broken_images_are_named_and_refused_or_skipped(folder, views, tmp_path)
     assert [error["file"] for error in content["errors"]] == list(map(str, broken))
     told = complaint("predict", *broken, *model, "--on-error", "skip")
     assert "no readable image among" in told
+
+
+def test_a_picture_never_replaces_an_image(folder, views, tmp_path):
+    """Pictures have the names of the images, so `--out` must not be their folder."""
+    photos = shutil.copytree(folder / "photos", tmp_path / "photos")
+    before = {path: path.read_bytes() for path in photos.iterdir()}
+    command = ("predict", photos / "wide.png", photos / "tall.jpg", "--model")
+    told = complaint(*command, folder / "model.keras", "--out", tmp_path / "x" / ".." / "photos")
+    assert "would replace an input" in told and "wide.png" in told and not views
+    assert {path: path.read_bytes() for path in photos.iterdir()} == before
 
 
 def test_predict_limits_the_number_of_detections(small_model, folder, views, monkeypatch):
