@@ -71,8 +71,13 @@ def export_saved_model(
     def preprocess_file(file):
         return preprocessor(decode_rgb(file)[None])
 
+    def detect(batch):
+        count = tf.shape(batch["images"])[0]
+        found = detector.detect({name: _fill(values) for name, values in batch.items()})
+        return {name: values[:count] for name, values in found.items()}
+
     def serving_default(images):
-        return detector.detect(preprocessor(images))
+        return detect(preprocessor(images))
 
     def serving_bytes(files):
         if preprocessor.image_size is None:
@@ -89,7 +94,7 @@ def export_saved_model(
             "image_sizes": tf.TensorSpec((2,), tf.int32),
             "scales": tf.TensorSpec((2,)),
         }
-        return detector.detect(_map_files(preprocess_file, files, one))
+        return detect(_map_files(preprocess_file, files, one))
 
     images = tf.TensorSpec((None, None, None, 3), tf.float32, name="images")
     files = tf.TensorSpec((None,), tf.string, name="files")
@@ -118,6 +123,13 @@ def check_loadable(path: str | os.PathLike) -> None:
             "TensorFlow cannot load a SavedModel from a folder with a bracket, a backslash or "
             f"invalid UTF-8 in its name: choose another. Received: {name}"
         )
+
+
+def _fill(batch):
+    """Adds zeros to an empty batch, whose shape TensorFlow's convolutions get wrong on CPUs."""
+    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
+    filled = tf.pad(batch, [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)])
+    return tf.ensure_shape(filled, (None, *batch.shape[1:]))
 
 
 def _map_files(function, files, signature):

@@ -17,8 +17,9 @@ from export.small_detectors import (
     small_retinanet,
 )
 
-from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.detectors import FCOS, DetectionPreprocessor
 from keras_dyhead.export import export_saved_model
+from keras_dyhead.layers import FeaturePyramid
 
 # Loads SavedModels and runs them on files with only TensorFlow: importing Keras would fail.
 FRESH_PROCESS = """
@@ -88,6 +89,24 @@ def test_detections_in_a_file_do_not_depend_on_its_batch(exported, tmp_path):
     for key in alone:
         np.testing.assert_allclose(together[key][1], alone[key][0], atol=1e-3)
     assert detect(tf.constant([], tf.string))["boxes"].shape == (0, 20, 4)
+
+
+def test_no_images_give_no_detections(tmp_path):
+    """Also if layers after a convolution need the shape that its output should have."""
+    images = x = keras.Input((64, 64, 3))
+    for _ in range(3):
+        x = keras.layers.Conv2D(16, 3, 2, "same", use_bias=False)(x)
+        x = keras.layers.BatchNormalization()(x)
+    backbone = keras.Model(images, {"P3": x})
+    pyramid = FeaturePyramid(16, min_level=3, max_level=3)
+    model = FCOS(backbone, 2, neck=None, pyramid=pyramid, image_shape=(64, 64, 3))
+    export_saved_model(model, tmp_path / "model")
+    signatures = tf.saved_model.load(str(tmp_path / "model")).signatures
+    for found in (
+        signatures["serving_default"](images=tf.zeros((0, 40, 70, 3))),
+        signatures["serving_bytes"](files=tf.constant([], tf.string)),
+    ):
+        assert found["boxes"].shape == (0, 100, 4) and found["num_detections"].shape == (0,)
 
 
 def test_class_names_are_exported(exported):
