@@ -63,7 +63,8 @@ def evaluate_coco(
     Raises:
         TypeError: If the detector does not match the data.
         ValueError: If the model's output or the dataset's targets lack a required entry, images
-            repeat, or the classes differ in number or, if both sides name them, by name.
+            repeat, a target has a label that the model lacks, or the classes differ in number or,
+            if both sides name them, by name.
 
     Example:
     ```python
@@ -246,6 +247,12 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
         detections.append(_table(ids[:, None], boxes, labels, scores, annotations))
         if annotations is None:
             labels = _get(targets, "The dataset's targets", "labels", "classes")
+            known = getattr(model, "num_classes", None)
+            if known is not None and (labels >= known).any():
+                raise ValueError(
+                    f"Targets must have labels from 0 to {known - 1}, or -1 where padded. "
+                    f"Received: {labels[labels >= known][:5].tolist()}"
+                )
             boxes = _get(targets, "The dataset's targets", "boxes")
             boxes = _to_original(boxes, model, canvas, targets)
             truths.append(_table(ids[:, None], boxes, labels, np.ones_like(labels), None))
