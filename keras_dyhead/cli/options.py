@@ -228,4 +228,4 @@ def check_kept(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     inputs = {path.resolve() for path in inputs}
     for path in outputs:
         if path.resolve() in inputs:
-            raise ValueError(f"The output would replace an input: write it elsewhere than {path}")
+            raise ValueError(f"{path} would replace an input. Choose another output.")
