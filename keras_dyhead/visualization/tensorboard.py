@@ -1,6 +1,7 @@
 """COCO metrics and pictures of detections for TensorBoard."""
 
 import io
+import itertools
 import os
 
 import numpy as np
@@ -12,7 +13,7 @@ from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.coco.metrics import CocoResult
 from keras_dyhead.needs import need_tensorflow
 from keras_dyhead.printable import printable
-from keras_dyhead.visualization.pictures import draw_detections
+from keras_dyhead.visualization.pictures import draw_detections, unique_stems
 
 _PICTURES = 8
 _LONGEST_SIDE = 640  # of each image in a pair
@@ -52,17 +53,18 @@ class TensorBoardLog:
 
         images = [] if self.annotations is None else self.annotations.images
         usable = (image for image in images if len(image.boxes) and image.path.is_file())
+        shown = list(itertools.islice(usable, _PICTURES))
         writer = tf.summary.create_file_writer(self.log_dir)
         with writer.as_default(step):
             for name, value in result.figures.items():
                 _write(f"coco/{name}", "scalars", np.float32(value))
             for record in result.per_class:
                 _write(f"class_AP/{printable(record['name'])}", "scalars", np.float32(record["AP"]))
-            for image, _ in zip(usable, range(_PICTURES), strict=False):
+            for image, stem in zip(shown, unique_stems([x.path for x in shown]), strict=True):
                 picture, encoded = self._draw(image, result.detections), io.BytesIO()
                 picture.save(encoded, "PNG")
                 size = [str(side) for side in picture.size]
-                name = f"detections/{image.path.name}"
+                name = f"detections/{stem}{image.path.suffix}"
                 _write(name, "images", np.array([*size, encoded.getvalue()], object))
         writer.close()
 

@@ -1,6 +1,7 @@
 """Event files contain the figures and pictures of every evaluation."""
 
 import io
+import json
 
 import numpy as np
 import pytest
@@ -50,6 +51,20 @@ def test_figures_of_every_epoch_and_class_and_a_few_pictures_are_written(tmp_pat
         left, right = np.hsplit(np.asarray(picture), 2)
         pixels = Image.open(tmp_path / "images" / "000000.jpg").resize((640, 640))
         assert (left != pixels).any() and (right != pixels).any()
+
+
+def test_images_of_one_name_in_two_folders_have_a_picture_each(tmp_path):
+    path = draw_shapes(tmp_path, 2, image_size=64, empty_fraction=0)
+    content = json.loads(path.read_text())
+    for image, folder in zip(content["images"], "ab", strict=True):
+        (tmp_path / folder).mkdir()
+        (tmp_path / "images" / image["file_name"]).rename(tmp_path / folder / "1.jpg")
+        image["file_name"] = f"{folder}/1.jpg"
+    path.write_text(json.dumps(content))
+    annotations = CocoAnnotations(path, tmp_path)
+    TensorBoardLog(tmp_path / "log", annotations)(1, coco_metrics(annotations.ground_truth(), []))
+    pictures = {tag for tag in events(tmp_path / "log") if tag.startswith("detections/")}
+    assert pictures == {"detections/1.jpg", "detections/1_2.jpg"}
 
 
 def test_without_annotations_there_are_no_pictures(tmp_path):
