@@ -10,7 +10,12 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.export.serving import PortablePreprocessor, check_full_precision, servable
+from keras_dyhead.export.serving import (
+    PortablePreprocessor,
+    check_full_precision,
+    fill,
+    servable,
+)
 from keras_dyhead.ops.sampling_form import sampling_form
 
 OPSET = 18
@@ -57,7 +62,8 @@ def export_onnx(
     Path(path).parent.mkdir(parents=True, exist_ok=True)  # now: the conversion takes minutes
 
     def serve(images):
-        return detector.detect(preprocessor(images))
+        found = detector.detect(preprocessor(fill(images)))
+        return {name: values[: tf.shape(images)[0]] for name, values in found.items()}
 
     proto = convert(serve, tf.TensorSpec((None, None, None, 3), tf.float32, name="images"))
     if detector.class_names is not None:

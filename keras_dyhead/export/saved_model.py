@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from keras_dyhead.coco.decode_image import decode_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.export.serving import servable, serving_archive
+from keras_dyhead.export.serving import fill, servable, serving_archive
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import counted, printable
 
@@ -73,7 +73,7 @@ def export_saved_model(
 
     def detect(batch):
         count = tf.shape(batch["images"])[0]
-        found = detector.detect({name: _fill(values) for name, values in batch.items()})
+        found = detector.detect({name: fill(values) for name, values in batch.items()})
         return {name: values[:count] for name, values in found.items()}
 
     def serving_default(images):
@@ -123,13 +123,6 @@ def check_loadable(path: str | os.PathLike) -> None:
             "TensorFlow cannot load a SavedModel from a folder with a bracket, a backslash or "
             f"invalid UTF-8 in its name: choose another. Received: {name}"
         )
-
-
-def _fill(batch):
-    """Adds zeros to an empty batch, whose shape TensorFlow's convolutions get wrong on CPUs."""
-    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
-    filled = tf.pad(batch, [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)])
-    return tf.ensure_shape(filled, (None, *batch.shape[1:]))
 
 
 def _map_files(function, files, signature):

@@ -51,6 +51,8 @@ def test_onnx_runtime_detects_the_same_in_images_of_any_size(detector, num_block
         out = run(session, batch)
         for i in range(2):
             assert_same({key: out[key][i] for key in out}, by_hand(model, batch[i]))
+    places = model.decoder.max_detections
+    assert run(session, batch[:0])["boxes"].shape == (0, places, 4)
 
 
 @pytest.mark.parametrize(
