@@ -123,9 +123,13 @@ def _keep_largest(found, cut, corners, threshold, near) -> list[np.ndarray]:
     counts = [len(tile["labels"]) for tile in found]
     tiles, cut = np.repeat(np.arange(len(found)), counts), np.concatenate(cut)
     areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)
-    kept = np.ones(len(boxes), bool)
+    kept, nearby = np.ones(len(boxes), bool), []
+    for tile, (low, high) in enumerate(np.array(corners, "float64")[..., :2]):
+        meet = (boxes[:, :2] <= high + near) & (boxes[:, 2:] >= low - near)
+        nearby.append(np.flatnonzero(meet.all(axis=1) & (tiles != tile)))
     for row, (box, tile) in enumerate(zip(boxes, tiles, strict=True)):
-        others = boxes[(areas > areas[row]) & (labels == labels[row]) & (tiles != tile)]
+        others = nearby[tile]
+        others = boxes[others[(areas[others] > areas[row]) & (labels[others] == labels[row])]]
         margin = near if cut[row] else 0.0
         low = np.maximum(others[:, :2] - margin, box[:2])
         high = np.minimum(others[:, 2:] + margin, box[2:])
