@@ -14,7 +14,7 @@ from keras_dyhead.coco.detections import DETECTION, detection_records, detection
 from keras_dyhead.coco.fields import id_array
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.coco.metrics import CocoResult, check_rules, coco_metrics
-from keras_dyhead.detectors.targets import check_classes
+from keras_dyhead.detectors.targets import check_classes, check_targets
 from keras_dyhead.printable import counted
 
 if TYPE_CHECKING:
@@ -63,8 +63,8 @@ def evaluate_coco(
     Raises:
         TypeError: If the detector does not match the data.
         ValueError: If the model's output or the dataset's targets lack a required entry, images
-            repeat, a target has a label that the model lacks, or the classes differ in number or,
-            if both sides name them, by name.
+            repeat, targets have labels or boxes that `fit` refuses, or the classes differ in number
+            or, if both sides name them, by name.
 
     Example:
     ```python
@@ -247,14 +247,10 @@ def _detect_in_batches(model, dataset, annotations, verbose) -> tuple[dict, np.n
         detections.append(_table(ids[:, None], boxes, labels, scores, annotations))
         if annotations is None:
             labels = _get(targets, "The dataset's targets", "labels", "classes")
-            known = getattr(model, "num_classes", None)
-            if known is not None and (labels >= known).any():
-                raise ValueError(
-                    f"Targets must have labels from 0 to {known - 1}, or -1 where padded. "
-                    f"Received: {labels[labels >= known][:5].tolist()}"
-                )
             boxes = _get(targets, "The dataset's targets", "boxes")
             boxes = _to_original(boxes, model, canvas, targets)
+            if (num_classes := getattr(model, "num_classes", None)) is not None:
+                check_targets((images, {"boxes": boxes, "labels": labels}), num_classes)
             truths.append(_table(ids[:, None], boxes, labels, np.ones_like(labels), None))
         progress.add(1)
     if len(set(image_ids)) < len(image_ids):

@@ -184,8 +184,12 @@ def test_any_data_set_with_boxes_and_labels_can_be_evaluated():
     dataset = tf.data.Dataset.from_tensor_slices((images, targets)).batch(1)
     assert evaluate_coco(model, dataset, verbose=0).figures["AP"] == pytest.approx(1.0)
     model.num_classes = 4  # labels counted from 1 are the usual mistake
-    with pytest.raises(ValueError, match=r"labels from 0 to 3, .* Received: \[4.0\]"):
+    with pytest.raises(ValueError, match=r"labels from 0 to 3, .* Received: \[4.\]"):
         evaluate_coco(model, dataset, verbose=0)
+    model.num_classes, boxes[0, 0] = 5, np.nan
+    dataset = tf.data.Dataset.from_tensor_slices((images, {"boxes": boxes, "labels": labels}))
+    with pytest.raises(ValueError, match="finite boxes"):
+        evaluate_coco(model, dataset.batch(1), verbose=0)
 
 
 def test_image_files_are_evaluated_with_a_function_of_one_image(scenes):
