@@ -74,8 +74,7 @@ def evaluate(
     """
     terminal = Terminal()
     with options.input_errors():
-        written = [path for path in (out, results) if path is not None]
-        options.check_kept(written, [annotations, Path(model)])
+        options.check_kept([out, results], [annotations, class_names, Path(model)])
         loaded = options.load_detector(model, class_names, terminal, hosted=True)
         from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
         from keras_dyhead.coco.checks import list_problems
@@ -97,7 +96,7 @@ def evaluate(
             )
         if max_detections > max(100, loaded.decoder.max_detections):
             loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
-        for path in written:  # fails before the evaluation rather than after it
+        for path in filter(None, (out, results)):  # before the evaluation, not after
             path.parent.mkdir(parents=True, exist_ok=True)
         rules = {"max_detections": max_detections, "size_limits": size_limits}
         verbose = int(terminal.is_terminal)

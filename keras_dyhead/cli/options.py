@@ -223,9 +223,10 @@ def check_new(path: Path, overwrite: bool) -> None:
         )
 
 
-def check_kept(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
-    """Raises an error if a file to write is one of the files to read."""
-    inputs = {path.resolve() for path in inputs}
-    for path in outputs:
-        if path.resolve() in inputs:
-            raise ValueError(f"{path} would replace an input. Choose another output.")
+def check_kept(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
+    """Raises an error if a file to write is to be read, too, or written twice."""
+    taken = {path.resolve() for path in filter(None, inputs)}
+    for path in filter(None, outputs):
+        if path.resolve() in taken:
+            raise ValueError(f"{path} would replace an input or output. Choose another output.")
+        taken.add(path.resolve())

@@ -64,6 +64,7 @@ def pseudo_label(
     terminal = Terminal()
     with options.input_errors():
         options.check_new(out, overwrite)
+        options.check_kept([out], [merge, class_thresholds, class_names, Path(model)])
         if (merge is None) != (merge_images is None):
             raise ValueError("--merge and --merge-images go together.")
         loaded = options.load_detector(model, class_names, terminal, hosted=True)

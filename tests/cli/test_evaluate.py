@@ -88,6 +88,8 @@ def test_figures_and_detections_never_replace_the_annotations(arguments, folder,
     arguments += ["--annotations", folder / "shapes.json", option, folder / "shapes.json"]
     assert "would replace an input" in complaint(*arguments)
     assert (folder / "shapes.json").read_bytes() == before
+    both = ["--out", folder / "one.json", "--results", folder / "one.json"]
+    assert "would replace an input or output" in complaint(*arguments[:-2], *both)
 
 
 def test_class_names_from_windows_files_match_the_categories(arguments, folder, views):

@@ -43,6 +43,8 @@ def test_a_faulty_labeled_data_set_is_merged_with_the_option_that_the_message_na
     assert "annotation 1: " in output_of(*arguments, "--on-error", "skip")
     written = json.loads(out.read_text())["annotations"]
     assert written[0] == content["annotations"][1]
+    assert "would replace an input" in complaint(*arguments[:-1], faulty, "--overwrite")
+    assert json.loads(faulty.read_text()) == content
 
 
 @pytest.mark.slow
