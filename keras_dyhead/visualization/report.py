@@ -73,7 +73,8 @@ def write_report(
         A `Report`: the files, and messages about images that were left out.
 
     Raises:
-        ValueError: If no image can be read, or the model has no DyHead.
+        ValueError: If no image can be read, a picture would replace an image, or the model has no
+            DyHead.
 
     Example:
     ```python
@@ -83,8 +84,9 @@ def write_report(
     """
     out, faults, seen, files, sections = Path(out), [], [], {}, []
     find_neck(model)  # fails for a model without DyHead before images are read
-    names = class_names or model.class_names
-    for path, stem in progress(list(zip(images, unique_stems(images), strict=True))):
+    names, stems = class_names or model.class_names, unique_stems(images)
+    _check_kept(images, out, stems, num_sampled)
+    for path, stem in progress(list(zip(images, stems, strict=True))):
         try:
             image = read_rgb(path)
         except ValueError as error:
@@ -122,6 +124,14 @@ def write_report(
     path = out / "report.html"
     path.write_text(page, encoding="utf-8")
     return Report(path, [out / name for name in files], faults)
+
+
+def _check_kept(images, out: Path, stems: list[str], num_sampled: int) -> None:
+    kinds = "detections", "attention", *(f"sampling_{n + 1}" for n in range(num_sampled))
+    pictures = {"scale_weights.png", *(f"{stem}_{kind}.png" for stem in stems for kind in kinds)}
+    for path in map(Path, images):
+        if path.name in pictures and path.parent.resolve() == out.resolve():
+            raise ValueError(f"{path} would be replaced by a picture. Choose another folder.")
 
 
 def level_of_box(box: np.ndarray, view: View) -> str:

@@ -73,6 +73,16 @@ def page(report):
     return Page(report.page.read_text(encoding="utf-8"))
 
 
+@pytest.mark.parametrize("name", ["scale_weights.png", "tall_attention.png", "tall_sampling_2.png"])
+def test_no_image_is_replaced(small_model, folder, name):
+    images, content = [folder / "tall.jpg", folder / name], (folder / "tall.jpg").read_bytes()
+    (folder / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} would be replaced"):
+        write_report(small_model, images, folder, None)
+    assert (folder / name).read_bytes() == content
+    (folder / name).unlink()
+
+
 def test_the_parser_finds_external_addresses():
     """Otherwise the next test could not fail."""
     for text in (
