@@ -1,7 +1,6 @@
 """`keras-dyhead evaluate`."""
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -82,8 +81,7 @@ def evaluate(
 
         views = options.several_views(tta, tta_scales, tta_merge)
         cut = options.tiles(tile, overlap)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
+        with options.problems_listed_below():
             opened = CocoAnnotations(
                 annotations, images, class_names=loaded.class_names, on_error=on_error
             )

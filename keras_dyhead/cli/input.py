@@ -1,7 +1,6 @@
 """`keras-dyhead input`."""
 
 import json
-import warnings
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -75,8 +74,7 @@ def show_input(
             from keras_dyhead.training.plan import resolve_settings
             from keras_dyhead.training.throughput import measure_throughput
         settings = options.training_settings(recipe, overrides, given)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # problems are listed below
+        with options.problems_listed_below():
             preprocessor = build_preprocessor(settings)
             dataset = open_training_data(settings, preprocessor, seed=settings.seed, verify=verify)
         if steps:

@@ -1,6 +1,7 @@
 """Options that several commands share, and what the commands make of them."""
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -139,6 +140,14 @@ def input_errors() -> Iterator[None]:
     except (ValueError, ImportError, OSError) as error:
         print_error(error)
         raise typer.Exit(2) from None
+
+
+@contextlib.contextmanager
+def problems_listed_below() -> Iterator[None]:
+    """Hides the warnings about a dataset, because the command lists its problems itself."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
 
 
 def fetch_published(source: str | Path, terminal: Terminal) -> None:

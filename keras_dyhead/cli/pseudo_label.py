@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -78,8 +77,7 @@ def pseudo_label(
         if Path(model).is_file():
             about = Path(model).stat()
             stored = f"{Path(model).resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # the problems are listed below
+        with options.problems_listed_below():
             labels = PseudoLabels(
                 images,
                 out,

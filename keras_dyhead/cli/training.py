@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -280,8 +279,7 @@ def _run(build: Callable[[], "Training"], out: Path) -> None:
     """Plans a training run, runs it and reports its results."""
     terminal = Terminal()
     reading = terminal.status("starting TensorFlow and reading the data")
-    with reading, quiet_tensorflow(), options.input_errors(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # problems are listed below
+    with reading, quiet_tensorflow(), options.input_errors(), options.problems_listed_below():
         planned = build()
     describe(planned, terminal)
     try:
