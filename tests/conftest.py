@@ -17,6 +17,13 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """Has garbage collection pass over the frameworks' objects, which live as long as the tests."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(scope="session", autouse=True)
 def unoptimized_graphs(request):
     """Skips graph optimization, which takes longer than running most tests. Not with `-m slow`."""
