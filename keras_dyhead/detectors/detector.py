@@ -159,18 +159,20 @@ class Detector(CheckedModel):
             jit_compile: bool. Whether to compile steps with XLA, once per image size, which takes
                 minutes on TensorFlow. Defaults to `True` on JAX, else `False`. TensorFlow cannot
                 compile steps of several replicas.
-            **kwargs: Other arguments of `keras.Model.compile` except `loss`.
+            **kwargs: Other arguments of `keras.Model.compile` except `loss` and `loss_weights`.
 
         Raises:
-            ValueError: If `loss` is given, or `jit_compile` is `True` with several replicas.
+            ValueError: If `loss` or `loss_weights` is given, or `jit_compile` is `True` with
+                several replicas.
         """
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4, global_clipnorm=10.0)
-        if kwargs.get("loss") is not None:
-            raise ValueError(
-                f"{type(self).__name__} has built-in losses, so `loss` must be None. "
-                f"Received: loss={kwargs['loss']!r}"
-            )
+        for name in ("loss", "loss_weights"):
+            if kwargs.get(name) is not None:
+                raise ValueError(
+                    f"{type(self).__name__} has built-in losses, so `{name}` must be None. "
+                    f"Received: {name}={kwargs[name]!r}"
+                )
         if jit_compile is None:
             jit_compile = keras.backend.backend() == "jax"
         if jit_compile is True and num_replicas() > 1:

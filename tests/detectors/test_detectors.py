@@ -318,8 +318,9 @@ def test_regularization_of_the_backbone_is_part_of_the_loss():
 def test_invalid_calls_are_explained():
     model = small_detector("atss")
     images, targets = scene()
-    with pytest.raises(ValueError, match="has built-in losses"):
-        model.compile(loss="mse")
+    for name, value in (("loss", "mse"), ("loss_weights", {"box_loss": 2.0})):
+        with pytest.raises(ValueError, match=f"has built-in losses, so `{name}` must be None"):
+            model.compile(**{name: value})
     model.compile()
     with pytest.raises(ValueError, match="Received: \\['boxes', 'classes'\\]"):
         model.fit(images, {"boxes": targets["boxes"], "classes": targets["labels"]}, verbose=0)
