@@ -321,7 +321,7 @@ class Detector(CheckedModel):
     def predict_step(self, *args):
         """Predicts the detections of a batch, clipped to the batch's height and width."""
         outputs = super().predict_step(*args)
-        images = keras.utils.unpack_x_y_sample_weight(args[-1])[0]
+        (images,) = keras.tree.flatten(keras.utils.unpack_x_y_sample_weight(args[-1])[0])
         canvas = ops.stack(ops.shape(images)[1:3])[None]
         if keras.backend.backend() == "jax":  # its step also returns the model's state
             raw, state = outputs

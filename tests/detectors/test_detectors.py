@@ -93,7 +93,7 @@ def test_raw_outputs_are_flat_and_decode_to_what_predict_returns(trained):
     assert set(raw) == {*small.raw, *small.maps, "level_sizes"}
     shapes = {key: tuple(raw[key].shape) for key in small.raw}
     assert shapes == {key: (2, locations, *last) for key, last in small.raw.items()}
-    predicted = model.predict(images, verbose=0)
+    predicted = model.predict({"images": images}, verbose=0)
     assert_same(model.decode(raw, [(64, 96), (64, 96)]), predicted)
 
 
