@@ -9,7 +9,12 @@ from keras.saving import serialize_keras_object
 from keras_dyhead.detectors.decoding import DetectionDecoder
 from keras_dyhead.detectors.locations import known_sizes
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.detectors.replicas import logs_to_average, num_replicas, sum_gradients_first
+from keras_dyhead.detectors.replicas import (
+    MeanOfShares,
+    logs_to_average,
+    num_replicas,
+    sum_gradients_first,
+)
 from keras_dyhead.detectors.targets import CheckedModel, check_targets
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
@@ -103,7 +108,7 @@ class Detector(CheckedModel):
         )
         self.class_names = class_names
         self.dtype_policy = dtype
-        self.loss_trackers = {name: keras.metrics.Mean(name=name) for name in self.loss_names}
+        self.loss_trackers = {name: MeanOfShares(name=name) for name in self.loss_names}
         self.jit_compile = keras.backend.backend() == "jax"  # until `compile` sets it
 
     @classmethod
@@ -183,6 +188,7 @@ class Detector(CheckedModel):
         super().compile(optimizer=optimizer, jit_compile=jit_compile, **kwargs)
         if num_replicas() > 1:
             sum_gradients_first(self.optimizer)
+            self._loss_tracker = MeanOfShares(name="loss")
 
     @property
     def decoder(self):

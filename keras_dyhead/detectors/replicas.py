@@ -21,6 +21,20 @@ def num_replicas() -> int:
     return tf.distribute.get_strategy().num_replicas_in_sync
 
 
+class MeanOfShares(keras.metrics.Mean):
+    """Averages a loss over images. Each replica adds its share of the loss of the whole batch.
+
+    As in Keras, a share arrives multiplied by the number of replicas, and weighted with the number
+    of images on this replica. Keras' own mean of these is wrong if the numbers of images differ.
+    """
+
+    def update_state(self, values, sample_weight=None):
+        if num_replicas() > 1:
+            here = keras.ops.cast(sample_weight, "float32")
+            values *= sum_over_replicas(here) / (here * num_replicas())
+        return super().update_state(values, sample_weight)
+
+
 def sum_gradients_first(optimizer) -> None:
     """Makes an optimizer sum the gradients of all replicas before any other operation.
 
@@ -41,6 +55,28 @@ def sum_gradients_first(optimizer) -> None:
 
     optimizer.apply = apply_sum
     inner._all_reduce_sum_gradients = lambda grads_and_variables: grads_and_variables
+
+
+def with_an_image(predict):
+    """Makes a compiled prediction work on a replica that has no image of a small last batch."""
+    import tensorflow as tf
+
+    def predict_all(data):
+        images = keras.utils.unpack_x_y_sample_weight(data)[0]
+        count = tf.shape(keras.tree.flatten(images)[0])[0]
+        outputs = predict((tf.nest.map_structure(fill_batch, images),))
+        return tf.nest.map_structure(lambda x: x[:count], outputs)
+
+    return predict_all
+
+
+def fill_batch(batch):
+    """Adds zeros to an empty batch of TensorFlow, which not every operation can handle."""
+    import tensorflow as tf
+
+    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
+    filled = tf.pad(batch, [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)])
+    return tf.ensure_shape(filled, (None, *batch.shape[1:]))
 
 
 def logs_to_average(logs):

@@ -6,6 +6,7 @@ import re
 import keras
 from keras import ops
 
+from keras_dyhead.detectors.replicas import with_an_image
 from keras_dyhead.printable import counted
 
 _MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
@@ -50,7 +51,7 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
     checks = []
     with keras.device("cpu:0"):
         if num_devices > 1:
-            count = ops.reshape(ops.shape(images)[0], (1,))
+            count = ops.reshape(ops.shape(keras.tree.flatten(images)[0])[0], (1,))
             fewer = (
                 "Images must number at least one per device in each batch: drop a smaller last "
                 "batch, as `load_coco` does with `drop_remainder=True`"
@@ -69,7 +70,7 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
         import tensorflow as tf
 
         with tf.control_dependencies(checks):
-            images = tf.identity(images)
+            images = tf.nest.map_structure(tf.identity, images)
             if targets is not None:
                 targets = tf.nest.map_structure(tf.identity, targets)
     return keras.utils.pack_x_y_sample_weight(images, targets, weights)
@@ -221,11 +222,12 @@ class CheckedModel(keras.Model):
         """Checks a batch where Keras calls TensorFlow's compiled step, outside XLA."""
         strategy = self.distribute_strategy
         devices = strategy.num_replicas_in_sync
+        if not self._checks_all_devices:  # `predict` has no targets, and runs on one device here
+            step_func = with_an_image(step_func) if devices > 1 else step_func
+            return super()._autoconvert_optionals(step_func)
         check = functools.partial(check_targets, num_classes=self.num_classes, num_devices=devices)
-        # Training steps run on all devices from here; those of `predict` already run on one.
-        on_all = self._checks_all_devices and devices > 1
 
         def checked_step(data):
-            return step_func(strategy.run(check, args=(data,)) if on_all else check(data))
+            return step_func(strategy.run(check, args=(data,)) if devices > 1 else check(data))
 
         return super()._autoconvert_optionals(checked_step)

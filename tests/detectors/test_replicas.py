@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from detectors.scenes import SMALL
 
-from keras_dyhead.detectors.replicas import sum_gradients_first
+from keras_dyhead.detectors.replicas import sum_gradients_first, with_an_image
 
 ALL_MODELS = [f"{name} {num_blocks} predicts" for name in SMALL for num_blocks in (0, 2)]
 
@@ -43,6 +43,19 @@ def test_clipping_and_loss_scaling_on_two_replicas_equal_those_of_the_whole_batc
 
 def test_xla_is_refused_on_two_replicas(compared):
     assert "a strategy with 2 replicas. Received: jit_compile=True" in compared[1]
+
+
+def test_a_replica_without_an_image_detects_nothing():
+    seen = []
+
+    def predict(data):
+        seen.append(len(data[0]))
+        return {"confidence": data[0][:, 0], "num_detections": data[0][:, 0, 0]}
+
+    for count in (0, 2):
+        found = with_an_image(predict)((keras.ops.ones((count, 3, 4)),))
+        assert found["confidence"].shape == (count, 4) and found["num_detections"].shape == (count,)
+    assert seen == [1, 2]
 
 
 def test_an_optimizer_is_changed_once_and_does_the_same_on_one_device():
