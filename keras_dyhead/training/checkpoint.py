@@ -17,6 +17,7 @@ from keras import ops
 from keras_dyhead.checkpoints.durable import check_folder_content, write_folder
 
 _FINISHED = re.compile(r"epoch-(\d{5,})(?:-step-(\d{7,}))?")
+_BEST = re.compile(r"best-(\d{5,})")
 _KEPT = 2
 
 
@@ -35,7 +36,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         write: Whether to write files. Only one of several processes should. Defaults to `True`.
         monitor: Name of a value in the logs, such as `"val_AP"`. The weights of the epoch with the
             largest value, the last of equals, are kept too, averaged if the optimizer averages.
-            Defaults to `None`.
+            Epochs before `monitor` was set do not count. Defaults to `None`.
         patience: Values of `monitor` without a better one before training stops. Defaults to
             `None`: it never stops.
 
@@ -61,6 +62,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
         self.records: list[dict[str, float]] = []
         self.steps = 0
         self._newest: Path | None = None
+        self._lost: set[int] = set()  # epochs whose weights an earlier process did not keep
         self._seconds = self._started = 0.0
 
     def find(self) -> None:
@@ -79,6 +81,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
             self.records = json.loads((folder / "records.json").read_text())
             position = json.loads((folder / "position.json").read_text())
             self.steps, self._seconds = position["steps"], position["seconds"]
+            kept = {int(m[1]) for f in self._best_folders() if (m := _BEST.fullmatch(f.name))}
+            self._lost = set(range(1, len(self.records) + 1)) - kept
             return
         if found:
             raise ValueError(
@@ -107,12 +111,13 @@ class EpochCheckpoint(keras.callbacks.Callback):
 
     @property
     def best(self) -> int | None:
-        """The last epoch with the best value of `monitor`, counted from 1.
+        """The last epoch with the best value of `monitor` whose weights are kept, from 1.
 
         Of equal epochs, such as those with an AP of 0, the last one has trained most.
         """
         known = self._monitored()
-        return max(known, key=lambda epoch: (known[epoch], epoch)) if known else None
+        kept = known.keys() - self._lost
+        return max(kept, key=lambda epoch: (known[epoch], epoch), default=None)
 
     @property
     def out_of_patience(self) -> bool:
@@ -130,6 +135,9 @@ class EpochCheckpoint(keras.callbacks.Callback):
     def restore_best(self, model: keras.Model) -> int | None:
         """Loads the weights of the best epoch and returns its number, or `None` without any."""
         if self.best is None:
+            if self._monitored():
+                message = "The weights of the best epoch were not kept. Using the last weights."
+                warnings.warn(message, RuntimeWarning, stacklevel=2)
             return None
         folder = self.directory / f"best-{self.best:05d}"
         if not _is_intact(folder, "Using the last weights."):
@@ -160,8 +168,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
             self.records.pop()
             raise
         self.steps, self._seconds = 0, 0.0
-        for folder in self.directory.glob("best-*"):
-            if self.write and folder.name != f"best-{self.best:05d}":
+        for folder in self._best_folders() if self.write and self.best else ():
+            if folder.name != f"best-{self.best:05d}":
                 shutil.rmtree(folder)
         if self.out_of_patience:
             self.model.stop_training = True
@@ -212,6 +220,9 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 f"The checkpoint {self.directory / name} could not be written ({error}). Free "
                 f"{size:.0f} MB there, then continue with --resume; {self.kept()} is kept."
             ) from error
+
+    def _best_folders(self) -> list[Path]:
+        return list(self.directory.glob("best-*"))
 
     def _finished(self) -> list[Path]:
         """Returns the checkpoints, oldest first."""

@@ -105,6 +105,27 @@ def test_the_best_weights_are_the_averages_of_their_epoch(tmp_path):
         assert found.restore_best(model) is None
 
 
+def test_a_resumed_run_may_start_or_stop_keeping_the_best_weights(tmp_path):
+    def resume(monitor, epochs):
+        checkpoint = EpochCheckpoint(tmp_path, monitor=monitor)
+        checkpoint.restore(model)
+        done, callbacks = len(checkpoint.records), [score, checkpoint]
+        model.fit(data(), epochs=epochs, initial_epoch=done, callbacks=callbacks, verbose=0)
+        return checkpoint
+
+    values, model = [0.5, 0.9, 0.2, 0.1], noisy_model()
+    score = keras.callbacks.LambdaCallback(
+        on_epoch_end=lambda epoch, logs: logs.update(val_AP=values[epoch])
+    )
+    resume("val_AP", 1)
+    assert resume(None, 2).restore_best(model) is None
+    assert resume("val_AP", 3).restore_best(model) == 1
+    shutil.rmtree(tmp_path / "best-00001")
+    with pytest.warns(RuntimeWarning, match="best epoch were not kept. Using the last weights"):
+        assert resume("val_AP", 3).restore_best(model) is None
+    assert resume("val_AP", 4).restore_best(model) == 4
+
+
 @pytest.mark.parametrize("nothing", [0.0, -1.0])
 def test_of_epochs_that_found_nothing_the_last_is_kept(tmp_path, nothing):
     """They still use up the patience."""
