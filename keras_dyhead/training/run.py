@@ -31,8 +31,8 @@ STATE = "settings.json"
 # model.
 _FREE_ON_RESUME = (
     *("images", "annotations", "val_images", "val_annotations", "backbone_weights", "weights"),
-    *("epochs", "eval_every", "keep", "patience", "on_error", "jit_compile", "anchor_scale"),
-    *("strategy", "deterministic"),
+    *("epochs", "eval_every", "keep", "patience", "on_error", "jit_compile", "strategy"),
+    "deterministic",
 )
 
 
@@ -87,8 +87,9 @@ class Training:
         earlier = None
         if self.is_chief or resume:
             earlier = check_folder(self.out, settings, resume, overwrite)
-        if earlier is not None and settings.epochs is None:
-            settings = dataclasses.replace(settings, epochs=earlier["settings"]["epochs"])
+        for name in ("epochs", "anchor_scale") if earlier is not None else ():
+            if getattr(settings, name) is None:
+                settings = dataclasses.replace(settings, **{name: earlier["settings"][name]})
         replicas = self.strategy.num_replicas_in_sync
         expected = f"a multiple of {replicas}, the number of devices"
         check("batch_size", settings.batch_size, settings.batch_size % replicas == 0, expected)
@@ -113,8 +114,6 @@ class Training:
             warnings.warn(note, stacklevel=2)
         if earlier is not None:
             self._check_same(earlier)
-            scale = earlier["settings"]["anchor_scale"]
-            self.settings = dataclasses.replace(self.settings, anchor_scale=scale)
         with self.strategy.scope():
             self.model = build_detector(
                 self.settings,

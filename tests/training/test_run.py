@@ -141,18 +141,18 @@ def test_mirrored_without_a_gpu_says_so(tiny, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("flags", "changes", "message"),
     [
-        ({}, "not empty"),
-        ({"resume": True, "num_blocks": 2}, "num_blocks=0"),
-        ({"resume": True, "overwrite": True}, "cannot both be set"),
+        ({}, {}, "not empty"),
+        ({"resume": True}, {"num_blocks": 2}, "num_blocks=0"),
+        ({"resume": True}, {"anchor_scale": 99}, r"anchor_scale=\d.* \(now 99\)"),
+        ({"resume": True, "overwrite": True}, {}, "cannot both be set"),
     ],
 )
-def test_a_run_is_not_replaced_by_accident(finished, tiny, flags, message):
+def test_a_run_is_not_replaced_by_accident(finished, tiny, flags, changes, message):
     training, _ = finished
-    settings = tiny(num_blocks=flags.pop("num_blocks", 0))
     with pytest.raises(ValueError, match=message):
-        Training(settings, training.out, **flags)
+        Training(tiny(**changes), training.out, **flags)
     assert (training.out / "metrics.json").exists()
 
 
