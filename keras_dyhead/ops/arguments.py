@@ -2,6 +2,7 @@
 
 import numbers
 import os
+import re
 import types
 import typing
 import warnings
@@ -28,6 +29,20 @@ def check(name: str, value: Any, valid: bool, expected: str) -> None:
 def check_choice(name: str, value: Any, choices: Collection) -> None:
     """Raises a `ValueError` that names an argument unless it is one of the choices."""
     check(name, value, value in choices, f"one of {choices}")
+
+
+def check_patterns(name: str, patterns: Sequence[str]) -> None:
+    """Raises a `ValueError` that names an argument unless it is a list of regular expressions."""
+    listed = isinstance(patterns, Sequence) and not isinstance(patterns, str)
+    listed = listed and all(isinstance(pattern, str) for pattern in patterns)
+    check(name, patterns, listed, "a list of regular expressions")
+    for pattern in patterns:
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise ValueError(
+                f"`{name}` must contain regular expressions. Received: {pattern!r} ({error})"
+            ) from None
 
 
 def check_types(settings) -> None:

@@ -1,9 +1,12 @@
 """SGD as used to train published detectors."""
 
+import numbers
 import re
 from collections.abc import Sequence
 
 import keras
+
+from keras_dyhead.ops.arguments import check, check_patterns
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -26,6 +29,10 @@ class RegularizedSGD(keras.optimizers.SGD):
         no_l2: Regular expressions. Weights with matching paths do not decay. Defaults to `()`.
         **kwargs: Other arguments of `keras.optimizers.SGD` except `nesterov` and `weight_decay`.
 
+    Raises:
+        ValueError: If `l2` is negative, `no_l2` is no list of regular expressions, or an excluded
+            argument is given.
+
     Example:
 
     >>> optimizer = RegularizedSGD(0.01, l2=1e-4, no_l2=["bias$"])
@@ -43,6 +50,10 @@ class RegularizedSGD(keras.optimizers.SGD):
         no_l2: Sequence[str] = (),
         **kwargs,
     ):
+        for name, instead in (("weight_decay", "None, with `l2` instead"), ("nesterov", "False")):
+            check(name, kwargs.get(name), not kwargs.get(name), instead)
+        check("l2", l2, isinstance(l2, numbers.Real) and l2 >= 0, "a number of at least 0")
+        check_patterns("no_l2", no_l2)
         super().__init__(learning_rate, float(momentum), **kwargs)
         self.l2 = l2
         self.no_l2 = tuple(no_l2)

@@ -3,6 +3,8 @@
 import keras
 from keras import ops
 
+from keras_dyhead.ops.arguments import check, whole_number
+
 START = 0.001  # fraction of the schedule at step 0
 
 
@@ -16,6 +18,9 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
         schedule: Another `LearningRateSchedule`.
         steps: Number of warmup steps, at least 1.
 
+    Raises:
+        ValueError: If `schedule` is no schedule, or `steps` no positive integer.
+
     Example:
 
     >>> schedule = keras.optimizers.schedules.PiecewiseConstantDecay([59999], [0.01, 0.001])
@@ -28,10 +33,10 @@ class LinearWarmup(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, schedule: keras.optimizers.schedules.LearningRateSchedule, steps: int):
         super().__init__()
-        if steps < 1:
-            raise ValueError(f"`steps` must be at least 1. Received: steps={steps}")
+        is_schedule = isinstance(schedule, keras.optimizers.schedules.LearningRateSchedule)
+        check("schedule", schedule, is_schedule, "a LearningRateSchedule")
         self.schedule = schedule
-        self.steps = steps
+        self.steps = whole_number(steps, "steps")
 
     def __call__(self, step):
         """Returns the learning rate of a step, counted from 0."""

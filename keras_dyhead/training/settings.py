@@ -2,14 +2,13 @@
 
 import dataclasses
 import os
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, PublishedModel
 from keras_dyhead.coco import Augmentation
 from keras_dyhead.detectors import DETECTORS
-from keras_dyhead.ops.arguments import check, check_choice, check_types
+from keras_dyhead.ops.arguments import check, check_choice, check_patterns, check_types
 
 DEFAULT_NUM_BLOCKS = 2
 """As good as six blocks for ATSS in the study (`docs/study.md`), at a third of the cost."""
@@ -255,13 +254,7 @@ class TrainingSettings:
         times = (0, *self.milestones, 1)
         ascending = len(times) > 2 and sorted(set(times)) == list(times)
         self._check("milestones", ascending, "ascending and between 0 and 1")
-        for pattern in self.no_decay:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(
-                    f"`no_decay` must contain regular expressions. Received: {pattern!r} ({error})"
-                ) from None
+        check_patterns("no_decay", self.no_decay)
 
     def _convert(self, function, *names):
         for name in names:

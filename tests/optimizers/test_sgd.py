@@ -1,6 +1,7 @@
 """SGD comes back from its configuration; its updates: `tests/training/test_optimizer.py`."""
 
 import keras
+import pytest
 
 from keras_dyhead.optimizers import LinearWarmup, RegularizedSGD
 
@@ -16,3 +17,13 @@ def test_the_sgd_comes_back_with_its_schedule():
         optimizer.iterations.assign(step)
         copy.iterations.assign(step)
         assert float(copy.learning_rate) == float(optimizer.learning_rate)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"l2": -1.0}, {"no_l2": "bias$"}, {"no_l2": ["("]}, {"nesterov": True}, {"weight_decay": 0.1}],
+)
+def test_an_argument_that_would_do_nothing_or_harm_is_named(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"`{name}` must .*Received: "):
+        RegularizedSGD(**wrong)

@@ -1,5 +1,7 @@
 """The warm-up is a line up to another schedule."""
 
+import math
+
 import keras
 import pytest
 
@@ -14,6 +16,9 @@ def test_the_warmup_is_a_line_that_ends_at_the_schedule():
     )
 
 
-def test_a_warmup_has_steps():
-    with pytest.raises(ValueError, match="at least 1. Received: steps=0"):
-        LinearWarmup(0.1, 0)
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"steps": math.nan}, {"schedule": 0.1}])
+def test_a_warmup_has_steps_and_a_schedule(wrong):
+    ((name, value),) = wrong.items()
+    right = {"schedule": keras.optimizers.schedules.CosineDecay(0.1, 9), "steps": 1}
+    with pytest.raises(ValueError, match=f"`{name}` must be .* Received: {name}={value}"):
+        LinearWarmup(**right | wrong)
