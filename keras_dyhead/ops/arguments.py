@@ -46,10 +46,24 @@ def check_patterns(name: str, patterns: Sequence[str]) -> None:
 
 
 def check_types(settings) -> None:
-    """Raises a `ValueError` if a field of a dataclass has another type than it is declared with."""
+    """Raises a `ValueError` if a field of a dataclass has another type than it is declared with.
+
+    NumPy's numbers become Python's, which JSON can hold.
+    """
     for name, kind in typing.get_type_hints(type(settings)).items():
         value = getattr(settings, name)
         check(name, value, fits(value, kind), described(kind))
+        object.__setattr__(settings, name, _plain(value))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, list | tuple):
+        return type(value)(map(_plain, value))
+    if isinstance(value, dict):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return value
 
 
 def fits(value: Any, kind: Any) -> bool:

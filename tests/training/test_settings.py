@@ -1,5 +1,9 @@
 """Invalid settings are refused, and the message names them."""
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 
 from keras_dyhead.training import TrainingSettings
@@ -62,6 +66,15 @@ def test_an_invalid_setting_is_named(wrong):
 def test_settings_that_cannot_be_combined_are_named(together, message):
     with pytest.raises(ValueError, match=message):
         TrainingSettings("images", "instances.json", **together)
+
+
+def test_numbers_of_numpy_are_stored_as_json():
+    given = {"epochs": np.int64(2), "ema_momentum": np.float64(0.5), "anchor_ratios": [np.int32(1)]}
+    given |= {"augmentation": {"scale": (np.float32(0.5), 1.0)}}
+    content = json.dumps(dataclasses.asdict(TrainingSettings("images", "instances.json", **given)))
+    assert given | {"augmentation": {"scale": [0.5, 1.0]}} == {
+        name: json.loads(content)[name] for name in given
+    }
 
 
 @pytest.mark.parametrize("schedule", ["step", "cosine"])
