@@ -11,12 +11,10 @@ import numpy as np
 from keras_dyhead.checkpoints.open_file import SafetensorsFile, as_array, open_checkpoint
 from keras_dyhead.checkpoints.plain_values import StoredArray
 
-# Keys of the tensors in files, averaged weights first: timm and similar packages store averages
-# next to the weights. In mmengine, `state_dict` has the averages and `ema_state_dict` the weights.
-_WRAPPERS = (
-    *("state_dict_ema", "model_ema", "ema"),
-    *("state_dict", "model", "module", "ema_state_dict"),
-)
+# Keys of the tensors in files. timm and similar packages store averages next to the weights. In
+# mmengine, `state_dict` has the averages and `ema_state_dict` the weights.
+_AVERAGES = re.compile(r"(?:^|_)(?:ema|swa|averaged?)(?:_|$)")
+_WRAPPERS = "state_dict", "model", "module"
 _CLASSES = ("classes", "CLASSES", "class_names")
 # Parts of names that wrappers around a module add, anywhere in a name.
 _INSIDE = re.compile(
@@ -91,16 +89,18 @@ def read_checkpoint(path) -> tuple[Mapping[str, np.ndarray], list[str] | None]:
 def _tensors_of(content, path):
     inner = content
     while isinstance(inner, Mapping):
-        found = [key for key in _WRAPPERS if _holds_tensors(inner.get(key))]
+        keys = [k for k in inner if "optim" not in str(k) and _holds_tensors(inner[k])]
+        found = [key for key in keys if _AVERAGES.search(str(key))]
+        if "state_dict" in keys:
+            found = [key for key in found if key != "ema_state_dict"]
+        found = found or [key for key in _WRAPPERS if key in keys][:1]
         if not found and not any(map(_is_tensor, inner.values())):
-            others = [k for k in inner if "optim" not in str(k) and _holds_tensors(inner[k])]
-            found = [key for key in others if "ema" in str(key)]
-            found = found or [key for key in _AROUND if key in others][:1] or others
-            if len(found) > 1:
-                raise ValueError(
-                    f"{path} contains several models: {found}. Save the tensors of only one, or "
-                    "pass its mapping of names to tensors."
-                )
+            found = [key for key in _AROUND if key in keys][:1] or keys
+        if len(found) > 1:
+            raise ValueError(
+                f"{path} contains several models: {found}. Save the tensors of only one, or pass "
+                "its mapping of names to tensors."
+            )
         if not found:
             break
         inner = inner[found[0]]

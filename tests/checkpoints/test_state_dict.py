@@ -262,6 +262,9 @@ def ema_names(state):
         lambda state, zeros: {"model": state, "ema": {}, "model_ema": {"decay": 0.9}},
         lambda state, zeros: {"model_state_dict": state, "optimizer_state_dict": {"state": zeros}},
         lambda state, zeros: {"net": zeros, "net_ema": state},
+        lambda state, zeros: {"model": zeros, "ema_model": {"state_dict": state}},
+        lambda state, zeros: {"state_dict": zeros, "swa_model": state},
+        lambda state, zeros: {"model": state, "semantic_head": zeros},
         lambda state, zeros: {
             "state_dict": {"model." + n: t for n, t in zeros.items()}
             | {"model_ema.module." + n: t for n, t in state.items()}
@@ -270,7 +273,8 @@ def ema_names(state):
     ],
     ids=[
         *("mmdet2", "mmengine", "alone", "timm", "detr", "rt-detr", "swa", "deepspeed"),
-        *("averages not begun", "plain loop", "another name", "lightning", "beside"),
+        *("averages not begun", "plain loop", "another name", "nested", "stochastic", "no average"),
+        *("lightning", "beside"),
     ],
 )
 def test_averaged_weights_are_read_if_the_file_has_them(tmp_path, wrap):
