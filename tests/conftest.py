@@ -13,8 +13,9 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # On JAX nearly all time goes into compiling programs that then run once, on small tensors.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 if "PYTEST_XDIST_WORKER" in os.environ:
-    # There is a process for every core: PyTorch's threads would wait for one another, spinning.
+    # There is a process for every core: threads of one would only wait for one another.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")
 
 
 @pytest.hookimpl(trylast=True)
