@@ -159,8 +159,12 @@ class SpatialAwareAttention(PyramidLayer):
         def conv(branch, x, strides=1):
             return ops.conv(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), kernels[branch], strides)
 
+        def halve(finer, coarser):
+            height, width = ops.shape(coarser)[1:3]  # may be rounded down
+            return conv("low", finer, strides=2)[:, :height, :width]
+
         mid = [conv("mid", x) for x in levels]
-        low = [conv("low", x, strides=2) for x in levels[:-1]]
+        low = list(itertools.starmap(halve, itertools.pairwise(levels)))
         coarser = _enlarge(levels) if self.alignment == "paper" else levels[1:]
         high = [conv("high", x) for x in coarser]
         return {"mid": mid, "low": low, "high": high}

@@ -10,7 +10,7 @@ from backend import relative_error, run
 
 from keras_dyhead.layers import DyHeadBlock, DyHeadNeck
 
-SIZES = ((11, 9), (6, 5), (3, 3))
+SIZES = ((11, 9), (6, 4), (3, 2))
 
 
 def maps(channels=16):

@@ -12,12 +12,13 @@ from keras_dyhead.ops.matmul_gather import matmul_gather
 from keras_dyhead.ops.sampling_form import sampling_form
 
 SIZES = ((11, 9), (6, 5), (3, 3))
+SMALLER = pytest.mark.parametrize("sizes", [SIZES, ((11, 9), (5, 4), (2, 2))])
 
 
-def random_block(**kwargs):
+def random_block(sizes=SIZES, **kwargs):
     """A block with weights far from their initial values, also as float64 arrays, and a pyramid."""
     rng = np.random.default_rng(0)
-    pyramid = [rng.normal(size=(2, *size, 16)) for size in SIZES]
+    pyramid = [rng.normal(size=(2, *size, 16)) for size in sizes]
     block = DyHeadBlock(16, start="released", **kwargs)
     block.build([x.shape for x in pyramid])
     weights = {}
@@ -29,8 +30,9 @@ def random_block(**kwargs):
     return block, weights, [x.astype("float32") for x in pyramid]
 
 
-def test_paper_alignment_follows_the_formulas():
-    block, weights, pyramid = random_block(alignment="paper")
+@SMALLER
+def test_paper_alignment_follows_the_formulas(sizes):
+    block, weights, pyramid = random_block(sizes, alignment="paper")
     expected = dyhead_block([x.astype("float64") for x in pyramid], weights)
     for found, wanted in zip(run(block, pyramid), expected, strict=True):
         assert relative_error(found, wanted) <= 1e-5
@@ -65,26 +67,29 @@ def test_alignments_differ_only_where_there_is_a_coarser_level():
     assert errors[0] > 0.01 and errors[1] > 0.01 and errors[2] <= 1e-6
 
 
+@SMALLER
 @pytest.mark.parametrize("alignment", ["paper", "published"])
-def test_disabled_attentions_are_convolutions_a_plain_mean_and_relu(alignment):
+def test_disabled_attentions_are_convolutions_a_plain_mean_and_relu(alignment, sizes):
     block, w, pyramid = random_block(
+        sizes,
         alignment=alignment,
         use_spatial_attention=False,
         use_scale_attention=False,
         use_task_attention=False,
     )
 
-    def branch(name, x, stride=1):
+    def branch(name, x, stride=1, size=(None, None)):
         kernel, bias = (w[f"spatial_attention/{name}_{n}"] for n in ("kernel", "bias"))
         norm = (w[f"spatial_attention/{name}_{n}"] for n in ("gamma", "beta"))
-        return group_norm(conv3x3(x, kernel, bias)[:, ::stride, ::stride], *norm)
+        sampled = conv3x3(x, kernel, bias)[:, ::stride, ::stride]
+        return group_norm(sampled[:, : size[0], : size[1]], *norm)
 
     pyramid = [x.astype("float64") for x in pyramid]
     found = run(block, [x.astype("float32") for x in pyramid])
     for level, x in enumerate(pyramid):
         branches = [branch("mid", x)]
         if level > 0:
-            branches.append(branch("low", pyramid[level - 1], stride=2))
+            branches.append(branch("low", pyramid[level - 1], 2, x.shape[1:3]))
         if level < len(pyramid) - 1 and alignment == "paper":
             branches.append(branch("high", resize_align_corners(pyramid[level + 1], x.shape[1:3])))
         elif level < len(pyramid) - 1:

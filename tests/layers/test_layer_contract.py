@@ -17,7 +17,7 @@ from keras_dyhead.layers import (
 )
 from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 
-ODD = ((9, 13), (5, 7), (3, 4))
+ODD = ((9, 13), (5, 6), (2, 3))  # halves rounded up and down
 
 
 def maps(*sizes, channels=16, batch=2):

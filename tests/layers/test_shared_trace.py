@@ -59,11 +59,12 @@ def test_xla_compiles_a_training_step_once_for_all_weights(batch):
     assert not re.findall(r"ReadVariableOp\S* = .* constant\(.*", program)
 
 
-def test_a_loop_gives_each_block_its_own_gradients():
+@pytest.mark.parametrize(("spatial", "sides"), [(True, (8, 4)), (False, (5, 2))])
+def test_a_loop_gives_each_block_its_own_gradients(spatial, sides):
     """XLA loops over the blocks in training. On PyTorch, both results come from the same code."""
     rng = np.random.default_rng(0)
-    pyramid = [rng.normal(size=(1, n, n, 16)).astype("float32") for n in (8, 4)]
-    neck = DyHeadNeck(2, 16)
+    pyramid = [rng.normal(size=(1, n, n, 16)).astype("float32") for n in sides]
+    neck = DyHeadNeck(2, 16, use_spatial_attention=spatial)
     neck.build([x.shape for x in pyramid])
     for weight in neck.weights:
         weight.assign(weight + rng.normal(0, 0.1, weight.shape))
