@@ -105,8 +105,9 @@ def export_saved_model(
             serving_bytes=(serving_bytes, [files]),
         )
         archive.write_out(os.fspath(path), verbose=False)
+    names = Path(path, "assets.extra", "class_names.txt")
+    names.unlink(missing_ok=True)  # of an earlier export to the same folder
     if class_names is not None:
-        names = Path(path, "assets.extra", "class_names.txt")
         names.parent.mkdir(exist_ok=True)
         names.write_text("\n".join(map(printable, class_names)) + "\n", encoding="utf-8")
 

@@ -110,8 +110,16 @@ def test_no_images_give_no_detections(tmp_path):
 
 
 def test_class_names_are_exported(exported):
-    names = (exported / "assets.extra" / "class_names.txt").read_text("utf-8")
-    assert names.splitlines() == ["a", "b", "ü"]
+    names = exported / "assets.extra" / "class_names.txt"
+    assert names.read_text("utf-8").splitlines() == ["a", "b", "ü"]
+
+
+def test_an_export_without_class_names_removes_earlier_ones(tmp_path):
+    names = tmp_path / "assets.extra" / "class_names.txt"
+    names.parent.mkdir()
+    names.write_text("of another model")
+    export_saved_model(small_retinanet(), tmp_path)
+    assert not names.exists()
 
 
 def test_invalid_arguments_are_explained(tmp_path):
