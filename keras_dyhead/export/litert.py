@@ -51,12 +51,13 @@ def export_litert(
         path: File to write. Missing folders are created.
         image_size: `(height, width)` that images are resized to fit. Required unless the
             preprocessor fixes it: LiteRT plans memory for one size. Defaults to `None`.
-        preprocessor: As in `export_saved_model`. Defaults to `None`.
+        preprocessor: As in `export_saved_model`, but not of a subclass, nor may the model's own be.
+            Defaults to `None`.
 
     Raises:
         TypeError: If `model` is not a supported detector.
-        ValueError: If the size is not fixed or differs from the one the model is built for, or the
-            model computes in half precision.
+        ValueError: If the size is not fixed or differs from the one the model is built for, the
+            model computes in half precision, or the preprocessor is of a subclass.
 
     Example:
     ```python

@@ -42,13 +42,14 @@ def export_onnx(
             preprocessor. A fixed size makes the graph smaller and faster, and halves the conversion
             time (minutes for six DyHead blocks). Images may have any size in both cases. Defaults
             to `None`.
-        preprocessor: As in `export_saved_model`. Defaults to `None`.
+        preprocessor: As in `export_saved_model`, but not of a subclass, nor may the model's own be.
+            Defaults to `None`.
 
     Raises:
         ImportError: If onnx or tf2onnx is missing: run `pip install '.[export]'` in a clone.
         TypeError: If `model` is not a supported detector.
-        ValueError: If the model computes in half precision, or `image_size` differs from the one it
-            is built for.
+        ValueError: If the model computes in half precision, the preprocessor is of a subclass, or
+            `image_size` differs from the one the model is built for.
 
     Example:
     ```python

@@ -7,6 +7,7 @@ from keras import ops
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor, shrinks
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
+from keras_dyhead.ops.arguments import check
 
 
 class PortablePreprocessor(DetectionPreprocessor):
@@ -49,12 +50,13 @@ def servable(
     """Returns the detector and the preprocessor for an exported graph.
 
     Arguments are those of `export_saved_model`. `cls` is the class of the returned preprocessor, by
-    default that of the given or the model's one.
+    default that of the given or the model's one, which it must extend.
 
     Raises:
         TypeError: If `model` is not a supported detector.
-        ValueError: If `image_size` is missing or differs from the one the model is built for, or if
-            the Keras backend is not TensorFlow.
+        ValueError: If `image_size` is missing or differs from the one the model is built for, if
+            `cls` would replace a preprocessor's own methods, or if the Keras backend is not
+            TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -70,6 +72,9 @@ def servable(
         )
     detector = HostedDetector(model) if hosted else model
     preprocessor = preprocessor or detector.preprocessor
+    kept = cls is None or issubclass(cls, type(preprocessor))
+    expected = "a DetectionPreprocessor itself; export_saved_model also keeps subclasses"
+    check("preprocessor", preprocessor, kept, expected)
     config = preprocessor.get_config()
     if image_size is not None:
         config["image_size"] = tuple(image_size)

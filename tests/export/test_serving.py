@@ -8,7 +8,7 @@ from export.small_detectors import small_retinanet
 from keras_dyhead.detectors import DetectionPreprocessor
 from keras_dyhead.export import export_litert, export_onnx
 from keras_dyhead.export.litert import _IntegerPreprocessor
-from keras_dyhead.export.serving import PortablePreprocessor
+from keras_dyhead.export.serving import PortablePreprocessor, servable
 
 
 @pytest.mark.parametrize("size", [(60, 90), (48, 31), (301, 217), (24, 20), (1000, 750)])
@@ -52,6 +52,23 @@ def test_integer_arithmetic_gives_the_sizes_of_the_published_rule():
             if all(abs(side * factor % 1 - 0.5) > 1e-9 for side in (height, width)):
                 found = [int(n) for n in portable.resized_size(height, width)]
                 assert found == list(published.resized_size(height, width)), (height, width)
+
+
+class Halved(DetectionPreprocessor):
+    """Normalizes in its own way, which matrix products for the resizing would not keep."""
+
+    def normalize(self, images):
+        return super().normalize(images) / 2
+
+
+@pytest.mark.parametrize("export", [export_onnx, export_litert])
+@pytest.mark.parametrize("given", [True, False])
+def test_a_preprocessor_with_its_own_methods_is_refused(export, given, tmp_path):
+    own = Halved((64, 64))
+    model = small_retinanet() if given else small_retinanet(preprocessor=own)
+    with pytest.raises(ValueError, match="export_saved_model also keeps .*=<Halved"):
+        export(model, tmp_path / "model", preprocessor=own if given else None)
+    assert isinstance(servable(model, preprocessor=own)[1], Halved)
 
 
 @pytest.mark.parametrize(
