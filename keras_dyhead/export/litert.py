@@ -2,7 +2,6 @@
 
 import os
 import tempfile
-from pathlib import Path
 
 import keras
 import tensorflow as tf
@@ -12,6 +11,7 @@ from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
+    file_to_write,
     servable,
     serving_archive,
 )
@@ -57,7 +57,8 @@ def export_litert(
     Raises:
         TypeError: If `model` is not a supported detector.
         ValueError: If the size is not fixed or differs from the one the model is built for, the
-            model computes in half precision, or the preprocessor is of a subclass.
+            model computes in half precision, the preprocessor is of a subclass, or `path` is a
+            folder.
 
     Example:
     ```python
@@ -73,7 +74,7 @@ def export_litert(
             "LiteRT needs a fixed `image_size`, such as (320, 320). "
             f"Received: image_size={image_size}"
         )
-    Path(path).parent.mkdir(parents=True, exist_ok=True)  # now: the conversion takes minutes
+    path = file_to_write(path)
 
     def serve(images):
         batch = preprocessor(images)
@@ -85,4 +86,4 @@ def export_litert(
     with tempfile.TemporaryDirectory() as folder, sampling_form("gather"):
         archive = serving_archive(model, serving_default=(serve, signature))
         archive.write_out(folder, verbose=False)
-        Path(path).write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
+        path.write_bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())

@@ -3,7 +3,6 @@
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
@@ -13,6 +12,7 @@ from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
+    file_to_write,
     fill,
     servable,
 )
@@ -48,8 +48,8 @@ def export_onnx(
     Raises:
         ImportError: If onnx or tf2onnx is missing: run `pip install '.[export]'` in a clone.
         TypeError: If `model` is not a supported detector.
-        ValueError: If the model computes in half precision, the preprocessor is of a subclass, or
-            `image_size` differs from the one the model is built for.
+        ValueError: If the model computes in half precision, the preprocessor is of a subclass,
+            `path` is a folder, or `image_size` differs from the one the model is built for.
 
     Example:
     ```python
@@ -60,7 +60,7 @@ def export_onnx(
     """
     detector, preprocessor = servable(model, image_size, preprocessor, PortablePreprocessor)
     check_full_precision(model)
-    Path(path).parent.mkdir(parents=True, exist_ok=True)  # now: the conversion takes minutes
+    path = file_to_write(path)
 
     def serve(images):
         found = detector.detect(preprocessor(fill(images)))
@@ -70,7 +70,7 @@ def export_onnx(
     if detector.class_names is not None:
         names = json.dumps(list(detector.class_names), ensure_ascii=False)
         proto.metadata_props.add(key="class_names", value=names)
-    Path(path).write_bytes(proto.SerializeToString())
+    path.write_bytes(proto.SerializeToString())
 
 
 def convert(function: Callable, signature: tf.TensorSpec):

@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_dyhead.coco.decode_image import decode_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import fill, servable, serving_archive
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import counted, printable
 
@@ -50,7 +51,8 @@ def export_saved_model(
     Raises:
         TypeError: If `model` is not a supported detector.
         ValueError: If `image_size` differs from the one the model is built for, the number of
-            names differs from that of its classes, or TensorFlow cannot load from `path`.
+            names differs from that of its classes, `path` is a file, or TensorFlow cannot load from
+            it.
 
     Example:
     ```python
@@ -60,6 +62,7 @@ def export_saved_model(
     ```
     """
     check_loadable(path)
+    check("path", path, not os.path.isfile(path), "a folder, not a file")
     detector, preprocessor = servable(model, image_size, preprocessor)
     class_names = detector.class_names if class_names is None else class_names
     if class_names is not None and len(class_names) != detector.num_classes:

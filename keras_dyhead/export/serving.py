@@ -1,5 +1,8 @@
 """The parts that all exported graphs share."""
 
+import os
+from pathlib import Path
+
 import keras
 import tensorflow as tf
 from keras import ops
@@ -91,6 +94,18 @@ def servable(
             f"Received: image_size={size}"
         )
     return detector, (cls or type(preprocessor)).from_config(config)
+
+
+def file_to_write(path: str | os.PathLike) -> Path:
+    """Returns the path of a file, in a folder that now exists: a conversion takes minutes.
+
+    Raises:
+        ValueError: If the path is a folder.
+    """
+    path = Path(path)
+    check("path", path, not path.is_dir(), "a file, not a folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def check_full_precision(model: keras.Model) -> None:

@@ -123,6 +123,9 @@ def test_an_export_without_class_names_removes_earlier_ones(tmp_path):
 
 
 def test_invalid_arguments_are_explained(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ValueError, match="`path` must be a folder, not a file.*file"):
+        export_saved_model(small_retinanet(), tmp_path / "file")
     with pytest.raises(TypeError, match="Sequential"):
         export_saved_model(keras.Sequential(), tmp_path)
     with pytest.raises(ValueError, match="2 names"):
