@@ -18,6 +18,7 @@ STAGE_BLOCKS = {
     152: (3, 8, 36, 3),
 }
 EPSILON = 1e-5
+LAST = "channels_last"  # whatever Keras is set to
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -107,8 +108,8 @@ class ResNetBackbone(keras.Model):
         x = stem.conv(images, base_channels, 7, 2, name="conv1")
         x = layers.ReLU(name="relu1", dtype=dtype)(stem.norm(x, "bn1"))
         # Padding with zeros equals padding with -inf: no value here is negative.
-        x = layers.ZeroPadding2D(1, name="maxpool_pad", dtype=dtype)(x)
-        x = layers.MaxPooling2D(3, 2, name="maxpool", dtype=dtype)(x)
+        x = layers.ZeroPadding2D(1, LAST, name="maxpool_pad", dtype=dtype)(x)
+        x = layers.MaxPooling2D(3, 2, data_format=LAST, name="maxpool", dtype=dtype)(x)
         pyramid = {}
         for stage, num_blocks in enumerate(STAGE_BLOCKS[depth], start=1):
             make = _Layers(
@@ -206,9 +207,9 @@ class _Layers:
             return ModulatedDeformConv2D(filters, size, **arguments)(x)
         padding = "same" if strides == 1 else "valid"
         if padding == "valid" and size > 1:
-            x = layers.ZeroPadding2D(size // 2, name=f"{name}_pad", dtype=self.dtype)(x)
+            x = layers.ZeroPadding2D(size // 2, LAST, name=f"{name}_pad", dtype=self.dtype)(x)
         conv = GroupedConv2D if groups > 1 else layers.Conv2D
-        return conv(filters, size, padding=padding, **arguments)(x)
+        return conv(filters, size, padding=padding, data_format=LAST, **arguments)(x)
 
     def norm(self, x, name):
         if self.batch_norm == "train":

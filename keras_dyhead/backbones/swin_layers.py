@@ -24,7 +24,12 @@ class PatchEmbedding(keras.layers.Layer):
         super().__init__(**kwargs)
         self.channels = channels
         self.proj = keras.layers.Conv2D(
-            channels, PATCH, PATCH, name="proj", dtype=self.dtype_policy
+            channels,
+            PATCH,
+            PATCH,
+            data_format="channels_last",
+            name="proj",
+            dtype=self.dtype_policy,
         )
         self.norm = _layer_norm("norm", self.dtype_policy)
 

@@ -63,6 +63,7 @@ def head_conv(filters: int, kernel_size: int, name: str, dtype) -> HeadConv2D:
         filters,
         kernel_size,
         padding="same",
+        data_format="channels_last",
         kernel_initializer=keras.initializers.RandomNormal(stddev=0.01),
         name=name,
         dtype=dtype,

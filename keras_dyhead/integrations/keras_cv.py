@@ -276,7 +276,12 @@ class _DyHeadBetween(keras.layers.Layer):
         for i, shape in enumerate(input_shape):
             kernel = "zeros" if self.residual else "glorot_uniform"
             conv = keras.layers.Conv2D(
-                shape[-1], 1, kernel_initializer=kernel, dtype=self.dtype_policy, name=f"back_{i}"
+                shape[-1],
+                1,
+                data_format="channels_last",
+                kernel_initializer=kernel,
+                dtype=self.dtype_policy,
+                name=f"back_{i}",
             )
             conv.build(refined[i])
             self.back.append(conv)

@@ -100,7 +100,11 @@ class DyHeadNeck(PyramidLayer):
             projection = None
             if shape[-1] != self.channels:
                 projection = keras.layers.Conv2D(
-                    self.channels, 1, dtype=self.dtype_policy, name=f"projection_{name}"
+                    self.channels,
+                    1,
+                    data_format="channels_last",
+                    dtype=self.dtype_policy,
+                    name=f"projection_{name}",
                 )
                 projection.build(shape)
             self.projections.append(projection)

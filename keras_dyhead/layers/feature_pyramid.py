@@ -134,6 +134,7 @@ class FeaturePyramid(PyramidLayer):
             kernel_size,
             strides=strides,
             padding="same" if strides == 1 else "valid",
+            data_format="channels_last",
             name=name,
             dtype=self.dtype_policy,
         )

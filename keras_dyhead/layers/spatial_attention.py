@@ -157,7 +157,8 @@ class SpatialAwareAttention(PyramidLayer):
             return self._convolve_sampled(levels, kernels)
 
         def conv(branch, x, strides=1):
-            return ops.conv(ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), kernels[branch], strides)
+            x = ops.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+            return ops.conv(x, kernels[branch], strides, data_format="channels_last")
 
         def halve(finer, coarser):
             height, width = ops.shape(coarser)[1:3]  # may be rounded down

@@ -12,6 +12,7 @@ import pytest
 from backend import relative_error, run, vjp
 
 from keras_dyhead import detectors
+from keras_dyhead.backbones import ResNetBackbone, SwinBackbone
 from keras_dyhead.detectors.conv_tower import head_conv
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 
@@ -103,6 +104,32 @@ def test_a_model_of_dynamic_height_and_width_computes_the_same(name):
     assert raw.keys() == expected.keys()
     for key, values in expected.items():
         np.testing.assert_allclose(raw[key], values, rtol=1e-5, atol=1e-5, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "spatial"),
+    [
+        (lambda: ResNetBackbone(18, base_channels=8), True),
+        (lambda: SwinBackbone(8, (1, 1, 1, 1), (1, 1, 1, 1), window_size=3), False),
+    ],
+    ids=["resnet", "swin"],
+)
+def test_maps_are_channels_last_whatever_keras_is_set_to(backbone, spatial):
+    def outputs():
+        keras.utils.set_random_seed(0)
+        neck = DyHeadNeck(1, 16, use_spatial_attention=spatial)
+        model = detectors.ATSS(backbone(), 3, neck=neck, pyramid=FeaturePyramid(8, max_level=6))
+        return run(model, IMAGES[:1]), neck.get_config() | {"name": None}
+
+    expected, config = outputs()
+    keras.config.set_image_data_format("channels_first")
+    try:
+        found, same_config = outputs()
+    finally:
+        keras.config.set_image_data_format("channels_last")
+    assert same_config == config
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(ON_TENSORFLOW, reason="test_targets.py has more of it")
