@@ -79,6 +79,7 @@ class FeaturePyramid(PyramidLayer):
 
     def build(self, input_shape):
         shapes = self.check_levels(input_shape)
+        self._widths = {level: shape[-1] for level, shape in shapes.items()}
         self.lateral_convs = {level: self._conv(1, f"lateral_{level}") for level in shapes}
         self.output_convs = {level: self._conv(3, f"output_{level}") for level in shapes}
         for level, shape in shapes.items():
@@ -119,6 +120,15 @@ class FeaturePyramid(PyramidLayer):
                 x = ops.relu(x)
         return pyramid if isinstance(inputs, dict) else list(pyramid.values())
 
+    def compute_output_shape(self, input_shape):
+        shapes = self.check_levels(input_shape)
+        (batch, *size, _), last = list(shapes.values())[-1], int(list(shapes)[-1][1:])
+        shapes = {level: (*shape[:-1], self.channels) for level, shape in shapes.items()}
+        for number in range(last + 1, self.max_level + 1):
+            size = [side and -(-side // 2) for side in size]
+            shapes[f"P{number}"] = (batch, *size, self.channels)
+        return shapes if isinstance(input_shape, dict) else list(shapes.values())
+
     def get_config(self):
         return super().get_config() | {
             "channels": self.channels,
@@ -146,6 +156,12 @@ class FeaturePyramid(PyramidLayer):
         if self.built and list(levels) != list(self.lateral_convs):
             raise ValueError(
                 f"The layer was built for levels {list(self.lateral_convs)}. "
+                f"Received: shapes {levels}"
+            )
+        widths = {level: shape[-1] for level, shape in levels.items()}
+        if self.built and widths != self._widths:
+            raise ValueError(
+                f"The layer was built for maps with channels {self._widths}. "
                 f"Received: shapes {levels}"
             )
         return levels

@@ -57,14 +57,27 @@ def reference(layer, maps):
 def test_every_variant_equals_the_definition_on_odd_sizes(extra_levels, relu):
     layer = FeaturePyramid(6, extra_levels=extra_levels, relu_before_extra_convs=relu)
     maps = backbone_maps()
-    layer.build({level: x.shape for level, x in maps.items()})
+    shapes = {level: x.shape for level, x in maps.items()}
+    output_shapes = layer.compute_output_shape(shapes)
+    layer.build(shapes)
     for conv_layer in layer._flatten_layers(include_self=False):
         conv_layer.bias.assign(np.random.default_rng(1).standard_normal(6))
     out = run(layer, maps)
     expected = reference(layer, maps)
     assert list(out) == ["P3", "P4", "P5", "P6", "P7"]
+    assert output_shapes == {level: x.shape for level, x in out.items()}
     for level in expected:
         np.testing.assert_allclose(out[level], expected[level], rtol=1e-5, atol=1e-5)
+
+
+def test_shapes_are_known_before_the_weights():
+    layer = FeaturePyramid(6, max_level=10, dtype="mixed_bfloat16")
+    maps = [keras.KerasTensor((None, None, side, 4)) for side in (25, 13)]
+    expected = [(None, None, side, 6) for side in (25, 13, 7, 4, 2, 1, 1, 1)]
+    assert layer.compute_output_shape([x.shape for x in maps]) == expected
+    found = layer.compute_output_spec(dict(zip(("P3", "P4"), maps, strict=True)))
+    assert [found[f"P{number}"].shape for number in range(3, 11)] == expected
+    assert found["P9"].dtype == "bfloat16" and not layer.built
 
 
 def test_strided_convolutions_pad_symmetrically_on_even_sizes():
