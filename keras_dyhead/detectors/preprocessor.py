@@ -11,7 +11,7 @@ import numpy as np
 from keras import ops
 from PIL import Image
 
-from keras_dyhead.ops.arguments import check, check_choice, whole_number
+from keras_dyhead.ops.arguments import are_numbers, check, check_choice, whole_number
 from keras_dyhead.ops.published_resize import ARRAYS, larger, resize_like_opencv, resize_like_pillow
 
 IMAGENET_MEAN = (123.675, 116.28, 103.53)
@@ -76,18 +76,19 @@ class DetectionPreprocessor(keras.layers.Layer):
         check_choice("channel_order", channel_order, ("RGB", "BGR"))
         check_choice("resizing", resizing, ("fast", "pillow", "opencv"))
         if image_size is not None:
-            whole = np.shape(image_size) == (2,) and np.asarray(image_size).dtype.kind in "iu"
-            check("image_size", image_size, whole and min(image_size) > 0, "two positive integers")
+            whole = are_numbers(image_size, (2,), int) and min(image_size) > 0
+            check("image_size", image_size, whole, "two positive integers")
             image_size = tuple(image_size)
         whole_number(pad_multiple, "pad_multiple")
-        if not 0 < min_side <= max_side < math.inf:
+        sides = are_numbers((min_side, max_side), (2,))
+        if not sides or not 0 < min_side <= max_side < math.inf:
             raise ValueError(
                 "`min_side` must be positive and not exceed `max_side`, a finite number. "
-                f"Received: min_side={min_side}, max_side={max_side}"
+                f"Received: min_side={min_side!r}, max_side={max_side!r}"
             )
-        finite = np.shape(mean) == (3,) and np.isfinite(mean).all()
+        finite = are_numbers(mean, (3,)) and np.isfinite(mean).all()
         check("mean", mean, finite, "three numbers")
-        positive = np.shape(std) == (3,) and np.isfinite(std).all() and min(std) > 0
+        positive = are_numbers(std, (3,)) and np.isfinite(std).all() and min(std) > 0
         check("std", std, positive, "three positive numbers")
         self.image_size = image_size
         self.min_side = min_side

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import keras
@@ -65,11 +65,14 @@ def export_saved_model(
     check("path", path, not os.path.isfile(path), "a folder, not a file")
     detector, preprocessor = servable(model, image_size, preprocessor)
     class_names = detector.class_names if class_names is None else class_names
-    if class_names is not None and len(class_names) != detector.num_classes:
-        raise ValueError(
-            f"`class_names` must have {counted(detector.num_classes, 'name')}. "
-            f"Received: {counted(len(class_names), 'name')}"
-        )
+    if class_names is not None:
+        listed = isinstance(class_names, Collection) and not isinstance(class_names, str)
+        check("class_names", class_names, listed, "a list of names")
+        if len(class_names) != detector.num_classes:
+            raise ValueError(
+                f"`class_names` must have {counted(detector.num_classes, 'name')}. "
+                f"Received: {counted(len(class_names), 'name')}"
+            )
 
     def preprocess_file(file):
         return preprocessor(decode_rgb(file)[None])

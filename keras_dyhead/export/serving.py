@@ -58,8 +58,8 @@ def servable(
     Raises:
         TypeError: If `model` is not a supported detector.
         ValueError: If `image_size` is missing or differs from the one the model is built for, if
-            `cls` would replace a preprocessor's own methods, or if the Keras backend is not
-            TensorFlow.
+            `image_size` or `preprocessor` has another form, if `cls` would replace a preprocessor's
+            own methods, or if the Keras backend is not TensorFlow.
     """
     if keras.backend.backend() != "tensorflow":
         raise ValueError(
@@ -74,14 +74,18 @@ def servable(
             f"or a RetinaNetObjectDetector of KerasHub. Received: {type(model)}"
         )
     detector = HostedDetector(model) if hosted else model
+    given = isinstance(preprocessor, DetectionPreprocessor | None)
+    check("preprocessor", preprocessor, given, "a DetectionPreprocessor")
     preprocessor = preprocessor or detector.preprocessor
     kept = cls is None or issubclass(cls, type(preprocessor))
     expected = "a DetectionPreprocessor itself; export_saved_model also keeps subclasses"
     check("preprocessor", preprocessor, kept, expected)
     config = preprocessor.get_config()
     if image_size is not None:
-        config["image_size"] = tuple(image_size)
-    size = config["image_size"]
+        # Checked here: `from_config` gives errors another class.
+        config["image_size"] = DetectionPreprocessor(image_size).image_size
+    served = (cls or type(preprocessor)).from_config(config)
+    size = served.image_size
     if hosted and size is None:
         raise ValueError(
             "The model needs a fixed `image_size` for its anchors, such as (512, 512). "
@@ -93,7 +97,7 @@ def servable(
             f"`image_size` must match the size the model is built for, {built_for}. "
             f"Received: image_size={size}"
         )
-    return detector, (cls or type(preprocessor)).from_config(config)
+    return detector, served
 
 
 def file_to_write(path: str | os.PathLike) -> Path:

@@ -11,6 +11,7 @@ from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.inference.several_views import TestTimeAugmentation
 from keras_dyhead.inference.tiles import Tiles
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
+from keras_dyhead.ops.arguments import check
 
 _PLAIN = TestTimeAugmentation(scales=(1.0,), horizontal_flip=False)
 
@@ -42,19 +43,26 @@ def image_detector(
         arrays, such as values from 0 to 1, raise a `ValueError`. The function has the attributes
         `num_classes` and `class_names` of the model.
 
+    Raises:
+        TypeError: If `model` is not a supported detector.
+        ValueError: If `tta` or `tiles` is of another class, or a model of KerasCV or KerasHub has
+            no fixed input size or gets other scales.
+
     Example:
     ```python
     detect = image_detector(model, tta=TestTimeAugmentation(scales=(1.0, 1.5)))
     detect(np.zeros((480, 640, 3), "uint8"))["boxes"]
     ```
     """
-    tta = _PLAIN if tta is None else tta
     model = HostedDetector(model) if is_hosted(model) else model
     if not isinstance(model, Detector | HostedDetector):
         raise TypeError(
             "`model` must be a detector of this package, KerasCV or KerasHub. "
             f"Received: model={model!r}"
         )
+    check("tta", tta, isinstance(tta, TestTimeAugmentation | None), "a TestTimeAugmentation")
+    check("tiles", tiles, isinstance(tiles, Tiles | None), "of the class Tiles")
+    tta = _PLAIN if tta is None else tta
     if isinstance(model, HostedDetector) and (None in model.image_shape or tta.scales != (1.0,)):
         raise ValueError(
             "Detectors of KerasCV and KerasHub must have a fixed input size and use only scale 1, "

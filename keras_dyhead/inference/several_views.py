@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_dyhead.ops.arguments import check, check_choice
+from keras_dyhead.ops.arguments import are_numbers, check, check_choice, fits
 from keras_dyhead.ops.boxes import box_iou
 
 MERGES = ("vote", "nms")
@@ -55,15 +55,16 @@ class TestTimeAugmentation:
     size_ranges: Sequence[tuple[float, float]] | None = None
 
     def __post_init__(self):
-        object.__setattr__(self, "scales", tuple(map(float, self.scales)))
-        usable = bool(self.scales) and all(0 < scale < float("inf") for scale in self.scales)
-        usable &= len(set(self.scales)) == len(self.scales)
-        check("scales", self.scales, usable, "unique positive factors")
+        scales = tuple(self.scales) if np.iterable(self.scales) else ()
+        usable = all(fits(scale, float) and 0 < scale < float("inf") for scale in scales)
+        unique = usable and len(set(scales)) == len(scales) > 0
+        check("scales", self.scales, unique, "unique positive factors")
+        object.__setattr__(self, "scales", tuple(map(float, scales)))
         check_choice("merge", self.merge, MERGES)
-        inside = 0 < self.iou_threshold < 1
+        inside = fits(self.iou_threshold, float) and 0 < self.iou_threshold < 1
         check("iou_threshold", self.iou_threshold, inside, "between 0 and 1")
         if self.size_ranges is not None:
-            paired = np.shape(self.size_ranges) == (len(self.scales), 2)
+            paired = are_numbers(self.size_ranges, (len(scales), 2))
             check("size_ranges", self.size_ranges, paired, "one (smallest, largest) for each scale")
 
     @property

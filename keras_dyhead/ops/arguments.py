@@ -80,6 +80,12 @@ def fits(value: Any, kind: Any) -> bool:
     return isinstance(value, origin or kind)
 
 
+def are_numbers(value: Any, shape: tuple[int, ...], kind: type = float) -> bool:
+    """Whether a value is an array or nested sequences of this shape, with numbers of one kind."""
+    values = np.asarray(value, object)
+    return values.shape == shape and all(fits(entry, kind) for entry in values.flat)
+
+
 def described(kind: Any) -> str:
     """Describes a type as the command line writes its values."""
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 
-from keras_dyhead.ops.arguments import check
+from keras_dyhead.ops.arguments import check, fits
 from keras_dyhead.visualization.view import Preprocessor, View, look_inside
 
 _STEPS = {
@@ -74,9 +74,9 @@ def draw_attention(
 ) -> Figure:
     """Draws `plot_attention` from a `View`."""
     count = len(view.blocks)
-    chosen = list(range(count)) if blocks is None else list(blocks)
-    existing = all(0 <= block < count for block in chosen)
-    check("blocks", blocks, existing, f"from 0 to {count - 1}")
+    chosen = range(count) if blocks is None else blocks
+    existing = np.iterable(chosen) and all(fits(n, int) and 0 <= n < count for n in chosen)
+    check("blocks", blocks, existing, f"a list of numbers from 0 to {count - 1}")
     rows = [("before DyHead", view.before)]
     for number in chosen:
         start = f"block {number + 1} of {count}\n" if count > 1 else ""

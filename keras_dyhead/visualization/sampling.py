@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from keras_dyhead.ops.arguments import check, check_choice
+from keras_dyhead.ops.arguments import are_numbers, check, check_choice, fits
 from keras_dyhead.visualization.receptive_field import (
     GRID,
     Points,
@@ -70,14 +70,15 @@ def plot_sampling(
 def draw_sampling(view: View, point: tuple[float, float], level: str, block: int = -1) -> Figure:
     """Draws `plot_sampling` from a `View`."""
     height, width = view.image.shape[:2]
-    (x, y), count = point, len(view.blocks)
-    expected = f"(x, y) inside the image of {width} x {height} pixels"
-    check("point", point, 0 <= x < width and 0 <= y < height, expected)
+    count = len(view.blocks)
+    inside = are_numbers(point, (2,)) and 0 <= point[0] < width and 0 <= point[1] < height
+    check("point", point, inside, f"(x, y) inside the image of {width} x {height} pixels")
     check_choice("level", level, view.levels)
-    check("block", block, -count <= block < count, f"from 0 to {count - 1}")
+    existing = fits(block, int) and -count <= block < count
+    check("block", block, existing, f"a number from 0 to {count - 1}")
     block, number = block % count, view.levels.index(level)
     stride_y, stride_x = view.strides[number]
-    cell = (int(y / stride_y), int(x / stride_x))
+    cell = (int(point[1] / stride_y), int(point[0] / stride_x))
 
     start = f"block {block + 1} of {count}: " if count > 1 else ""
     rows = [_row_of_block(view, block, number, cell, f"{start}cell of {level}")]

@@ -12,6 +12,7 @@ from keras_dyhead.coco.image_files import as_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.layers import DyHeadNeck
 from keras_dyhead.layers.block_trace import BlockTrace
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.printable import counted
 
 Preprocessor = Callable[[np.ndarray], dict]
@@ -63,6 +64,8 @@ def look_inside(
 
     Arguments and errors are those of `plot_attention`.
     """
+    callable_ = preprocessor is None or callable(preprocessor)
+    check("preprocessor", preprocessor, callable_, "a DetectionPreprocessor or a function")
     image = as_rgb(image)
     neck = find_neck(model)
     inputs = getattr(model, "inputs", None)
@@ -99,6 +102,7 @@ def look_inside(
 
 def find_neck(model: keras.Model) -> DyHeadNeck:
     """Returns the only `DyHeadNeck` of a model, at any depth."""
+    check("model", model, isinstance(model, keras.Layer), "a Keras model")
     necks = [layer for layer in model._flatten_layers() if isinstance(layer, DyHeadNeck)]
     if len(necks) != 1 or not necks[0].blocks:
         found = [f"{neck.name} with {counted(neck.num_blocks, 'block')}" for neck in necks]

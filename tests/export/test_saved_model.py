@@ -1,6 +1,7 @@
 """export_saved_model: files in, detections out, in a process without Keras."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -130,5 +131,16 @@ def test_invalid_arguments_are_explained(tmp_path):
         export_saved_model(keras.Sequential(), tmp_path)
     with pytest.raises(ValueError, match="2 names"):
         export_saved_model(small_retinanet(), tmp_path, class_names=["a", "b"])
+    for name, value in (
+        ("class_names", "abc"),
+        ("class_names", 3),
+        ("image_size", 96),
+        ("image_size", (100,)),
+        ("image_size", (96.5, 96)),
+        ("preprocessor", "imagenet"),
+    ):
+        received = re.escape(f"{name}={value!r}")
+        with pytest.raises(ValueError, match=f"`{name}` must be .*: {received}"):
+            export_saved_model(small_retinanet(), tmp_path, **{name: value})
     with pytest.raises(ValueError, match=r"\(64, 64\)"):
         export_saved_model(small_retinanet(image_shape=(64, 64, 3)), tmp_path, (64, 96))

@@ -1,11 +1,13 @@
 """Detection in one image at a time, with boxes in its own pixels."""
 
+import re
+
 import numpy as np
 import pytest
 from PIL import Image
 from small_detector import by_hand, picture
 
-from keras_dyhead.inference import detect_images, image_detector, read_rgb
+from keras_dyhead.inference import Tiles, detect_images, image_detector, read_rgb
 
 
 def test_boxes_are_in_pixels_of_images_of_any_size(small_model):
@@ -52,6 +54,14 @@ def test_the_function_of_one_image_accepts_all_kinds_of_arrays(small_model, eage
 def test_a_single_image_is_not_taken_for_a_list(images):
     with pytest.raises(TypeError, match="`images` must be a list of images or paths. Received: a"):
         detect_images(None, images)
+
+
+@pytest.mark.parametrize("arguments", [{"tta": [1.0]}, {"tta": Tiles(96)}, {"tiles": 800}])
+def test_views_and_tiles_of_other_classes_are_refused(small_model, arguments):
+    ((name, value),) = arguments.items()
+    received = re.escape(f"{name}={value!r}")
+    with pytest.raises(ValueError, match=f"`{name}` must be .*: {received}"):
+        image_detector(small_model, **arguments)
 
 
 def test_a_model_that_is_no_detector_is_refused():

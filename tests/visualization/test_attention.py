@@ -65,5 +65,6 @@ def test_only_chosen_blocks_are_drawn(view):
     rows = rows_of(draw_attention(view, blocks=[1]))
     assert [row[0].get_ylabel() for row in rows][1] == "block 2 of 2\nafter spatial-aware"
     assert len(rows) == 4
-    with pytest.raises(ValueError, match=r"blocks=\[2\]"):
-        draw_attention(view, blocks=[2])
+    for wrong, received in (([2], r"\[2\]"), (1, "1"), (["0"], r"\['0'\]"), ([1.0], r"\[1.0\]")):
+        with pytest.raises(ValueError, match=f"blocks={received}"):
+            draw_attention(view, blocks=wrong)

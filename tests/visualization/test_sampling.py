@@ -42,7 +42,10 @@ def test_the_second_row_composes_all_blocks_up_to_the_chosen_block(view):
     [
         (((130, 10), "P4"), r"130 x 100 pixels. Received: point=\(130, 10\)"),
         (((10, 10), "P6"), r"one of \['P3', 'P4', 'P5'\]. Received: level='P6'"),
+        ((5, "P4"), "pixels. Received: point=5"),
+        ((("10", 10), "P4"), r"pixels. Received: point=\('10', 10\)"),
         (((10, 10), "P4", 2), "block=2"),
+        (((10, 10), "P4", 1.0), "block=1.0"),
     ],
 )
 def test_missing_points_levels_and_blocks_are_refused(view, arguments, message):

@@ -78,6 +78,7 @@ def test_without_scale_attention_all_weights_are_one():
 @pytest.mark.parametrize(
     ("model", "image", "message"),
     [
+        (lambda: None, (64, 64, 3), "`model` must be a Keras model. Received: model=None"),
         (lambda: plain_model(), (64, 64, 3), "with none"),
         (lambda: plain_model(DyHeadNeck(0, 16)), (64, 64, 3), "with 0 blocks"),
         (lambda: plain_model(DyHeadNeck(1, 16)), (1, 64, 64, 3), r"shape \(1, 64, 64, 3\)"),
@@ -86,6 +87,8 @@ def test_without_scale_attention_all_weights_are_one():
 def test_models_and_images_without_a_view_are_refused(model, image, message):
     with pytest.raises(ValueError, match=message):
         look_inside(model(), np.zeros(image))
+    with pytest.raises(ValueError, match="`preprocessor` must be .*='imagenet'"):
+        look_inside(model(), np.zeros(image), "imagenet")
 
 
 def test_a_model_of_pyramids_is_refused():
