@@ -46,11 +46,13 @@ def as_rgb(image) -> np.ndarray:
 
     Args:
         image: Array `(H, W, 3)`, gray `(H, W)` or `(H, W, 1)`, or RGBA `(H, W, 4)`, with values
-            from 0 to 255 of any dtype.
+            from 0 to 255 of any dtype. Or a Pillow image of any mode.
 
     Raises:
         ValueError: If the shape is another one, or the values are not clearly from 0 to 255.
     """
+    if isinstance(image, Image.Image) and image.mode not in ("RGB", "RGBA", "L", "I", "F"):
+        image = _to_rgb(image)
     image = np.asarray(image)
     if image.ndim == 2:
         image = image[..., None]
@@ -88,14 +90,18 @@ def _decode(path: str | os.PathLike) -> np.ndarray:
             raise ValueError(message.splitlines()[0]) from None
     try:
         with Image.open(path, formats=_FORMATS) as image:
-            # As TensorFlow does: keeps the upper 8 of 16 bits, and drops transparency.
-            if image.mode.startswith("I"):
-                image = Image.fromarray((np.array(image) >> 8).astype("uint8"))
-            elif "transparency" in image.info:
-                image = image.convert("RGBA")
-            return np.array(image.convert("RGB"))
+            return np.array(_to_rgb(image))
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(str(error)) from None
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """Converts as TensorFlow does: keeps the upper 8 of 16 bits, and drops transparency."""
+    if image.mode.startswith("I"):
+        image = Image.fromarray((np.array(image) >> 8).astype("uint8"))
+    elif "transparency" in image.info:
+        image = image.convert("RGBA")
+    return image.convert("RGB")
 
 
 def find_file(folder: Path, name: str) -> Path:

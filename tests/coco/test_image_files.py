@@ -183,6 +183,23 @@ def test_gray_arrays_are_read_and_black_works_in_any_dtype():
     assert not as_rgb(np.zeros((4, 5, 3))).any()
 
 
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "PA", "CMYK", "YCbCr", "HSV"])
+def test_colors_of_pillow_images_of_every_mode_are_read(mode):
+    image = Image.new("RGB", (5, 4), (255, 0, 0)).convert(mode)
+    image.info["transparency"] = 0
+    found = as_rgb(image)
+    assert found.shape == (4, 5, 3) and np.abs(found - [255.0, 0, 0]).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("mode", "white"),
+    [("1", 1), ("L", 255), ("LA", (255, 9)), ("I;16", 65_535), ("I", 255), ("F", 255.0)],
+)
+def test_white_of_pillow_images_of_every_mode_is_read(mode, white):
+    found = as_rgb(Image.new(mode, (5, 4), white))
+    assert found.shape == (4, 5, 3) and (found == 255).all()
+
+
 @pytest.mark.parametrize(
     ("image", "message"),
     [
