@@ -25,7 +25,8 @@ def image_detector(
 
     Each image passes through the model alone, with the size and padding that `model.preprocessor`
     sets, as published metrics are measured. The result never depends on other images. In batches
-    it does, because DyHead averages over the padding.
+    it does, because DyHead averages over the padding. Settings of the model, such as its `decoder`,
+    are read when the function is created: create another one after a change.
 
     Args:
         model: A detector of this package, or one of KerasCV or KerasHub built for images of one
