@@ -106,14 +106,29 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def find_file(folder: Path, name: str) -> Path:
     """The file that a record names, also if other systems or tools wrote the name."""
-    slashed = name.replace("\\", "/")
-    spellings = [name, slashed, slashed.strip(), slashed.lstrip("/"), unquote(slashed)]
-    spellings += [unicodedata.normalize(form, slashed) for form in ("NFC", "NFD")]
-    if name.startswith("file:"):
-        spellings.append(url2pathname(urlsplit(name).path))
+    spellings = {name: None}  # in order
+    for repair in _REPAIRS:
+        spellings |= dict.fromkeys(map(repair, spellings))
     paths = (folder / spelling for spelling in spellings)
     # `Path.is_file` raises an error for names too long for the system.
     return next((path for path in paths if os.path.isfile(path)), folder / name)
+
+
+def _path_of_uri(name: str) -> str:
+    with contextlib.suppress(ValueError):  # such as "file://[a.png"
+        return url2pathname(urlsplit(name).path) if name.startswith("file:") else name
+    return name
+
+
+_REPAIRS = (
+    lambda name: name.replace("\\", "/"),
+    _path_of_uri,
+    unquote,
+    str.strip,
+    lambda name: name.lstrip("/"),
+    functools.partial(unicodedata.normalize, "NFC"),
+    functools.partial(unicodedata.normalize, "NFD"),
+)
 
 
 Size = tuple[int | None, int | None]

@@ -1,6 +1,8 @@
 """Unusual spellings in annotation files are read without losing boxes."""
 
 import json
+import unicodedata
+from urllib.parse import quote
 
 import keras
 import numpy as np
@@ -216,12 +218,25 @@ def test_names_are_the_same_with_composed_accents_and_without_a_byte_order_mark(
     assert annotations.class_names == names and not annotations.problems
 
 
-def test_spellings_of_file_names_by_other_systems(two):
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda folder, name: name.replace(" ", "%20").replace("/", "\\"),
+        lambda folder, name: unicodedata.normalize("NFD", name),  # as macOS composes it
+        lambda folder, name: unicodedata.normalize("NFC", name),
+        lambda folder, name: quote(unicodedata.normalize("NFC", name)),
+        lambda folder, name: quote("/" + unicodedata.normalize("NFD", name) + "\n", safe=""),
+        lambda folder, name: ".\\" + quote(unicodedata.normalize("NFC", name)).replace("/", "\\"),
+        lambda folder, name: (folder / unicodedata.normalize("NFC", name)).as_uri(),
+    ],
+)
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_spellings_of_file_names_by_other_systems(two, spell, form):
     (two.folder / "a b").mkdir()
-    for number, name in ((1, "a b/é.png"), (2, "a b/ü.png")):
-        (two.folder / f"{number}.png").rename(two.folder / name)
-    each(two.images[:1], file_name=lambda i: "a%20b\\%C3%A9.png")
-    each(two.images[1:], file_name=lambda i: "a b/u\u0308.png")  # as macOS composes it
+    for record, name in zip(two.images, ("a b/é.png", "a b/ü.png"), strict=True):
+        name = unicodedata.normalize(form, name)
+        (two.folder / record["file_name"]).rename(two.folder / name)
+        record["file_name"] = spell(two.folder, name)
     assert_all_there(CocoAnnotations(two.write(), two.folder))
 
 

@@ -141,7 +141,7 @@ def test_the_record_of_checked_files_is_used_until_one_of_them_changes(five, tmp
     assert open_it() == every
 
 
-@pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg", "a" * 5000])
+@pytest.mark.parametrize("name", ["a\0.jpg", "\ud800.jpg", "a" * 5000, "file://[a.jpg"])
 def test_a_name_that_no_file_can_have_is_reported(five, tmp_path, monkeypatch, name):
     monkeypatch.setattr(image_files, "_MANY", 5)
     monkeypatch.setenv("KERAS_HOME", str(tmp_path / "home"))
