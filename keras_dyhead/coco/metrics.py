@@ -70,8 +70,9 @@ def coco_metrics(
 ) -> CocoResult:
     """Computes the COCO box metrics with pycocotools, without its printed output.
 
-    The metrics equal those of a single `COCOeval` to the last bit. Categories are matched one at a
-    time, or in several processes, so that memory only holds the largest one.
+    The metrics equal those of a single `COCOeval` to the last bit, unless an annotation has the id
+    0: `COCOeval` takes a match with it for a miss. Categories are matched one at a time, or in
+    several processes, so that memory only holds the largest one.
 
     Args:
         ground_truth: `images`, `annotations` and `categories`, as in a COCO JSON file. Only its
