@@ -1,7 +1,6 @@
 """`keras-dyhead pseudo-label`."""
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -113,10 +112,9 @@ def pseudo_label(
 
 
 def _read_thresholds(path: Path) -> dict[str, float]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not a JSON file: {error}") from None
+    from keras_dyhead.coco.checks import read_json
+
+    content = read_json(path)
     if not isinstance(content, dict) or not all(
         isinstance(value, (int, float)) and 0 <= value <= 1 for value in content.values()
     ):

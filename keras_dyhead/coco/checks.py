@@ -5,7 +5,7 @@ import json
 import numbers
 import warnings
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,6 +77,15 @@ def list_problems(problems: Iterable[Problem | str]) -> list[str]:
     return lines
 
 
+def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> Any:
+    """Reads a JSON file in UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
+    content = path.read_bytes()
+    try:
+        return json.loads(content, object_hook=object_hook)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
+        raise ValueError(f"{path} is not a JSON file: {error}") from error
+
+
 def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
     """Reads an annotation file and checks that it has images, annotations and categories.
 
@@ -90,13 +99,11 @@ def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
         return record
 
     try:
-        content = json.loads(path.read_bytes(), object_hook=drop if without else None)
+        content = read_json(path, object_hook=drop if without else None)
     except FileNotFoundError:
         raise ValueError(f"`annotations` must be an existing file. Received: {path}") from None
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
-    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
-        raise ValueError(f"{path} is not a JSON file: {error}") from error
     if not isinstance(content, dict):
         raise ValueError(
             f"{path} must hold a JSON object with images, annotations and categories. "

@@ -11,7 +11,7 @@ from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
-from keras_dyhead.coco.fields import Id, number_of, read_id
+from keras_dyhead.coco.fields import Id, number_of, read_id, read_name
 from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
 from keras_dyhead.ops.arguments import check_choice
 
@@ -71,11 +71,11 @@ class PseudoLabels:
         on_error: str = "raise",
     ):
         check_choice("on_error", on_error, ("raise", "skip"))
-        class_thresholds = dict(class_thresholds or {})
-        if unknown := set(class_thresholds).difference(class_names):
-            raise ValueError(
-                f"The model has no classes {sorted(unknown)}. It has: {list(class_names)}"
-            )
+        class_names = list(map(read_name, class_names))
+        class_thresholds = class_thresholds or {}
+        if unknown := [name for name in class_thresholds if read_name(name) not in class_names]:
+            raise ValueError(f"The model has no classes {sorted(unknown)}. It has: {class_names}")
+        class_thresholds = {read_name(name): value for name, value in class_thresholds.items()}
         self.images, self.out, self.on_error = Path(images), Path(out), on_error
         thresholds = [class_thresholds.get(name, score_threshold) for name in class_names]
         self.thresholds = np.array(thresholds)
@@ -91,7 +91,7 @@ class PseudoLabels:
         self.files = [file for file in files if self._name(self.images, file) not in labeled]
         if not self.files:
             raise ValueError(f"{images} has no JPEG or PNG file without labels.")
-        self.class_names = list(class_names)
+        self.class_names = class_names
         self._journal = self.out.with_name(self.out.name + ".partial")
         header = {
             "images": str(self.images.resolve()),

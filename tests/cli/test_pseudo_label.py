@@ -12,9 +12,10 @@ from keras_dyhead.inference import TestTimeAugmentation
 
 def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     out = tmp_path / "pseudo.json"
-    (tmp_path / "own.json").write_text(json.dumps({SHAPES[0]: 0.95}))
+    own = tmp_path / "own.json"
+    own.write_text(json.dumps({SHAPES[0]: 0.95}), encoding="utf-8-sig")
     arguments = ["pseudo-label", "--model", folder / "model.keras", "--images", folder / "photos"]
-    arguments += ["--out", out, "--class-thresholds", tmp_path / "own.json", "--tta"]
+    arguments += ["--out", out, "--class-thresholds", own, "--tta"]
     told = output_of(*arguments)
     assert views == [TestTimeAugmentation()]
     opened = CocoAnnotations(out, folder / "photos", class_names=SHAPES)
@@ -26,8 +27,10 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     assert f"--images {folder / 'photos'} --annotations {out}" in told
     assert "already exists. Use --overwrite" in complaint(*arguments)
     assert "go together" in complaint(*arguments, "--overwrite", "--merge", folder / "shapes.json")
-    (tmp_path / "own.json").write_text(json.dumps({SHAPES[0]: 2}))
+    own.write_text(json.dumps({SHAPES[0]: 2}), encoding="utf-16")
     assert "thresholds from 0 to 1" in complaint(*arguments, "--overwrite")
+    own.write_text("{")
+    assert "own.json is not a JSON file" in complaint(*arguments, "--overwrite")
 
 
 def test_a_faulty_labeled_data_set_is_merged_with_the_option_that_the_message_names(

@@ -101,8 +101,20 @@ def test_confident_detections_become_a_training_set(images, tmp_path):
 def test_classes_can_have_their_own_thresholds(images, tmp_path):
     labels = PseudoLabels(images, tmp_path / "p.json", CLASSES, 0.5, {"dog": 0.3, "cat": 0.95})
     assert labels.run(Teacher())["classes"] == {"cat": 0, "dog": 3, "bird": 2}
-    with pytest.raises(ValueError, match=r"no classes \['horse'\].*'bird'"):
-        PseudoLabels(images, tmp_path / "p.json", CLASSES, class_thresholds={"horse": 0.5})
+    with pytest.raises(ValueError, match=r"no classes \['', 'horse'\].*'bird'"):
+        thresholds = {"horse": 0.5, "": 0.5}
+        PseudoLabels(images, tmp_path / "p.json", CLASSES, class_thresholds=thresholds)
+
+
+def test_class_names_are_read_like_those_of_annotation_files(images, real, tmp_path):
+    path, _ = real
+    composed, apart = "caf\u00e9", "cafe\u0301"
+    path.write_text(path.read_text().replace('"dog"', json.dumps(composed)))
+    for name in (composed, apart):
+        thresholds = {f" {apart}": 0.3, composed + "\ufeff": 0.3}
+        names = ("cat", name, "bird")
+        labels = PseudoLabels(images, tmp_path / "p.json", names, 0.5, thresholds, real)
+        assert labels.run(Teacher())["classes"] == {"cat": 1, composed: 3, "bird": 2}
 
 
 @pytest.mark.parametrize("interrupted_at", [0, 1, 3])
