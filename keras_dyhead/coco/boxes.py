@@ -30,19 +30,21 @@ def check_boxes(
     with np.errstate(invalid="ignore", over="ignore"):
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         overhang = np.maximum(-corners[:, :2], corners[:, 2:] - sides).max(axis=1, initial=0)
-        outside = (corners[:, :2] >= sides) | (corners[:, 2:] <= 0)
+        clipped = np.clip(corners, 0, np.tile(sides, 2))
+        # A thinner box can have no width in float32, at least where augmentation moves it.
+        thinnest = np.spacing(sides.astype("float32"))
+        outside = clipped[:, 2:] - clipped[:, :2] <= thinnest
         fraction = (np.abs(boxes).max(axis=1, initial=0) <= 1) & (sides.min(axis=1, initial=9) > 2)
         uneven = fraction & (boxes % 1 != 0).any(axis=1)
     if np.sum(uneven) <= len(boxes) / 2:  # otherwise [0, 0, 1, 1] is the whole image
         fraction = uneven
     faults = {
         "has a NaN or infinite value": ~np.isfinite(corners).all(axis=1),
-        "(x, y, width, height) has no area": (boxes[:, 2:] <= 0).any(axis=1),
+        "(x, y, width, height) has no area": (boxes[:, 2:] <= thinnest).any(axis=1),
         "looks like fractions of the image size; COCO boxes are in pixels": fraction,
         "(x, y, width, height) lies outside": outside.any(axis=1),
         "(x, y, width, height) was clipped to": overhang > _ROUNDING,
     }
-    clipped = np.clip(corners, 0, np.tile(sides, 2))
     reported, unusable = [], np.zeros(len(boxes), bool)
     done = np.zeros(len(boxes), bool)
     for fault, rows in faults.items():

@@ -55,3 +55,19 @@ def test_good_boxes_are_not_taken_for_another_format(coco, noise):
     coco.add_box(1, [150, 60, 80, 60])
     with pytest.warns(UserWarning, match="1 problem: 0 left out, 1 kept"):
         CocoAnnotations(coco.write())
+
+
+THIN = [[195.3, 5, 1e-6, 9], [5, 95.3, 9, 1e-6], [5, 5, 1e-9, 1e-9], [0, 5, 1e-9, 9]]
+AT_THE_EDGE = [[199.9999999, 5, 5, 5], [5, 99.99999999, 5, 5], [-5, 5, 5 + 1e-9, 5]]
+
+
+@pytest.mark.parametrize(
+    "box, fault",
+    [*((box, "has no area") for box in THIN), *((box, "lies outside") for box in AT_THE_EDGE)],
+)
+def test_boxes_too_thin_for_float32_are_left_out(coco, noise, box, fault):
+    path = box_file(coco, noise, [box, [199.9, 99.9, 5e-5, 5e-5]])
+    with pytest.warns(UserWarning, match=f"1 problem: 1 left out, 0 kept.*\n.* {fault}"):
+        (image,) = CocoAnnotations(path, on_error="skip").images
+    ((left, top, right, bottom),) = image.boxes
+    assert left < right and top < bottom
