@@ -22,7 +22,9 @@ from keras_dyhead.coco.fields import (
     Id,
     are_int64,
     find_id,
+    highest_id,
     id_array,
+    id_key,
     index_ids,
     read_area,
     read_box,
@@ -39,8 +41,8 @@ class CocoImage:
     """An image of a dataset with its boxes, crowd regions excluded.
 
     Args:
-        id: The image id in the annotation file, an integer or text.
-        number: The id as an integer. If any id in the file is text or exceeds int64, it is the
+        id: The image id as the annotation file spells it, an integer or text.
+        number: The id as an integer. If any id in the file spells none or exceeds int64, it is the
             position of the image in the file, counted from 1.
         path: Path of the image file.
         height: Height in pixels.
@@ -77,7 +79,7 @@ class CocoAnnotations:
         images: Folder of the image files. Defaults to `None`: they are not checked.
         class_names: The category names to use, in label order, to select categories or to give a
             validation file the labels of the training file. Annotations of other categories are
-            left out. Defaults to `None`: all, by ascending id, integers before text.
+            left out. Defaults to `None`: all, by ascending id, integers (also "7") before text.
         on_error: `"raise"` raises an error that lists all problems. `"skip"` leaves out unusable
             items, warns once and keeps the list in `problems`. Defaults to `"raise"`.
         verify: Whether to decode every image file once, in threads, to find broken ones. With
@@ -86,7 +88,7 @@ class CocoAnnotations:
     Attributes:
         path: The JSON file.
         class_names: The name of each label.
-        category_ids: The category id of each label.
+        category_ids: The category id of each label, as the file spells it.
         other_classes: Names of the categories that `class_names` leaves out.
         images: A list of `CocoImage`, in file order.
         positions: The positions of the used annotations in the file, crowd regions included.
@@ -139,7 +141,9 @@ class CocoAnnotations:
             values as they were read. Annotations are renumbered if ids repeat or are missing.
         """
         wanted = {image.id for image in self.images}
-        wanted = wanted if image_ids is None else wanted.intersection(image_ids)
+        if image_ids is not None:
+            index = index_ids(wanted)
+            wanted = {find_id(image_id, index) for image_id in image_ids}
         columns = [column.tolist() for column in self._columns.values()]
         boxes = (dict(zip(self._columns, row, strict=True)) for row in zip(*columns, strict=True))
         return {
@@ -162,12 +166,13 @@ class CocoAnnotations:
             ValueError: If an id is not among `category_ids`.
         """
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
-        category_ids = list(category_ids)
-        if unknown := [i for i in dict.fromkeys(category_ids) if i not in labels]:
+        index, category_ids = index_ids(labels), list(category_ids)
+        found = {i: labels.get(find_id(i, index)) for i in category_ids}
+        if unknown := [i for i, label in found.items() if label is None]:
             raise ValueError(
                 f"Category ids must be among {self.category_ids[:20]}. Received: {unknown[:20]}"
             )
-        return [labels[i] for i in category_ids]
+        return [found[i] for i in category_ids]
 
     def _set_classes(self, categories: dict[str, Id], class_names: Sequence[str] | None) -> None:
         names = list(categories)
@@ -182,7 +187,7 @@ class CocoAnnotations:
                     f"{list(categories)[:20]}. Received: class_names={names[:20]}"
                 )
         ids = dict(categories)
-        unused_id = max((i for i in ids.values() if isinstance(i, int)), default=0)
+        unused_id = highest_id(ids.values())
         for name in names:
             if name not in ids:  # a validation file may lack a class of the training file
                 unused_id += 1
@@ -201,13 +206,14 @@ class CocoAnnotations:
         else:
             paths = [find_file(Path(folder), record["file_name"]) for record in records]
             found = inspect_images(paths, sizes, decode=verify)
-        has_numbers = are_int64([record["id"] for record in records])
+        numbers = [id_key(record["id"]) for record in records]
+        if not are_int64(numbers):
+            numbers = [record["position"] + 1 for record in records]
         images = []
-        for record, path, (size, fault) in zip(records, paths, found, strict=True):
+        for record, number, path, (size, fault) in zip(records, numbers, paths, found, strict=True):
             if fault:
                 self.problems.append(Problem(name_record(record, "image"), fault))
                 continue
-            number = record["id"] if has_numbers else record["position"] + 1
             empty = np.zeros((0, 4), "float32"), np.zeros((0,), "float32")
             images.append(CocoImage(record["id"], number, path, *size, *empty))
         return images
@@ -221,7 +227,7 @@ class CocoAnnotations:
         )
         labels = {category_id: label for label, category_id in enumerate(self.category_ids)}
         rows = {image.id: row for row, image in enumerate(self.images)}
-        ids = [read_id(r.get("id")) if isinstance(r, dict) else None for r in records]
+        ids = [id_key(read_id(r.get("id"))) if isinstance(r, dict) else None for r in records]
         counts = Counter(ids)
         numbered = None in counts or len(counts) < len(ids)
 
@@ -283,7 +289,7 @@ class CocoAnnotations:
         kept = np.flatnonzero(usable).tolist()
         self.positions = places = [columns["position"][row] for row in kept]
         self._columns = {
-            "id": id_array([p + 1 if numbered else ids[p] for p in places]),
+            "id": id_array([p + 1 if numbered else read_id(records[p]["id"]) for p in places]),
             "image_id": id_array([self.images[row].id for row in row_of_box[kept].tolist()]),
             "category_id": id_array([columns["category_id"][row] for row in kept]),
             "bbox": boxes[kept],

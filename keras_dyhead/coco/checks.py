@@ -9,7 +9,16 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from keras_dyhead.coco.fields import Id, find_id, id_order, index_ids, read_id, read_name, read_side
+from keras_dyhead.coco.fields import (
+    Id,
+    find_id,
+    id_key,
+    id_order,
+    index_ids,
+    read_id,
+    read_name,
+    read_side,
+)
 from keras_dyhead.ops.arguments import check
 from keras_dyhead.printable import counted
 
@@ -132,7 +141,7 @@ def check_records(
             name = f"{kind} at position {position}"
             problems.append(Problem(name, f"has no usable id. Received: {record!r:.80}"))
             continue
-        first = seen.setdefault(found, record)
+        first = seen.setdefault(id_key(found), record)
         name = name_record(record, kind)
         if first is not record and first == record:
             problems.append(Problem(name, "is listed twice and used once", kept=True))

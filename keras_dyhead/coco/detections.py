@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from keras_dyhead.coco.fields import id_array, read_box, read_id, read_number
+from keras_dyhead.coco.fields import id_array, read_box, read_id, read_number, spell_alike
 from keras_dyhead.ops.arguments import check
 
 DETECTION = np.dtype(
@@ -27,7 +27,7 @@ def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
     """Returns detections as an array of dtype `DETECTION`.
 
     The fields `image_id` and `category_id` hold objects if any of their ids is text or exceeds
-    int64.
+    int64. Of several spellings of an id, such as 7 and "7", the first one is used.
 
     Args:
         results: Such an array, or a list of `{"image_id", "category_id", "bbox", "score"}` as in a
@@ -48,7 +48,8 @@ def detection_array(results: np.ndarray | Sequence[Mapping]) -> np.ndarray:
         check("results", results, listed, "a list of detections")
         rows = [_read_detection(record) for record in results]
         image_ids, category_ids, boxes, scores = zip(*rows, strict=True) if rows else ([],) * 4
-        results = detection_table(id_array(image_ids), id_array(category_ids), boxes, scores)
+        ids = (id_array(spell_alike(column)) for column in (image_ids, category_ids))
+        results = detection_table(*ids, boxes, scores)
     usable = np.isfinite(results["bbox"]).all(axis=-1) & np.isfinite(results["score"])
     usable &= (results["bbox"][:, 2:] >= 0).all(axis=-1)
     if not usable.all():

@@ -63,34 +63,59 @@ def read_side(value: Any) -> int | None:
 
 
 def read_id(value: Any) -> Id | None:
-    """Reads an integer of any size, or text. Text that spells an integer becomes one."""
+    """Reads an integer of any size, or text, which stays as it is spelled."""
     if not isinstance(value, str):
         return read_integer(value)
+    return value if value.strip() else None
+
+
+def id_key(value: Id | None) -> Id | None:
+    """Returns what spellings of the same id share: 7 for 7, `"7"` and `" 7"`.
+
+    Text keeps its zeros: "7" and "007" may be two ids.
+    """
+    if not isinstance(value, str):
+        return value
     value = value.strip()
     try:
         return int(value) if str(int(value)) == value else value
     except ValueError:
-        return value or None
+        return value
 
 
-def number_of(value: Id) -> Id:
-    """Returns the integer that an id spells with leading zeros, such as 7 for `"007"`, or the id.
+def number_of(value: Id | None) -> Id | None:
+    """Returns the integer that an id spells, also with leading zeros, or its `id_key`."""
+    key = id_key(value)
+    return int(key) if isinstance(key, str) and re.fullmatch("[0-9]{1,999}", key) else key
 
-    Text keeps its zeros as an id: "7" and "007" may be two of them.
+
+def index_ids(ids: Iterable[Id | None]) -> dict[Id | None, Id | None]:
+    """Returns an index of ids for `find_id`. Numbers that several of them spell have no entry.
+
+    Of several spellings of an id, the first one counts.
     """
-    return int(value) if isinstance(value, str) and re.fullmatch("[0-9]{1,999}", value) else value
-
-
-def index_ids(ids: Iterable[Id]) -> dict[Id, Id]:
-    """Returns an index of ids for `find_id`. Numbers that several of them spell have no entry."""
-    exact = {i: i for i in ids}
+    exact = {}
+    for i in ids:
+        exact.setdefault(id_key(i), i)
     counts = Counter(map(number_of, exact))
-    return {number_of(i): i for i in exact if counts[number_of(i)] == 1} | exact
+    return {number_of(key): i for key, i in exact.items() if counts[number_of(key)] == 1} | exact
 
 
-def find_id(value: Id | None, index: Mapping[Id, Id]) -> Id | None:
+def find_id(value: Id | None, index: Mapping[Id | None, Id | None]) -> Id | None:
     """Returns the id that is meant: the one spelled so, or else the only one with its number."""
-    return index[value] if value in index else index.get(number_of(value))
+    key = id_key(value)
+    return index[key] if key in index else index.get(number_of(key))
+
+
+def spell_alike(ids: Iterable[Id]) -> list[Id]:
+    """Returns ids, each in the first of its spellings."""
+    first = {}
+    return [first.setdefault(id_key(i), i) for i in ids]
+
+
+def highest_id(ids: Iterable[Id | None]) -> int:
+    """Returns the highest number that ids spell, at least 0."""
+    return max([0, *(i for i in map(number_of, ids) if isinstance(i, int))])
 
 
 def read_flag(value: Any) -> int | None:
@@ -142,5 +167,6 @@ def id_array(ids: Sequence[Id]) -> np.ndarray:
 
 
 def id_order(value: Id) -> tuple:
-    """The sort key of an id: integers come before text."""
-    return (1, 0, value) if isinstance(value, str) else (0, value, "")
+    """The sort key of an id: integers, also as text, come before other text."""
+    key = id_key(value)
+    return (1, 0, key) if isinstance(key, str) else (0, key, "")

@@ -4,17 +4,18 @@ import contextlib
 import io
 import numbers
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 from keras_dyhead.coco.checks import check_count
-from keras_dyhead.coco.detections import DETECTION, detection_array
+from keras_dyhead.coco.detections import DETECTION, detection_array, detection_table
 from keras_dyhead.coco.fields import (
     Id,
     find_id,
+    id_array,
     id_order,
     index_ids,
     read_area,
@@ -49,7 +50,7 @@ class CocoResult(NamedTuple):
         per_class: For each category, ordered by id, a dictionary with `category_id`, `name`,
             `boxes` (their number, without crowds), `AP`, `AP50`, `AP75` and `AR100`.
         detections: An array with the fields `image_id`, `category_id`, `bbox` and `score`, see
-            `detection_array`.
+            `detection_array`, with ids as the ground truth spells them.
         precision: `(101, K)` precision of every category at the recalls 0, 0.01, ..., 1 for IoU
             0.5; -1 if it has no ground truth.
     """
@@ -109,10 +110,11 @@ def coco_metrics(
             f"`ground_truth` must have lists of records under {_PARTS}, like a COCO JSON file. "
             f"Received: {ground_truth!r:.200}"
         )
-    names = {_read_id(r, "id"): r.get("name") for r in ground_truth["categories"]}
+    index = index_ids(_read_id(r, "id") for r in ground_truth["categories"])
+    names = {find_id(_read_id(r, "id"), index): r.get("name") for r in ground_truth["categories"]}
     names = {i: str(i) if names[i] is None else names[i] for i in sorted(names, key=id_order)}
-    # pycocotools breaks ties by the order of ids.
-    image_ids = sorted({_read_id(r, "id") for r in ground_truth["images"]}, key=id_order)
+    index = index_ids(_read_id(r, "id") for r in ground_truth["images"])
+    image_ids = _as_pycocotools(set(index.values()))  # ties are broken by their order
     truths = _truth_array(ground_truth["annotations"], image_ids, list(names))
     detections = detection_array(results)
     found = np.zeros(len(detections), DETECTION)
@@ -133,8 +135,11 @@ def coco_metrics(
         record["boxes"] = int(np.sum(boxes == k))
         shown = ("AP", "AP50", "AP75", f"AR{max_detections}")
         per_class.append(record | {name: figures[name] for name in shown})
-    figures = _summarize(precision, recall, metrics)
-    detections = detections if known.all() else detections[known]
+    order = [list(names).index(i) for i in _as_pycocotools(names)]
+    figures = _summarize(precision[:, :, order], recall[:, order], metrics)
+    if not known.all():
+        detections, found = detections[known], found[known]
+    detections = _respell(detections, found, image_id=image_ids, category_id=list(names))
     return CocoResult(figures, per_class, detections, precision[0, :, :, 0, -1])
 
 
@@ -192,6 +197,26 @@ def _places(ids: list[Id], known: list[Id], what: str) -> list[int]:
     if known and found and max(found) < 0:
         raise ValueError(f"No {what} of the ground truth, such as {known[:5]}. Received: {ids[:5]}")
     return found
+
+
+def _respell(detections: np.ndarray, places: np.ndarray, **known: list[Id]) -> np.ndarray:
+    """Gives detections the ids of the ground truth, where they spell the same ids otherwise."""
+    given = [detections[key].tolist() for key in known]
+    spelled = [
+        [
+            ids[place] if place >= 0 else i
+            for i, place in zip(column, places[key].tolist(), strict=True)
+        ]
+        for column, (key, ids) in zip(given, known.items(), strict=True)
+    ]
+    if spelled == given:
+        return detections
+    return detection_table(*map(id_array, spelled), detections["bbox"], detections["score"])
+
+
+def _as_pycocotools(ids: Iterable[Id]) -> list[Id]:
+    """Sorts ids as pycocotools does, which sorts numbers in text as text."""
+    return sorted(ids, key=None if all(isinstance(i, str) for i in ids) else id_order)
 
 
 def _summarize(precision: np.ndarray, recall: np.ndarray, names: list[str]) -> dict[str, float]:

@@ -11,7 +11,7 @@ from keras_dyhead.checkpoints.durable import replace_file
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
-from keras_dyhead.coco.fields import Id, number_of, read_id, read_name
+from keras_dyhead.coco.fields import Id, highest_id, read_id, read_name
 from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
 from keras_dyhead.ops.arguments import check_choice
 
@@ -254,5 +254,4 @@ def _with_ids(records: Sequence, ids: Iterable[Id]) -> list[dict]:
 
 
 def _next_id(records: Sequence[Mapping]) -> int:
-    ids = [number_of(read_id(record.get("id"))) for record in records]
-    return 1 + max((i for i in ids if isinstance(i, int)), default=0)
+    return 1 + highest_id(read_id(record.get("id")) for record in records)

@@ -45,6 +45,17 @@ def test_the_metrics_are_those_of_the_models_detections(small_model, eager, argu
     assert "AP50" in told
 
 
+def test_ids_in_results_are_spelled_as_in_the_annotations(arguments, folder):
+    content = json.loads((folder / "shapes.json").read_text())
+    for record in content["images"] + content["categories"]:
+        record["id"] = str(record["id"])
+    (folder / "text.json").write_text(json.dumps(content))
+    output_of(*arguments, "--annotations", folder / "text.json", "--results", folder / "r3.json")
+    found = json.loads((folder / "r3.json").read_text())
+    for key, records in (("image_id", content["images"]), ("category_id", content["categories"])):
+        assert {r[key] for r in found} <= {r["id"] for r in records}
+
+
 def test_metrics_per_class_with_several_views_and_tiles(arguments, folder, views):
     arguments += ["--annotations", folder / "shapes.json"]
     out = ["--out", folder / "m2.json", "--results", folder / "r2.json", "--per-class"]

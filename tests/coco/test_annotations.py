@@ -101,8 +101,8 @@ def rotated_by_exif(c):
 
 
 def image_id_twice(c):
-    c.add_image(np.zeros((20, 30, 3), "uint8"), "again.png", id=1)
-    return "image 1 (again.png)", "used twice"
+    c.add_image(np.zeros((20, 30, 3), "uint8"), "again.png", id=" 1")
+    return "image  1 (again.png)", "used twice"
 
 
 def image_without_id(c):

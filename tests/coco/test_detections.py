@@ -46,6 +46,8 @@ def test_an_entry_that_is_not_a_detection_is_shown(wrong):
 def test_arrays_are_checked_and_text_is_read():
     array = detection_array([GOOD, GOOD | {"image_id": "1", "score": "0.5"}])
     assert array.dtype == DETECTION and (array == array[0]).all()
+    text = detection_array([GOOD | {"image_id": "1"}, GOOD | {"image_id": 1.0}])
+    assert text["image_id"].tolist() == ["1", "1"]
     array["bbox"][1, 2] = np.nan
     with pytest.raises(ValueError, match="finite boxes and scores.*nan"):
         detection_array(array)

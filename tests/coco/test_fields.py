@@ -142,7 +142,9 @@ def test_a_file_of_names_that_is_not_text_is_named(tmp_path):
         fields.read_lines(tmp_path / "names.txt")
 
 
-@pytest.mark.parametrize("ids", [lambda i: f"img_{i}", lambda i: 2**70 + i, lambda i: f"00{i}"])
+@pytest.mark.parametrize(
+    "ids", [lambda i: f"img_{i}", lambda i: 2**70 + i, lambda i: f"00{i}", str, lambda i: f" {i}"]
+)
 def test_text_ids_and_ids_beyond_int64_work_everywhere(two, ids):
     each(two.images, id=lambda i: ids(i["id"]))
     each(two.annotations, image_id=lambda a: ids(a["image_id"]))
@@ -168,6 +170,27 @@ def test_text_ids_and_ids_beyond_int64_work_everywhere(two, ids):
     again = coco_metrics(json.loads(two.json.read_text()), results)
     assert again.figures == by_files.figures == by_batches.figures
     assert 0 < again.figures["AP"] < 1
+
+
+def test_ids_keep_their_spelling_and_numeric_order(coco, noise):
+    """An id may be spelled in several ways in one file."""
+    first, second = coco.add_image(noise(20, 30), id="10"), coco.add_image(noise(30, 20), id=" 9")
+    coco.categories = [{"id": i, "name": f"class {i}"} for i in ("10", "007", "2", 3.0)]
+    coco.add_box(10, [1, 2, 3, 4], 2, id="5")
+    coco.add_box("9", [1, 2, 3, 4], "3")
+    coco.add_box(9.0, [1, 2, 3, 4], 7)
+    annotations = CocoAnnotations(coco.write(), coco.folder)
+    assert annotations.category_ids == ["2", 3, "10", "007"]
+    images = [(i.id, i.number, i.labels.tolist()) for i in annotations.images]
+    assert images == [(first, 10, [0]), (second, 9, [1, 3])]
+    assert annotations.labels_of([10, "7", "3", 2.0]) == [2, 3, 1, 0]
+    truth = annotations.ground_truth([10])
+    assert [record["id"] for record in truth["images"]] == ["10"]
+    (record,) = truth["annotations"]
+    assert [record[key] for key in ("id", "image_id", "category_id")] == ["5", "10", "2"]
+    with pytest.warns(UserWarning, match="class 'bird'"):
+        more = CocoAnnotations(coco.json, class_names=["bird", "class 2"])
+    assert more.category_ids == [11, "2"]
 
 
 class Constant(keras.Model):

@@ -7,6 +7,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from keras_dyhead.coco import CocoAnnotations, coco_metrics
+from keras_dyhead.coco.detections import detection_records
 
 
 def test_an_annotation_with_id_zero_counts(scenes):
@@ -59,6 +60,31 @@ def test_ground_truth_is_read_like_annotation_files(scenes):
     truth["annotations"][0]["bbox"] = [0, 0, float("nan"), 4]
     with pytest.raises(ValueError, match="must have a finite bbox.*Received: {'id': 1"):
         coco_metrics(truth, results)
+
+
+def test_numbers_in_text_stay_text_as_pycocotools_needs_them(scenes):
+    """pycocotools compares and sorts such ids as text: "10" comes before "5"."""
+    spelled = {3: "3", 7: "10"}
+    results = shifted_results(scenes)
+    for record in results + scenes.annotations:
+        record["image_id"] = str(5 * record["image_id"])
+        record["category_id"] = spelled[record["category_id"]]
+        if "score" in record:
+            record["score"] = round(record["score"], 1)
+    for record in scenes.images:
+        record["id"] = str(5 * record["id"])
+    for record in scenes.categories:
+        record["id"] = spelled[record["id"]]
+    truth = CocoAnnotations(scenes.write()).ground_truth()
+    result = coco_metrics(truth, results)
+    assert result.figures == pycocotools_figures(scenes.json, detection_records(result.detections))
+    assert [row["category_id"] for row in result.per_class] == ["3", "10"]
+    assert detection_records(result.detections) == results
+    numbers = [
+        {**r, "image_id": int(r["image_id"]), "category_id": r["category_id"] + " "}
+        for r in results
+    ]
+    assert detection_records(coco_metrics(truth, numbers).detections) == results
 
 
 @pytest.mark.parametrize("key", ["image_id", "category_id"])

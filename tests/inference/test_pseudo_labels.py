@@ -175,6 +175,19 @@ def test_a_labeled_data_set_comes_first_in_the_same_file(images, real, tmp_path)
     assert "score" not in records[0] and records[1]["score"] == 0.9
 
 
+def test_ids_of_the_labeled_data_set_keep_their_spelling(images, real, tmp_path):
+    path, _ = real
+    content = json.loads(path.read_text())
+    for record in content["images"] + content["annotations"] + content["categories"]:
+        record |= {key: str(value) for key, value in record.items() if "id" in key.split("_")}
+    path.write_text(json.dumps(content))
+    PseudoLabels(images, tmp_path / "p.json", CLASSES, merge=real).run(Teacher())
+    written = json.loads((tmp_path / "p.json").read_text())
+    assert [record["id"] for record in written["images"]] == ["500", 501, 502, 503]
+    used = [(record["id"], record["category_id"]) for record in written["annotations"]]
+    assert used == [("7", "18"), (8, "17"), (9, "18"), (10, "16"), (11, "16")]
+
+
 def test_labeled_images_are_not_detected_again(images, real, tmp_path):
     """Labeled and unlabeled images are in one folder."""
     path, _ = real
