@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -32,7 +33,7 @@ from keras_dyhead.coco.fields import (
     read_id,
     read_name,
 )
-from keras_dyhead.coco.image_files import find_file, inspect_images
+from keras_dyhead.coco.image_files import find_file, inspect_images, real_paths
 from keras_dyhead.ops.arguments import check, check_choice
 
 
@@ -71,8 +72,8 @@ class CocoAnnotations:
     unknown categories and images. Annotation ids may be missing or repeat; a box that is listed
     twice with the same id is used once. Missing heights and widths come from the image files,
     missing areas from the boxes. A box beyond the edge of its image is clipped, and reported from
-    half a pixel on, but never an error. EXIF orientations are not applied: boxes refer to the
-    pixels as stored.
+    half a pixel on, but never an error. Nor are two images of the same file, which are reported.
+    EXIF orientations are not applied: boxes refer to the pixels as stored.
 
     Args:
         annotations: Path of the JSON file.
@@ -209,13 +210,20 @@ class CocoAnnotations:
         numbers = [id_key(record["id"]) for record in records]
         if not are_int64(numbers):
             numbers = [record["position"] + 1 for record in records]
-        images = []
+        images, names = [], []
         for record, number, path, (size, fault) in zip(records, numbers, paths, found, strict=True):
             if fault:
                 self.problems.append(Problem(name_record(record, "image"), fault))
                 continue
             empty = np.zeros((0, 4), "float32"), np.zeros((0,), "float32")
             images.append(CocoImage(record["id"], number, path, *size, *empty))
+            names.append(name_record(record, "image"))
+        paths = [image.path for image in images]
+        first, files = {}, map(_plain_path, paths) if folder is None else real_paths(paths)
+        for name, file in zip(names, files, strict=True):
+            if (other := first.setdefault(file, name)) != name:
+                message = f"has the same file as {other}: its pixels are used twice"
+                self.problems.append(Problem(name, message, kept=True))
         return images
 
     def _open_annotations(self, content: dict[str, list]) -> None:
@@ -296,6 +304,11 @@ class CocoAnnotations:
             "area": np.array([columns["area"][row] for row in kept], "float64"),
             "iscrowd": crowd[kept],
         }
+
+
+def _plain_path(path: Path) -> str:
+    """The path of an image file that may not exist here, in one spelling."""
+    return os.path.normpath(unicodedata.normalize("NFC", str(path).replace("\\", "/").strip()))
 
 
 def _read_annotation(record: Any, images: dict, categories: dict) -> tuple[tuple, str | None]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -129,6 +129,14 @@ _REPAIRS = (
     functools.partial(unicodedata.normalize, "NFC"),
     functools.partial(unicodedata.normalize, "NFD"),
 )
+
+
+def real_paths(paths: Iterable[Path]) -> list[str]:
+    """The paths of files without links and `..`, which are equal for the same file."""
+    real = functools.cache(os.path.realpath)  # many files share a folder
+    parts = map(os.path.split, paths)
+    direct = [os.path.join(real(folder), name) for folder, name in parts]
+    return [os.path.realpath(path) if os.path.islink(path) else path for path in direct]
 
 
 Size = tuple[int | None, int | None]

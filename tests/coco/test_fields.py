@@ -1,6 +1,7 @@
 """Unusual spellings in annotation files are read without losing boxes."""
 
 import json
+import re
 import unicodedata
 from urllib.parse import quote
 
@@ -261,6 +262,21 @@ def test_spellings_of_file_names_by_other_systems(two, spell, form):
         (two.folder / record["file_name"]).rename(two.folder / name)
         record["file_name"] = spell(two.folder, name)
     assert_all_there(CocoAnnotations(two.write(), two.folder))
+
+
+@pytest.mark.parametrize("name", ["1.png", "./1.png", "../images/1.png", ".\\1.png", "link.png"])
+def test_two_images_of_one_file_are_reported_and_kept(two, name):
+    (two.folder / "link.png").symlink_to("1.png")
+    two.add_box(two.add_image((20, 30), name), [4, 4, 5, 5])
+    report = f"image 3 ({name}): has the same file as image 1 (1.png)"
+    with pytest.warns(UserWarning, match="1 problem: 0 left out, 1 kept.*\n.*" + re.escape(report)):
+        annotations = CocoAnnotations(two.write(), two.folder)
+    assert [len(image.boxes) for image in annotations.images] == [1, 2, 1]
+    if "images" in name or "link" in name:  # only the files tell
+        assert CocoAnnotations(two.json).problems == []
+    else:
+        with pytest.warns(UserWarning, match=re.escape(report)):
+            CocoAnnotations(two.json)
 
 
 def test_an_image_beyond_pillows_limit_is_opened(two, monkeypatch):
