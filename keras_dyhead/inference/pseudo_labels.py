@@ -12,7 +12,7 @@ from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
 from keras_dyhead.coco.fields import Id, highest_id, read_id, read_name
-from keras_dyhead.coco.image_files import SUFFIXES, read_rgb
+from keras_dyhead.coco.image_files import SUFFIXES, read_rgb, real_paths
 from keras_dyhead.ops.arguments import check_choice
 
 
@@ -27,7 +27,8 @@ class PseudoLabels:
     background. Each annotation also has its `score`.
 
     Args:
-        images: Folder of JPEG or PNG files, including subfolders.
+        images: Folder of JPEG or PNG files, including subfolders. Of several links to a file, one
+            is used.
         out: The JSON file to write.
         class_names: The teacher's classes in label order.
         score_threshold: Less confident detections are left out. Defaults to `0.5`.
@@ -83,12 +84,17 @@ class PseudoLabels:
         self._category_ids = {name: i for i, name in enumerate(class_names, start=1)}
         self.labeled: dict[str, list] = {"images": [], "annotations": []}
         self.folder, self.problems = self.images, []
+        labeled = []
         if merge is not None:
-            self._open_labeled(Path(merge[0]), Path(merge[1]), class_names)
-        labeled = {record["file_name"] for record in self.labeled["images"]}
+            labeled = self._open_labeled(Path(merge[0]), Path(merge[1]), class_names)
         files = (p for p in self.images.rglob("*") if p.suffix.lower() in SUFFIXES)
         files = sorted(path.relative_to(self.images).as_posix() for path in files)
-        self.files = [file for file in files if self._name(self.images, file) not in labeled]
+        taken = set(labeled)
+        self.files = []
+        for file, path in zip(files, real_paths(self.images / f for f in files), strict=True):
+            if path not in taken:
+                self.files.append(file)
+                taken.add(path)
         if not self.files:
             raise ValueError(f"{images} has no JPEG or PNG file without labels.")
         self.class_names = class_names
@@ -158,7 +164,8 @@ class PseudoLabels:
         columns = (values[kept].tolist() for values in (labels, boxes, scores.round(5)))
         return [[label, *box, score] for label, box, score in zip(*columns, strict=True)]
 
-    def _open_labeled(self, annotations: Path, folder: Path, class_names) -> None:
+    def _open_labeled(self, annotations: Path, folder: Path, class_names) -> list[str]:
+        """Reads the labeled dataset and returns the real paths of its images."""
         opened = CocoAnnotations(annotations, folder, on_error=self.on_error, verify=False)
         content = read_coco_json(annotations)
         self.labeled = {
@@ -173,16 +180,19 @@ class PseudoLabels:
                 f"{annotations} lacks classes of the model: {missing}. "
                 f"It has: {sorted(self._category_ids)}"
             )
-        paths = {image.id: image.path for image in opened.images}
         self.folder = Path(os.path.commonpath([self.images.resolve(), folder.resolve()]))
-        for record in self.labeled["images"]:
-            path = paths[read_id(record["id"])]
-            path = path.relative_to(folder) if path.is_relative_to(folder) else path
+        paths = [image.path for image in opened.images]
+        for record, path in zip(self.labeled["images"], paths, strict=True):
             record["file_name"] = self._name(folder, path)
+        return real_paths(paths)
 
-    def _name(self, folder: Path, file: str) -> str:
+    def _name(self, folder: Path, path: Path) -> str:
         """The name of an image file in the JSON file."""
-        return (folder.resolve() / file).relative_to(self.folder.resolve()).as_posix()
+        file = path.relative_to(folder) if path.is_relative_to(folder) else path
+        outside = file.is_absolute() or ".." in file.parts
+        path = path.resolve() if outside else folder.resolve() / file
+        base = self.folder.resolve()
+        return path.relative_to(base).as_posix()
 
     def _reopen(self) -> set[str]:
         """Returns the files in the journal, and removes an unfinished last line."""
@@ -203,7 +213,8 @@ class PseudoLabels:
             raise ValueError(
                 f"{self._journal} was started with {', '.join(changed)}: use these, or delete it."
             )
-        return {json.loads(line)["file"] for line in lines[1:]}
+        # A file may have been deleted since, or labeled.
+        return {json.loads(line)["file"] for line in lines[1:]}.intersection(self.files)
 
     def _write(self) -> dict:
         """Writes the JSON file and returns its counts."""
@@ -212,9 +223,12 @@ class PseudoLabels:
         first_number = _next_id(self.labeled["annotations"])
         with open(self._journal, encoding="utf-8") as journal:
             next(journal)  # the header
-            done = [content for content in map(json.loads, journal) if content["boxes"]]
+            done = [c for c in map(json.loads, journal) if c["boxes"] and c["file"] in self._done]
         for image_id, content in enumerate(done, start=_next_id(self.labeled["images"])):
-            name, (height, width) = self._name(self.images, content["file"]), content["size"]
+            name, (height, width) = (
+                self._name(self.images, self.images / content["file"]),
+                content["size"],
+            )
             images.append({"id": image_id, "file_name": name, "height": height, "width": width})
             for label, *box, score in content["boxes"]:
                 counts[self.class_names[label]] += 1

@@ -188,17 +188,46 @@ def test_ids_of_the_labeled_data_set_keep_their_spelling(images, real, tmp_path)
     assert used == [("7", "18"), (8, "17"), (9, "18"), (10, "16"), (11, "16")]
 
 
-def test_labeled_images_are_not_detected_again(images, real, tmp_path):
+@pytest.mark.parametrize(
+    "spell",
+    [
+        lambda folder: "a.png",
+        lambda folder: "../unlabeled/a.png",
+        lambda folder: "more/../a.png",
+        lambda folder: str(folder / "a.png"),
+        lambda folder: str(folder / "more" / ".." / "a.png"),
+        lambda folder: "0.png",  # a link
+    ],
+)
+def test_labeled_images_are_not_detected_again(images, real, tmp_path, monkeypatch, spell):
     """Labeled and unlabeled images are in one folder."""
     path, _ = real
     content = json.loads(path.read_text())
-    content["images"][0] |= {"file_name": "a.png", "height": 32, "width": 48}
+    content["images"][0] |= {"file_name": spell(images), "height": 32, "width": 48}
     path.write_text(json.dumps(content))
-    teacher = Teacher()
-    PseudoLabels(images, tmp_path / "p.json", CLASSES, merge=(path, images)).run(teacher)
-    assert teacher.seen == [20, 30, 40]
-    files = [image.path.name for image in CocoAnnotations(tmp_path / "p.json", images).images]
-    assert files == ["a.png", "c.png", "z.jpg"]
+    for link, file in (("0.png", "a.png"), ("more/0.png", "../a.png"), ("y.png", "z.jpg")):
+        (images / link).symlink_to(file)
+    monkeypatch.chdir(tmp_path)
+    for folder in (images, images.relative_to(tmp_path)):
+        teacher, out = Teacher(), tmp_path / "p.json"
+        PseudoLabels(images, out, CLASSES, merge=(path, folder)).run(teacher)
+        assert teacher.seen == [20, 30, 40]
+        written = CocoAnnotations(out, images)
+        assert [image.path.name for image in written.images[1:]] == ["c.png", "y.png"]
+        assert written.images[0].path.samefile(images / "a.png") and not written.problems
+
+
+def test_finished_images_that_were_labeled_since_are_left_out(images, real, tmp_path):
+    path, _ = real
+    out = tmp_path / "p.json"
+    with pytest.raises(KeyboardInterrupt):
+        PseudoLabels(images, out, CLASSES).run(Teacher(3))
+    sizes = '"height": 32, "width": 48'
+    path.write_text(path.read_text().replace('"height": 20, "width": 30', sizes))
+    labels = PseudoLabels(images, out, CLASSES, merge=(path, images))
+    assert labels.num_done == 2
+    assert labels.run(Teacher())["images"] == 2
+    assert [i.path.name for i in CocoAnnotations(out, images).images] == ["a.png", "c.png", "z.jpg"]
 
 
 @pytest.mark.filterwarnings("ignore:.* problems")
