@@ -48,7 +48,7 @@ def pseudo_label(
     Writes a COCO JSON file whose annotations also have a score. Images without a confident
     detection are left out. After an interruption, the same command continues where it stopped. With
     --merge, the file includes the labeled images. Its file names are then relative to the folder
-    that contains both image folders.
+    that contains both image folders, or absolute.
 
     **Examples**
 

@@ -35,8 +35,8 @@ class PseudoLabels:
         class_thresholds: Thresholds of individual classes by name. Defaults to `None`.
         merge: `(annotations, images)` of a labeled dataset, whose images and annotations come
             first in the file. Its categories are matched by name, new ids continue its own, and
-            file names are relative to the common parent of both image folders. Its images are not
-            detected again. Defaults to `None`.
+            file names are relative to the common parent of both image folders, or absolute if the
+            file is elsewhere. Its images are not detected again. Defaults to `None`.
         about: Other settings that determine the labels, such as the teacher's file. They are
             stored under `info`. A journal with other settings is refused. Defaults to `None`.
         fresh: Whether to delete the journal of an interrupted call. Defaults to `False`.
@@ -187,12 +187,12 @@ class PseudoLabels:
         return real_paths(paths)
 
     def _name(self, folder: Path, path: Path) -> str:
-        """The name of an image file in the JSON file."""
+        """The name of an image file in the JSON file: absolute if it is not in `self.folder`."""
         file = path.relative_to(folder) if path.is_relative_to(folder) else path
         outside = file.is_absolute() or ".." in file.parts
         path = path.resolve() if outside else folder.resolve() / file
         base = self.folder.resolve()
-        return path.relative_to(base).as_posix()
+        return (path.relative_to(base) if path.is_relative_to(base) else path).as_posix()
 
     def _reopen(self) -> set[str]:
         """Returns the files in the journal, and removes an unfinished last line."""

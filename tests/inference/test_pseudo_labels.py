@@ -217,6 +217,19 @@ def test_labeled_images_are_not_detected_again(images, real, tmp_path, monkeypat
         assert written.images[0].path.samefile(images / "a.png") and not written.problems
 
 
+@pytest.mark.parametrize("spell", [str, lambda file: f"../../{file.parent.name}/{file.name}"])
+def test_labeled_images_outside_both_folders_are_named_absolutely(images, real, tmp_path, spell):
+    path, folder = real
+    (tmp_path / "other").mkdir()
+    file = (folder / "a.png").rename(tmp_path / "other" / "a.png")
+    path.write_text(path.read_text().replace('"a.png"', json.dumps(spell(file))))
+    labels = PseudoLabels(images, tmp_path / "p.json", CLASSES, merge=real)
+    labels.run(Teacher())
+    dataset = load_coco(labels.folder, tmp_path / "p.json", image_size=(64, 64))
+    paths = [image.path for image in dataset.annotations.images]
+    assert paths[0] == file.resolve() and len(paths) == 4
+
+
 def test_finished_images_that_were_labeled_since_are_left_out(images, real, tmp_path):
     path, _ = real
     out = tmp_path / "p.json"
