@@ -135,7 +135,8 @@ def coco_metrics(
         record["boxes"] = int(np.sum(boxes == k))
         shown = ("AP", "AP50", "AP75", f"AR{max_detections}")
         per_class.append(record | {name: figures[name] for name in shown})
-    order = [list(names).index(i) for i in _as_pycocotools(names)]
+    rows = {category_id: row for row, category_id in enumerate(names)}
+    order = [rows[category_id] for category_id in _as_pycocotools(names)]
     figures = _summarize(precision[:, :, order], recall[:, order], metrics)
     if not known.all():
         detections, found = detections[known], found[known]

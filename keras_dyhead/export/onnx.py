@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
+from keras_dyhead.detectors.replicas import fill_batch
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
     file_to_write,
-    fill,
     servable,
 )
 from keras_dyhead.ops.sampling_form import sampling_form
@@ -63,7 +63,7 @@ def export_onnx(
     path = file_to_write(path)
 
     def serve(images):
-        found = detector.detect(preprocessor(fill(images)))
+        found = detector.detect(preprocessor(fill_batch(images)))
         return {name: values[: tf.shape(images)[0]] for name, values in found.items()}
 
     proto = convert(serve, tf.TensorSpec((None, None, None, 3), tf.float32, name="images"))

@@ -10,7 +10,8 @@ import tensorflow as tf
 
 from keras_dyhead.coco.decode_image import decode_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.export.serving import fill, servable, serving_archive
+from keras_dyhead.detectors.replicas import fill_batch
+from keras_dyhead.export.serving import servable, serving_archive
 from keras_dyhead.ops.arguments import check
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import counted, printable
@@ -79,7 +80,7 @@ def export_saved_model(
 
     def detect(batch):
         count = tf.shape(batch["images"])[0]
-        found = detector.detect({name: fill(values) for name, values in batch.items()})
+        found = detector.detect({name: fill_batch(values) for name, values in batch.items()})
         return {name: values[:count] for name, values in found.items()}
 
     def serving_default(images):

@@ -4,7 +4,6 @@ import os
 from pathlib import Path
 
 import keras
-import tensorflow as tf
 from keras import ops
 
 from keras_dyhead.detectors.detector import Detector
@@ -133,10 +132,3 @@ def serving_archive(model: keras.Model, **endpoints) -> keras.export.ExportArchi
     for name, (function, signature) in endpoints.items():
         archive.add_endpoint(name, function, signature)
     return archive
-
-
-def fill(batch: tf.Tensor) -> tf.Tensor:
-    """Adds zeros to an empty batch, which not every operation of a runtime can handle."""
-    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
-    filled = tf.pad(batch, [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)])
-    return tf.ensure_shape(filled, (None, *batch.shape[1:]))
