@@ -46,8 +46,8 @@ def image_detector(
 
     Raises:
         TypeError: If `model` is not a supported detector.
-        ValueError: If `tta` or `tiles` is of another class, or a model of KerasCV or KerasHub has
-            no fixed input size or gets other scales.
+        ValueError: If `tta` or `tiles` is of another class, a model of KerasCV or KerasHub has no
+            fixed input size, or it or a backbone for images of one size gets other scales.
 
     Example:
     ```python
@@ -199,11 +199,18 @@ def _rescaled(preprocessor, scale: float):
 
 def _for_any_size(model: Detector) -> Detector:
     """The model itself, or a copy for any size if it is built for one size."""
-    if None in model.image_shape[:2]:
-        return model
-    config = model.get_config()
-    for part in (config, config["backbone"]["config"]):
-        part["image_shape"] = (None, None, 3)
-    copy = type(model).from_config(config)
-    copy.set_weights(model.get_weights())
-    return copy
+    resizable = model
+    if None not in model.image_shape[:2]:
+        config = model.get_config()
+        for part in (config, config["backbone"]["config"]):
+            if "image_shape" in part:
+                part["image_shape"] = (None, None, 3)
+        resizable = type(model).from_config(config)
+        resizable.set_weights(model.get_weights())
+    for images in getattr(resizable.backbone, "inputs", ()):
+        if None not in images.shape[1:3]:
+            raise ValueError(
+                "Scales other than 1 need a backbone for images of any size. "
+                f"Received: a backbone for images of shape {tuple(images.shape[1:])}"
+            )
+    return resizable

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from small_detector import by_hand, small_detector
 
-from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.detectors import ATSS, DetectionPreprocessor
 from keras_dyhead.inference import TestTimeAugmentation, detect_images, image_detector
 from keras_dyhead.inference.several_views import MERGES
+from keras_dyhead.layers import FeaturePyramid
 
 Views = TestTimeAugmentation
 
@@ -115,6 +116,16 @@ def test_another_scale_resizes_images_even_for_a_model_with_one_size(eager, imag
     larger.set_weights(fixed.get_weights())
     (found,) = detect_images(fixed, [image], Views(scales=(1.5,), horizontal_flip=False))
     assert_same(found, by_hand(larger, image))
+
+
+def test_other_scales_need_a_backbone_for_any_size():
+    images = keras.Input((64, 64, 3))
+    maps = {f"P{i}": keras.layers.Conv2D(16, 1, 2**i)(images) for i in (3, 4, 5)}
+    for shape in ((64, 64, 3), (None, None, 3)):
+        arguments = {"pyramid": FeaturePyramid(16, max_level=5), "image_shape": shape}
+        model = ATSS(keras.Model(images, maps), 2, None, **arguments)
+        with pytest.raises(ValueError, match=r"any size. Received: .*shape \(64, 64, 3\)"):
+            image_detector(model, Views(scales=(1.0, 1.5)))
 
 
 def test_every_scale_keeps_the_boxes_in_its_size_range():
