@@ -1,5 +1,6 @@
 """A teacher's detections as a COCO dataset for training."""
 
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -220,21 +221,19 @@ class PseudoLabels:
         """Writes the JSON file and returns its counts."""
         counts = dict.fromkeys(self.class_names, 0)
         images, annotations = [], []
-        first_number = _next_id(self.labeled["annotations"])
+        image_ids, ids = _new_ids(self.labeled["images"]), _new_ids(self.labeled["annotations"])
         with open(self._journal, encoding="utf-8") as journal:
             next(journal)  # the header
             done = [c for c in map(json.loads, journal) if c["boxes"] and c["file"] in self._done]
-        for image_id, content in enumerate(done, start=_next_id(self.labeled["images"])):
-            name, (height, width) = (
-                self._name(self.images, self.images / content["file"]),
-                content["size"],
-            )
+        for image_id, content in zip(image_ids, done, strict=False):
+            name = self._name(self.images, self.images / content["file"])
+            height, width = content["size"]
             images.append({"id": image_id, "file_name": name, "height": height, "width": width})
             for label, *box, score in content["boxes"]:
                 counts[self.class_names[label]] += 1
                 annotations.append(
                     {
-                        "id": first_number + len(annotations),
+                        "id": next(ids),
                         "image_id": image_id,
                         "category_id": self._category_ids[self.class_names[label]],
                         "bbox": box,
@@ -267,5 +266,8 @@ def _with_ids(records: Sequence, ids: Iterable[Id]) -> list[dict]:
     return [first[i] for i in ids]
 
 
-def _next_id(records: Sequence[Mapping]) -> int:
-    return 1 + highest_id(read_id(record.get("id")) for record in records)
+def _new_ids(records: Sequence[Mapping]) -> Iterator[Id]:
+    """Yields ids after those of records, as text if one of them is: pycocotools sorts them all."""
+    ids = [read_id(record.get("id")) for record in records]
+    kind = str if any(isinstance(i, str) for i in ids) else int
+    return map(kind, itertools.count(1 + highest_id(ids)))

@@ -183,9 +183,9 @@ def test_ids_of_the_labeled_data_set_keep_their_spelling(images, real, tmp_path)
     path.write_text(json.dumps(content))
     PseudoLabels(images, tmp_path / "p.json", CLASSES, merge=real).run(Teacher())
     written = json.loads((tmp_path / "p.json").read_text())
-    assert [record["id"] for record in written["images"]] == ["500", 501, 502, 503]
+    assert [record["id"] for record in written["images"]] == ["500", "501", "502", "503"]
     used = [(record["id"], record["category_id"]) for record in written["annotations"]]
-    assert used == [("7", "18"), (8, "17"), (9, "18"), (10, "16"), (11, "16")]
+    assert used == [("7", "18"), ("8", "17"), ("9", "18"), ("10", "16"), ("11", "16")]
 
 
 @pytest.mark.parametrize(
