@@ -114,6 +114,9 @@ class Training:
             warnings.warn(note, stacklevel=2)
         if earlier is not None:
             self._check_same(earlier)
+            whole = self.settings.epochs > self.epochs_done or not self.steps_done
+            expected = f"at least {self.epochs_done + 1}: the last checkpoint is inside this epoch"
+            check("epochs", self.settings.epochs, whole, expected)
         with self.strategy.scope():
             self.model = build_detector(
                 self.settings,
@@ -167,7 +170,10 @@ class Training:
             same = {name: settings[name] for name in settings if name not in _FREE_ON_RESUME}
             progress = [self.class_names, len(self.train_data), self.epochs_done, self.steps_done]
             check_agreement(self.strategy, [*progress, same])
-        if self.epochs_done < self.settings.epochs and not self._checkpoint.out_of_patience:
+        inside = self.steps_done > 0  # a started epoch is finished
+        if self.epochs_done < self.settings.epochs and (
+            inside or not self._checkpoint.out_of_patience
+        ):
             self._fit(verbose if self.is_chief else 0)
         else:  # `fit` does this at its end
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)

@@ -124,6 +124,30 @@ def test_a_run_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
         Training(settings, tmp_path / "run", resume=True)
 
 
+def test_a_run_that_resumes_inside_an_epoch_finishes_it(tiny, tmp_path, monkeypatch):
+    """Its weights are those of no epoch."""
+
+    def find(self):
+        self.records = [{"epoch": 1, "val_AP": 0.2}, {"epoch": 2, "val_AP": 0.1}]
+        self.steps = 1
+
+    def fit(self, verbose):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    Training(tiny(val_split=0.34, epochs=3), tmp_path / "run")
+    monkeypatch.setattr(run.EpochCheckpoint, "find", find)
+    monkeypatch.setattr(run.EpochCheckpoint, "restore", lambda self, model: None)
+    monkeypatch.setattr(Training, "_fit", fit)
+    with pytest.raises(ValueError, match="`epochs` must be at least 3.*Received: epochs=2"):
+        Training(tiny(val_split=0.34, epochs=2), tmp_path / "run", resume=True)
+    impatient = tiny(val_split=0.34, epochs=3, patience=1)
+    training = Training(impatient, tmp_path / "run", resume=True)
+    assert training._checkpoint.out_of_patience
+    with pytest.raises(KeyboardInterrupt):
+        training.run(verbose=0)
+
+
 @pytest.mark.parametrize("content", ["", '{"settings": {"epo', "null", "[]", '{"settings": {}}'])
 def test_a_damaged_record_of_the_settings_is_named(tiny, tmp_path, monkeypatch, content):
     monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
