@@ -62,8 +62,8 @@ def main(
 class Terminal(Console):
     """Prints text literally: brackets and colons in names and paths are not markup.
 
-    Styles are separate arguments: `terminal.print("done", style="green")`. Lines are not wrapped,
-    and characters that would move the cursor or change colors are escaped.
+    Styles are separate arguments: `terminal.print("done", style="green")`. Lines are not wrapped.
+    Characters are escaped that would move the cursor or change colors, or that the encoding lacks.
 
     Args:
         stderr: Whether to print to standard error. Defaults to `False`.
@@ -71,6 +71,8 @@ class Terminal(Console):
 
     def __init__(self, stderr: bool = False):
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        with contextlib.suppress(AttributeError):  # a stream need not be text in a file
+            self.file.reconfigure(errors="backslashreplace")
 
     def render_str(self, text: str, **options) -> Text:
         """Escapes every printed string."""

@@ -1,5 +1,6 @@
 """The command line starts quickly and explains itself."""
 
+import io
 import os
 import subprocess
 import sys
@@ -34,6 +35,14 @@ print("imported:", heavy.intersection(sys.modules))
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert output.stdout.endswith("imported: set()\n"), output.stderr
     assert output.stderr == "" and "--backbone-weights" in output.stdout
+
+
+def test_what_the_encoding_of_the_output_lacks_is_escaped(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    Terminal().print("32² px")
+    output.flush()
+    assert output.buffer.getvalue() == b"32\\xb2 px\n"
 
 
 def test_the_terminal_prints_text_literally(capsys):
