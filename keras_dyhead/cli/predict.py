@@ -67,8 +67,8 @@ def predict(
         cut = options.tiles(tile, overlap)
         if max_detections is not None:
             loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
-        paths, faults = [], []
-        for path in options.image_files(images):
+        given, paths, faults = options.image_files(images), [], []
+        for path in given:
             try:
                 read_rgb(path)
                 paths.append(path)
@@ -84,7 +84,7 @@ def predict(
         if not paths:
             raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
         pictures = [] if out is None else [out / f"{stem}.png" for stem in unique_stems(paths)]
-        options.check_kept(pictures, paths)
+        options.check_kept(pictures, given)
         if out is not None:
             out.mkdir(parents=True, exist_ok=True)
         detect = image_detector(loaded, views, cut)

@@ -86,6 +86,10 @@ def test_a_picture_never_replaces_an_image(folder, views, tmp_path):
     told = complaint(*command, folder / "model.keras", "--out", tmp_path / "x" / ".." / "photos")
     assert "would replace an input" in told and "wide.png" in told and not views
     assert {path: path.read_bytes() for path in photos.iterdir()} == before
+    (photos / "tall.png").write_bytes(b"no image")
+    command = ("predict", photos / "tall.jpg", photos / "tall.png", "--on-error", "skip", "--model")
+    told = complaint(*command, folder / "model.keras", "--out", photos)
+    assert "would replace an input" in told and (photos / "tall.png").read_bytes() == b"no image"
 
 
 def test_predict_limits_the_number_of_detections(small_model, folder, views, monkeypatch):
