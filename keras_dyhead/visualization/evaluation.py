@@ -75,8 +75,16 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
 
     Returns:
         A matplotlib figure outside pyplot.
+
+    Raises:
+        ValueError: If the matrix is not of these classes and nothing.
     """
     count = len(class_names)
+    if np.shape(matrix) != (count + 1, count + 1):
+        raise ValueError(
+            f"`matrix` must have {count + 1} rows and columns, one for each name and one for "
+            f"nothing. Received: shape {np.shape(matrix)}"
+        )
     side = min(12.0, 3 + 0.45 * count)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axis = figure.subplots()

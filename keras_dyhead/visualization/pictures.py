@@ -42,7 +42,8 @@ def draw_detections(
         pixels on the longer side.
 
     Raises:
-        ValueError: If the image is invalid, a box has negative sides, or a label has no name.
+        ValueError: If the image is invalid, the numbers of boxes, labels and confidences differ, a
+            box has negative sides, or a label has no name.
 
     Example:
     ```python
@@ -57,9 +58,15 @@ def draw_detections(
     font = ImageFont.truetype(_FONT, max(12, side // 40))
     labels = np.asarray(detections["labels"]).astype(int)
     scores = np.asarray(detections.get("confidence", np.ones(len(labels))))
+    boxes = np.asarray(detections["boxes"], "float64").reshape(-1, 4)
+    if not len(boxes) == len(labels) == len(scores):
+        raise ValueError(
+            "Detections must have as many boxes as labels and confidences. "
+            f"Received: {len(boxes)}, {len(labels)} and {len(scores)}"
+        )
     order = np.argsort(scores, kind="stable")
     shown = order[(labels[order] >= 0) & (scores[order] >= score_threshold)]
-    boxes = np.asarray(detections["boxes"], "float64").reshape(-1, 4)[shown]
+    boxes = boxes[shown]
     wrong = ~(boxes[:, 2:] >= boxes[:, :2]).all(axis=1)
     if wrong.any():
         raise ValueError(

@@ -104,6 +104,8 @@ def test_names_are_drawn_unchanged(tmp_path):
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["mean of 2: 0.500", "$\\frac$: 0.500", "nut [/s]\\n: 0.500"]
     plot_precision_recall(precision[:, 1:2], names[1:2]).savefig(tmp_path / "none.png")
+    with pytest.raises(ValueError, match=r"must have 3 rows.*Received: shape \(4, 4\)"):
+        plot_confusion(np.eye(4), names[:2])
 
 
 def test_history_skips_epochs_without_a_value():

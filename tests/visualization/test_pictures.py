@@ -67,6 +67,8 @@ def test_gray_and_transparent_images_are_drawn_in_color(shape):
         ({"boxes": [[50, 30, 20, 55]]}, r"left, top, right, bottom.*\[50.0, 30.0, 20.0, 55.0\]"),
         ({"boxes": [[20, np.nan, 50, 55]]}, "left, top, right, bottom.*nan"),
         ({"labels": [2]}, "2 names. Received: label 2"),
+        ({"labels": [0, 1]}, "as many boxes as labels and confidences. Received: 1, 2 and 2"),
+        ({"confidence": []}, "Received: 1, 1 and 0"),
         ({"image": np.full((60, 80, 3), 0.5)}, "from 0 to 1 by 255"),
     ],
 )
