@@ -170,10 +170,8 @@ class Training:
             same = {name: settings[name] for name in settings if name not in _FREE_ON_RESUME}
             progress = [self.class_names, len(self.train_data), self.epochs_done, self.steps_done]
             check_agreement(self.strategy, [*progress, same])
-        inside = self.steps_done > 0  # a started epoch is finished
-        if self.epochs_done < self.settings.epochs and (
-            inside or not self._checkpoint.out_of_patience
-        ):
+        stopped = self._checkpoint.out_of_patience and not self.steps_done  # not inside an epoch
+        if self.epochs_done < self.settings.epochs and not stopped:
             self._fit(verbose if self.is_chief else 0)
         else:  # `fit` does this at its end
             self.model.optimizer.finalize_variable_values(self.model.trainable_variables)
