@@ -79,7 +79,6 @@ class FeaturePyramid(PyramidLayer):
 
     def build(self, input_shape):
         shapes = self.check_levels(input_shape)
-        self._widths = {level: shape[-1] for level, shape in shapes.items()}
         self.lateral_convs = {level: self._conv(1, f"lateral_{level}") for level in shapes}
         self.output_convs = {level: self._conv(3, f"output_{level}") for level in shapes}
         for level, shape in shapes.items():
@@ -153,15 +152,12 @@ class FeaturePyramid(PyramidLayer):
         check_maps(shapes)
         levels = self._as_levels(shapes)
         check_halving(levels, round_down=False)
-        if self.built and list(levels) != list(self.lateral_convs):
+        channels = {level: shape[-1] for level, shape in levels.items()}
+        convs = self.lateral_convs.items() if self.built else ()
+        built_for = {level: conv.kernel.shape[2] for level, conv in convs}
+        if self.built and channels != built_for:
             raise ValueError(
-                f"The layer was built for levels {list(self.lateral_convs)}. "
-                f"Received: shapes {levels}"
-            )
-        widths = {level: shape[-1] for level, shape in levels.items()}
-        if self.built and widths != self._widths:
-            raise ValueError(
-                f"The layer was built for maps with channels {self._widths}. "
+                f"The layer was built for levels with channels {built_for}. "
                 f"Received: shapes {levels}"
             )
         return levels
