@@ -23,7 +23,4 @@ class FullPrecisionDense(_FullPrecision, keras.layers.Dense):
 
 
 class FullPrecisionConv2D(_FullPrecision, keras.layers.Conv2D):
-    """`keras.layers.Conv2D`, channels last, in float32, or in `dtype` if that is wider."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, data_format="channels_last", **kwargs)
+    """`keras.layers.Conv2D` in float32, or in `dtype` if that is wider."""

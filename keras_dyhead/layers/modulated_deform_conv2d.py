@@ -29,6 +29,7 @@ class ModulatedDeformConv2D(CompositeLayer, DeformConv2D):
             self._offset_channels * 3 // 2,
             self.kernel_size,
             self.strides,
+            data_format="channels_last",
             dilation_rate=self.dilation_rate,
             kernel_initializer="zeros",
             trainable=self.trainable,

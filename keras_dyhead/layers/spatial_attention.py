@@ -96,6 +96,7 @@ class SpatialAwareAttention(PyramidLayer):
                 3 * _TAPS,
                 3,
                 padding="same",
+                data_format="channels_last",
                 kernel_initializer="zeros",
                 dtype=self.compute_dtype,
                 name="offset_conv",
