@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_dyhead.ops.arguments import fill_batch
+
 
 def sum_over_replicas(value):
     """Sums a scalar over the replicas of a `tf.distribute` strategy, if there is one."""
@@ -68,15 +70,6 @@ def with_an_image(predict):
         return tf.nest.map_structure(lambda x: x[:count], outputs)
 
     return predict_all
-
-
-def fill_batch(batch):
-    """Adds zeros to an empty batch of TensorFlow, which not every operation can handle."""
-    import tensorflow as tf
-
-    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
-    filled = tf.pad(batch, [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)])
-    return tf.ensure_shape(filled, (None, *batch.shape[1:]))
 
 
 def logs_to_average(logs):

@@ -9,13 +9,13 @@ import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.detectors.replicas import fill_batch
 from keras_dyhead.export.serving import (
     PortablePreprocessor,
     check_full_precision,
     file_to_write,
     servable,
 )
+from keras_dyhead.ops.arguments import fill_batch
 from keras_dyhead.ops.sampling_form import sampling_form
 
 OPSET = 18

@@ -10,9 +10,8 @@ import tensorflow as tf
 
 from keras_dyhead.coco.decode_image import decode_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
-from keras_dyhead.detectors.replicas import fill_batch
 from keras_dyhead.export.serving import servable, serving_archive
-from keras_dyhead.ops.arguments import check
+from keras_dyhead.ops.arguments import check, fill_batch
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import counted, printable
 

@@ -126,3 +126,12 @@ def float_tensor(x):
     """Converts to a tensor of floats; integers become float32."""
     x = ops.convert_to_tensor(x)
     return x if keras.backend.is_float_dtype(x.dtype) else ops.cast(x, "float32")
+
+
+def fill_batch(batch):
+    """Adds zeros to an empty batch of TensorFlow, which not every operation can handle."""
+    import tensorflow as tf
+
+    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
+    filled = tf.pad(batch, [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)])
+    return tf.ensure_shape(filled, (None, *batch.shape[1:]))
