@@ -55,10 +55,9 @@ def tasks(part: str, backend: str, gpu: bool = False) -> dict[str, dict]:
         if not gpu:
             found["keras_dyhead, gathers"] = ours | {"form": "gather"}
         found["keras_dyhead, XLA"] = ours | {"options": {"xla": True}}
-    if part == "op":
-        products = {"implementation": "sampling.implementations.matrix_products"}
-        found["matrix products alone"] = ours | products
-    else:
+    products = {"implementation": "sampling.implementations.matrix_products"}
+    found["matrix products alone"] = ours | products | {"options": {"tower": part == "tower"}}
+    if part == "tower":
         found["keras_dyhead, paper alignment"] = ours | paper
         if backend == "tensorflow" and not gpu:
             gathers = ours | paper | {"form": "gather"}

@@ -6,9 +6,12 @@ and the package versions. Both calls return after everything is computed.
 """
 
 import functools
+import math
 
 import keras
 import numpy as np
+
+from benchmarks.sampling.workload import LEVELS
 
 
 def keras_op(workload, **options):
@@ -35,12 +38,32 @@ def keras_tower(workload, alignment="published", **options):
     return _compiled(lambda maps, training: neck(maps, training=training), pyramid, neck, **options)
 
 
-def matrix_products(workload, **options):
-    """Only the matrix products of the operation: a lower bound for its time."""
-    x, _, _, kernel = workload.op_arrays()
-    columns = np.tile(x.reshape(-1, workload.channels), 9)
-    arrays = [_tensor(a, workload.dtype) for a in (columns, kernel.reshape(-1, workload.channels))]
-    return _compiled(lambda arrays, _: [keras.ops.matmul(*arrays)], arrays, None, **options)
+def matrix_products(workload, tower=False, **options):
+    """Only the matrix products of the operation or the tower: a lower bound for their time.
+
+    Those of a block with published alignment run once for each block, on the same arrays.
+    """
+    rng, channels = np.random.default_rng(0), workload.channels
+    sizes = [workload.batch * math.prod(workload.map_size(level)) for level in LEVELS]
+    products = [(sizes[0], channels)]
+    if tower:  # mid, low, high, offsets and masks
+        all_levels, coarser = sum(sizes), sum(sizes[1:])
+        products = [(all_levels, channels), *[(coarser, channels)] * 2, (all_levels, 27)]
+    shapes = [
+        shape for rows, width in products for shape in ((rows, 9 * channels), (9 * channels, width))
+    ]
+    arrays = [_tensor(rng.normal(size=shape).astype("float32"), workload.dtype) for shape in shapes]
+
+    def multiply(arrays, _):
+        return [keras.ops.matmul(*pair) for pair in zip(arrays[::2], arrays[1::2], strict=True)]
+
+    *calls, version = _compiled(multiply, arrays, None, **options)
+    blocks = workload.blocks if tower else 1
+    return *(functools.partial(_repeat, call, blocks) for call in calls), version
+
+
+def _repeat(call, times):
+    return [call() for _ in range(times)][-1]
 
 
 def _tensor(array, dtype="float32"):

@@ -143,7 +143,7 @@ def test_all_implementations_of_the_table_exist():
 def test_every_backend_is_measured_and_computes_the_same(backend, dtype):
     workloads = [Workload(64, 64, blocks=1, channels=16, dtype=d) for d in ("float32", dtype)]
     report = comparison.compare(workloads, [backend], peer=False, repeats=1)
-    assert report["missing"] == [] and len(report["results"]) == 4 * len(workloads)
+    assert report["missing"] == [] and len(report["results"]) == 5 * len(workloads)
 
 
 def test_the_exponent_is_found_and_plotted_on_a_machine_that_slows_down(monkeypatch):
