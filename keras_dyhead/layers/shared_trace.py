@@ -20,7 +20,7 @@ class SharedTrace:
     step again for each change of a weight: TensorFlow's functions pass shapes to their gradients,
     and to know them, XLA takes all arguments for constants.
 
-    Otherwise the blocks are called directly.
+    Otherwise the blocks are called directly, also if one has more weights, such as those of LoRA.
 
     Args:
         blocks: Built blocks. The output of each has the structure and the shapes of its input.
@@ -43,6 +43,8 @@ class SharedTrace:
         return inputs
 
     def _form(self, inputs, training):
+        if len({len(block.variables) for block in self._blocks}) > 1:
+            return "direct"
         backend = keras.backend.backend()
         loop = training and len(self._blocks) > 1
         if backend == "tensorflow":

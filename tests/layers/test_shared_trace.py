@@ -5,7 +5,7 @@ import re
 import keras
 import numpy as np
 import pytest
-from backend import as_function, relative_error, vjp
+from backend import as_function, relative_error, run, vjp
 
 from keras_dyhead.layers import DyHeadNeck
 
@@ -81,3 +81,24 @@ def test_a_loop_gives_each_block_its_own_gradients(spatial, sides):
     assert len(gradients) == len(pyramid) + len(neck.blocks[1].trainable_variables)
     for gradient, wanted in zip(gradients, expected_gradients, strict=True):
         assert relative_error(gradient, wanted) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "compiled", [False, True] if keras.backend.backend() == "tensorflow" else [False]
+)
+def test_one_block_may_have_more_weights(compiled):
+    """LoRA adds two to each convolution it is enabled for."""
+    rng = np.random.default_rng(0)
+    pyramid = [rng.normal(size=(1, n, n, 16)).astype("float32") for n in (4, 2)]
+    neck = DyHeadNeck(2, 16)
+    neck.build([x.shape for x in pyramid])
+    expected = run(neck, pyramid)
+    neck.blocks[1].spatial_attention.offset_conv.enable_lora(2)
+    function, arrays = as_function(neck, pyramid, training=True)
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        function = tf.function(function, jit_compile=compiled)
+    output, gradients = vjp(function, arrays, np.ones(sum(x.size for x in pyramid), "float32"))
+    assert relative_error(output, np.concatenate([x.ravel() for x in expected])) < 1e-5
+    assert len(gradients) == len(pyramid) + len(neck.trainable_variables)
