@@ -102,8 +102,9 @@ class CocoEvaluation(keras.callbacks.Callback):
     Args:
         dataset: The dataset to evaluate on, see `data` in `evaluate_coco`.
         annotations: The ground truth, if the dataset has lost its own. Defaults to `None`.
-        eval_freq: Number of epochs per evaluation; the last epoch is always evaluated. The logs of
-            other epochs lack the metrics, as with `fit`'s `validation_freq`. Defaults to `1`.
+        eval_freq: Number of epochs per evaluation. The last epoch is always evaluated, also if a
+            callback before this one ends training. The logs of other epochs lack the metrics, as
+            with `fit`'s `validation_freq`. Defaults to `1`.
         on_result: Called with the epoch, counted from 1, and the `CocoResult`, for example a
             `keras_dyhead.visualization.TensorBoardLog`. Defaults to `None`.
         verbose: `1` shows a progress bar, `0` none, `"auto"` follows `fit`. Defaults to `"auto"`.
@@ -139,7 +140,8 @@ class CocoEvaluation(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Evaluates, and writes the metrics into `logs`."""
-        if (epoch + 1) % self.eval_freq and epoch + 1 != self.params.get("epochs"):
+        last = epoch + 1 == self.params.get("epochs") or self.model.stop_training
+        if (epoch + 1) % self.eval_freq and not last:
             return
         verbose = self.params.get("verbose", 0) if self.verbose == "auto" else self.verbose
         verbose = 1 if verbose in ("auto", 1) else 0

@@ -290,6 +290,9 @@ def test_evaluation_every_two_epochs_and_after_the_last(scenes):
     assert {"loss", "val_loss", *(f"val_{name}" for name in NAMES)} == set(history)
     assert [epoch for epoch, _ in seen] == [2, 3]
     assert [result.figures["AP"] for _, result in seen] == history["val_AP"]
+    model.stop_training = True  # as another callback does
+    callback.on_epoch_end(0)
+    assert seen[-1][0] == 1
     for wrong in (0, "1"):
         with pytest.raises(ValueError, match="`eval_freq` must be an integer of at least 1"):
             CocoEvaluation(load(scenes), eval_freq=wrong)
