@@ -68,7 +68,7 @@ def check_halving(levels: Mapping, round_down: bool = True) -> None:
     if not halve or numbers != sorted(numbers):
         raise ValueError(
             "The maps of a pyramid must halve in size from level to level, fine to coarse, rounded "
-            f"up. Received: shapes {dict(levels)}"
+            f"up{' or down' * round_down}. Received: shapes {dict(levels)}"
         )
 
 
