@@ -12,7 +12,7 @@ from keras_dyhead.checkpoints.open_file import SafetensorsFile, as_array, open_c
 from keras_dyhead.checkpoints.plain_values import StoredArray
 
 # Keys of the tensors in files. timm and similar packages store averages next to the weights. In
-# mmengine, `state_dict` has the averages and `ema_state_dict` the weights.
+# mmengine, `state_dict` has the averages, and `ema_state_dict` the weights and a counter, `steps`.
 _AVERAGES = re.compile(r"(?:^|_)(?:ema|swa|averaged?)(?:_|$)")
 _WRAPPERS = "state_dict", "model", "module"
 _CLASSES = ("classes", "CLASSES", "class_names")
@@ -91,8 +91,8 @@ def _tensors_of(content, path):
     while isinstance(inner, Mapping):
         keys = [k for k in inner if "optim" not in str(k) and _holds_tensors(inner[k])]
         found = [key for key in keys if _AVERAGES.search(str(key))]
-        if "state_dict" in keys:
-            found = [key for key in found if key != "ema_state_dict"]
+        if {"state_dict", "ema_state_dict"} <= set(keys) and "steps" in inner["ema_state_dict"]:
+            found.remove("ema_state_dict")
         found = found or [key for key in _WRAPPERS if key in keys][:1]
         if not found and not any(map(_is_tensor, inner.values())):
             found = [key for key in _AROUND if key in keys][:1] or keys

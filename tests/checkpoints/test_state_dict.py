@@ -250,7 +250,12 @@ def ema_names(state):
     "wrap",
     [
         lambda state, zeros: {"state_dict": state | ema_names(state)},
-        lambda state, zeros: {"state_dict": state, "ema_state_dict": zeros},
+        lambda state, zeros: {
+            "state_dict": state,
+            "ema_state_dict": {"module." + n: t for n, t in zeros.items()}
+            | {"steps": torch.tensor(3)},
+        },
+        lambda state, zeros: {"state_dict": zeros, "ema_state_dict": state},
         lambda state, zeros: {"ema_state_dict": {"steps": torch.tensor(3)} | state, "meta": {}},
         lambda state, zeros: {"state_dict": zeros, "state_dict_ema": state},
         lambda state, zeros: {"model": zeros, "model_ema": state},
@@ -272,7 +277,7 @@ def ema_names(state):
         lambda state, zeros: zeros | {"ema." + n: t for n, t in state.items()},
     ],
     ids=[
-        *("mmdet2", "mmengine", "alone", "timm", "detr", "rt-detr", "swa", "deepspeed"),
+        *("mmdet2", "mmengine", "ema", "alone", "timm", "detr", "rt-detr", "swa", "deepspeed"),
         *("averages not begun", "plain loop", "another name", "nested", "stochastic", "no average"),
         *("lightning", "beside"),
     ],
