@@ -85,7 +85,7 @@ class SafetensorsFile(Mapping):
             raise ValueError(
                 f"The tensor {name!r} has a dtype that cannot be read: {error}"
             ) from None
-        return array if array.dtype.kind in "biu" else array.astype("float32", copy=False)
+        return _plain_numbers(array, name)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._names)
@@ -108,9 +108,13 @@ def as_array(value, name: str) -> np.ndarray | None:
             value = (value.float() if value.is_floating_point() else value).numpy()
         except (NotImplementedError, RuntimeError, TypeError) as error:  # quantized, sparse, meta
             raise ValueError(f"The tensor {name!r} has no plain numbers: {error}") from None
-    if not isinstance(value, np.ndarray):
-        return None
-    return value if value.dtype.kind in "biu" else value.astype("float32", copy=False)
+    return _plain_numbers(value, name) if isinstance(value, np.ndarray) else None
+
+
+def _plain_numbers(array, name):
+    if array.dtype.kind == "c":
+        raise ValueError(f"The tensor {name!r} has no plain numbers: they are complex")
+    return array if array.dtype.kind in "biu" else array.astype("float32", copy=False)
 
 
 def _check_zip(path):

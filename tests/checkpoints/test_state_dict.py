@@ -233,8 +233,9 @@ def test_the_teacher_is_read_rather_than_its_student():
         lambda tensor: tensor.to_sparse(),
         lambda tensor: tensor.to("meta"),
         lambda tensor: torch.quantize_per_tensor(tensor, 0.1, 0, torch.qint8),
+        lambda tensor: torch.complex(tensor, tensor),
     ],
-    ids=["sparse", "meta", "quantized"],
+    ids=["sparse", "meta", "quantized", "complex"],
 )
 @pytest.mark.filterwarnings("ignore:.*:UserWarning")
 def test_a_tensor_without_plain_numbers_is_named(change):
