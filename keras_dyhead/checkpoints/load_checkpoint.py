@@ -97,8 +97,7 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
         path = fetch_checkpoint(record.source)
     state, class_names = read_checkpoint(path)
     num_classes = count_classes(record, state)
-    class_names = fitting_names(class_names, num_classes)
-    model = record.build(image_shape, dtype, class_names, num_classes=num_classes)
+    model = record.build(image_shape, dtype, None, num_classes=num_classes)
     parts = detector_parts(model, record, state)
     set_ones = {id(variable) for part in parts for variable in part.weights.values()}
     left = [weight.path for weight in model.weights if id(weight) not in set_ones]
@@ -106,6 +105,7 @@ def load_checkpoint(name: str, path=None, image_shape=(None, None, 3), dtype=Non
     if left:
         raise ValueError(f"No checkpoint contains these weights of {name!r}: {left}")
     copy_tensors(parts, state, tables.UNUSED, f"checkpoint for {name!r}")
+    model.class_names = fitting_names(class_names, num_classes)
     return model
 
 

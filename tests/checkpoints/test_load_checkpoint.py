@@ -6,6 +6,7 @@ computed is in `test_every_backend.py`.
 
 import gzip
 import json
+import warnings
 from pathlib import Path
 
 import keras
@@ -161,6 +162,9 @@ def test_names_come_from_the_file_if_their_number_fits(tmp_path):
     }
     torch.save({"state_dict": state, "meta": {"CLASSES": ("ant", "bee")}}, tmp_path / "mine.pth")
     assert load_checkpoint(NAME, tmp_path / "mine.pth").class_names == ("ant", "bee")
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="use_bias=True"):
+        warnings.simplefilter("error")  # the names are not at fault
+        load_checkpoint("atss_r50_fpn_dyhead_1x_coco", tmp_path / "mine.pth")
     assert fitting_names(["ant", "bee"], 2) == ["ant", "bee"]
     assert fitting_names(None, 2) is None and fitting_names(None, 80) is COCO_CLASSES
     with pytest.warns(UserWarning, match="names 2 classes, but its tensors are for 80"):
