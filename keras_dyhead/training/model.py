@@ -158,20 +158,22 @@ def step_memory(model: Detector, settings: TrainingSettings) -> int:
 
 def reinitialized_layers(weights: str, class_names: Sequence[str]) -> tuple[str, ...]:
     """Returns the layers of a trained detector that start with new weights for these classes."""
+    trained = trained_config(weights)
+    same = list(trained["class_names"] or ()) == list(class_names)
+    return () if same else trained["class"].class_layers
+
+
+def trained_config(weights: str) -> dict:
+    """Returns the arguments of the detector in a `.keras` file, and its `class`.
+
+    Of a published model, it returns only `class` and `class_names`.
+    """
     if weights in PUBLISHED:
-        detector, trained = DETECTORS[PUBLISHED[weights].detector], COCO_CLASSES
-    else:
-        config = trained_config(weights)
-        detector, trained = config["class"], config["class_names"]
-    return () if list(trained or ()) == list(class_names) else detector.class_layers
-
-
-def trained_config(path: str) -> dict:
-    """Returns the arguments of the detector in a `.keras` file, and its `class`."""
-    content = stored_config(path)
+        return {"class": DETECTORS[PUBLISHED[weights].detector], "class_names": COCO_CLASSES}
+    content = stored_config(weights)
     detector = keras.saving.get_registered_object(content.get("registered_name") or "")
     if not (isinstance(detector, type) and issubclass(detector, Detector)):
         raise ValueError(
-            f"{path} must contain a keras_dyhead detector. Received: a {content['class_name']}"
+            f"{weights} must contain a keras_dyhead detector. Received: a {content['class_name']}"
         )
     return content["config"] | {"class": detector}

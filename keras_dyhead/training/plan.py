@@ -14,7 +14,7 @@ import tensorflow as tf
 from keras_dyhead.coco import CocoAnnotations
 from keras_dyhead.detectors import DETECTORS
 from keras_dyhead.training.data import build_preprocessor, open_training_data
-from keras_dyhead.training.model import reinitialized_layers
+from keras_dyhead.training.model import reinitialized_layers, trained_config
 from keras_dyhead.training.settings import DEFAULT_NUM_BLOCKS, TrainingSettings
 from keras_dyhead.version import __version__
 
@@ -105,8 +105,9 @@ def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
     """Returns the configuration of a training run with resolved settings, ready for JSON.
 
     It has `settings`; `follows`, the values derived from them (see `TrainingSettings.scaled`),
-    the number of steps, the preprocessing, and the remaining arguments of a published model;
-    `data`, the number of images and boxes and their checksum; `class_names`; `versions`.
+    the number of steps, the preprocessing, what the file of `weights` holds, and the remaining
+    arguments of a published model; `data`, the number of images and boxes and their checksum;
+    `class_names`; `versions`.
     """
     steps = len(data) * settings.epochs
     preprocessing = build_preprocessor(settings).get_config()
@@ -117,8 +118,12 @@ def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
         "preprocessing": {k: v for k, v in preprocessing.items() if k not in ("name", "trainable")},
     }
     if settings.weights is not None:
-        reset = reinitialized_layers(settings.weights, data.class_names)
-        follows["weights"] = {"reinitialized": list(reset)}
+        trained = trained_config(settings.weights)
+        follows["weights"] = {
+            "detector": trained["class"].__name__,
+            "dtype": keras.dtype_policies.get(trained.get("dtype")).name,
+            "reinitialized": list(reinitialized_layers(settings.weights, data.class_names)),
+        }
     if settings.published is not None:
         follows["published"] = dataclasses.asdict(settings.published)["arguments"]
     return {

@@ -33,6 +33,10 @@ _MODEL = (
 PARTS = ("backbone", "pyramid", "neck", "head")
 """Parts of a detector that can be frozen."""
 
+# Defaults of a new model; a trained one has its own.
+_ATTENTIONS = ("use_spatial_attention", "use_scale_attention", "use_task_attention")
+_NEW_MODEL = {"detector": "atss", "dtype": "float32", **dict.fromkeys(_ATTENTIONS, True)}
+
 _POSITIVE = (
     *("batch_size", "image_size", "min_side", "max_side", "learning_rate", "base_batch_size"),
     *("clip_norm", "accumulate_steps", "epochs", "eval_every", "patience"),
@@ -64,12 +68,12 @@ class TrainingSettings:
             Defaults to `"raise"`.
         weights: A trained detector to fine-tune: a `.keras` file, or the name of a published model
             (`PUBLISHED` in `keras_dyhead.checkpoints`), which is downloaded. The weights are kept
-            except those that depend on the classes, see `Detector.with_classes`. The detector and
-            its dtype are those of the file. Defaults to `None`.
+            except those that depend on the classes, see `Detector.with_classes`. The file
+            defines the model, whose settings stay `None`. Defaults to `None`.
         freeze: Parts of the detector to freeze, from `"backbone"`, `"pyramid"`, `"neck"` and
             `"head"`. Defaults to `()`.
         detector: One of `keras_dyhead.detectors.DETECTORS`, or the name of a published model
-            (`PUBLISHED` or `COMPOSED` in `keras_dyhead.checkpoints`). Defaults to `"atss"`.
+            (`PUBLISHED` or `COMPOSED` in `keras_dyhead.checkpoints`). Defaults to `None`: `"atss"`.
         backbone: `"small"`, one of `keras_dyhead.backbones.BACKBONES`, the name or path of a
             KerasHub preset with a feature pyramid, such as `"resnet_50_imagenet"`, or arguments of
             a class in `keras_dyhead.backbones`. Their `"class"` is the name of the class, by
@@ -83,9 +87,9 @@ class TrainingSettings:
         alignment: See `DyHeadNeck`, also for the next four. Defaults to `None`: `"paper"`, or as
             published.
         start: Defaults to `None`: `"identity"`, or as published.
-        use_spatial_attention: Defaults to `True`.
-        use_scale_attention: Defaults to `True`.
-        use_task_attention: Defaults to `True`.
+        use_spatial_attention: Defaults to `None`: `True`.
+        use_scale_attention: Defaults to `None`: `True`.
+        use_task_attention: Defaults to `None`: `True`.
         head_layers: Layers between DyHead and the predictions. Published models fix this and the
             next four. Defaults to `None`: no layers, except one convolution in RetinaNet and two
             dense layers in Faster R-CNN.
@@ -100,7 +104,7 @@ class TrainingSettings:
         anchor_ratios: Height-to-width ratios of RetinaNet's and Faster R-CNN's anchors; ATSS has
             square ones. Defaults to `None`: `(0.5, 1.0, 2.0)`.
         dtype: Policy of all layers, such as `"mixed_bfloat16"`, or `"mixed_float16"`, which also
-            scales the loss. Defaults to `"float32"`.
+            scales the loss. Defaults to `None`: `"float32"`.
         optimizer: `"adamw"` or `"sgd"` (see `RegularizedSGD`). Defaults to `"adamw"`.
         momentum: Momentum of SGD. Defaults to `0.9`.
         learning_rate: Peak learning rate. Defaults to `None`: `1e-3`, or `1e-4` with `weights`.
@@ -152,22 +156,22 @@ class TrainingSettings:
     on_error: str = "raise"
     weights: str | os.PathLike | None = None
     freeze: tuple[str, ...] = ()
-    detector: str = "atss"
+    detector: str | None = None
     backbone: str | Mapping[str, Any] | None = None
     backbone_weights: str | os.PathLike | None = None
     num_blocks: int | None = None
     channels: int | None = None
     alignment: str | None = None
     start: str | None = None
-    use_spatial_attention: bool = True
-    use_scale_attention: bool = True
-    use_task_attention: bool = True
+    use_spatial_attention: bool | None = None
+    use_scale_attention: bool | None = None
+    use_task_attention: bool | None = None
     head_layers: int | None = None
     max_level: int | None = None
     anchor_scale: float | None = None
     anchor_octaves: int | None = None
     anchor_ratios: tuple[float, ...] | None = None
-    dtype: str = "float32"
+    dtype: str | None = None
     optimizer: str = "adamw"
     momentum: float = 0.9
     learning_rate: float | None = None
@@ -195,9 +199,10 @@ class TrainingSettings:
         self._convert(os.fspath, *paths, "backbone_weights", "weights")
         self._convert(tuple, "anchor_ratios", "milestones", "no_decay", "freeze")
         self._convert(lambda canvases: tuple(map(tuple, canvases)), "canvases")
-        if self.learning_rate is None:
-            rate = 1e-3 if self.weights is None else 1e-4
-            object.__setattr__(self, "learning_rate", rate)
+        new = {"learning_rate": 1e-3, **_NEW_MODEL}
+        for name, value in (new if self.weights is None else {"learning_rate": 1e-4}).items():
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, value)
         for name in _POSITIVE:
             value = getattr(self, name)
             self._check(name, value is None or value > 0, "positive")
@@ -234,7 +239,7 @@ class TrainingSettings:
         self.build_augmentation()
 
     def _check_model(self):
-        known = self.detector in DETECTORS or self.published is not None
+        known = self.detector in (None, *DETECTORS) or self.published is not None
         self._check("detector", known, f"one of {list(DETECTORS)} or a published model")
         channels = 16 if self.channels is None else self.channels
         self._check("channels", channels >= 16 and channels % 16 == 0, "a multiple of 16")

@@ -229,9 +229,8 @@ def test_fine_tuning_is_planned_from_the_trained_model(dataset, folder):
     printed = json.loads(result.stdout)
     assert printed["settings"]["freeze"] == ["backbone"]
     assert printed["follows"]["peak_learning_rate"] == 1e-4
-    assert printed["follows"]["weights"] == {
-        "reinitialized": []
-    }  # the classes that it was trained on
+    kept = {"detector": "ATSS", "dtype": "float32", "reinitialized": []}  # the same classes
+    assert printed["follows"]["weights"] == kept
     result = train(dataset, "--weights", "atss_r50", "--out", folder / "run")
     assert result.exit_code == 2 and "no published model of that name" in result.output
     result = train(dataset, *options, "--channels", 32, "--print-config")

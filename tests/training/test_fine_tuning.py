@@ -13,8 +13,9 @@ from cli.commands import output_of
 from keras_dyhead.checkpoints import PUBLISHED, PublishedModel
 from keras_dyhead.checkpoints.load_checkpoint import detector_parts
 from keras_dyhead.coco import COCO_CLASSES, SHAPES, CocoAnnotations, draw_shapes, load_coco
-from keras_dyhead.detectors import DetectionPreprocessor
+from keras_dyhead.detectors import FCOS, DetectionPreprocessor
 from keras_dyhead.training import Training, TrainingSettings
+from keras_dyhead.training.backbone import small_backbone
 from keras_dyhead.training.data import build_preprocessor
 from keras_dyhead.training.model import build_detector, reinitialized_layers
 from keras_dyhead.training.plan import planned_config, resolve_settings
@@ -101,15 +102,21 @@ def test_a_detector_for_one_image_size_keeps_it(data, tmp_path):
         build_preprocessor(TrainingSettings(**data, weights=settings.weights, image_size=96))
 
 
-def test_the_plan_says_which_layers_are_reset(settings):
-    config = planned_config(settings())
-    assert config["follows"]["weights"] == {"reinitialized": ["class_logits"]}
-    assert config["settings"]["backbone"] is None
+def test_the_plan_says_what_the_file_holds_and_which_layers_are_reset(settings, tmp_path):
+    model = FCOS(small_backbone((64, 64, 3), "mixed_bfloat16"), 2, dtype="mixed_bfloat16")
+    model.save(tmp_path / "half.keras")
+    config = planned_config(settings(weights=tmp_path / "half.keras"))
+    kept = {"detector": "FCOS", "dtype": "mixed_bfloat16", "reinitialized": ["class_logits"]}
+    assert config["follows"]["weights"] == kept
+    for name in ("detector", "backbone", "use_scale_attention", "dtype"):
+        assert config["settings"][name] is None
 
 
 def test_settings_that_the_model_fixes_cannot_be_set(settings, data, tmp_path, small_model):
     with pytest.raises(ValueError, match="model in `weights` cannot be changed.*channels.: 32"):
         settings(channels=32)
+    with pytest.raises(ValueError, match="model in `weights` cannot be changed.*detector.: 'atss'"):
+        settings(detector="atss")
     with pytest.raises(ValueError, match="`freeze` must be among .*Received: freeze=.'neckk',"):
         settings(freeze=["neckk"])
     with pytest.raises(ValueError, match="no file none.keras, and no published model"):
