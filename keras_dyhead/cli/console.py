@@ -13,12 +13,35 @@ from rich.console import Console
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
+from typer.core import TyperGroup
 
 from keras_dyhead.printable import counted, printable
 from keras_dyhead.version import __version__
 
+
+class Commands(TyperGroup):
+    """Reports an error of the input or of a file as one message and exits with code 2."""
+
+    def invoke(self, ctx):
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+            return result
+        except BrokenPipeError:  # the reader of the output has enough
+            raise
+        except (ValueError, ImportError, OSError) as error:
+            print_error(error)
+        except Exception as error:  # TensorFlow's checks, such as those of images
+            _, check, fault = str(error).partition("assertion failed: [")
+            if not check:
+                raise
+            print_error(fault.splitlines()[0].rstrip("]").replace("] [", ""))
+        raise typer.Exit(2)
+
+
 app = typer.Typer(
     name="keras-dyhead",
+    cls=Commands,
     epilog="Start with `keras-dyhead demo`: it needs no data and no download.",
     no_args_is_help=True,
     rich_markup_mode="markdown",

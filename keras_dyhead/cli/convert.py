@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
-from keras_dyhead.cli.options import check_new, fetch_published, input_errors
+from keras_dyhead.cli.options import check_new, fetch_published
 from keras_dyhead.printable import counted
 
 
@@ -47,7 +47,7 @@ def convert(
     keras-dyhead convert atss_r50_fpn_dyhead_1x_coco work_dirs/mine/epoch_12.pth mine.keras
     """
     terminal = Terminal()
-    with input_errors(), terminal.status("starting TensorFlow"), quiet_tensorflow():
+    with terminal.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead import checkpoints
         from keras_dyhead.checkpoints.durable import save_model
     if name == "list":
@@ -60,13 +60,12 @@ def convert(
         raise typer.BadParameter(
             "Give NAME and OUT, or NAME, FILE and OUT, or `list` alone. OUT ends in .keras."
         )
-    with input_errors():
-        if out.suffix != ".keras":
-            raise ValueError(f"OUT must end in .keras. Received: {out}")
-        check_new(out, overwrite)
-        if file is None:
-            fetch_published(name, terminal)
-    with input_errors(), terminal.status(f"reading {file or name}"):
+    if out.suffix != ".keras":
+        raise ValueError(f"OUT must end in .keras. Received: {out}")
+    check_new(out, overwrite)
+    if file is None:
+        fetch_published(name, terminal)
+    with terminal.status(f"reading {file or name}"):
         model = checkpoints.load_checkpoint(name, file)
         out.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, out)

@@ -72,58 +72,56 @@ def evaluate(
     --annotations instances_val2017.json --tta --tta-scales 0.75,1,1.5
     """
     terminal = Terminal()
-    with options.input_errors():
-        options.check_kept([out, results], [annotations, class_names, Path(model)])
-        loaded = options.load_detector(model, class_names, terminal, hosted=True)
-        from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
-        from keras_dyhead.coco.checks import list_problems
-        from keras_dyhead.inference import image_detector
+    options.check_kept([out, results], [annotations, class_names, Path(model)])
+    loaded = options.load_detector(model, class_names, terminal, hosted=True)
+    from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
+    from keras_dyhead.coco.checks import list_problems
+    from keras_dyhead.inference import image_detector
 
-        views = options.several_views(tta, tta_scales, tta_merge)
-        cut = options.tiles(tile, overlap)
-        with options.problems_listed_below():
-            opened = CocoAnnotations(
-                annotations, images, class_names=loaded.class_names, on_error=on_error
-            )
-        for line in list_problems(opened.problems):
-            terminal.warn(line)
-        if opened.other_classes and on_error == "raise":
-            raise ValueError(
-                f"{annotations} has categories that the model lacks: {opened.other_classes[:20]} "
-                "(`--on-error skip` leaves them out)"
-            )
-        if max_detections > max(100, loaded.decoder.max_detections):
-            loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
-        for path in filter(None, (out, results)):  # before the evaluation, not after
-            path.parent.mkdir(parents=True, exist_ok=True)
-        rules = {"max_detections": max_detections, "size_limits": size_limits}
-        verbose = int(terminal.is_terminal)
-        detect = image_detector(loaded, views, cut)
-        result = evaluate_coco(detect, opened, **rules, verbose=verbose)
+    views = options.several_views(tta, tta_scales, tta_merge)
+    cut = options.tiles(tile, overlap)
+    with options.problems_listed_below():
+        opened = CocoAnnotations(
+            annotations, images, class_names=loaded.class_names, on_error=on_error
+        )
+    for line in list_problems(opened.problems):
+        terminal.warn(line)
+    if opened.other_classes and on_error == "raise":
+        raise ValueError(
+            f"{annotations} has categories that the model lacks: {opened.other_classes[:20]} "
+            "(`--on-error skip` leaves them out)"
+        )
+    if max_detections > max(100, loaded.decoder.max_detections):
+        loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
+    for path in filter(None, (out, results)):  # before the evaluation, not after
+        path.parent.mkdir(parents=True, exist_ok=True)
+    rules = {"max_detections": max_detections, "size_limits": size_limits}
+    verbose = int(terminal.is_terminal)
+    detect = image_detector(loaded, views, cut)
+    result = evaluate_coco(detect, opened, **rules, verbose=verbose)
     print_figures(result.figures, len(opened.images), terminal, size_limits)
     if per_class:
         _print_classes(result.per_class, terminal)
-    with options.input_errors():
-        if plots is not None:
-            _draw(plots, opened, result)
-            terminal.print(f"written to {plots}: confusion.png and precision_recall.png")
-        if out is not None:
-            record = {
-                "figures": result.figures,
-                "per_class": result.per_class,
-                "images_evaluated": len(opened.images),
-                "class_names": opened.class_names,
-                "model": str(model),
-                "annotations": str(annotations),
-                "tta": None if views is None else dataclasses.asdict(views),
-                "tiles": None if cut is None else {"size": cut.size, "overlap": cut.overlap},
-                **rules,
-                "problems": [str(problem) for problem in opened.problems],
-            }
-            write_json(out, record, terminal)
-        if results is not None:
-            write_detections(result.detections, results)
-            terminal.print(f"written: {results}")
+    if plots is not None:
+        _draw(plots, opened, result)
+        terminal.print(f"written to {plots}: confusion.png and precision_recall.png")
+    if out is not None:
+        record = {
+            "figures": result.figures,
+            "per_class": result.per_class,
+            "images_evaluated": len(opened.images),
+            "class_names": opened.class_names,
+            "model": str(model),
+            "annotations": str(annotations),
+            "tta": None if views is None else dataclasses.asdict(views),
+            "tiles": None if cut is None else {"size": cut.size, "overlap": cut.overlap},
+            **rules,
+            "problems": [str(problem) for problem in opened.problems],
+        }
+        write_json(out, record, terminal)
+    if results is not None:
+        write_detections(result.detections, results)
+        terminal.print(f"written: {results}")
 
 
 def _draw(folder: Path, opened, result) -> None:

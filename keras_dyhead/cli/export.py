@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from keras_dyhead.cli.console import Terminal, app
-from keras_dyhead.cli.options import input_errors, load_detector
+from keras_dyhead.cli.options import load_detector
 
 
 @app.command()
@@ -48,16 +48,15 @@ def export(
     keras-dyhead export atss.keras --format litert --image-size 320 320 --out atss.tflite
     """
     terminal = Terminal()
-    with input_errors():
-        if out.exists():
-            raise ValueError(f"{out} already exists. Choose another name or delete it.")
-        loaded = load_detector(model, None, terminal, hosted=True)
-        from keras_dyhead import export as exporters
-        from keras_dyhead.integrations.hosted import HostedDetector
+    if out.exists():
+        raise ValueError(f"{out} already exists. Choose another name or delete it.")
+    loaded = load_detector(model, None, terminal, hosted=True)
+    from keras_dyhead import export as exporters
+    from keras_dyhead.integrations.hosted import HostedDetector
 
-        loaded = loaded.model if isinstance(loaded, HostedDetector) else loaded
+    loaded = loaded.model if isinstance(loaded, HostedDetector) else loaded
 
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with terminal.status(f"converting to {format} (takes minutes for large models)"):
-            getattr(exporters, f"export_{format}")(loaded, out, image_size)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with terminal.status(f"converting to {format} (takes minutes for large models)"):
+        getattr(exporters, f"export_{format}")(loaded, out, image_size)
     terminal.print(f"written: {out}")

@@ -66,19 +66,18 @@ def show_input(
     given = options.given_options(context, ("batch_size", "image_size", "on_error"))
     given |= {"images": images, "annotations": annotations, "seed": seed}
     names = ["input.json", "examples.png"] if pictures else ["input.json"]
-    with options.input_errors():
-        for name in [] if out is None else names:
-            options.check_new(out / name, overwrite)
-        with terminal.status("starting TensorFlow"), quiet_tensorflow():
-            from keras_dyhead.training.data import build_preprocessor, open_training_data
-            from keras_dyhead.training.plan import resolve_settings
-            from keras_dyhead.training.throughput import measure_throughput
-        settings = options.training_settings(recipe, overrides, given)
-        with options.problems_listed_below():
-            preprocessor = build_preprocessor(settings)
-            dataset = open_training_data(settings, preprocessor, seed=settings.seed, verify=verify)
-        if steps:
-            resolved = resolve_settings(settings, dataset.annotations)  # raises without boxes
+    for name in [] if out is None else names:
+        options.check_new(out / name, overwrite)
+    with terminal.status("starting TensorFlow"), quiet_tensorflow():
+        from keras_dyhead.training.data import build_preprocessor, open_training_data
+        from keras_dyhead.training.plan import resolve_settings
+        from keras_dyhead.training.throughput import measure_throughput
+    settings = options.training_settings(recipe, overrides, given)
+    with options.problems_listed_below():
+        preprocessor = build_preprocessor(settings)
+        dataset = open_training_data(settings, preprocessor, seed=settings.seed, verify=verify)
+    if steps:
+        resolved = resolve_settings(settings, dataset.annotations)  # raises without boxes
     report = _count(dataset, settings)
     progress = options.progress_bar("measuring the throughput", terminal)
     report["measured"] = measure_throughput(dataset, seconds, progress)

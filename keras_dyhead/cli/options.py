@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.progress import track
 
-from keras_dyhead.cli.console import Terminal, print_error, quiet_tensorflow
+from keras_dyhead.cli.console import Terminal, quiet_tensorflow
 from keras_dyhead.printable import counted
 from keras_dyhead.recipes import load_recipe
 
@@ -130,16 +130,6 @@ def training_settings(
     if twice:
         raise ValueError(f"Some settings are given twice, as options and as NAME=VALUE: {twice}")
     return TrainingSettings(**merge_settings(published, parsed, given))
-
-
-@contextlib.contextmanager
-def input_errors() -> Iterator[None]:
-    """Reports an error of the input or of a file as one message and exits with code 2."""
-    try:
-        yield
-    except (ValueError, ImportError, OSError) as error:
-        print_error(error)
-        raise typer.Exit(2) from None
 
 
 @contextlib.contextmanager

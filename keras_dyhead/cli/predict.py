@@ -56,48 +56,47 @@ def predict(
     keras-dyhead predict --model atss.keras aerial.png --out found --tile 800 --overlap 0.2
     """
     terminal = Terminal(stderr=out is None)  # stdout is for JSON alone
-    with options.input_errors():
-        loaded = options.load_detector(model, class_names, terminal, hosted=True)
-        names = loaded.class_names
-        from keras_dyhead.inference import image_detector, read_rgb
-        from keras_dyhead.visualization import draw_detections
-        from keras_dyhead.visualization.pictures import unique_stems
+    loaded = options.load_detector(model, class_names, terminal, hosted=True)
+    names = loaded.class_names
+    from keras_dyhead.inference import image_detector, read_rgb
+    from keras_dyhead.visualization import draw_detections
+    from keras_dyhead.visualization.pictures import unique_stems
 
-        views = options.several_views(tta, tta_scales, tta_merge)
-        cut = options.tiles(tile, overlap)
-        if max_detections is not None:
-            loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
-        given, paths, faults = options.image_files(images), [], []
-        for path in given:
-            try:
-                read_rgb(path)
-                paths.append(path)
-            except ValueError as error:
-                faults.append({"file": str(path), "error": str(error)})
-        if faults and on_error == "raise":
-            raise ValueError(
-                "\n".join(fault["error"] for fault in faults)
-                + "\n(--on-error skip leaves these images out)"
-            )
-        for fault in faults:
-            terminal.warn(f"skipped: {fault['error']}")
-        if not paths:
-            raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
-        pictures = [] if out is None else [out / f"{stem}.png" for stem in unique_stems(paths)]
-        options.check_kept(pictures, given)
-        if out is not None:
-            out.mkdir(parents=True, exist_ok=True)
-        detect = image_detector(loaded, views, cut)
-        records, best = [], (0.0, -1)
-        for path, picture in zip_longest(paths, pictures):
-            image = read_rgb(path)
-            found = detect(image)
-            records.append(_record(path, image, found, names, score_threshold))
-            best = max([best, *zip(found["confidence"].tolist(), found["labels"], strict=True)])
-            if picture is not None:
-                draw_detections(image, found, names, score_threshold).save(picture)
-                number = counted(len(records[-1]["detections"]), "detection")
-                terminal.print(f"{path}: {number}, {picture}")
+    views = options.several_views(tta, tta_scales, tta_merge)
+    cut = options.tiles(tile, overlap)
+    if max_detections is not None:
+        loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
+    given, paths, faults = options.image_files(images), [], []
+    for path in given:
+        try:
+            read_rgb(path)
+            paths.append(path)
+        except ValueError as error:
+            faults.append({"file": str(path), "error": str(error)})
+    if faults and on_error == "raise":
+        raise ValueError(
+            "\n".join(fault["error"] for fault in faults)
+            + "\n(--on-error skip leaves these images out)"
+        )
+    for fault in faults:
+        terminal.warn(f"skipped: {fault['error']}")
+    if not paths:
+        raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
+    pictures = [] if out is None else [out / f"{stem}.png" for stem in unique_stems(paths)]
+    options.check_kept(pictures, given)
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
+    detect = image_detector(loaded, views, cut)
+    records, best = [], (0.0, -1)
+    for path, picture in zip_longest(paths, pictures):
+        image = read_rgb(path)
+        found = detect(image)
+        records.append(_record(path, image, found, names, score_threshold))
+        best = max([best, *zip(found["confidence"].tolist(), found["labels"], strict=True)])
+        if picture is not None:
+            draw_detections(image, found, names, score_threshold).save(picture)
+            number = counted(len(records[-1]["detections"]), "detection")
+            terminal.print(f"{path}: {number}, {picture}")
     if not any(record["detections"] for record in records):
         _explain_nothing(*best, names, score_threshold, terminal)
     content = {"model": str(model), "images": records, "errors": faults}

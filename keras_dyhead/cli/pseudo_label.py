@@ -60,43 +60,42 @@ def pseudo_label(
     keras-dyhead train --images data --annotations data/both.json --out runs/student
     """
     terminal = Terminal()
-    with options.input_errors():
-        options.check_new(out, overwrite)
-        options.check_kept([out], [merge, class_thresholds, class_names, Path(model)])
-        if (merge is None) != (merge_images is None):
-            raise ValueError("--merge and --merge-images go together.")
-        loaded = options.load_detector(model, class_names, terminal, hosted=True)
-        if loaded.class_names is None:
-            raise ValueError(f"{model} stores no class names: give --class-names.")
-        from keras_dyhead.coco.checks import list_problems
-        from keras_dyhead.inference import PseudoLabels, image_detector
+    options.check_new(out, overwrite)
+    options.check_kept([out], [merge, class_thresholds, class_names, Path(model)])
+    if (merge is None) != (merge_images is None):
+        raise ValueError("--merge and --merge-images go together.")
+    loaded = options.load_detector(model, class_names, terminal, hosted=True)
+    if loaded.class_names is None:
+        raise ValueError(f"{model} stores no class names: give --class-names.")
+    from keras_dyhead.coco.checks import list_problems
+    from keras_dyhead.inference import PseudoLabels, image_detector
 
-        views = options.several_views(tta, tta_scales, tta_merge)
-        stored = f"the published {model}"
-        if Path(model).is_file():
-            about = Path(model).stat()
-            stored = f"{Path(model).resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
-        with options.problems_listed_below():
-            labels = PseudoLabels(
-                images,
-                out,
-                loaded.class_names,
-                score_threshold,
-                None if class_thresholds is None else _read_thresholds(class_thresholds),
-                None if merge is None else (merge, merge_images),
-                about={
-                    "model": stored,
-                    "tta": None if views is None else dataclasses.asdict(views),
-                },
-                fresh=overwrite,
-                on_error=on_error,
-            )
-        for line in list_problems(labels.problems):
-            terminal.warn(line)
-        if labels.num_done:
-            terminal.print(f"already done: {counted(labels.num_done, 'image')}")
-        progress = options.progress_bar("detecting", terminal)
-        report = labels.run(image_detector(loaded, views), progress)
+    views = options.several_views(tta, tta_scales, tta_merge)
+    stored = f"the published {model}"
+    if Path(model).is_file():
+        about = Path(model).stat()
+        stored = f"{Path(model).resolve()}, {about.st_size} bytes of {about.st_mtime_ns}"
+    with options.problems_listed_below():
+        labels = PseudoLabels(
+            images,
+            out,
+            loaded.class_names,
+            score_threshold,
+            None if class_thresholds is None else _read_thresholds(class_thresholds),
+            None if merge is None else (merge, merge_images),
+            about={
+                "model": stored,
+                "tta": None if views is None else dataclasses.asdict(views),
+            },
+            fresh=overwrite,
+            on_error=on_error,
+        )
+    for line in list_problems(labels.problems):
+        terminal.warn(line)
+    if labels.num_done:
+        terminal.print(f"already done: {counted(labels.num_done, 'image')}")
+    progress = options.progress_bar("detecting", terminal)
+    report = labels.run(image_detector(loaded, views), progress)
     for fault in report["errors"]:
         terminal.warn(f"skipped: {fault['error']}")
     classes = report["classes"].items()

@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from keras_dyhead.cli.console import app
-from keras_dyhead.cli.options import input_errors
 from keras_dyhead.recipes import RECIPES, load_recipe
 
 _RECIPE = """\
@@ -45,8 +44,7 @@ def recipes(
             print(f"{known}\n    {recipe.__doc__}")
             print(f"    {recipe.AP} AP, {_cost(recipe)} multiply-adds")
         return
-    with input_errors():
-        recipe = load_recipe(name)
+    recipe = load_recipe(name)
     differences = "\n".join(f"    - {text}" for text in recipe.DIFFERENCES)
     settings = "\n".join(f"    {key} = {value!r}" for key, value in recipe.SETTINGS.items())
     texts = {"cost": _cost(recipe), "differences": differences, "settings": settings}

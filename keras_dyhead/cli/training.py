@@ -263,15 +263,14 @@ def train(
         return Training(settings(), out, resume, overwrite, save_every)
 
     if print_config:
-        with quiet_tensorflow(), options.input_errors():
+        with quiet_tensorflow():
             from keras_dyhead.training.plan import planned_config
 
             config = planned_config(settings())
         print(json.dumps(config, indent=1))
         return
     if weights is not None:
-        with options.input_errors():
-            options.fetch_published(weights, Terminal())
+        options.fetch_published(weights, Terminal())
     _run(build, out)
 
 
@@ -279,7 +278,7 @@ def _run(build: Callable[[], "Training"], out: Path) -> None:
     """Plans a training run, runs it and reports its results."""
     terminal = Terminal()
     reading = terminal.status("starting TensorFlow and reading the data")
-    with reading, quiet_tensorflow(), options.input_errors(), options.problems_listed_below():
+    with reading, quiet_tensorflow(), options.problems_listed_below():
         planned = build()
     describe(planned, terminal)
     try:

@@ -46,24 +46,23 @@ def visualize(
     keras-dyhead visualize --model atss.keras --images a.jpg --images b.jpg --out report --sampled 4
     """
     terminal = Terminal()
-    with options.input_errors():
-        loaded = options.load_detector(model, class_names, terminal)
-        from keras_dyhead.inference import image_detector
-        from keras_dyhead.visualization import write_report
+    loaded = options.load_detector(model, class_names, terminal)
+    from keras_dyhead.inference import image_detector
+    from keras_dyhead.visualization import write_report
 
-        paths = options.image_files(images)
-        if len(paths) > limit:
-            terminal.warn(f"the first {limit} of {len(paths)} images (--limit)")
-        report = write_report(
-            loaded,
-            paths[:limit],
-            out,
-            image_detector(loaded),
-            score_threshold=score_threshold,
-            num_sampled=sampled,
-            title=Path(model).name,
-            progress=options.progress_bar("drawing", terminal),
-        )
+    paths = options.image_files(images)
+    if len(paths) > limit:
+        terminal.warn(f"the first {limit} of {len(paths)} images (--limit)")
+    report = write_report(
+        loaded,
+        paths[:limit],
+        out,
+        image_detector(loaded),
+        score_threshold=score_threshold,
+        num_sampled=sampled,
+        title=Path(model).name,
+        progress=options.progress_bar("drawing", terminal),
+    )
     for fault in report.faults:
         terminal.warn(f"left out: {fault}")
     terminal.print(f"written: {report.page} and {counted(len(report.pictures), 'picture')}")

@@ -68,6 +68,14 @@ def test_help_shows_examples(command):
     assert "Examples" in told and f"keras-dyhead {command}" in told.split("Examples")[1]
 
 
+@pytest.mark.parametrize("name", [[], ["dyhead_r50_atss_fpn_1x"]])
+def test_output_that_cannot_be_written_is_one_message(name):
+    command = [sys.executable, "-m", "keras_dyhead.cli", "recipes", *name]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2 and done.stderr == "Error: [Errno 28] No space left on device\n"
+
+
 def test_no_framework_prints_its_log():
     environment = {name: v for name, v in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     command = [sys.executable, "-m", "keras_dyhead.cli", "convert", "list"]

@@ -75,6 +75,13 @@ def test_the_waiting_share_is_measured_with_the_model_of_the_settings(data, tmp_
     assert f"2 training steps spent {training['waiting_share']:.1%} of the time waiting" in told
 
 
+def test_a_broken_image_is_one_message_if_files_are_not_verified(data, tmp_path):
+    (tmp_path / "data" / "images" / "000002.jpg").write_text("no picture")
+    told = complaint("input", *data, "--no-verify", "--seconds", 0, "--image-size", 64)
+    assert told.startswith("Error: The image file cannot be decoded or differs in size from its")
+    assert told.endswith("000002.jpg") and len(told) < 300
+
+
 def test_settings_that_training_refuses_are_refused(data):
     assert "`augmentation` must only have" in complaint("input", *data, "augmentation.zoom=2")
     assert "`recipe` must be one of" in complaint("input", *data, "--recipe", "none")
