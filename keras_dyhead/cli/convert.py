@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
-from keras_dyhead.cli.options import check_new, fetch_published
+from keras_dyhead.cli.options import Overwrite, check_outputs, fetch_published
 from keras_dyhead.printable import counted
 
 
@@ -26,9 +26,7 @@ def convert(
     out: Annotated[
         Path | None, typer.Argument(help="The .keras file to write.", show_default=False)
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace an existing .keras file.")
-    ] = False,
+    overwrite: Overwrite = False,
 ) -> None:
     """Turn a published PyTorch checkpoint into a Keras model.
 
@@ -62,7 +60,7 @@ def convert(
         )
     if out.suffix != ".keras":
         raise ValueError(f"OUT must end in .keras. Received: {out}")
-    check_new(out, overwrite)
+    check_outputs([out], [file], overwrite)
     if file is None:
         fetch_published(name, terminal)
     with terminal.status(f"reading {file or name}"):

@@ -56,6 +56,7 @@ def evaluate(
     ] = (32.0, 96.0),
     class_names: options.ClassNames = None,
     on_error: options.OnError = "raise",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Evaluate a model on COCO annotations.
 
@@ -72,7 +73,9 @@ def evaluate(
     --annotations instances_val2017.json --tta --tta-scales 0.75,1,1.5
     """
     terminal = Terminal()
-    options.check_kept([out, results], [annotations, class_names, Path(model)])
+    drawn = [] if plots is None else [plots / "confusion.png", plots / "precision_recall.png"]
+    inputs = [annotations, class_names, Path(model)]
+    options.check_outputs([out, results, *drawn], inputs, overwrite)
     loaded = options.load_detector(model, class_names, terminal, hosted=True)
     from keras_dyhead.coco import CocoAnnotations, evaluate_coco, write_detections
     from keras_dyhead.coco.checks import list_problems
@@ -93,8 +96,6 @@ def evaluate(
         )
     if max_detections > max(100, loaded.decoder.max_detections):
         loaded.decoder = dataclasses.replace(loaded.decoder, max_detections=max_detections)
-    for path in filter(None, (out, results)):  # before the evaluation, not after
-        path.parent.mkdir(parents=True, exist_ok=True)
     rules = {"max_detections": max_detections, "size_limits": size_limits}
     verbose = int(terminal.is_terminal)
     detect = image_detector(loaded, views, cut)
@@ -103,7 +104,7 @@ def evaluate(
     if per_class:
         _print_classes(result.per_class, terminal)
     if plots is not None:
-        _draw(plots, opened, result)
+        _draw(*drawn, opened, result)
         terminal.print(f"written to {plots}: confusion.png and precision_recall.png")
     if out is not None:
         record = {
@@ -124,16 +125,15 @@ def evaluate(
         terminal.print(f"written: {results}")
 
 
-def _draw(folder: Path, opened, result) -> None:
+def _draw(confusion: Path, precision_recall: Path, opened, result) -> None:
     from keras_dyhead import visualization
 
-    folder.mkdir(parents=True, exist_ok=True)
+    confusion.parent.mkdir(parents=True, exist_ok=True)
     names, matrix = opened.class_names, visualization.confusion_matrix(opened, result.detections)
-    confusion = visualization.plot_confusion(matrix, names)
-    confusion.savefig(folder / "confusion.png", dpi=120)
+    visualization.plot_confusion(matrix, names).savefig(confusion, dpi=120)
     order = opened.labels_of(row["category_id"] for row in result.per_class)
     curves = visualization.plot_precision_recall(result.precision, [names[i] for i in order])
-    curves.savefig(folder / "precision_recall.png", dpi=120)
+    curves.savefig(precision_recall, dpi=120)
 
 
 def _print_classes(classes: list[dict], terminal: Terminal) -> None:

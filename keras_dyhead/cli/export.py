@@ -55,8 +55,6 @@ def export(
     from keras_dyhead.integrations.hosted import HostedDetector
 
     loaded = loaded.model if isinstance(loaded, HostedDetector) else loaded
-
-    out.parent.mkdir(parents=True, exist_ok=True)
     with terminal.status(f"converting to {format} (takes minutes for large models)"):
         getattr(exporters, f"export_{format}")(loaded, out, image_size)
     terminal.print(f"written: {out}")

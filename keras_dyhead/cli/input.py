@@ -43,9 +43,7 @@ def show_input(
             help="Folder for the report (input.json) and the pictures (examples.png).",
         ),
     ] = None,
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace existing files of this command in --out.")
-    ] = False,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show the training data, its throughput, and whether training would wait for images.
 
@@ -66,8 +64,8 @@ def show_input(
     given = options.given_options(context, ("batch_size", "image_size", "on_error"))
     given |= {"images": images, "annotations": annotations, "seed": seed}
     names = ["input.json", "examples.png"] if pictures else ["input.json"]
-    for name in [] if out is None else names:
-        options.check_new(out / name, overwrite)
+    if out is not None:
+        options.check_outputs([out / name for name in names], [annotations], overwrite)
     with terminal.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead.training.data import build_preprocessor, open_training_data
         from keras_dyhead.training.plan import resolve_settings

@@ -10,6 +10,7 @@ import typer
 from rich.progress import track
 
 from keras_dyhead.cli.console import Terminal, quiet_tensorflow
+from keras_dyhead.needs import need_writable
 from keras_dyhead.printable import counted
 from keras_dyhead.recipes import load_recipe
 
@@ -106,6 +107,7 @@ Overlap = Annotated[
         help="Fraction of its side that a tile shares with the next. Default: 0.2.",
     ),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace existing files.")]
 
 
 def given_options(context: typer.Context, names: Iterable[str]) -> dict[str, Any]:
@@ -214,18 +216,20 @@ def progress_bar(text: str, terminal: Terminal) -> Callable[[Sequence], Iterator
     return lambda sequence: track(sequence, text, console=terminal, transient=True)
 
 
-def check_new(path: Path, overwrite: bool) -> None:
-    """Raises an error if a file exists and `overwrite` is not set."""
-    if path.exists() and not overwrite:
-        raise ValueError(
-            f"{path} already exists. Use --overwrite to replace it, or choose another."
-        )
+def check_outputs(
+    outputs: Iterable[Path | None], inputs: Iterable[Path | None], overwrite: bool
+) -> None:
+    """Raises an error if a file cannot be written, is to be read, too, or written twice.
 
-
-def check_kept(outputs: Iterable[Path | None], inputs: Iterable[Path | None]) -> None:
-    """Raises an error if a file to write is to be read, too, or written twice."""
+    Without `overwrite`, it must not exist.
+    """
     taken = {path.resolve() for path in filter(None, inputs)}
     for path in filter(None, outputs):
         if path.resolve() in taken:
             raise ValueError(f"{path} would replace an input or output. Choose another output.")
         taken.add(path.resolve())
+        need_writable(path)
+        if path.exists() and not overwrite:
+            raise ValueError(
+                f"{path} already exists. Use --overwrite to replace it, or choose another."
+            )

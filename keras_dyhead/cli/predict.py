@@ -38,6 +38,7 @@ def predict(
     ] = None,
     class_names: options.ClassNames = None,
     on_error: options.OnError = "raise",
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Detect objects in images.
 
@@ -83,8 +84,8 @@ def predict(
     if not paths:
         raise ValueError(f"There is no readable image among {[str(path) for path in images]}.")
     pictures = [] if out is None else [out / f"{stem}.png" for stem in unique_stems(paths)]
-    options.check_kept(pictures, given)
     if out is not None:
+        options.check_outputs([*pictures, out / "detections.json"], given, overwrite)
         out.mkdir(parents=True, exist_ok=True)
     detect = image_detector(loaded, views, cut)
     records, best = [], (0.0, -1)

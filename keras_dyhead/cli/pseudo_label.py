@@ -60,8 +60,8 @@ def pseudo_label(
     keras-dyhead train --images data --annotations data/both.json --out runs/student
     """
     terminal = Terminal()
-    options.check_new(out, overwrite)
-    options.check_kept([out], [merge, class_thresholds, class_names, Path(model)])
+    inputs = [merge, class_thresholds, class_names, Path(model)]
+    options.check_outputs([out], inputs, overwrite)
     if (merge is None) != (merge_images is None):
         raise ValueError("--merge and --merge-images go together.")
     loaded = options.load_detector(model, class_names, terminal, hosted=True)

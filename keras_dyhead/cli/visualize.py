@@ -33,6 +33,7 @@ def visualize(
         int, typer.Option(min=1, help="Maximum number of images. Each adds about a megabyte.")
     ] = 12,
     class_names: options.ClassNames = None,
+    overwrite: options.Overwrite = False,
 ) -> None:
     """Show what a model with DyHead sees: detections, attention maps, sampling points.
 
@@ -53,6 +54,7 @@ def visualize(
     paths = options.image_files(images)
     if len(paths) > limit:
         terminal.warn(f"the first {limit} of {len(paths)} images (--limit)")
+    options.check_outputs([out / "report.html"], paths, overwrite)
     report = write_report(
         loaded,
         paths[:limit],

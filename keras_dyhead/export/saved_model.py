@@ -11,6 +11,7 @@ import tensorflow as tf
 from keras_dyhead.coco.decode_image import decode_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import servable, serving_archive
+from keras_dyhead.needs import need_writable
 from keras_dyhead.ops.arguments import check, fill_batch
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import counted, printable
@@ -62,7 +63,7 @@ def export_saved_model(
     ```
     """
     check_loadable(path)
-    check("path", path, not os.path.isfile(path), "a folder, not a file")
+    need_writable(path, folder=True)
     detector, preprocessor = servable(model, image_size, preprocessor)
     class_names = detector.class_names if class_names is None else class_names
     if class_names is not None:

@@ -9,6 +9,7 @@ from keras import ops
 from keras_dyhead.detectors.detector import Detector
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor, shrinks
 from keras_dyhead.integrations.hosted import HostedDetector, is_hosted
+from keras_dyhead.needs import need_writable
 from keras_dyhead.ops.arguments import check
 
 
@@ -103,10 +104,10 @@ def file_to_write(path: str | os.PathLike) -> Path:
     """Returns the path of a file, in a folder that now exists: a conversion takes minutes.
 
     Raises:
-        ValueError: If the path is a folder.
+        ValueError: If the file cannot be written.
     """
     path = Path(path)
-    check("path", path, not path.is_dir(), "a file, not a folder")
+    need_writable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 

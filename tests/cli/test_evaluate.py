@@ -85,7 +85,10 @@ def test_names_and_problems_with_brackets_are_printed(arguments, folder, views):
     odd = ["--annotations", folder / "odd [1].json", "--class-names", folder / "names [b].txt"]
     out = ["--out", folder / "figures [b].json", "--per-class", "--on-error", "skip"]
     out += ["--plots", folder / "plots"]
-    told = output_of(*arguments, *odd, *out)
+    (folder / "plots").mkdir()
+    (folder / "plots" / "confusion.png").write_text("mine")
+    assert "confusion.png already exists" in complaint(*arguments, *odd, *out)
+    told = output_of(*arguments, *odd, *out, "--overwrite")
     assert all(name in told for name in names) and "figures [b].json" in told
     assert ".jpg [red]" in told
     for name in ("confusion.png", "precision_recall.png"):
@@ -177,5 +180,5 @@ def test_bad_input_is_named(arguments, folder, views, monkeypatch, options, mess
 def test_figures_that_cannot_be_written_are_printed(arguments, folder, views, tmp_path):
     (tmp_path / "m.json").symlink_to("/dev/full")
     arguments += ["--annotations", folder / "shapes.json", "--out", tmp_path / "m.json"]
-    told = complaint(*arguments)
+    told = complaint(*arguments, "--overwrite")
     assert "mean over IoU 0.50 to 0.95" in told and "No space left on device" in told

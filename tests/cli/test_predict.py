@@ -92,6 +92,18 @@ def test_a_picture_never_replaces_an_image(folder, views, tmp_path):
     assert "would replace an input" in told and (photos / "tall.png").read_bytes() == b"no image"
 
 
+@pytest.mark.parametrize("name", ["tall.png", "detections.json"])
+def test_existing_files_are_replaced_on_request_only(folder, views, tmp_path, name):
+    shutil.copy(folder / "photos" / "tall.jpg", tmp_path)
+    (tmp_path / name).write_text("mine")
+    command = ("predict", tmp_path / "tall.jpg", "--model", folder / "model.keras")
+    told = complaint(*command, "--out", tmp_path)
+    assert f"{name} already exists. Use --overwrite" in told and not views
+    assert (tmp_path / name).read_text() == "mine" and len(list(tmp_path.iterdir())) == 2
+    output_of(*command, "--out", tmp_path, "--overwrite")
+    assert (tmp_path / name).read_bytes() != b"mine"
+
+
 def test_predict_limits_the_number_of_detections(small_model, folder, views, monkeypatch):
     monkeypatch.setattr(small_model, "decoder", small_model.decoder)  # restored afterwards
     command = ("predict", folder / "photos" / "tall.jpg", "--model", folder / "model.keras")
@@ -105,7 +117,7 @@ def test_without_detections_the_best_confidence_is_printed(folder, views, monkey
     assert "no detection with a confidence of at least 0.95: the best is 0.900, circle" in told
     nothing = {"boxes": np.zeros((0, 4)), "labels": np.zeros(0, int), "confidence": np.zeros(0)}
     monkeypatch.setattr(inference, "image_detector", lambda *_: lambda image: nothing)
-    assert "at least 0.3: the model found nothing" in output_of(*command)
+    assert "at least 0.3: the model found nothing" in output_of(*command, "--overwrite")
 
 
 def test_a_folder_that_cannot_be_made_is_named_before_detection(folder, views, tmp_path):

@@ -125,7 +125,7 @@ def test_an_export_without_class_names_removes_earlier_ones(tmp_path):
 
 def test_invalid_arguments_are_explained(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(ValueError, match="`path` must be a folder, not a file.*file"):
+    with pytest.raises(ValueError, match="file cannot be written: .*file is not a writable folder"):
         export_saved_model(small_retinanet(), tmp_path / "file")
     with pytest.raises(TypeError, match="Sequential"):
         export_saved_model(keras.Sequential(), tmp_path)
