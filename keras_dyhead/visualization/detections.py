@@ -7,8 +7,9 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.visualization.colors import class_color
-from keras_dyhead.visualization.pictures import class_name, draw_detections
+from keras_dyhead.visualization.pictures import arrays_of, class_name, draw_detections
 
 _MAX_LABELLED = 12  # with more boxes, their labels would cover the picture
 _INCHES = 3.2  # side of a picture
@@ -38,7 +39,8 @@ def plot_detections(
         A matplotlib figure outside pyplot, which needs no display and no `close`.
 
     Raises:
-        ValueError: If the three sequences differ in length or are empty.
+        ValueError: If the three sequences differ in length or are empty, or detections have no
+            confidence.
 
     Example:
     ```python
@@ -55,10 +57,10 @@ def plot_detections(
     titles = "ground truth", f"detections ≥ {score_threshold:.2g}"
     pictures = []
     for image, truth, found in zip(images, y_true, y_pred, strict=True):
-        kept = np.asarray(found["confidence"]) >= score_threshold
-        found = {key: np.asarray(found[key])[kept] for key in ("boxes", "labels", "confidence")}
+        check("y_pred", list(found), "confidence" in found, "dictionaries with a confidence")
+        truth = {name: truth[name] for name in ("boxes", "labels")}
         pictures += [(titles[0], image, truth), (titles[1], image, found)]
-    return _draw_grid(pictures, 2 * min(2, len(images)), class_names)
+    return _draw_grid(pictures, 2 * min(2, len(images)), class_names, score_threshold)
 
 
 def plot_examples(
@@ -87,7 +89,7 @@ def _check_lengths(**sequences: Sequence) -> None:
         )
 
 
-def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
+def _draw_grid(pictures: list[tuple], columns: int, class_names, score_threshold=0) -> Figure:
     """Draws (title, image, objects) row by row, with a legend below."""
     rows = -(-len(pictures) // columns)
     figure = Figure(figsize=(columns * _INCHES, rows * _INCHES + 0.6), layout="constrained")
@@ -95,16 +97,21 @@ def _draw_grid(pictures: list[tuple], columns: int, class_names) -> Figure:
     for axis in axes.flat:
         axis.set_axis_off()
     for axis, (title, image, objects) in zip(axes.flat, pictures, strict=False):
-        labels = np.asarray(objects["labels"])
-        labels = labels[labels >= 0].astype(int).tolist()
-        drawn = draw_detections(image, objects, class_names, 0, len(labels) <= _MAX_LABELLED)
+        _, labels, scores = arrays_of(objects)
+        labels = labels[(labels >= 0) & (scores >= score_threshold)].tolist()
+        few = len(labels) <= _MAX_LABELLED
+        drawn = draw_detections(image, objects, class_names, score_threshold, few)
         axis.imshow(drawn, extent=(0, image.shape[1], image.shape[0], 0))
         axis.set_title(f"{title}: {len(labels)}", fontsize=9)
         shown.update(labels)
-    patches = [Patch(color=np.array(class_color(label)) / 255) for label in sorted(shown)[:20]]
-    names = [class_name(label, class_names) for label in sorted(shown)[:20]]
+    patches = [Patch(color=np.array(class_color(label)) / 255) for label in sorted(shown)]
+    names = [class_name(label, class_names) for label in sorted(shown)]
     if patches:
-        add_legend(figure, patches, names, loc="outside lower center", ncols=min(10, len(names)))
+        fitting = int(columns * _INCHES / (0.55 + 0.08 * max(map(len, names))))
+        lines = -(-len(names) // fitting)
+        figure.set_figheight(rows * _INCHES + 0.3 + 0.2 * lines)
+        options = {"ncols": -(-len(names) // lines), "fontsize": 8}
+        add_legend(figure, patches, names, loc="outside lower center", **options)
     return figure
 
 

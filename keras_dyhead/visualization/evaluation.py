@@ -85,12 +85,12 @@ def plot_confusion(matrix: np.ndarray, class_names: Sequence[str]) -> Figure:
             f"`matrix` must have {count + 1} rows and columns, one for each name and one for "
             f"nothing. Received: shape {np.shape(matrix)}"
         )
-    side = min(12.0, 3 + 0.45 * count)
+    names = [class_name(label, class_names) for label in range(count)] + ["nothing"]
+    side = min(12.0, 2.5 + 0.45 * count + 0.08 * max(map(len, names)))
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axis = figure.subplots()
     parts = matrix / np.maximum(1, matrix.sum(axis=1, keepdims=True))
     drawn = axis.imshow(parts, "Blues", vmin=0, vmax=1)
-    names = [class_name(label, class_names) for label in range(count)] + ["nothing"]
     if count <= _NAMED:
         axis.set_xticks(range(count + 1), names, rotation=90, parse_math=False)
         axis.set_yticks(range(count + 1), names, parse_math=False)

@@ -8,10 +8,12 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from keras_dyhead.coco.image_files import as_rgb
+from keras_dyhead.ops.arguments import check
 from keras_dyhead.printable import counted, printable
 from keras_dyhead.visualization.colors import class_color, text_color
 
 _SMALL = 640  # images are enlarged up to this longer side in pixels
+_LONGEST_NAME = 30  # characters
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 Box = tuple[float, float, float, float]
@@ -43,7 +45,7 @@ def draw_detections(
 
     Raises:
         ValueError: If the image is invalid, the numbers of boxes, labels and confidences differ, a
-            box has negative sides, or a label has no name.
+            confidence is NaN, a box has negative sides, or a label has no name.
 
     Example:
     ```python
@@ -56,14 +58,7 @@ def draw_detections(
     picture = picture.resize([side * zoom for side in picture.size], Image.Resampling.BICUBIC)
     draw, side = ImageDraw.Draw(picture), max(picture.size)
     font = ImageFont.truetype(_FONT, max(12, side // 40))
-    labels = np.asarray(detections["labels"]).astype(int)
-    scores = np.asarray(detections.get("confidence", np.ones(len(labels))))
-    boxes = np.asarray(detections["boxes"], "float64").reshape(-1, 4)
-    if not len(boxes) == len(labels) == len(scores):
-        raise ValueError(
-            "Detections must have as many boxes as labels and confidences. "
-            f"Received: {len(boxes)}, {len(labels)} and {len(scores)}"
-        )
+    boxes, labels, scores = arrays_of(detections)
     order = np.argsort(scores, kind="stable")
     shown = order[(labels[order] >= 0) & (scores[order] >= score_threshold)]
     boxes = boxes[shown]
@@ -90,14 +85,29 @@ def draw_detections(
     return picture
 
 
+def arrays_of(detections: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns boxes, labels and confidences, which are 1 if there are none."""
+    labels = np.asarray(detections["labels"]).astype(int)
+    scores = np.asarray(detections.get("confidence", np.ones(len(labels))))
+    boxes = np.asarray(detections["boxes"], "float64").reshape(-1, 4)
+    if not len(boxes) == len(labels) == len(scores):
+        raise ValueError(
+            "Detections must have as many boxes as labels and confidences. "
+            f"Received: {len(boxes)}, {len(labels)} and {len(scores)}"
+        )
+    check("confidence", scores, not np.isnan(scores).any(), "numbers")
+    return boxes, labels, scores
+
+
 def class_name(label: int, class_names: Sequence[str] | None) -> str:
-    """Returns the name of a label on one line, or the label if there are no names."""
+    """Returns the name of a label on one line, shortened, or the label if there are no names."""
     if class_names is None:
         return str(label)
     if label >= len(class_names):
         names = counted(len(class_names), "name")
         raise ValueError(f"`class_names` has {names}. Received: label {label}")
-    return printable(class_names[label])
+    name = printable(class_names[label])
+    return name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
 
 
 def _free_place(size, box: Box, picture: tuple[int, int], taken: Sequence[Box]) -> Box:

@@ -61,6 +61,27 @@ def test_the_legend_shows_names_unchanged(tmp_path):
     np.testing.assert_allclose(colors, np.array([class_color(0), class_color(1)]) / 255)
 
 
+@pytest.mark.parametrize(("count", "length"), [(80, 9), (25, 200)])
+def test_the_legend_of_many_or_long_names_fits_below_the_pictures(count, length):
+    names = [f"{label} {'Wide name of a class' * 10}"[:length] for label in range(count)]
+    many = {"boxes": np.tile(TRUTH["boxes"][:1], (count, 1)), "labels": np.arange(count)}
+    figure = plot_detections([IMAGE], [many], [FOUND], names)
+    figure.draw_without_rendering()
+    (legend,), pictures = figure.legends, [axis.get_window_extent() for axis in figure.axes]
+    assert len(legend.get_texts()) == count
+    frame = legend.get_window_extent()
+    assert frame.x0 >= 0 and frame.x1 <= figure.bbox.x1 and frame.y0 >= 0
+    assert all(frame.y1 <= one.y0 and one.width > 300 for one in pictures)
+
+
+def test_unusable_detections_are_refused():
+    with pytest.raises(ValueError, match="must be dictionaries with a confidence.*'labels'.$"):
+        plot_detections([IMAGE], [TRUTH], [TRUTH])
+    wrong = FOUND | {"confidence": np.array([0.9, np.nan, 0.0])}
+    with pytest.raises(ValueError, match="`confidence` must be numbers.*nan"):
+        plot_detections([IMAGE], [TRUTH], [wrong])
+
+
 def test_unequal_lengths_are_refused():
     with pytest.raises(ValueError, match="Received lengths: 1, 1, 0"):
         plot_detections([IMAGE], [TRUTH], [])

@@ -103,6 +103,10 @@ def test_names_are_drawn_unchanged(tmp_path):
     figure.savefig(tmp_path / "curves.png")
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
     assert legend == ["mean of 2: 0.500", "$\\frac$: 0.500", "nut [/s]\\n: 0.500"]
+    long = plot_confusion(np.eye(3), ["a" * 500, "b" * 500])
+    long.draw_without_rendering()
+    axis = long.axes[0]
+    assert axis.get_tightbbox().x0 >= 0 and axis.get_window_extent().width > 200
     plot_precision_recall(precision[:, 1:2], names[1:2]).savefig(tmp_path / "none.png")
     with pytest.raises(ValueError, match=r"must have 3 rows.*Received: shape \(4, 4\)"):
         plot_confusion(np.eye(4), names[:2])

@@ -69,6 +69,7 @@ def test_gray_and_transparent_images_are_drawn_in_color(shape):
         ({"labels": [2]}, "2 names. Received: label 2"),
         ({"labels": [0, 1]}, "as many boxes as labels and confidences. Received: 1, 2 and 2"),
         ({"confidence": []}, "Received: 1, 1 and 0"),
+        ({"confidence": [np.nan]}, "`confidence` must be numbers.*nan"),
         ({"image": np.full((60, 80, 3), 0.5)}, "from 0 to 1 by 255"),
     ],
 )
