@@ -1,6 +1,7 @@
 """`keras-dyhead pseudo-label`."""
 
 import dataclasses
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -104,10 +105,9 @@ def pseudo_label(
         f"{counted(report['boxes'], 'box')} in {counted(report['images'], 'image')}, "
         f"{counted(report['left_out'], 'image')} left out. Boxes per class: {counts}"
     )
-    terminal.print(
-        f"written: {out}. Train on it with: "
-        f"keras-dyhead train --images {labels.folder} --annotations {out} --out runs/mine"
-    )
+    command = ["keras-dyhead", "train", "--images", str(labels.folder)]
+    command += ["--annotations", str(out), "--out", "runs/mine"]
+    terminal.print(f"written: {out}. Train on it with: {shlex.join(command)}")
 
 
 def _read_thresholds(path: Path) -> dict[str, float]:

@@ -11,7 +11,7 @@ from keras_dyhead.inference import TestTimeAugmentation
 
 
 def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
-    out = tmp_path / "pseudo.json"
+    out = tmp_path / "pseudo labels.json"
     own = tmp_path / "own.json"
     own.write_text(json.dumps({SHAPES[0]: 0.95}), encoding="utf-8-sig")
     arguments = ["pseudo-label", "--model", folder / "model.keras", "--images", folder / "photos"]
@@ -24,7 +24,7 @@ def test_pseudo_labels_of_a_folder(folder, views, tmp_path):
     # Heights are 40, 150 and 64: in the first two, the box of the whole image has class 0.
     assert found == {"gray.png": ([[0, 0, 64, 64]], [4])}
     assert "1 box in 1 image, 2 images left out" in told
-    assert f"--images {folder / 'photos'} --annotations {out}" in told
+    assert f"--images {folder / 'photos'} --annotations '{out}' --out" in told
     assert "already exists. Use --overwrite" in complaint(*arguments)
     assert "go together" in complaint(*arguments, "--overwrite", "--merge", folder / "shapes.json")
     own.write_text(json.dumps({SHAPES[0]: 2}), encoding="utf-16")
