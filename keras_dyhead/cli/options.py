@@ -177,6 +177,8 @@ def image_files(paths: Sequence[Path]) -> list[Path]:
     for path in paths:
         inside = sorted(path.iterdir()) if path.is_dir() else [path]
         files += [f for f in inside if not path.is_dir() or f.suffix.lower() in SUFFIXES]
+    if not files:
+        raise ValueError(f"There is no JPEG or PNG file in {', '.join(map(str, paths))}.")
     return files
 
 

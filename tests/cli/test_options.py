@@ -17,6 +17,12 @@ def test_a_file_that_is_not_a_detector_is_named(folder, tmp_path):
     assert "dense.keras must contain a keras_dyhead detector. Received: a Sequential" in told
 
 
+@pytest.mark.parametrize("words", [("predict",), ("visualize", "--out", "report", "--images")])
+def test_a_folder_without_images_is_named(words, folder, views, tmp_path):
+    told = complaint(words[0], "--model", folder / "model.keras", *words[1:], tmp_path)
+    assert f"There is no JPEG or PNG file in {tmp_path}." in told
+
+
 WRITTEN = {
     **{"input": "input.json", "predict": "detections.json", "evaluate": "confusion.png"},
     **{"visualize": "report.html", "pseudo-label": "", "convert": "", "export": ""},
