@@ -17,7 +17,6 @@ from keras import ops
 from keras_dyhead.checkpoints.durable import check_folder_content, write_folder
 
 _FINISHED = re.compile(r"epoch-(\d{5,})(?:-step-(\d{7,}))?")
-_BEST = re.compile(r"best-(\d{5,})")
 _KEPT = 2
 
 
@@ -81,8 +80,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
             self.records = json.loads((folder / "records.json").read_text())
             position = json.loads((folder / "position.json").read_text())
             self.steps, self._seconds = position["steps"], position["seconds"]
-            kept = {int(m[1]) for f in self._best_folders() if (m := _BEST.fullmatch(f.name))}
-            self._lost = set(range(1, len(self.records) + 1)) - kept
+            epochs = range(1, len(self.records) + 1)
+            self._lost = {epoch for epoch in epochs if not self._best_folder(epoch).exists()}
             return
         if found:
             raise ValueError(
@@ -139,7 +138,7 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 message = "The weights of the best epoch were not kept. Using the last weights."
                 warnings.warn(message, RuntimeWarning, stacklevel=2)
             return None
-        folder = self.directory / f"best-{self.best:05d}"
+        folder = self._best_folder(self.best)
         if not _is_intact(folder, "Using the last weights."):
             return None
         with np.load(folder / "weights.npz") as arrays:
@@ -168,8 +167,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
             self.records.pop()
             raise
         self.steps, self._seconds = 0, 0.0
-        for folder in self._best_folders() if self.write and self.best else ():
-            if folder.name != f"best-{self.best:05d}":
+        for folder in list(self.directory.glob("best-*")) if self.write and self.best else ():
+            if folder != self._best_folder(self.best):
                 shutil.rmtree(folder)
         if self.out_of_patience:
             self.model.stop_training = True
@@ -197,10 +196,10 @@ class EpochCheckpoint(keras.callbacks.Callback):
     def _save_best(self, epoch: int) -> None:
         with averaged_weights(self.model):  # in every process: all must take part in assigning
             weights = self.model.get_weights()
-        name = f"best-{epoch:05d}"
+        folder = self._best_folder(epoch)
         if self.write:  # may be left by a process that died here
-            shutil.rmtree(self.directory / name, ignore_errors=True)
-        self._write(name, "weights.npz", weights)
+            shutil.rmtree(folder, ignore_errors=True)
+        self._write(folder.name, "weights.npz", weights)
 
     def _write(self, name: str, file: str, arrays: Iterable, **records: object) -> None:
         """Writes a folder with a file of arrays and JSON files, unless another process does."""
@@ -221,8 +220,8 @@ class EpochCheckpoint(keras.callbacks.Callback):
                 f"{size:.0f} MB there, then continue with --resume; {self.kept()} is kept."
             ) from error
 
-    def _best_folders(self) -> list[Path]:
-        return list(self.directory.glob("best-*"))
+    def _best_folder(self, epoch: int) -> Path:
+        return self.directory / f"best-{epoch:05d}"
 
     def _finished(self) -> list[Path]:
         """Returns the checkpoints, oldest first."""
