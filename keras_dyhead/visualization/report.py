@@ -24,6 +24,7 @@ from keras_dyhead.visualization.view import View, find_neck, look_inside
 
 _LONGEST = 1024  # maximum longer side of a picture of detections in pixels
 _DPI = 90
+_SCALE_WEIGHTS = "scale_weights.png"
 
 
 class Report(NamedTuple):
@@ -101,9 +102,9 @@ def write_report(
         pictures = _pictures_of_image(
             name, view, found, names, score_threshold, num_sampled, attention
         )
-        files |= {f"{stem}_{kind}.png": picture for kind, picture in pictures.items()}
+        files |= zip(_files_of_image(stem, num_sampled), pictures, strict=False)
         text = f"{view.image.shape[1]} x {view.image.shape[0]} pixels"
-        sections.append(Section(name, text, pictures=list(pictures.values())))
+        sections.append(Section(name, text, pictures=pictures))
     weights = [[block.weights for block in view.blocks] for _, _, view, _ in seen]
     scale_weights = Picture(
         *_as_png(draw_scale_weights(view.levels, weights)),
@@ -112,7 +113,7 @@ def write_report(
         caption="Scale-aware attention: the weights that each level gives to the finer level, to "
         "itself and to the coarser level, and the ratio of finer to coarser. A dot is an image.",
     )
-    files["scale_weights.png"] = scale_weights
+    files[_SCALE_WEIGHTS] = scale_weights
     facts = Section("The model", table=_facts(model, names, view))
     over_all = Section("Scale weights", pictures=[scale_weights])
     left_out = [Section("Left out", "; ".join(faults))] if faults else []
@@ -127,11 +128,16 @@ def write_report(
 
 
 def _check_kept(images, out: Path, stems: list[str], num_sampled: int) -> None:
-    kinds = "detections", "attention", *(f"sampling_{n + 1}" for n in range(num_sampled))
-    pictures = {"scale_weights.png", *(f"{stem}_{kind}.png" for stem in stems for kind in kinds)}
+    pictures = {_SCALE_WEIGHTS}.union(*(_files_of_image(stem, num_sampled) for stem in stems))
     for path in map(Path, images):
         if path.name in pictures and path.parent.resolve() == out.resolve():
             raise ValueError(f"{path} would be replaced by a picture. Choose another folder.")
+
+
+def _files_of_image(stem: str, num_sampled: int) -> list[str]:
+    """Returns the names of the pictures of an image, which has fewer with few detections."""
+    kinds = "detections", "attention", *(f"sampling_{n + 1}" for n in range(num_sampled))
+    return [f"{stem}_{kind}.png" for kind in kinds]
 
 
 def level_of_box(box: np.ndarray, view: View) -> str:
@@ -143,39 +149,40 @@ def level_of_box(box: np.ndarray, view: View) -> str:
 
 def _pictures_of_image(
     file, view, found, names, score_threshold, num_sampled, attention
-) -> dict[str, Picture]:
+) -> list[Picture]:
     shown = np.flatnonzero(found["confidence"] >= score_threshold)
     counts = Counter(_name(found["labels"][i], names) for i in shown)
     listed = ", ".join(f"{count} {name}" for name, count in counts.most_common()) or "none"
     drawn = draw_detections(view.image, found, names, score_threshold)
     drawn.thumbnail((_LONGEST, _LONGEST))
-    pictures = {
-        "detections": Picture(
+    pictures = [
+        Picture(
             *_as_png(drawn),
             alt=f"{file} with its detections: {listed}.",
             caption=f"Detections with a confidence of at least {score_threshold:g}: {listed}.",
             wide=False,
         ),
-        "attention": Picture(
+        Picture(
             *_as_png(attention),
             alt=f"Heat maps of {file} on the levels {', '.join(view.levels)}, before DyHead and "
             f"after each attention of {counted(len(view.blocks), 'block')}.",
             caption="Attention: the norm over the channels of each level's map, before DyHead and "
             "after each attention. All figures on this page share one color scale.",
         ),
-    }
-    for number, i in enumerate(shown[:num_sampled], start=1):
+    ]
+    for i in shown[:num_sampled]:
         box, level = found["boxes"][i], level_of_box(found["boxes"][i], view)
         height, width = view.image.shape[:2]
         x, y = np.minimum((box[:2] + box[2:]) / 2, (width - 1, height - 1)).tolist()
         name = f"{_name(found['labels'][i], names)} {found['confidence'][i]:.2f}"
-        pictures[f"sampling_{number}"] = Picture(
+        sampling = Picture(
             *_as_png(draw_sampling(view, (x, y), level)),
             alt=f"{file}: sampling points around ({x:.0f}, {y:.0f}), the center of {name}, on "
             f"{level} and the adjacent levels.",
             caption=f"Sampling: the points read by the {level} cell at the center of {name}. The "
             "area of a dot is its mask or share. Crosses are the grid of an ordinary convolution.",
         )
+        pictures.append(sampling)
     return pictures
 
 
