@@ -23,19 +23,16 @@ _CHOICES = {
     "strategy": STRATEGIES,
 }
 
-# Fixed in a published model.
-_PUBLISHED = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
-# Fixed in a trained model.
-_MODEL = (
-    *("detector", "backbone", "backbone_weights", "num_blocks", "channels", "alignment", "start"),
-    *("use_spatial_attention", "use_scale_attention", "use_task_attention", "dtype", *_PUBLISHED),
-)
-PARTS = ("backbone", "pyramid", "neck", "head")
-"""Parts of a detector that can be frozen."""
-
 # Defaults of a new model; a trained one has its own.
 _ATTENTIONS = ("use_spatial_attention", "use_scale_attention", "use_task_attention")
 _NEW_MODEL = {"detector": "atss", "dtype": "float32", **dict.fromkeys(_ATTENTIONS, True)}
+# Fixed in a published model.
+_PUBLISHED = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
+# Fixed in a trained model.
+_MODEL = ("backbone", "backbone_weights", "num_blocks", "channels", "alignment", "start")
+_MODEL += (*_NEW_MODEL, *_PUBLISHED)
+PARTS = ("backbone", "pyramid", "neck", "head")
+"""Parts of a detector that can be frozen."""
 
 _POSITIVE = (
     *("batch_size", "image_size", "min_side", "max_side", "learning_rate", "base_batch_size"),
@@ -267,10 +264,9 @@ class TrainingSettings:
                 object.__setattr__(self, name, function(value))
 
     def _given(self, names):
-        """Returns those settings that differ from their defaults."""
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        """Returns those settings that are not `None`."""
         values = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in values.items() if value != defaults[name]}
+        return {name: value for name, value in values.items() if value is not None}
 
     def _check(self, name, valid, expected):
         check(name, getattr(self, name), valid, expected)
