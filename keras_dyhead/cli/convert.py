@@ -68,7 +68,7 @@ def convert(
         out.parent.mkdir(parents=True, exist_ok=True)
         save_model(model, out)
     record = (checkpoints.PUBLISHED | checkpoints.COMPOSED)[name]
-    published = "" if record.ap is None else f", published with {record.ap} AP on COCO val2017"
+    published = f", published with {record.ap} AP on COCO val2017" if file is None else ""
     terminal.print(
         f"{out}: {record.detector}, {counted(model.num_classes, 'class')}, "
         f"{model.count_params():,} parameters{published}"
