@@ -61,6 +61,7 @@ def demo(
 
     def build():
         from keras_dyhead.coco import draw_shapes
+        from keras_dyhead.ops.arguments import check
         from keras_dyhead.training import Training, TrainingSettings
         from keras_dyhead.training.run import check_folder
 
@@ -81,10 +82,14 @@ def demo(
             eval_every=max(1, epochs // 2),
             seed=seed,
         )
-        check_folder(out, settings, resume, overwrite)
         half = images // 2
-        draw_shapes(train, images - half, seed=seed)
-        draw_shapes(held_out, half, seed=seed, start=images - half)
+        if check_folder(out, settings, resume, overwrite) is None:
+            draw_shapes(train, images - half, seed=seed)
+            draw_shapes(held_out, half, seed=seed, start=images - half)
+        else:  # other images would change the halves
+            files = settings.annotations, settings.val_annotations
+            drawn = sum(len(json.loads(Path(f).read_text())["images"]) for f in files)
+            check("images", images, images == drawn, f"{drawn}, as in the run to resume")
         return Training(settings, out, resume, overwrite)
 
     _run(build, out)

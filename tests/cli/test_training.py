@@ -258,6 +258,11 @@ def test_the_demo_holds_out_half_and_keeps_its_drawings_with_the_results(tmp_pat
     assert not {i.path.name for i in train.images} & {i.path.name for i in held_out.images}
     assert train.images[0].path.is_relative_to(tmp_path / "demo")
     output_of(*demo, "--resume")
+    drawn = (tmp_path / "demo" / "shapes" / "val" / "instances.json").read_bytes()
+    more = demo[:4] + (6,) + demo[5:]
+    assert "`images` must be 5, as in the run to resume" in complaint(*more, "--resume")
+    assert "seed=0 (now 1)" in complaint(*demo, "--resume", "--seed", 1)
+    assert (tmp_path / "demo" / "shapes" / "val" / "instances.json").read_bytes() == drawn
     assert begun[1].epochs_done == 0
     assert "not empty" in complaint(*demo)
     assert "'--images'" in complaint("demo", "--images", 1)
