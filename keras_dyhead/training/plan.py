@@ -129,13 +129,14 @@ def training_config(settings: TrainingSettings, data: tf.data.Dataset) -> dict:
     return {
         "settings": dataclasses.asdict(settings),
         "follows": follows,
-        "data": _describe_data(data.annotations),
+        "data": describe_data(data.annotations),
         "class_names": list(data.class_names),
         "versions": package_versions(),
     }
 
 
-def _describe_data(annotations: CocoAnnotations) -> dict[str, int | str]:
+def describe_data(annotations: CocoAnnotations) -> dict[str, int | str]:
+    """Returns the number of images and boxes of a dataset, and their checksum."""
     digest = hashlib.sha256()
     for image in annotations.images:
         digest.update(f"{image.id} {image.path.name} {image.height} {image.width}".encode())

@@ -17,7 +17,7 @@ from keras_dyhead.training.callbacks import AveragedEvaluation, DataPosition, Fi
 from keras_dyhead.training.checkpoint import EpochCheckpoint
 from keras_dyhead.training.data import build_preprocessor, open_data
 from keras_dyhead.training.model import build_detector
-from keras_dyhead.training.plan import resolve_settings, training_config
+from keras_dyhead.training.plan import describe_data, resolve_settings, training_config
 from keras_dyhead.training.progress import TrainingProgress
 from keras_dyhead.training.results import RESULTS, write_results
 from keras_dyhead.training.settings import TrainingSettings
@@ -133,6 +133,7 @@ class Training:
                 _delete_results(self.out)
             self.out.mkdir(parents=True, exist_ok=True)
             state = training_config(self.settings, self.train_data)
+            state["val_data"] = describe_data(self.val_data.annotations)
             replace_file(self.out / STATE, json.dumps(state, indent=1))
 
     @property
@@ -241,13 +242,17 @@ class Training:
                 f"Each epoch leaves out {left_out} of {counted(images, 'image')} at random: only "
                 f"whole batches give each of the {replicas} devices its share."
             )
-        now = training_config(self.settings, self.train_data)["data"]
-        if earlier is not None and now != earlier["data"]:
-            then, now = (
-                f"{counted(data['images'], 'image')} with {counted(data['boxes'], 'box')}"
-                for data in (earlier["data"], now)
-            )
-            notes.append(f"The data have changed: {then} before, {now} now.")
+        read = {"data": self.train_data}
+        read |= {"val_data": self.val_data} if self.settings.held_out else {}
+        for name, dataset in read.items() if earlier is not None else ():
+            then, now = earlier[name], describe_data(dataset.annotations)
+            if now != then:
+                then, now = (
+                    f"{counted(data['images'], 'image')} with {counted(data['boxes'], 'box')}"
+                    for data in (then, now)
+                )
+                what = "data" if name == "data" else "validation data"
+                notes.append(f"The {what} have changed: {then} before, {now} now.")
         return notes
 
     def _check_same(self, earlier: dict) -> None:
@@ -324,7 +329,7 @@ def _read_state(path: Path) -> dict:
     try:
         state = json.loads(path.read_text())
         known = {"epochs", "anchor_scale"} <= state["settings"].keys()
-        if known and {"class_names", "data"} <= state.keys():
+        if known and {"class_names", "data", "val_data"} <= state.keys():
             return state
         fault = "it lacks settings"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

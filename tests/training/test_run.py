@@ -119,9 +119,15 @@ def test_a_run_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
     settings = dataclasses.replace(settings, annotations=tmp_path / "other.json")
     count = len(content["annotations"])
     with pytest.warns(
-        UserWarning, match=f"changed: .*{count + 1} boxes before, 6.*{count} boxes now"
+        UserWarning, match=f"The data .* changed: .*{count + 1} boxes before, 6.*{count} boxes now"
     ):
-        Training(settings, tmp_path / "run", resume=True)
+        assert len(Training(settings, tmp_path / "run", resume=True).notes) == 1
+    held_out = {"val_images": settings.images, "val_annotations": settings.annotations}
+    settings = dataclasses.replace(settings, **held_out)
+    Training(settings, tmp_path / "held out")
+    settings = dataclasses.replace(settings, val_annotations=tiny().annotations)
+    with pytest.warns(UserWarning, match=f"The validation data .* {count} boxes before"):
+        assert len(Training(settings, tmp_path / "held out", resume=True).notes) == 1
 
 
 def test_a_run_that_resumes_inside_an_epoch_finishes_it(tiny, tmp_path, monkeypatch):
