@@ -9,7 +9,7 @@ from collections.abc import Callable
 import keras
 
 _RECENT = 100  # steps in the median time
-_SECONDS = 0.5  # between two updates of the line
+_SECONDS = {True: 0.5, False: 60.0}  # between two updates in place, or two lines
 
 
 class TrainingProgress(keras.callbacks.Callback):
@@ -17,8 +17,9 @@ class TrainingProgress(keras.callbacks.Callback):
 
     The time left is estimated from recent steps and the last evaluation and checkpoint. A first
     step slowed down by compilation is ignored once there is a second. `live` updates the line in
-    place, for terminals. Otherwise, and after every evaluation, a line is printed. `first_step` is
-    the number of steps of the first epoch that are already done.
+    place, for terminals, and prints one after every evaluation. Otherwise, one is printed after
+    every epoch, and after every minute within it. `first_step` is the number of steps of the first
+    epoch that are already done.
     """
 
     async_safe = True
@@ -39,7 +40,7 @@ class TrainingProgress(keras.callbacks.Callback):
         self._offset, self._epoch = first_step, 0
         self._steps: deque[float] = deque(maxlen=_RECENT)
         self._pauses: dict[bool, float] = {}
-        self._begun = self._shown = 0.0
+        self._begun = self._shown = clock()
         self._width = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -52,12 +53,13 @@ class TrainingProgress(keras.callbacks.Callback):
         if len(self._steps) == 2 and self._steps[0] > self._steps[1]:
             self._steps.popleft()  # the step that compiled
         self._begun, step = now, self._offset + batch + 1
-        if self.live and (now - self._shown > _SECONDS or step == self.steps_per_epoch):
-            self._shown = now
+        last = step == self.steps_per_epoch
+        if now - self._shown > _SECONDS[self.live] or last and self.live:
             text = f"step {step}/{self.steps_per_epoch}"
-            if step == self.steps_per_epoch and self._evaluates(self._epoch):
+            if last and self._evaluates(self._epoch):
                 text += ", evaluating"
-            self._show(text, logs, self.seconds_left(self._epoch, step))
+            left = self.seconds_left(self._epoch, step)
+            self._show(text, logs, left, end="" if self.live else "\n")
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Prints a line if the model was evaluated or the line is not updated in place."""
@@ -83,7 +85,8 @@ class TrainingProgress(keras.callbacks.Callback):
     def _evaluates(self, epoch: int) -> bool:
         return not (epoch + 1) % self.eval_every or epoch + 1 == self.params["epochs"]
 
-    def _show(self, text: str, logs: dict | None, left: float, end: str = "") -> None:
+    def _show(self, text: str, logs: dict | None, left: float, end: str) -> None:
+        self._shown = self.clock()
         values = {name: float(value) for name, value in (logs or {}).items()}
         shown = [f"epoch {self._epoch + 1}/{self.params['epochs']}", text]
         shown += [f"loss {values['loss']:.4f}"] if "loss" in values else []
@@ -97,7 +100,7 @@ class TrainingProgress(keras.callbacks.Callback):
             print("\r" + line.ljust(self._width), end=end, flush=True)
             self._width = 0 if end else len(line)
         else:
-            print(line, flush=True)
+            print(line, end=end, flush=True)
 
 
 def readable(seconds: float) -> str:

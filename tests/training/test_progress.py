@@ -58,9 +58,10 @@ def test_a_terminal_has_one_line_and_one_for_each_evaluation(capsys, monkeypatch
     assert renewals[-1].startswith("epoch 2/4  done  loss 1.0000  val_AP 0.250")
 
 
-def test_without_a_terminal_each_epoch_has_a_line(capsys):
+def test_without_a_terminal_each_epoch_and_each_minute_have_a_line(capsys):
     progress = TrainingProgress(10, 2, live=False, clock=(clock := Clock()))
     list(trained(progress, clock, epochs=4, steps=10))
-    lines = capsys.readouterr().out.splitlines()
+    begun, *lines = capsys.readouterr().out.splitlines()
+    assert begun == "epoch 1/4  step 2/10  loss 2.0000  38 s left"  # the first step took a minute
     assert [line.split()[1] for line in lines] == ["1/4", "2/4", "3/4", "4/4"]
     assert lines[1].endswith("val_AP 0.250  52 s left") and not lines[3].endswith("left")
