@@ -109,6 +109,8 @@ def find_file(folder: Path, name: str) -> Path:
     spellings = {name: None}  # in order
     for repair in _REPAIRS:
         spellings |= dict.fromkeys(map(repair, spellings))
+    inside = f"{folder.resolve().name}/"  # exporters name files from the folder's parent
+    spellings |= dict.fromkeys(spelling.removeprefix(inside) for spelling in spellings)
     paths = (folder / spelling for spelling in spellings)
     # `Path.is_file` raises an error for names too long for the system.
     return next((path for path in paths if os.path.isfile(path)), folder / name)
@@ -128,6 +130,7 @@ _REPAIRS = (
     lambda name: name.lstrip("/"),
     functools.partial(unicodedata.normalize, "NFC"),
     functools.partial(unicodedata.normalize, "NFD"),
+    lambda name: os.path.splitext(name)[0] + os.path.splitext(name)[1].swapcase(),
 )
 
 

@@ -252,6 +252,7 @@ def test_names_are_the_same_with_composed_accents_and_without_a_byte_order_mark(
         lambda folder, name: quote("/" + unicodedata.normalize("NFD", name) + "\n", safe=""),
         lambda folder, name: ".\\" + quote(unicodedata.normalize("NFC", name)).replace("/", "\\"),
         lambda folder, name: (folder / unicodedata.normalize("NFC", name)).as_uri(),
+        lambda folder, name: f"{folder.name}\\{name.replace('.png', '.PNG')}",
     ],
 )
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
