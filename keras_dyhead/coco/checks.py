@@ -95,20 +95,10 @@ def read_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> A
         raise ValueError(f"{path} is not a JSON file: {error}") from error
 
 
-def read_coco_json(path: Path, without: Sequence[str] = ()) -> dict[str, list]:
-    """Reads an annotation file and checks that it has images, annotations and categories.
-
-    Keys in `without` are dropped during parsing: COCO's segmentations take ten times the memory of
-    everything else.
-    """
-
-    def drop(record):
-        for key in without:
-            record.pop(key, None)
-        return record
-
+def read_coco_json(path: Path, object_hook: Callable[[dict], Any] | None = None) -> dict[str, list]:
+    """Reads an annotation file and checks that it has images, annotations and categories."""
     try:
-        content = read_json(path, object_hook=drop if without else None)
+        content = read_json(path, object_hook)
     except FileNotFoundError:
         raise ValueError(f"`annotations` must be an existing file. Received: {path}") from None
     except OSError as error:

@@ -152,6 +152,16 @@ def read_box(value: Any) -> list[float] | None:
     return None if None in numbers else numbers
 
 
+def box_of_polygons(value: Any) -> list[float] | None:
+    """Returns the COCO box around polygons, each a list of x and y in turn, or around one."""
+    try:
+        polygons = value if isinstance(value[0], list) else [value]
+        x, y = np.concatenate([np.reshape(p, (-1, 2)) for p in polygons]).astype("float64").T
+        return [float(x.min()), float(y.min()), float(np.ptp(x)), float(np.ptp(y))]
+    except (ValueError, TypeError, LookupError):
+        return None
+
+
 def are_int64(ids: Sequence[Id]) -> bool:
     """Whether all ids fit into int64."""
     return all(isinstance(i, int) and -(2**63) <= i < 2**63 for i in ids)

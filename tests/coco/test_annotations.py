@@ -309,6 +309,22 @@ def test_unusable_items_are_named_in_errors_and_warnings(coco, noise, spoil):
     assert [a["bbox"] for a in truth["annotations"]] == [[1, 2, 3, 4], [2, 3, 4, 5]]
 
 
+@pytest.mark.parametrize("box", [None, [], [0, 0, 0, 0]])
+def test_a_missing_box_is_the_one_around_the_polygons(coco, noise, box):
+    image_id = coco.add_image(noise(20, 30))
+    coco.add_box(image_id, box, segmentation=[[3, 5, 9.5, 5, 9, 11], [2, 8, 4, 8, 4, 9]])
+    coco.add_box(image_id, box, segmentation=[3, 5, 9, 5, 9, 11])
+    coco.add_box(image_id, [1, 2, 3, 4], segmentation=[[3, 5, 9, 5, 9, 11]])
+    annotations = CocoAnnotations(coco.write(), coco.folder)
+    truth = [record["bbox"] for record in annotations.ground_truth()["annotations"]]
+    assert truth == [[2, 5, 7.5, 6], [3, 5, 6, 6], [1, 2, 3, 4]]
+    for other in ({"size": [20, 30], "counts": "0"}, [[3, 5, 9]], [["a", 5]], [[]], ["", 1]):
+        coco.annotations = coco.annotations[:1]
+        coco.annotations[0]["segmentation"] = other
+        with pytest.raises(ValueError, match="annotation 1: its box"):
+            CocoAnnotations(coco.write(), coco.folder)
+
+
 def test_boxes_of_a_broken_image_are_not_reported_too(coco, noise):
     coco.add_image(noise(20, 30))
     broken = coco.add_image((20, 30), "gone.jpg")
