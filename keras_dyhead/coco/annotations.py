@@ -128,7 +128,7 @@ class CocoAnnotations:
         self._set_classes(categories, class_names)
         records = check_images(content["images"], images is None, self.problems)
         self.images = self._open_images(records, images, verify)
-        self._open_annotations(content)
+        self._open_annotations(content, set(categories.values()))
         report_problems(self.problems, str(self.path), on_error)
         if not self.images:
             raise ValueError(f"{self.path} has no usable images.")
@@ -228,7 +228,7 @@ class CocoAnnotations:
                 self.problems.append(Problem(name, message, kept=True))
         return images
 
-    def _open_annotations(self, content: dict[str, list]) -> None:
+    def _open_annotations(self, content: dict[str, list], usable_categories: set[Id]) -> None:
         """Fills in the boxes of the images, and stores the records for pycocotools in columns."""
         records = content["annotations"]
         known_images, known_categories = (
@@ -249,15 +249,18 @@ class CocoAnnotations:
 
         # Columns take a tenth of the memory of records.
         columns = {key: [] for key in ("position", "category_id", "bbox", "area", "iscrowd")}
-        row_of_box, seen = [], set()
+        row_of_box, seen, lost = [], set(), Counter()
         for position, record in enumerate(records):
             values, fault = _read_annotation(record, known_images, known_categories)
             if fault:
                 report(position, fault)
                 continue
             image_id, category_id, box, area, crowd = values
-            if image_id not in rows or category_id not in labels:
-                continue  # the image is already reported, or the class is left out
+            if image_id not in rows:
+                continue  # the image is already reported
+            if category_id not in labels:  # the class is left out, or its category is reported
+                lost[category_id] += category_id not in usable_categories
+                continue
             if counts[ids[position]] > 1 and ids[position] is not None:
                 same = ids[position], image_id, category_id, *box, crowd
                 if same in seen:
@@ -274,6 +277,11 @@ class CocoAnnotations:
                 columns.values(), (position, category_id, box, area, crowd), strict=True
             ):
                 column.append(value)
+
+        for category_id, count in lost.items():
+            if count:
+                message = f"its annotations are left out, too: {count}"
+                self.problems.append(Problem(f"category {category_id}", message))
 
         row_of_box = np.array(row_of_box, "int64")
         boxes = np.array(columns["bbox"], "float64").reshape(-1, 4)

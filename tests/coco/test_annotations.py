@@ -225,12 +225,6 @@ def category_id_twice(c):
     return "category 3", "used twice"
 
 
-def category_name_twice(c):
-    c.categories.append({"id": 9, "name": "dog"})
-    c.add_box(1, [1, 1, 2, 2], 9)
-    return "category 9", "already the name of category 3"
-
-
 def category_name_none(c):
     c.categories.append({"id": 9, "name": None})
     return "category 9", "its name None is not text"
@@ -277,7 +271,6 @@ CASES = [
     annotation_of_image_list,
     unknown_category,
     category_id_twice,
-    category_name_twice,
     category_name_none,
     category_without_name,
 ]
@@ -307,6 +300,21 @@ def test_unusable_items_are_named_in_errors_and_warnings(coco, noise, spoil):
     assert [image.labels.tolist() for image in annotations.images] == [[0], [1]]
     truth = annotations.ground_truth()
     assert [a["bbox"] for a in truth["annotations"]] == [[1, 2, 3, 4], [2, 3, 4, 5]]
+
+
+@pytest.mark.parametrize(("name", "fault"), [("dog", "already the name"), (None, "not text")])
+def test_annotations_of_an_unusable_category_are_counted(coco, noise, name, fault):
+    """Their objects remain in images as background."""
+    image_id = coco.add_image(noise(20, 30))
+    coco.add_box(image_id, [1, 2, 3, 4], 3)
+    coco.categories.append({"id": 9, "name": name})
+    for left in range(3):
+        coco.add_box(image_id, [left, 1, 2, 2], 9)
+    with pytest.warns(UserWarning, match="2 problems: 2 left out, 0 kept"):
+        annotations = CocoAnnotations(coco.write(), coco.folder, on_error="skip")
+    first, second = map(str, annotations.problems)
+    assert fault in first and second == "category 9: its annotations are left out, too: 3"
+    assert annotations.images[0].labels.tolist() == [0]
 
 
 @pytest.mark.parametrize("box", [None, [], [0, 0, 0, 0]])
