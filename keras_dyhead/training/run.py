@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.checkpoints.durable import replace_file
@@ -235,7 +236,11 @@ class Training:
                 "TensorFlow finds no GPU on this machine: with the strategy 'mirrored', "
                 f"the batch is shared by {counted(replicas, 'CPU device')}."
             )
-        images = len(self.train_data.annotations.images)
+        opened = self.train_data.annotations
+        seen = set(np.concatenate([image.labels for image in opened.images]).astype(int).tolist())
+        if empty := [name for label, name in enumerate(self.class_names) if label not in seen]:
+            notes.append(f"The training images have no boxes of these classes: {empty[:20]}.")
+        images = len(opened.images)
         left_out = images - len(self.train_data) * self.settings.batch_size
         if replicas > 1 and left_out > 0:
             notes.append(

@@ -130,6 +130,18 @@ def test_a_run_resumed_on_other_data_says_so(tiny, tmp_path, monkeypatch):
         assert len(Training(settings, tmp_path / "held out", resume=True).notes) == 1
 
 
+def test_classes_without_boxes_are_noted(tiny, tmp_path, monkeypatch):
+    """Exporters add a root category, which would be a class."""
+    monkeypatch.setattr(run, "build_detector", lambda *_, **__: None)
+    settings = tiny()
+    content = json.loads(Path(settings.annotations).read_text())
+    content["categories"].append({"id": 99, "name": "root"})
+    (tmp_path / "other.json").write_text(json.dumps(content))
+    settings = dataclasses.replace(settings, annotations=tmp_path / "other.json")
+    with pytest.warns(UserWarning, match=r"have no boxes of these classes: \['root'\]"):
+        Training(settings, tmp_path / "run")
+
+
 def test_a_run_that_resumes_inside_an_epoch_finishes_it(tiny, tmp_path, monkeypatch):
     """Its weights are those of no epoch."""
 
