@@ -14,6 +14,7 @@ from keras_dyhead.visualization.colors import class_color, text_color
 
 _SMALL = 640  # images are enlarged up to this longer side in pixels
 _LONGEST_NAME = 30  # characters
+_MOST_COVERED = 0.2  # of a picture by labels
 _FONT = Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 Box = tuple[float, float, float, float]
@@ -29,7 +30,8 @@ def draw_detections(
     """Draws boxes, classes and confidences.
 
     A class has the same color everywhere. The most confident detection is drawn on top. Labels stay
-    inside the picture and, if possible, off objects and each other.
+    inside the picture and, if possible, off objects and each other. They are left out if they would
+    cover more than a fifth of the picture.
 
     Args:
         image: RGB image `(H, W, 3)`, or an RGBA or gray one, values 0..255 of any dtype.
@@ -79,7 +81,9 @@ def draw_detections(
         place = _free_place((right + 4, lower + 2), box, picture.size, taken)
         taken.append(place)
         texts.append((place, text, class_color(labels[i])))
-    for place, text, color in reversed(texts):
+    covered = sum((x2 - x1) * (y2 - y1) for (x1, y1, x2, y2), *_ in texts)
+    readable = covered <= _MOST_COVERED * picture.width * picture.height
+    for place, text, color in reversed(texts if readable else []):
         draw.rectangle(place, fill=color)
         draw.text((place[0] + 2, place[1]), text, text_color(color), font)
     return picture

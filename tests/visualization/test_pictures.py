@@ -47,6 +47,18 @@ def test_labels_stay_inside_the_picture_and_off_the_objects(corner):
     assert 30 < box_of(text)[2] - box_of(text)[0] < 80 and 12 < text.any(1).sum() < 30
 
 
+def test_labels_that_would_hide_the_picture_are_left_out():
+    def drawn(count, labeled=True):
+        boxes = np.tile([[8.0, 8, 40, 40]], (count, 1))
+        found = {"boxes": boxes, "labels": [0] * count}
+        return np.asarray(
+            draw_detections(np.zeros((64, 64, 3), "uint8"), found, ["x"] * 9, 0, labeled)
+        )
+
+    assert (drawn(20) != drawn(20, labeled=False)).any()
+    np.testing.assert_array_equal(drawn(400), drawn(400, labeled=False))
+
+
 def test_odd_names_and_an_object_as_large_as_the_picture_are_drawn():
     found = {"boxes": np.array([[0.0, 0, 80, 60]]), "labels": np.array([0])}
     for name in ("", "a\nb", "\udcff", "名前", "x" * 300):
