@@ -114,8 +114,7 @@ def evaluate(
             "class_names": opened.class_names,
             "model": str(model),
             "annotations": str(annotations),
-            "tta": None if views is None else dataclasses.asdict(views),
-            "tiles": None if cut is None else {"size": cut.size, "overlap": cut.overlap},
+            **options.described_views(views, cut),
             **rules,
             "problems": [str(problem) for problem in opened.problems],
         }

@@ -1,6 +1,7 @@
 """Options that several commands share, and what the commands make of them."""
 
 import contextlib
+import dataclasses
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -211,6 +212,14 @@ def tiles(tile: int | None, overlap: float | None) -> "Tiles | None":
             raise ValueError(f"--overlap needs --tile. Received: --overlap {overlap}")
         return None
     return Tiles(tile) if overlap is None else Tiles(tile, overlap)
+
+
+def described_views(views, cut) -> dict[str, Any]:
+    """Returns test-time augmentation and tiles as a result file records them."""
+    return {
+        "tta": None if views is None else dataclasses.asdict(views),
+        "tiles": None if cut is None else {"size": cut.size, "overlap": cut.overlap},
+    }
 
 
 def progress_bar(text: str, terminal: Terminal) -> Callable[[Sequence], Iterator]:

@@ -100,7 +100,8 @@ def predict(
             terminal.print(f"{path}: {number}, {picture}")
     if not any(record["detections"] for record in records):
         _explain_nothing(*best, names, score_threshold, terminal)
-    content = {"model": str(model), "images": records, "errors": faults}
+    content = {"model": str(model), "score_threshold": score_threshold}
+    content |= options.described_views(views, cut) | {"images": records, "errors": faults}
     if out is None:
         print(json.dumps(content, indent=1))
     else:

@@ -25,6 +25,7 @@ def test_predict_writes_detections_and_pictures(folder, views, tmp_path):
     content = json.loads((out / "detections.json").read_text())
     names = [record["file"].split("/")[-1] for record in content["images"]]
     assert names == ["gray.png", "tall.jpg", "wide.png", "wide.png"] and content["errors"] == []
+    assert content["tiles"] == {"size": 50, "overlap": 0.2} and content["tta"]["merge"] == "vote"
     pictures = ["detections.json", "gray.png", "tall.png", "wide.png", "wide_2.png"]
     assert sorted(path.name for path in out.iterdir()) == pictures
     for record, picture in zip(content["images"], pictures[1:], strict=True):
