@@ -164,18 +164,19 @@ class Detector(CheckedModel):
             jit_compile: bool. Whether to compile steps with XLA, once per image size, which takes
                 minutes on TensorFlow. Defaults to `True` on JAX, else `False`. TensorFlow cannot
                 compile steps of several replicas.
-            **kwargs: Other arguments of `keras.Model.compile` except `loss` and `loss_weights`.
+            **kwargs: Other arguments of `keras.Model.compile` except losses and metrics. For AP,
+                use `keras_dyhead.coco.CocoEvaluation`.
 
         Raises:
-            ValueError: If `loss` or `loss_weights` is given, or `jit_compile` is `True` with
-                several replicas.
+            ValueError: If a loss or metrics are given, or `jit_compile` is `True` with several
+                replicas.
         """
         if optimizer is None:
             optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-4, global_clipnorm=10.0)
-        for name in ("loss", "loss_weights"):
+        for name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
             if kwargs.get(name) is not None:
                 raise ValueError(
-                    f"{type(self).__name__} has built-in losses, so `{name}` must be None. "
+                    f"{type(self).__name__} has its own losses and metrics: `{name}` must be None. "
                     f"Received: {name}={kwargs[name]!r}"
                 )
         if jit_compile is None:

@@ -318,8 +318,11 @@ def test_regularization_of_the_backbone_is_part_of_the_loss():
 def test_invalid_calls_are_explained():
     model = small_detector("atss")
     images, targets = scene()
-    for name, value in (("loss", "mse"), ("loss_weights", {"box_loss": 2.0})):
-        with pytest.raises(ValueError, match=f"has built-in losses, so `{name}` must be None"):
+    for name, value in (
+        *(("loss", "mse"), ("loss_weights", {"box_loss": 2.0})),
+        *(("metrics", ["accuracy"]), ("weighted_metrics", ["accuracy"])),
+    ):
+        with pytest.raises(ValueError, match=f"its own losses and metrics: `{name}` must be None"):
             model.compile(**{name: value})
     model.compile()
     with pytest.raises(ValueError, match="Received: \\['boxes', 'classes'\\]"):
