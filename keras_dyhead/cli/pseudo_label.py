@@ -105,6 +105,9 @@ def pseudo_label(
         f"{counted(report['boxes'], 'box')} in {counted(report['images'], 'image')}, "
         f"{counted(report['left_out'], 'image')} left out. Boxes per class: {counts}"
     )
+    if merge is not None:
+        labeled = counted(len(labels.labeled["images"]), "labeled image")
+        terminal.print(f"included from {merge}: {labeled}")
     command = ["keras-dyhead", "train", "--images", str(labels.folder)]
     command += ["--annotations", str(out), "--out", "runs/mine"]
     terminal.print(f"written: {out}. Train on it with: {shlex.join(command)}")
