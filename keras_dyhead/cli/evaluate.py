@@ -51,7 +51,7 @@ def evaluate(
     size_limits: Annotated[
         tuple[float, float],
         typer.Option(
-            help="Sides in px below which objects are small, and above which they are large."
+            help="Sides in px up to which objects are small, and from which they are large."
         ),
     ] = (32.0, 96.0),
     class_names: options.ClassNames = None,

@@ -122,7 +122,7 @@ def test_more_detections_and_other_sizes_are_counted_on_request(
     arguments += ["--annotations", folder / "shapes.json", "--out", folder / "m4.json"]
     told = output_of(*arguments, "--max-detections", 300, "--size-limits", 16, 24)
     assert small_model.decoder.max_detections == 300
-    assert "AR300" in told and "recall, 300 detections" in told and "under 16² px" in told
+    assert "AR300" in told and "recall, 300 detections" in told and "up to 16² px" in told
     record = json.loads((folder / "m4.json").read_text())
     assert (record["max_detections"], record["size_limits"]) == (300, [16, 24])
     assert record["figures"]["AR300"] >= 0 and "AR100" not in record["figures"]
