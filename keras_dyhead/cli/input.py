@@ -153,7 +153,7 @@ def _print(report: dict[str, Any], terminal: Terminal) -> None:
     terminal.print(
         f"{counted(report['images'], 'image')}, {counted(report['boxes'], 'box')}: "
         f"{boxes['mean']} per image, at most {boxes['largest']}; "
-        f"{report['images_without_boxes']} of the images without boxes"
+        f"{counted(report['images_without_boxes'], 'image')} without boxes"
     )
     steps, size = counted(report["steps_per_epoch"], "step"), counted(report["batch_size"], "image")
     terminal.print(f"{steps} of {size} per epoch")

@@ -28,7 +28,7 @@ _ANCHOR_SIZES = {"atss": 2.0, "faster-rcnn": 1.0, "retinanet": 1.0}
 def resolve_settings(settings: TrainingSettings, annotations: CocoAnnotations) -> TrainingSettings:
     """Returns the settings with all defaults filled in, some from the training annotations."""
     if not any(len(image.boxes) for image in annotations.images):
-        raise ValueError(f"{annotations.path} has no box to learn from.")
+        raise ValueError(f"{annotations.path} has no boxes to train on.")
     steps_per_epoch = math.ceil(len(annotations.images) / settings.batch_size)
     epochs = settings.epochs or max(12, math.ceil(600 / steps_per_epoch))
     every = max(1, epochs // 5) if settings.patience is None else 1

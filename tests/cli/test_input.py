@@ -59,7 +59,7 @@ def test_data_without_boxes_are_shown_too(data, tmp_path):
     )
     assert "5 images, 0 boxes" in told and (out / "examples.png").exists()
     complaints = complaint("input", *data, "--steps", 1, "--seconds", 0)
-    assert "has no box to learn from" in complaints
+    assert "has no boxes to train on" in complaints
 
 
 @pytest.mark.slow

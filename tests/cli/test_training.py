@@ -39,7 +39,7 @@ def test_annotations_that_are_not_a_coco_file_are_named(data, tmp_path):
 def test_a_data_set_without_boxes_is_refused(data, tmp_path):
     content = json.loads(data[3].read_text()) | {"annotations": []}
     data[3].write_text(json.dumps(content))
-    assert "no box to learn from" in complaint("train", *data, "--out", tmp_path / "run")
+    assert "no boxes to train on" in complaint("train", *data, "--out", tmp_path / "run")
 
 
 def test_a_category_that_training_does_not_know_is_named(data, tmp_path):
@@ -243,7 +243,7 @@ def test_data_without_boxes_are_refused_before_anything_is_printed(dataset, tmp_
     dataset["annotations"].write_text(json.dumps(content | {"annotations": []}))
     for options in (["--print-config"], ["--out", tmp_path / "run"]):
         result = train(dataset, *options)
-        assert result.exit_code == 2 and "has no box to learn from" in result.output
+        assert result.exit_code == 2 and "has no boxes to train on" in result.output
         assert result.stdout.strip() == ""
 
 
