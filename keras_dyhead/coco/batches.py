@@ -10,7 +10,7 @@ import keras
 import numpy as np
 
 from keras_dyhead.coco.annotations import CocoAnnotations, CocoImage
-from keras_dyhead.coco.checks import check_count
+from keras_dyhead.coco.checks import check_count, warn_of_other_size
 from keras_dyhead.coco.image_files import read_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.ops.arguments import check
@@ -97,6 +97,10 @@ class CocoDataset(keras.utils.PyDataset):
             annotations = CocoAnnotations(
                 annotations, images, class_names=class_names, on_error=on_error, verify=verify
             )
+        if training and preprocessor is not None and preprocessor.image_size is None:
+            sizes = np.array([(image.height, image.width) for image in annotations.images])
+            limits = preprocessor.min_side, preprocessor.max_side
+            warn_of_other_size(sizes, [tuple(image_size)], limits)
         self.annotations = annotations
         self.class_names = annotations.class_names
         self.batch_size = batch_size

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from keras_dyhead.coco.fields import (
     Id,
     find_id,
@@ -50,6 +52,28 @@ def check_count(least: int, **counts: int | None) -> None:
     for name, value in counts.items():
         whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
         check(name, value, value is None or whole and value >= least, expected)
+
+
+def warn_of_other_size(
+    sizes: np.ndarray, canvases: Sequence[tuple[int, int]], limits: tuple[int, int] | None
+) -> None:
+    """Warns if a detector would see images larger than in training, by more than a quarter.
+
+    Takes heights and widths `(N, 2)`, the canvases of training, and the lengths that the
+    preprocessor gives to the shorter and longer side, or `None`.
+    """
+    if limits is None:
+        return
+    later = np.minimum(limits[0] / sizes.min(axis=1), limits[1] / sizes.max(axis=1))
+    fitted = np.max([np.min(canvas / sizes, axis=1) for canvas in np.array(canvases)], axis=0)
+    growth = float(np.median(later / np.minimum(later, fitted)))
+    if growth > 1.25:
+        warnings.warn(
+            f"Images are resized to fit {' or '.join(map(str, canvases))} in training, but "
+            f"`preprocessor` makes them {growth:.1f} times as large for detection, where the model "
+            f"may then find nothing. Build it with `image_shape`, such as {(*canvases[0], 3)}.",
+            stacklevel=3,
+        )
 
 
 def report_problems(problems: Sequence[Problem], source: str, on_error: str) -> None:

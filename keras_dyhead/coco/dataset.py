@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from keras_dyhead.coco.annotations import CocoAnnotations
 from keras_dyhead.coco.augmentation import Augmentation
-from keras_dyhead.coco.checks import check_count
+from keras_dyhead.coco.checks import check_count, warn_of_other_size
 from keras_dyhead.coco.epochs import EpochCounter, batches_of_rows, count_batches
 from keras_dyhead.coco.examples import MOSAIC_PARTS, Examples
 from keras_dyhead.coco.geometry import assign_canvases, check_canvases
@@ -83,8 +83,9 @@ def load_coco(
         preprocessor: Usually `model.preprocessor`: an object with a method `normalize(images)`,
             applied to RGB images `(1, height, width, 3)` in 0..255 before padding. A method
             `resize(images, size)` replaces bilinear resizing with antialiasing. If its
-            `image_size` is `None`, its `min_side` and `max_side` limit the size of images.
-            Defaults to `None`: pixels are unchanged.
+            `image_size` is `None`, its `min_side` and `max_side` limit the size of images; if they
+            would be much larger without the canvas, training on them warns. Defaults to `None`:
+            pixels are unchanged.
         augmentation: How images are varied in training. `None` leaves them unchanged. Defaults to
             `Augmentation()`, flips and zooms.
         class_names: Category names in label order. Defaults to `None`: all, by ascending id.
@@ -135,6 +136,8 @@ def load_coco(
     limits = largest = _size_limits(preprocessor)
     if augmentation is not None and augmentation.sizes is not None:
         largest = max(augmentation.sizes), augmentation.max_side
+    elif training:
+        warn_of_other_size(sizes, canvases, limits)
     canvas_of_row = assign_canvases(sizes, canvases, largest)
     number_of_batches = count_batches(canvas_of_row, batch_size, drop_remainder)
     if not number_of_batches:

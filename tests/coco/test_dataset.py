@@ -1,12 +1,14 @@
 """Batches of `load_coco`: geometry, order and shapes."""
 
+import warnings
+
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
 from PIL import Image
 
-from keras_dyhead.coco import Augmentation, load_coco
+from keras_dyhead.coco import Augmentation, CocoDataset, load_coco
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 
 COLORS = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
@@ -116,6 +118,23 @@ def test_batches_match_the_models_own_preprocessor(coco, noise):
     expected = preprocessor([tf.constant(noise(*size)) for size in sizes])
     np.testing.assert_array_equal(images, expected["images"])
     np.testing.assert_allclose(targets["scale"], expected["scales"], rtol=1e-6)
+
+
+@pytest.mark.parametrize("opened", [load_coco, CocoDataset])
+def test_larger_images_in_detection_than_in_training_warn(coco, noise, opened):
+    """A model without `image_shape` resizes them to a shorter side of 800 pixels."""
+    coco.add_image(noise(20, 30))
+    later = DetectionPreprocessor(min_side=80, max_side=160)
+    data = coco.folder, coco.write()
+    options = {"training": True, "preprocessor": later, "drop_remainder": False}
+    with pytest.warns(UserWarning, match=r"fit \(32, 32\) in training, but .* 3.8 times as large"):
+        opened(*data, image_size=(32, 32), **options)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        opened(*data, image_size=(90, 110), **options)
+        fitted = {**options, "preprocessor": DetectionPreprocessor((32, 32))}
+        opened(*data, image_size=(32, 32), **fitted)
+        opened(*data, image_size=(32, 32), **{**options, "training": False})
 
 
 def test_normalization_comes_before_the_padding(coco, noise):
