@@ -23,18 +23,19 @@ def corners_of_taps(grid, offset_y, offset_x, mask):
     }
     start, width = fields["start"], fields.get("stored_width", fields["width"])
 
-    def neighbors(offset_y, offset_x):
-        for axis, size, offset in (("y", "height", offset_y), ("x", "width", offset_x)):
-            position = ops.cast(fields[axis] + fields[f"taps_{axis}"], offset.dtype) + offset
-            yield _linear_neighbors(position, fields[size], fields.get(f"stored_{size}"))
+    def neighbors(axis, size, offset):
+        position = ops.cast(fields[axis] + fields[f"taps_{axis}"], offset.dtype) + offset
+        return _linear_neighbors(position, fields[size], fields.get(f"stored_{size}"))
 
     def weigh(offset_y, offset_x, *mask):
-        (_, weights_y), (_, weights_x) = neighbors(offset_y, offset_x)
+        _, weights_y = neighbors("y", "height", offset_y)
+        _, weights_x = neighbors("x", "width", offset_x)
         for factor in mask:
             weights_y = [weight * factor for weight in weights_y]
         return ops.stack([wy * wx for wy in weights_y for wx in weights_x], axis=-1)
 
-    (pixels_y, _), (pixels_x, _) = neighbors(offset_y, offset_x)
+    pixels_y, _ = neighbors("y", "height", offset_y)
+    pixels_x, _ = neighbors("x", "width", offset_x)
     rows = [start + y * width for y in pixels_y]
     indices = ops.stack([row + x for row in rows for x in pixels_x], axis=-1)
     # The gradient recomputes a dozen intermediate results per tap instead of storing them.
