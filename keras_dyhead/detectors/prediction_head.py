@@ -12,7 +12,7 @@ from keras_dyhead.detectors.conv_tower import (
 )
 from keras_dyhead.detectors.locations import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
-from keras_dyhead.ops.arguments import check_choice, whole_number
+from keras_dyhead.ops.arguments import at_least_float32, check_choice, whole_number
 
 MAX_EXPONENT = 16.0  # exp(16) is nine million pixels: no prediction overflows
 
@@ -104,7 +104,7 @@ class PredictionHead(CompositeLayer):
                 self.add_weight(
                     shape=(),
                     initializer="ones",
-                    dtype="float32",
+                    dtype=at_least_float32(self.compute_dtype),
                     autocast=False,
                     name=f"box_scale_{level}",
                 )
@@ -129,7 +129,8 @@ class PredictionHead(CompositeLayer):
 
     def _box_outputs(self, maps, levels):
         if self.use_centerness:
-            maps = [x * scale for x, scale in zip(maps, self.level_scales, strict=True)]
+            scales = [ops.cast(scale, "float32") for scale in self.level_scales]
+            maps = [x * scale for x, scale in zip(maps, scales, strict=True)]
         if self.box_output == "box_distances":
             maps = [ops.exp(ops.minimum(x, MAX_EXPONENT)) for x in maps]
             if self.distance_unit == "stride":

@@ -8,7 +8,7 @@ from keras_dyhead.detectors.conv_tower import apply_tower, conv_tower, head_conv
 from keras_dyhead.detectors.locations import stack_sizes
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
-from keras_dyhead.ops.arguments import whole_number
+from keras_dyhead.ops.arguments import at_least_float32, whole_number
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.rows import MapRows
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
@@ -89,7 +89,11 @@ class RepPointsHead(CompositeLayer):
         for layer in (self.initial_points, self.refined_points, self.class_logits):
             layer.build((None, None, channels))
         self.moment_transfer = self.add_weight(
-            shape=(2,), initializer="zeros", dtype="float32", autocast=False, name="moment_transfer"
+            shape=(2,),
+            initializer="zeros",
+            dtype=at_least_float32(self.compute_dtype),
+            autocast=False,
+            name="moment_transfer",
         )
         self.built = True
 
@@ -98,7 +102,7 @@ class RepPointsHead(CompositeLayer):
         class_maps = [apply_tower(self.class_tower, x) for x in maps]
         point_maps = [apply_tower(self.point_tower, x) for x in maps]
         initial = MapRows([ops.relu(self.initial_conv(x)) for x in point_maps])
-        initial_points = self.initial_points(initial.values)
+        initial_points = ops.cast(self.initial_points(initial.values), "float32")
 
         grids = [
             sampling_grid(size, size, start=start)
@@ -117,9 +121,9 @@ class RepPointsHead(CompositeLayer):
         else:  # the maps are the same, so sample once for both
             kernels = ops.concatenate([self.class_kernel, self.refining_kernel], axis=-1)
             class_features, point_features = ops.split(sample(maps, kernels), 2, axis=-1)
-        refinement = self.refined_points(point_features)
+        refinement = ops.cast(self.refined_points(point_features), "float32")
         refined_points = ops.stop_gradient(initial_points) + refinement
-        transfer = ops.convert_to_tensor(self.moment_transfer)
+        transfer = ops.cast(self.moment_transfer, "float32")
         transfer = scale_gradient(transfer, MOMENT_GRADIENT)
         return {
             "class_logits": ops.cast(self.class_logits(class_features), "float32"),
