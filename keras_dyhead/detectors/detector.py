@@ -1,5 +1,7 @@
 """The base class of all detectors: backbone, pyramid, DyHead, training and prediction."""
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 
 import keras
@@ -15,12 +17,11 @@ from keras_dyhead.detectors.replicas import (
     num_replicas,
     sum_gradients_first,
 )
-from keras_dyhead.detectors.targets import CheckedModel, check_targets
+from keras_dyhead.detectors.targets import CheckedModel, check_targets, without_unused_padding
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
 from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 from keras_dyhead.ops.arguments import check, warn_ignored, whole_number
-from keras_dyhead.ops.sampling_form import is_compiled
 from keras_dyhead.printable import counted
 
 
@@ -273,6 +274,9 @@ class Detector(CheckedModel):
 
     def compile_from_config(self, config):
         """Restores the optimizer and the compile arguments of a saved model."""
+        # On PyTorch, Keras saves modules that other backends do not have.
+        own_module = r'"keras\.src\.backend\.\w+\.optimizers\.\w+"'
+        config = json.loads(re.sub(own_module, '"keras.optimizers"', json.dumps(config)))
         self.compile(**keras.saving.deserialize_keras_object(config))
         self.optimizer.build(self.trainable_variables)
 
@@ -287,7 +291,7 @@ class Detector(CheckedModel):
             raise ValueError("Detectors do not support `sample_weight`.")
         if keras.backend.backend() == "torch":  # its steps are not compiled
             check_targets((x, y), self.num_classes)
-        boxes, labels = _without_unused_padding(y["boxes"], ops.cast(y["labels"], "int32"))
+        boxes, labels = without_unused_padding(y["boxes"], ops.cast(y["labels"], "int32"))
         # Without this, N would be 0 if no image had objects.
         boxes = ops.pad(ops.cast(boxes, "float32"), ((0, 0), (0, 1), (0, 0)))
         labels = ops.pad(labels, ((0, 0), (0, 1)), constant_values=-1)
@@ -386,15 +390,3 @@ def backbone_pyramid(backbone, min_level: int, max_level: int):
     wanted = range(min_level, max_level + 1)
     maps = {level: x for level, x in backbone.pyramid_outputs.items() if int(level[1:]) in wanted}
     return keras.Model(backbone.inputs, maps, name=f"{backbone.name}_pyramid")
-
-
-def _without_unused_padding(boxes, labels):
-    """Trims targets to the fullest image of the batch, where shapes may be dynamic.
-
-    A dataset may pad to its fullest image, and losses need memory for each anchor and object.
-    """
-    if keras.backend.backend() != "tensorflow" or is_compiled():
-        return boxes, labels
-    numbers = ops.arange(1, ops.shape(labels)[1] + 1, dtype="int32")
-    used = ops.max(ops.where(labels >= 0, numbers, 0), initial=0)
-    return boxes[:, :used], labels[:, :used]

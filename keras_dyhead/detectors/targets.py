@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.detectors.replicas import with_an_image
+from keras_dyhead.ops.sampling_form import is_compiled
 from keras_dyhead.printable import counted
 
 _MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
@@ -74,6 +75,18 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
             if targets is not None:
                 targets = tf.nest.map_structure(tf.identity, targets)
     return keras.utils.pack_x_y_sample_weight(images, targets, weights)
+
+
+def without_unused_padding(boxes, labels):
+    """Trims targets to the fullest image of the batch, where shapes may be dynamic.
+
+    A dataset may pad to its fullest image, and losses need memory for each anchor and object.
+    """
+    if keras.backend.backend() != "tensorflow" or is_compiled():
+        return boxes, labels
+    numbers = ops.arange(1, ops.shape(labels)[1] + 1, dtype="int32")
+    used = ops.max(ops.where(labels >= 0, numbers, 0), initial=0)
+    return boxes[:, :used], labels[:, :used]
 
 
 def _check_objects(boxes, labels, num_classes: int) -> list:

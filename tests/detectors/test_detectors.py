@@ -232,6 +232,28 @@ def test_mixed_precision_keeps_weights_finite_and_predicts_float32(name, policy,
     assert boxes.dtype == tf.float32 and np.isfinite(boxes).all()
 
 
+@pytest.mark.parametrize("name", ["atss", "reppoints"])
+def test_float64_detectors_train_with_the_default_optimizer(name):
+    """It clips all gradients together, so they must have one dtype."""
+    images, targets = scene()
+    small, wide = SMALL[name], {"dtype": "float64"}
+    arguments = small.parts(1, **wide) | small.arguments
+    model = small.detector(small_backbone(**wide), CLASSES, **arguments, **wide)
+    model.compile(run_eagerly=True)
+    assert np.isfinite(model.train_on_batch(images, targets)).all()
+
+
+def test_an_optimizer_saved_on_pytorch_is_restored():
+    model = small_detector("atss")
+    model.compile(keras.optimizers.LossScaleOptimizer(keras.optimizers.AdamW(0.5)))
+    config = model.get_compile_config()
+    inner = config["optimizer"]["config"]["inner_optimizer"]
+    inner["module"] = "keras.src.backend.torch.optimizers.torch_adamw"
+    model.compile_from_config(config)
+    assert type(model.optimizer.inner_optimizer) is keras.optimizers.AdamW
+    assert model.optimizer.inner_optimizer.get_config()["learning_rate"] == 0.5
+
+
 def test_kerashub_backbones_and_datasets_of_varying_sizes_are_accepted():
     backbone = keras_hub.models.ResNetBackbone(
         [64], [7], [64, 64, 64, 64], [1, 1, 1, 1], [1, 2, 2, 2], "basic_block"
