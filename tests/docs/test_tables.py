@@ -24,7 +24,7 @@ def test_times_of_the_tower_agree_with_measurements():
     measured = (ROOT / "benchmarks" / "sampling.md").read_text("utf-8")
     pattern = r"\| tower: (.*) \| (\d+) ms .* \| (\d+) ms .* \| .* \| .* \| (\d+) MiB .* \|"
     towers = re.findall(pattern, measured)
-    assert len(towers) == 6
+    assert len(towers) == 7
     for name, forward, step, memory in towers:
         assert f"| {name} | {forward} | {step} | {memory} MiB |" in page("performance")
 
