@@ -106,13 +106,15 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 def find_file(folder: Path, name: str) -> Path:
     """The file that a record names, also if other systems or tools wrote the name."""
+    # `Path.is_file` raises an error for names too long for the system.
+    if os.path.isfile(folder / name):
+        return folder / name
     spellings = {name: None}  # in order
     for repair in _REPAIRS:
         spellings |= dict.fromkeys(map(repair, spellings))
     inside = f"{folder.resolve().name}/"  # exporters name files from the folder's parent
     spellings |= dict.fromkeys(spelling.removeprefix(inside) for spelling in spellings)
     paths = (folder / spelling for spelling in spellings)
-    # `Path.is_file` raises an error for names too long for the system.
     return next((path for path in paths if os.path.isfile(path)), folder / name)
 
 
