@@ -4,6 +4,7 @@ import hashlib
 import json
 import multiprocessing
 import shutil
+import tempfile
 from pathlib import Path
 
 from benchmarks.runner import RUNS
@@ -51,12 +52,14 @@ def draw(trial: Trial) -> None:
     folder = folder_of(trial)
     if folder.exists():
         return
-    unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     shapes = hard_shapes(trial.image_size)
-    draw_shapes(unfinished / "train", trial.images, **shapes)
-    draw_shapes(unfinished / "held_out", trial.held_out, start=trial.images, **shapes)
-    unfinished.rename(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as unfinished:
+        drawn = Path(unfinished, "drawn")
+        draw_shapes(drawn / "train", trial.images, **shapes)
+        draw_shapes(drawn / "held_out", trial.held_out, start=trial.images, **shapes)
+        if not folder.exists():  # another program may have drawn them meanwhile
+            drawn.rename(folder)
 
 
 def keep_backbone(weights: Path) -> str:
