@@ -144,25 +144,18 @@ def _with_known_rank(values, shape: tuple):
 def _check(valid, expected: str, received):
     """Asserts that all is valid: raises an error, or returns a TensorFlow graph operation."""
     valid = ops.all(valid)
-    if _in_graph():
+    if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
 
         def message():
             return tf.strings.format(f"{expected}. Received: {{}}.", received()[:5])
 
-        return tf.debugging.Assert(valid, [tf.cond(valid, lambda: "", message)])
+        if not tf.executing_eagerly():
+            return tf.debugging.Assert(valid, [tf.cond(valid, lambda: "", message)])
     if not valid:
         found = ops.convert_to_numpy(received()[:5])
         raise ValueError(f"{expected}. Received: {found}.")
     return None
-
-
-def _in_graph() -> bool:
-    if keras.backend.backend() != "tensorflow":
-        return False
-    import tensorflow as tf
-
-    return not tf.executing_eagerly()
 
 
 def target_error(error: Exception) -> ValueError | None:
