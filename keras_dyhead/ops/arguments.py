@@ -100,21 +100,17 @@ def described(kind: Any) -> str:
 
 def whole_number(value: int, name: str, smallest: int = 1) -> int:
     """Returns a Python int of at least `smallest`, else raises a `ValueError` about `name`."""
-    check(name, value, _is_whole(value, smallest), f"an int of at least {smallest}")
+    valid = fits(value, int) and value >= smallest
+    check(name, value, valid, f"an int of at least {smallest}")
     return int(value)
 
 
 def pair(value: int | Sequence[int], name: str, smallest: int = 1) -> tuple[int, int]:
     """Returns a pair of ints from an int or a pair; see `whole_number`."""
     values = (value, value) if np.ndim(value) == 0 else tuple(value)
-    valid = len(values) == 2 and all(_is_whole(v, smallest) for v in values)
+    valid = len(values) == 2 and all(fits(v, int) and v >= smallest for v in values)
     check(name, value, valid, f"an int of at least {smallest}, or a pair of them")
     return tuple(map(int, values))
-
-
-def _is_whole(value, smallest):
-    is_int = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return is_int and value >= smallest
 
 
 def at_least_float32(dtype) -> str:
