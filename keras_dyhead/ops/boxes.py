@@ -13,10 +13,7 @@ def box_iou(boxes1, boxes2):
 
     Leading dimensions broadcast. The result is float32, 0 for boxes without area.
     """
-    boxes1 = ops.cast(boxes1, "float32")[..., :, None, :]
-    boxes2 = ops.cast(boxes2, "float32")[..., None, :, :]
-    intersection, union = _overlap(boxes1, boxes2)
-    return intersection / union
+    return paired_iou(boxes1[..., :, None, :], boxes2[..., None, :, :])
 
 
 def paired_iou(boxes1, boxes2):
