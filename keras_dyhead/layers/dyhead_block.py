@@ -134,11 +134,6 @@ class DyHeadBlock(PyramidLayer):
         outputs = [task(x) for x in scale]
         return BlockTrace(levels, offsets, masks, branches, spatial, weights, scale, outputs)
 
-    def compute_output_shape(self, input_shape):
-        if isinstance(input_shape, dict):
-            return {k: (*shape[:-1], self.channels) for k, shape in input_shape.items()}
-        return [(*shape[:-1], self.channels) for shape in input_shape]
-
     def get_config(self):
         return {
             **super().get_config(),

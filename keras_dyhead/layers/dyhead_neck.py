@@ -147,11 +147,6 @@ class DyHeadNeck(PyramidLayer):
             for projection, level in zip(self.projections, levels, strict=True)
         ]
 
-    def compute_output_shape(self, input_shape):
-        if isinstance(input_shape, dict):
-            return {k: (*shape[:-1], self.channels) for k, shape in input_shape.items()}
-        return [(*shape[:-1], self.channels) for shape in input_shape]
-
     def get_config(self):
         return {
             **super().get_config(),

@@ -28,6 +28,12 @@ class PyramidLayer(CompositeLayer):
         check_halving(levels)
         return levels
 
+    def compute_output_shape(self, input_shape):
+        """Returns the shapes of maps that differ from the inputs only in their `channels`."""
+        if isinstance(input_shape, dict):
+            return {k: (*shape[:-1], self.channels) for k, shape in input_shape.items()}
+        return [(*shape[:-1], self.channels) for shape in input_shape]
+
 
 def listed(pyramid) -> list:
     """Returns the maps of a pyramid as a list."""
