@@ -41,10 +41,9 @@ def export_litert(
     """Exports a detector to a LiteRT file that includes preprocessing and decoding.
 
     Its signature `serving_default` takes one image at a time, `images` `(1, H, W, 3)`: RGB, float32
-    values 0..255, of any size; it is resized to fit `image_size`. Outputs: `boxes` `(1, N, 4)`
-    float32 xyxy in pixels of the given image, `labels` `(1, N)` int32 padded with -1, `confidence`
-    `(1, N)` float32 and `num_detections` `(1,)` int32. The file uses only LiteRT's built-in
-    operations, none of TensorFlow's.
+    values 0..255, of any size; it is resized to fit `image_size`. Outputs are those of
+    `export_saved_model` with B = 1. The file uses only LiteRT's built-in operations, none of
+    TensorFlow's.
 
     Args:
         model: A detector as in `export_saved_model`, with the float32 policy.

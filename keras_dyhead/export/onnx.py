@@ -29,11 +29,9 @@ def export_onnx(
 ) -> None:
     """Exports a detector to an ONNX file that includes preprocessing and decoding.
 
-    Input `images`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size. Outputs: `boxes`
-    `(B, N, 4)` float32 xyxy in pixels of the given images, `labels` `(B, N)` int32 padded with -1,
-    `confidence` `(B, N)` float32 and `num_detections` `(B,)` int32. The file uses only standard
-    ONNX operations (opset 18). If the model has class names, the metadata entry `class_names` has
-    them as a JSON list.
+    Input `images`: RGB images `(B, H, W, 3)` float32, values 0..255, of any size. Outputs are those
+    of `export_saved_model`. The file uses only standard ONNX operations (opset 18). If the model
+    has class names, the metadata entry `class_names` has them as a JSON list.
 
     Args:
         model: A detector as in `export_saved_model`, with the float32 policy.
