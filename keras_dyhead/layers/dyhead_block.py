@@ -20,12 +20,7 @@ class DyHeadBlock(PyramidLayer):
 
     Args:
         channels: Number of output channels, a multiple of 16.
-        alignment: `"paper"` (default) or `"published"`; see `SpatialAwareAttention`.
-        use_spatial_attention: `False` samples the regular grid (ordinary convolutions).
-        use_scale_attention: `False` averages neighboring levels with equal weights.
-        use_task_attention: `False` replaces the dynamic ReLU with an ordinary one.
-        use_bias: Whether the deformable convolutions have a bias. Defaults to `True`.
-        start: Initialization, `"identity"` (default) or `"released"`; see `DyHeadNeck`.
+        alignment: As in `DyHeadNeck`, like the next five arguments.
         **kwargs: Keyword arguments of `keras.layers.Layer`.
 
     Call arguments:
