@@ -46,9 +46,7 @@ class FCOS(DenseDetector):
         assigner: Defaults to `FCOSAssigner()`.
         box_loss: `"giou"` (see `giou_loss`) or `"iou"` (see `iou_loss`). Defaults to `"giou"`.
         box_loss_weight: float. Weight of the box loss. Defaults to 1.0.
-        loss_normalizer: `"image"`, `"batch"` or `"running"`, as in `DenseDetector`. The box loss
-            is instead divided by the sum of the centerness targets (at least 1 for `"image"`).
-            Defaults to `"batch"`.
+        loss_normalizer: As in `ATSS`. Defaults to `"batch"`.
         dtype: As in `Detector`, and for the head. Defaults to the global policy.
         **kwargs: `image_shape`, `decoder`, `preprocessor`, `class_names`, `name` and `trainable`,
             as in `Detector`.
