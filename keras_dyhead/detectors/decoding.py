@@ -71,9 +71,8 @@ class DetectionDecoder(Settings):
             centerness_logits: `(B, A)` float32, or `None`.
 
         Returns:
-            Dict `{"boxes": (B, N, 4) float32, "labels": (B, N) int32, "confidence": (B, N)
-            float32, "num_detections": (B,) int32}`, N = `max_detections`, sorted by descending
-            confidence and padded with box 0, label -1 and confidence 0.
+            The dict of `Detector.decode`, with N = `max_detections`, padded with box 0, label -1
+            and confidence 0.
         """
         num_classes = class_logits.shape[-1]
         centerness = None if centerness_logits is None else ops.sigmoid(centerness_logits)

@@ -72,12 +72,7 @@ class DenseDetector(Detector):
         raise NotImplementedError
 
     def match(self, raw, boxes, labels):
-        """Returns the target of every location.
-
-        Args:
-            raw: Dict of raw outputs.
-            boxes: `(B, N, 4)` float32, N >= 1.
-            labels: `(B, N)` int32, -1 where padded.
+        """Returns the target of every location, for arguments of `Detector.compute_losses`.
 
         Returns:
             Tuple of the locations `(A, ...)`, the indices of their objects `(B, A)`, and the boxes
