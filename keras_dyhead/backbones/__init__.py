@@ -5,8 +5,7 @@ Layers are named after the published modules, so a weight's `path` shows which t
 and Microsoft's Swin.
 
 Convolution kernels are HWIO instead of PyTorch's OIHW, matrices are `(in, out)` instead of
-`(out, in)`. Patch merging orders the four pixels of a patch as Microsoft, timm and torchvision do;
-mmdet's tensors need the permutation described in `PatchMerging` (`swin_layers.py`).
+`(out, in)`. `PatchMerging` (`swin_layers.py`) describes how mmdet orders the pixels of a patch.
 """
 
 from keras_dyhead.backbones.resnet import ResNetBackbone
