@@ -6,7 +6,7 @@ import keras
 from keras import layers
 
 from keras_dyhead.backbones.resnet_layers import FrozenBatchNormalization, GroupedConv2D
-from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
+from keras_dyhead.layers.frozen import CompositeModel
 from keras_dyhead.layers.modulated_deform_conv2d import ModulatedDeformConv2D
 from keras_dyhead.ops.arguments import check, check_choice, warn_ignored
 
@@ -22,7 +22,7 @@ LAST = "channels_last"  # whatever Keras is set to
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class ResNetBackbone(keras.Model):
+class ResNetBackbone(CompositeModel):
     """ResNet-18 to ResNet-152 and ResNeXt, with the padding and strides of PyTorch's weights.
 
     Strided convolutions and the max pooling pad both sides equally. Keras' `"same"` would pad even
@@ -140,7 +140,7 @@ class ResNetBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        return {
+        return super().get_config() | {
             "depth": self.depth,
             "style": self.style,
             "batch_norm": self.batch_norm,
@@ -149,16 +149,7 @@ class ResNetBackbone(keras.Model):
             "width_per_group": self.width_per_group,
             "deformable_stages": self.deformable_stages,
             "base_channels": self.base_channels,
-            "image_shape": self.image_shape,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "name": self.name,
-            "trainable": self.trainable,
-            "frozen": frozen_layers(self),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return with_frozen_layers(cls, config)
 
 
 class _Layers:

@@ -5,12 +5,12 @@ from collections.abc import Sequence
 import keras
 
 from keras_dyhead.backbones.swin_layers import EPSILON, PatchEmbedding, PatchMerging, SwinBlock
-from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
+from keras_dyhead.layers.frozen import CompositeModel
 from keras_dyhead.ops.arguments import check, warn_ignored
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
-class SwinBackbone(keras.Model):
+class SwinBackbone(CompositeModel):
     """Swin Transformer for images of any size, as in published detectors.
 
     | | embed_dim | depths | num_heads |
@@ -114,20 +114,11 @@ class SwinBackbone(keras.Model):
         self.dtype_policy = dtype
 
     def get_config(self):
-        return {
+        return super().get_config() | {
             "embed_dim": self.embed_dim,
             "depths": self.depths,
             "num_heads": self.num_heads,
             "window_size": self.window_size,
             "drop_path_rate": self.drop_path_rate,
             "min_level": self.min_level,
-            "image_shape": self.image_shape,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "name": self.name,
-            "trainable": self.trainable,
-            "frozen": frozen_layers(self),
         }
-
-    @classmethod
-    def from_config(cls, config):
-        return with_frozen_layers(cls, config)

@@ -20,7 +20,6 @@ from keras_dyhead.detectors.replicas import (
 from keras_dyhead.detectors.targets import CheckedModel, check_targets, without_unused_padding
 from keras_dyhead.layers.dyhead_neck import DyHeadNeck
 from keras_dyhead.layers.feature_pyramid import FeaturePyramid
-from keras_dyhead.layers.frozen import frozen_layers, with_frozen_layers
 from keras_dyhead.ops.arguments import check, warn_ignored, whole_number
 from keras_dyhead.printable import counted
 
@@ -219,24 +218,14 @@ class Detector(CheckedModel):
 
     def get_config(self):
         """Returns the constructor arguments except `head`, and the names of frozen layers."""
-        return {
+        return super().get_config() | {
             "backbone": serialize_keras_object(self.backbone),
             "neck": serialize_keras_object(self.neck),
             "pyramid": serialize_keras_object(self.pyramid),
-            "image_shape": self.image_shape,
             "decoder": serialize_keras_object(self.decoder),
             "preprocessor": serialize_keras_object(self.preprocessor),
             "class_names": self.class_names,
-            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
-            "name": self.name,
-            "trainable": self.trainable,
-            "frozen": frozen_layers(self),
         }
-
-    @classmethod
-    def from_config(cls, config, custom_objects=None):
-        config = keras.saving.deserialize_keras_object(config, custom_objects)
-        return with_frozen_layers(cls, config)
 
     def with_classes(self, class_names: Sequence[str]) -> "Detector":
         """Returns a copy of this detector that can be fine-tuned for other classes.

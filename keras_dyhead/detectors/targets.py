@@ -7,6 +7,7 @@ import keras
 from keras import ops
 
 from keras_dyhead.detectors.replicas import with_an_image
+from keras_dyhead.layers.frozen import CompositeModel
 from keras_dyhead.ops.sampling_form import is_compiled
 from keras_dyhead.printable import counted
 
@@ -164,7 +165,7 @@ def target_error(error: Exception) -> ValueError | None:
     return found and ValueError(found[0])
 
 
-class CheckedModel(keras.Model):
+class CheckedModel(CompositeModel):
     """A `keras.Model` with `num_classes` that checks its training data."""
 
     _checks_all_devices = False

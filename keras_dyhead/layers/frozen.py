@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping
 
 import keras
+from keras.saving import deserialize_keras_object
 
 
 class CompositeLayer(keras.layers.Layer):
@@ -33,6 +34,23 @@ class CompositeLayer(keras.layers.Layer):
         if not self.trainable:  # also for layers created after the constructor
             for inside in self._layers:
                 inside.trainable = False
+
+
+class CompositeModel(keras.Model):
+    """A functional model of images that saves which of its layers are frozen."""
+
+    def get_config(self):
+        return {
+            "image_shape": self.image_shape,
+            "dtype": keras.dtype_policies.serialize(self.dtype_policy),
+            "name": self.name,
+            "trainable": self.trainable,
+            "frozen": frozen_layers(self),
+        }
+
+    @classmethod
+    def from_config(cls, config, custom_objects=None):
+        return with_frozen_layers(cls, deserialize_keras_object(config, custom_objects))
 
 
 def frozen_layers(layer: keras.Layer) -> list[str]:
