@@ -2,7 +2,7 @@
 
 import keras
 
-from keras_dyhead.ops.arguments import fill_batch
+from keras_dyhead.ops.arguments import for_any_batch
 
 
 def sum_over_replicas(value):
@@ -61,15 +61,8 @@ def sum_gradients_first(optimizer) -> None:
 
 def with_an_image(predict):
     """Makes a compiled prediction work on a replica that has no image of a small last batch."""
-    import tensorflow as tf
-
-    def predict_all(data):
-        images = keras.utils.unpack_x_y_sample_weight(data)[0]
-        count = tf.shape(keras.tree.flatten(images)[0])[0]
-        outputs = predict((tf.nest.map_structure(fill_batch, images),))
-        return tf.nest.map_structure(lambda x: x[:count], outputs)
-
-    return predict_all
+    predict_images = for_any_batch(lambda images: predict((images,)))
+    return lambda data: predict_images(keras.utils.unpack_x_y_sample_weight(data)[0])
 
 
 def logs_to_average(logs):

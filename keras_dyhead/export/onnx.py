@@ -15,7 +15,7 @@ from keras_dyhead.export.serving import (
     file_to_write,
     servable,
 )
-from keras_dyhead.ops.arguments import fill_batch
+from keras_dyhead.ops.arguments import for_any_batch
 from keras_dyhead.ops.sampling_form import sampling_form
 
 OPSET = 18
@@ -60,10 +60,7 @@ def export_onnx(
     check_full_precision(model)
     path = file_to_write(path)
 
-    def serve(images):
-        found = detector.detect(preprocessor(fill_batch(images)))
-        return {name: values[: tf.shape(images)[0]] for name, values in found.items()}
-
+    serve = for_any_batch(lambda images: detector.detect(preprocessor(images)))
     proto = convert(serve, tf.TensorSpec((None, None, None, 3), tf.float32, name="images"))
     if detector.class_names is not None:
         names = json.dumps(list(detector.class_names), ensure_ascii=False)

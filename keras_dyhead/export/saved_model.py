@@ -12,7 +12,7 @@ from keras_dyhead.coco.decode_image import decode_rgb
 from keras_dyhead.detectors.preprocessor import DetectionPreprocessor
 from keras_dyhead.export.serving import servable, serving_archive
 from keras_dyhead.needs import need_writable
-from keras_dyhead.ops.arguments import check, fill_batch
+from keras_dyhead.ops.arguments import check, for_any_batch
 from keras_dyhead.ops.sampling_form import chosen_form, sampling_form
 from keras_dyhead.printable import counted, printable
 
@@ -75,13 +75,10 @@ def export_saved_model(
                 f"Received: {counted(len(class_names), 'name')}"
             )
 
+    detect = for_any_batch(detector.detect)
+
     def preprocess_file(file):
         return preprocessor(decode_rgb(file)[None])
-
-    def detect(batch):
-        count = tf.shape(batch["images"])[0]
-        found = detector.detect({name: fill_batch(values) for name, values in batch.items()})
-        return {name: values[:count] for name, values in found.items()}
 
     def serving_default(images):
         return detect(preprocessor(images))

@@ -6,7 +6,7 @@ import re
 import types
 import typing
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -124,10 +124,21 @@ def float_tensor(x):
     return x if keras.backend.is_float_dtype(x.dtype) else ops.cast(x, "float32")
 
 
-def fill_batch(batch):
-    """Adds zeros to an empty batch of TensorFlow, which not every operation can handle."""
+def for_any_batch(function: Callable) -> Callable:
+    """Lets a function of a batch in TensorFlow take an empty one: not every operation can.
+
+    It gets one example of zeros instead. Batch and outputs may be structures of tensors.
+    """
     import tensorflow as tf
 
-    missing = tf.maximum(1 - tf.shape(batch)[0], 0)
-    filled = tf.pad(batch, [[0, missing], *[[0, 0]] * (batch.shape.rank - 1)])
-    return tf.ensure_shape(filled, (None, *batch.shape[1:]))
+    def fill(values):
+        missing = tf.maximum(1 - tf.shape(values)[0], 0)
+        filled = tf.pad(values, [[0, missing], *[[0, 0]] * (values.shape.rank - 1)])
+        return tf.ensure_shape(filled, (None, *values.shape[1:]))
+
+    def call(batch):
+        count = tf.shape(tf.nest.flatten(batch)[0])[0]
+        outputs = function(tf.nest.map_structure(fill, batch))
+        return tf.nest.map_structure(lambda values: values[:count], outputs)
+
+    return call
