@@ -1,31 +1,23 @@
 """Geometry of images and their boxes: canvases, resizing, cropping, flipping."""
 
 from collections.abc import Callable, Sequence
-from numbers import Integral
 
 import numpy as np
 import tensorflow as tf
 
 from keras_dyhead.detectors.preprocessor import resize_bilinear
-from keras_dyhead.ops.arguments import check
+from keras_dyhead.ops.arguments import are_numbers, check
 from keras_dyhead.ops.boxes import box_area
 
 
 def check_canvases(image_size: Sequence) -> tuple[tuple[int, int], ...]:
     """Returns one `(height, width)`, or several different ones, as a tuple of tuples."""
-    try:
-        one = all(isinstance(side, Integral) for side in image_size)
-        canvases = tuple(map(tuple, (image_size,) if one else image_size))
-    except TypeError:
-        canvases = ()
-    valid = all(
-        len(canvas) == 2 and all(isinstance(side, Integral) and side >= 1 for side in canvas)
-        for canvas in canvases
-    )
-    valid &= 0 < len(canvases) == len(set(canvases))
+    sizes = np.atleast_2d(np.array(image_size, object))
+    whole = are_numbers(sizes, (len(sizes), 2), int) and (sizes >= 1).all()
+    canvases = tuple((int(height), int(width)) for height, width in sizes) if whole else ()
     expected = "a positive (height, width), or several different ones"
-    check("image_size", image_size, valid, expected)
-    return tuple(tuple(map(int, canvas)) for canvas in canvases)
+    check("image_size", image_size, 0 < len(canvases) == len(set(canvases)), expected)
+    return canvases
 
 
 def assign_canvases(
