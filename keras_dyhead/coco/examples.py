@@ -69,8 +69,7 @@ class Examples:
                 lambda: self._load_varied(row, canvas, key, canvas),
             )
         image = tf.image.pad_to_bounding_box(image, 0, 0, canvas[0], canvas[1])
-        boxes, labels = self._make_dense(boxes, labels)
-        targets = {"boxes": boxes, "labels": labels}
+        targets = self._make_dense(boxes, labels)
         if self.with_origin:
             targets["image_id"] = self._table["ids"][row]
             targets |= origin
@@ -122,16 +121,12 @@ class Examples:
 
     def _make_dense(self, boxes, labels):
         """Pads boxes and labels with -1. If there are too many, keeps the largest boxes."""
-        areas = box_area(boxes)
         count = tf.minimum(tf.shape(boxes)[0], self.max_boxes)
-        largest = tf.sort(tf.math.top_k(areas, count).indices)
-        missing = self.max_boxes - count
-        boxes = tf.pad(tf.gather(boxes, largest), [[0, missing], [0, 0]], constant_values=-1.0)
-        labels = tf.pad(tf.gather(labels, largest), [[0, missing]], constant_values=-1.0)
-        return (
-            tf.ensure_shape(boxes, (self.max_boxes, 4)),
-            tf.ensure_shape(labels, (self.max_boxes,)),
-        )
+        largest = tf.sort(tf.math.top_k(box_area(boxes), count).indices)
+        dense = tf.gather(tf.concat([boxes, labels[:, None]], axis=1), largest)
+        dense = tf.pad(dense, [[0, self.max_boxes - count], [0, 0]], constant_values=-1.0)
+        dense = tf.ensure_shape(dense, (self.max_boxes, 5))
+        return {"boxes": dense[:, :4], "labels": dense[:, 4]}
 
     def _read(self, row):
         """Image, boxes and labels. A skipped file becomes a black image without boxes."""
