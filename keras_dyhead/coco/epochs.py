@@ -77,9 +77,7 @@ def batches_of_rows(
             return tf.data.Dataset.range(count)
         key = tf.random.fold_in(tf.stack([tf.constant(seed, "int64"), epoch]), -1)
         noise = tf.random.stateless_uniform([count], key, None, None, "int64")
-        return tf.data.Dataset.from_tensor_slices(tf.argsort(noise)).map(
-            lambda row: tf.cast(row, "int64")
-        )
+        return tf.data.Dataset.from_tensor_slices(tf.cast(tf.argsort(noise), "int64"))
 
     def batches(epoch):
         rows = order(epoch)
