@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import numbers
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -21,7 +20,7 @@ from keras_dyhead.coco.fields import (
     read_name,
     read_side,
 )
-from keras_dyhead.ops.arguments import check
+from keras_dyhead.ops.arguments import check, fits
 from keras_dyhead.printable import counted
 
 _SHOWN = 10  # problems of a kind in one message
@@ -50,8 +49,7 @@ def check_count(least: int, **counts: int | None) -> None:
     """Raises a `ValueError` if an argument is neither `None` nor an integer of at least `least`."""
     expected = f"an integer of at least {least}"
     for name, value in counts.items():
-        whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        check(name, value, value is None or whole and value >= least, expected)
+        check(name, value, value is None or fits(value, int) and value >= least, expected)
 
 
 def warn_of_other_size(

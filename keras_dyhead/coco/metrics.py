@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import numbers
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
@@ -25,7 +24,7 @@ from keras_dyhead.coco.fields import (
     read_name,
 )
 from keras_dyhead.coco.matching import TRUTH, match
-from keras_dyhead.ops.arguments import check
+from keras_dyhead.ops.arguments import are_numbers, check, fits
 
 METRIC_NAMES = (
     *("AP", "AP50", "AP75", "APs", "APm", "APl"),
@@ -146,10 +145,9 @@ def coco_metrics(
 
 def check_rules(max_detections: int, size_limits: Sequence[float], workers: int | None) -> None:
     """Raises a `ValueError` if such an argument of `coco_metrics` is out of range."""
-    counts = isinstance(max_detections, numbers.Integral) and max_detections > 10
+    counts = fits(max_detections, int) and max_detections > 10
     check("max_detections", max_detections, counts, "an integer greater than 10")
-    limits = np.array(size_limits)
-    ascending = limits.shape == (2,) and limits.dtype.kind in "iuf" and 0 < limits[0] <= limits[1]
+    ascending = are_numbers(size_limits, (2,)) and 0 < size_limits[0] <= size_limits[1]
     check("size_limits", size_limits, ascending, "two ascending lengths")
     check_count(1, workers=workers)
 
