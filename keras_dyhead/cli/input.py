@@ -125,22 +125,13 @@ def _train(dataset, settings, preprocessor, steps: int, progress) -> dict[str, A
 
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:
     """Draws the first images of the first epoch as the model sees them before normalization."""
-    from keras_dyhead.coco import load_coco
+    from keras_dyhead.training.data import load_images
     from keras_dyhead.visualization.detections import plot_examples
 
     plain = {"mean": (0.0,) * 3, "std": (1.0,) * 3, "channel_order": "RGB"}
     unnormalized = preprocessor.from_config(preprocessor.get_config() | plain)
-    drawn = load_coco(
-        settings.images,
-        dataset.annotations,
-        settings.batch_size,
-        settings.canvases or preprocessor.image_size,
-        training=True,
-        preprocessor=unnormalized,
-        augmentation=settings.build_augmentation(),
-        on_error=settings.on_error,
-        seed=settings.seed,
-    )
+    opened, seed = dataset.annotations, settings.seed
+    drawn = load_images(settings, opened, unnormalized, training=True, seed=seed)
     examples = list(drawn.unbatch().take(count).as_numpy_iterator())
     images, targets = zip(*examples, strict=True)
     plot_examples(images, targets, dataset.class_names).savefig(path, dpi=110)

@@ -67,19 +67,28 @@ def open_training_data(
             f"Training stopped after {done} steps of an epoch, but the data now have {steps}. "
             "Resume it with the data it was started with."
         )
-    dataset = load_coco(
+    dataset = load_images(settings, part, preprocessor, training=True, **arguments)
+    dataset.held_out = held_out
+    return dataset
+
+
+def load_images(
+    settings: TrainingSettings,
+    annotations: CocoAnnotations,
+    preprocessor: DetectionPreprocessor,
+    **arguments,
+) -> tf.data.Dataset:
+    """Loads the images of opened annotations. Passes further arguments to `load_coco`."""
+    return load_coco(
         settings.images,
-        part,
+        annotations,
         settings.batch_size,
         settings.canvases or preprocessor.image_size,
-        training=True,
         preprocessor=preprocessor,
         augmentation=settings.build_augmentation(),
         on_error=settings.on_error,
         **arguments,
     )
-    dataset.held_out = held_out
-    return dataset
 
 
 def _split(
@@ -143,12 +152,4 @@ def open_data(
             f"Several devices need at least one batch of {settings.batch_size} images to evaluate "
             f"on. Received: {counted(len(annotations.images), 'image')} in {annotations.path}"
         )
-    val = load_coco(
-        settings.val_images or settings.images,
-        annotations,
-        settings.batch_size,
-        settings.canvases or preprocessor.image_size,
-        preprocessor=preprocessor,
-        on_error=settings.on_error,
-    )
-    return train, val
+    return train, load_images(settings, annotations, preprocessor)
