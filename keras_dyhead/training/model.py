@@ -20,7 +20,7 @@ from keras_dyhead.detectors import (
 from keras_dyhead.layers import DyHeadNeck, FeaturePyramid
 from keras_dyhead.training.backbone import build_backbone
 from keras_dyhead.training.optimizer import build_optimizer
-from keras_dyhead.training.settings import TrainingSettings
+from keras_dyhead.training.settings import NECK, TrainingSettings
 
 _MAPS_OF_PYRAMID = 3  # lateral, merged, output
 _MAPS_OF_BLOCK = 14  # three convolutions, their normalizations, the attentions, and gradients
@@ -83,15 +83,7 @@ def build_neck(settings: TrainingSettings) -> DyHeadNeck | None:
     if settings.num_blocks == 0:
         return None
     given = {} if settings.published is None else settings.published.neck
-    asked = {
-        "num_blocks": settings.num_blocks,
-        "channels": settings.channels,
-        "alignment": settings.alignment,
-        "start": settings.start,
-        "use_spatial_attention": settings.use_spatial_attention,
-        "use_scale_attention": settings.use_scale_attention,
-        "use_task_attention": settings.use_task_attention,
-    }
+    asked = {name: getattr(settings, name) for name in NECK}
     return DyHeadNeck(**{**given, **asked}, dtype=settings.dtype, name="dyhead")
 
 

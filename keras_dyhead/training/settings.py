@@ -23,14 +23,16 @@ _CHOICES = {
     "strategy": STRATEGIES,
 }
 
-# Defaults of a new model; a trained one has its own.
 _ATTENTIONS = ("use_spatial_attention", "use_scale_attention", "use_task_attention")
+NECK = ("num_blocks", "channels", "alignment", "start", *_ATTENTIONS)
+"""Settings that are arguments of `DyHeadNeck`."""
+
+# Defaults of a new model; a trained one has its own.
 _NEW_MODEL = {"detector": "atss", "dtype": "float32", **dict.fromkeys(_ATTENTIONS, True)}
 # Fixed in a published model.
 _PUBLISHED = ("head_layers", "max_level", "anchor_scale", "anchor_octaves", "anchor_ratios")
 # Fixed in a trained model.
-_MODEL = ("backbone", "backbone_weights", "num_blocks", "channels", "alignment", "start")
-_MODEL += (*_NEW_MODEL, *_PUBLISHED)
+_MODEL = ("backbone", "backbone_weights", *NECK, "detector", "dtype", *_PUBLISHED)
 PARTS = ("backbone", "pyramid", "neck", "head")
 """Parts of a detector that can be frozen."""
 
