@@ -68,8 +68,9 @@ def show_input(
         options.check_outputs([out / name for name in names], [annotations], overwrite)
     with terminal.status("starting TensorFlow"), quiet_tensorflow():
         from keras_dyhead.training.data import build_preprocessor, open_training_data
+        from keras_dyhead.training.model import build_detector
         from keras_dyhead.training.plan import resolve_settings
-        from keras_dyhead.training.throughput import measure_throughput
+        from keras_dyhead.training.throughput import measure_throughput, measure_waiting
     settings = options.training_settings(recipe, overrides, given)
     with options.problems_listed_below():
         preprocessor = build_preprocessor(settings)
@@ -81,7 +82,9 @@ def show_input(
     report["measured"] = measure_throughput(dataset, seconds, progress)
     if steps:
         progress = options.progress_bar("training", terminal)
-        report["training"] = _train(dataset, resolved, preprocessor, steps, progress)
+        whole = len(dataset) * resolved.epochs
+        trained = build_detector(resolved, dataset.class_names, whole, preprocessor)
+        report["training"] = measure_waiting(trained, dataset, steps, progress)
     _print(report, terminal)
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
@@ -112,15 +115,6 @@ def _count(dataset, settings) -> dict[str, Any]:
         "steps_per_epoch": len(dataset),
         "problems": [str(problem) for problem in opened.problems],
     }
-
-
-def _train(dataset, settings, preprocessor, steps: int, progress) -> dict[str, Any]:
-    from keras_dyhead.training.model import build_detector
-    from keras_dyhead.training.throughput import measure_waiting
-
-    whole = len(dataset) * settings.epochs
-    model = build_detector(settings, dataset.class_names, whole, preprocessor)
-    return measure_waiting(model, dataset, steps, progress)
 
 
 def _draw(dataset, settings, preprocessor, count: int, path: Path) -> None:

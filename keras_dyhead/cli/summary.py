@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # TensorFlow takes seconds to import, so only the commands im
 def describe(planned: "Training", terminal: Terminal) -> None:
     """Prints the data, model, plan and notes of a training run."""
     from keras_dyhead.coco.checks import list_problems
-    from keras_dyhead.training.model import step_memory
+    from keras_dyhead.training.model import reinitialized_layers, step_memory
 
     def line(heading: str, text: str, style: str | None = None) -> None:
         terminal.print(f"{heading:>12}  {text}", style=style)
@@ -39,7 +39,9 @@ def describe(planned: "Training", terminal: Terminal) -> None:
     frozen = f", frozen: {', '.join(settings.freeze)}" if settings.freeze else ""
     line("model", f"{type(planned.model).__name__} {_origin(settings)}, {parameters}{frozen}")
     if settings.weights is not None:
-        line("kept", f"all weights{_reset(planned)}")
+        reset = ", ".join(reinitialized_layers(settings.weights, planned.class_names))
+        changed = f" except those of {reset}, reset for the new classes" if reset else ""
+        line("kept", f"all weights{changed}")
     memory = step_memory(planned.model, settings)
     sizes = [f"{height} x {width}" for height, width in settings.canvases or ()]
     line(
@@ -71,13 +73,6 @@ def _origin(settings) -> str:
         backbone = f"{name}({', '.join(f'{key}={value}' for key, value in parts.items())})"
     blocks = counted(settings.num_blocks, "DyHead block")
     return f"on {backbone}, {blocks} of {settings.channels} channels"
-
-
-def _reset(planned: "Training") -> str:
-    from keras_dyhead.training.model import reinitialized_layers
-
-    layers = reinitialized_layers(planned.settings.weights, planned.class_names)
-    return f" except those of {', '.join(layers)}, reset for the new classes" if layers else ""
 
 
 def report(metrics: dict, out: Path, terminal: Terminal) -> None:
