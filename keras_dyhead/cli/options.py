@@ -66,6 +66,9 @@ ImageSize = Annotated[
         min=32, help="Side in px of the square that images are resized to fit. Default: 512."
     ),
 ]
+ScoreThreshold = Annotated[
+    float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
+]
 OnError = Annotated[
     Literal["raise", "skip"],
     typer.Option(help="Stop at broken images or annotations (raise), or leave them out (skip)."),

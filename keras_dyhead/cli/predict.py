@@ -24,9 +24,7 @@ def predict(
             help="Folder for detections.json and pictures. Without it, JSON is printed.",
         ),
     ] = None,
-    score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
-    ] = 0.3,
+    score_threshold: options.ScoreThreshold = 0.3,
     tta: options.Tta = False,
     tta_scales: options.TtaScales = None,
     tta_merge: options.TtaMerge = None,

@@ -22,9 +22,7 @@ def pseudo_label(
         ),
     ],
     out: Annotated[Path, typer.Option(dir_okay=False, help="COCO JSON file to write.")],
-    score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
-    ] = 0.5,
+    score_threshold: options.ScoreThreshold = 0.5,
     class_thresholds: Annotated[
         Path | None,
         options.existing_file('JSON file with thresholds per class, such as {"person": 0.7}.'),

@@ -23,9 +23,7 @@ def visualize(
     out: Annotated[
         Path, typer.Option(file_okay=False, help="Folder for report.html and the PNG files.")
     ],
-    score_threshold: Annotated[
-        float, typer.Option(min=0, max=1, help="Leave out detections with a lower confidence.")
-    ] = 0.3,
+    score_threshold: options.ScoreThreshold = 0.3,
     sampled: Annotated[
         int, typer.Option(min=0, help="Detections per image to draw sampling points for.")
     ] = 2,
