@@ -27,12 +27,7 @@ def cost(image: float, epochs: int) -> float:
 
 
 def canvases(short: int, *long: int) -> tuple[tuple[int, int], ...]:
-    """Returns `(height, width)` of landscape canvases, then of portrait canvases.
-
-    Args:
-        short: The shorter side of all canvases.
-        *long: The longer sides.
-    """
+    """Returns `(height, width)` of landscape canvases, then of portrait canvases."""
     return (*((short, side) for side in long), *((side, short) for side in long))
 
 
