@@ -14,7 +14,6 @@ import os
 import pickle
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -36,22 +35,23 @@ TRUTH = np.dtype(
 def match(
     truths: np.ndarray,
     detections: np.ndarray,
-    category_ids: list[int],
-    max_detections: int = 100,
-    size_limits: tuple[float, float] = (32.0, 96.0),
-    workers: int = 1,
+    num_categories: int,
+    max_detections: int,
+    size_limits: tuple[float, float],
+    workers: int,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes precision and recall of every category, exactly like a single `COCOeval`.
 
-    Takes arrays of dtypes `TRUTH` and `DETECTION`, and the categories to evaluate, in table order.
-    `workers` processes share them. Returns `COCOeval`'s tables of precision and recall, -1 where
-    there is no ground truth.
+    Takes arrays of dtypes `TRUTH` and `DETECTION`, whose categories are numbered from 0. `workers`
+    processes share them. Returns `COCOeval`'s tables of precision and recall, -1 where there is no
+    ground truth.
     """
     rules = max_detections, size_limits
-    if not category_ids:
+    if not num_categories:
         precision, recall = _match_category(truths[:0], detections[:0], *rules)
         return precision[:, :, :0], recall[:, :0]
-    parts = list(_split(truths, detections, category_ids))
+    rows = (_split(boxes, num_categories) for boxes in (truths, detections))
+    parts = list(zip(*rows, strict=True))
     if min(workers, len(parts)) > 1:
         tables = _match_in_processes(truths, detections, parts, rules, workers)
     else:
@@ -60,17 +60,11 @@ def match(
     return np.concatenate(precision, axis=2), np.concatenate(recall, axis=1)
 
 
-def _split(truths, detections, category_ids) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yields the rows of the ground truth and of the detections of each category, in order."""
-    sorted_rows = []
-    for boxes in (truths, detections):
-        order = np.argsort(boxes["category_id"], kind="stable")
-        sorted_rows.append((order, boxes["category_id"][order]))
-    for category_id in category_ids:
-        yield tuple(
-            order[slice(*np.searchsorted(ids, [category_id, category_id + 1]))]
-            for order, ids in sorted_rows
-        )
+def _split(boxes: np.ndarray, num_categories: int) -> list[np.ndarray]:
+    """Returns the rows of the boxes of each category, in order."""
+    order = np.argsort(boxes["category_id"], kind="stable")
+    starts = np.searchsorted(boxes["category_id"][order], np.arange(num_categories + 1))
+    return np.split(order, starts)[1:-1]  # without those of no category, -1
 
 
 def _match_category(

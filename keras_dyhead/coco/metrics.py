@@ -124,7 +124,7 @@ def coco_metrics(
     if workers is None:
         workers = min(os.cpu_count() or 1, _MOST_WORKERS) if known.sum() >= _MANY else 1
     rules = max_detections, tuple(size_limits), workers
-    precision, recall = match(truths, found[known], list(range(len(names))), *rules)
+    precision, recall = match(truths, found[known], len(names), *rules)
     metrics = [name.replace("AR100", f"AR{max_detections}") for name in METRIC_NAMES]
     boxes = truths["category_id"][truths["iscrowd"] == 0]
     per_class = []
