@@ -3,12 +3,12 @@
 import dataclasses
 import itertools
 import math
-import numbers
 from collections.abc import Callable
 
 import numpy as np
 
 from keras_dyhead.inference.several_views import TestTimeAugmentation
+from keras_dyhead.ops.arguments import fits
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,9 +46,7 @@ class Tiles:
 
     def __post_init__(self):
         limit = 1 if self.max_detections is None else self.max_detections
-        integers = isinstance(self.size, numbers.Integral) and isinstance(limit, numbers.Integral)
-        booleans = bool in map(type, (self.size, self.overlap, limit))
-        if not integers or booleans or not isinstance(self.overlap, numbers.Real):
+        if not (fits(self.size, int) and fits(self.overlap, float) and fits(limit, int)):
             raise TypeError(
                 "`size` and `max_detections` must be integers, and `overlap` a number. "
                 f"Received: {self}"
