@@ -211,7 +211,10 @@ class TrainingSettings:
             self._check(name, 0 <= (getattr(self, name) or 0) < 1, "at least 0 and below 1")
         self._check_data()
         self._check_model()
-        self._check_optimizer()
+        times = (0, *self.milestones, 1)
+        ascending = len(times) > 2 and sorted(set(times)) == list(times)
+        self._check("milestones", ascending, "ascending and between 0 and 1")
+        check_patterns("no_decay", self.no_decay)
         for name, choices in _CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         together = self.accumulate_steps == 1 or self.strategy == "none"
@@ -253,12 +256,6 @@ class TrainingSettings:
             raise ValueError(
                 f"The published model {self.detector!r} fixes {list(given)}. Received: {given}"
             )
-
-    def _check_optimizer(self):
-        times = (0, *self.milestones, 1)
-        ascending = len(times) > 2 and sorted(set(times)) == list(times)
-        self._check("milestones", ascending, "ascending and between 0 and 1")
-        check_patterns("no_decay", self.no_decay)
 
     def _convert(self, function, *names):
         for name in names:
