@@ -32,7 +32,7 @@ def parse_overrides(texts: Sequence[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             value = written
         if dot:
-            value = found.get(name, {}) | {key: value}
+            value = (found.get(name) or {}) | {key: value}
         if not fits(value, kinds[name]):
             raise ValueError(f"`{name}` must be {described(kinds[name])}. Received: {text}")
         found[name] = value

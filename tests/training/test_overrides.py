@@ -49,6 +49,11 @@ def test_names_and_types_are_checked_and_similar_names_suggested(text, message):
         parse_overrides([text])
 
 
+def test_an_entry_of_augmentation_can_follow_null():
+    found = parse_overrides(["augmentation=null", "augmentation.hue=0.1"])
+    assert found == {"augmentation": {"hue": 0.1}}
+
+
 def test_later_settings_override_earlier_ones_and_augmentation_is_merged():
     recipe = {"canvases": ((64, 96),), "epochs": 12, "augmentation": {"hue": 0.1, "crop": 0.5}}
     merged = merge_settings(recipe, {"epochs": 3, "augmentation": {"hue": 0.2}}, {"image_size": 64})
