@@ -66,7 +66,7 @@ def pseudo_label(
     loaded = options.load_detector(model, class_names, terminal, hosted=True)
     if loaded.class_names is None:
         raise ValueError(f"{model} stores no class names: give --class-names.")
-    from keras_dyhead.coco.checks import list_problems
+    from keras_dyhead.coco.checks import list_problems, read_json
     from keras_dyhead.inference import PseudoLabels, image_detector
 
     views = options.several_views(tta, tta_scales, tta_merge)
@@ -80,7 +80,7 @@ def pseudo_label(
             out,
             loaded.class_names,
             score_threshold,
-            None if class_thresholds is None else _read_thresholds(class_thresholds),
+            None if class_thresholds is None else read_json(class_thresholds),
             None if merge is None else (merge, merge_images),
             about={
                 "model": stored,
@@ -109,14 +109,3 @@ def pseudo_label(
     command = ["keras-dyhead", "train", "--images", str(labels.folder)]
     command += ["--annotations", str(out), "--out", "runs/mine"]
     terminal.print(f"written: {out}. Train on it with: {shlex.join(command)}")
-
-
-def _read_thresholds(path: Path) -> dict[str, float]:
-    from keras_dyhead.coco.checks import read_json
-
-    content = read_json(path)
-    if not isinstance(content, dict) or not all(
-        isinstance(value, (int, float)) and 0 <= value <= 1 for value in content.values()
-    ):
-        raise ValueError(f"{path} must map class names to thresholds from 0 to 1.")
-    return content

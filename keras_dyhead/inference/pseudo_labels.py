@@ -14,7 +14,7 @@ from keras_dyhead.coco.checks import read_coco_json
 from keras_dyhead.coco.detections import xywh_boxes
 from keras_dyhead.coco.fields import Id, highest_id, read_id, read_name
 from keras_dyhead.coco.image_files import SUFFIXES, read_rgb, real_paths
-from keras_dyhead.ops.arguments import check_choice
+from keras_dyhead.ops.arguments import check, check_choice, fits
 
 
 class PseudoLabels:
@@ -49,8 +49,8 @@ class PseudoLabels:
         problems: All problems of the labeled dataset, a list of `Problem`.
 
     Raises:
-        ValueError: If there is no image, a class is unknown, the labeled dataset lacks a class or
-            cannot be read, or the journal has other settings.
+        ValueError: If there is no image, a class is unknown, a threshold is not from 0 to 1, the
+            labeled dataset lacks a class or cannot be read, or the journal has other settings.
 
     Example:
     ```python
@@ -74,7 +74,12 @@ class PseudoLabels:
     ):
         check_choice("on_error", on_error, ("raise", "skip"))
         class_names = list(map(read_name, class_names))
-        class_thresholds = class_thresholds or {}
+        check("score_threshold", score_threshold, _is_threshold(score_threshold), "from 0 to 1")
+        class_thresholds = {} if class_thresholds is None else class_thresholds
+        valid = isinstance(class_thresholds, Mapping)
+        valid = valid and all(map(_is_threshold, class_thresholds.values()))
+        expected = "a dictionary from class names to thresholds from 0 to 1"
+        check("class_thresholds", class_thresholds, valid, expected)
         if unknown := [name for name in class_thresholds if read_name(name) not in class_names]:
             raise ValueError(f"The model has no classes {sorted(unknown)}. It has: {class_names}")
         class_thresholds = {read_name(name): value for name, value in class_thresholds.items()}
@@ -271,3 +276,7 @@ def _new_ids(records: Sequence[Mapping]) -> Iterator[Id]:
     ids = [read_id(record.get("id")) for record in records]
     kind = str if any(isinstance(i, str) for i in ids) else int
     return map(kind, itertools.count(1 + highest_id(ids)))
+
+
+def _is_threshold(value) -> bool:
+    return fits(value, float) and 0 <= value <= 1

@@ -1,6 +1,7 @@
 """Pseudo labels become a COCO dataset, also after interruptions or merged with a real one."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -104,6 +105,19 @@ def test_classes_can_have_their_own_thresholds(images, tmp_path):
     with pytest.raises(ValueError, match=r"no classes \['', 'horse'\].*'bird'"):
         thresholds = {"horse": 0.5, "": 0.5}
         PseudoLabels(images, tmp_path / "p.json", CLASSES, class_thresholds=thresholds)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        *({"score_threshold": value} for value in (-0.1, "0.5", True)),
+        *({"class_thresholds": value} for value in ({"dog": 2}, {"dog": True}, [0.5])),
+    ],
+)
+def test_thresholds_are_numbers_from_0_to_1(wrong, images, tmp_path):
+    ((name, value),) = wrong.items()
+    with pytest.raises(ValueError, match=re.escape(f"from 0 to 1. Received: {name}={value!r}")):
+        PseudoLabels(images, tmp_path / "p.json", CLASSES, **wrong)
 
 
 def test_class_names_are_read_like_those_of_annotation_files(images, real, tmp_path):
