@@ -46,7 +46,8 @@ class Handler(BaseHTTPRequestHandler):
     """Answers POST requests with `server.detect`."""
 
     def do_POST(self):  # noqa: N802  (http.server's name)
-        length = int(self.headers.get("Content-Length", 0))
+        length = self.headers.get("Content-Length", "")
+        length = int(length) if length.isdecimal() else 0
         if not 0 < length <= LARGEST_FILE:
             self.send_error(413, f"send an image file of 1 to {LARGEST_FILE} bytes")
             return
