@@ -20,7 +20,8 @@ class SharedTrace:
     step again for each change of a weight: TensorFlow's functions pass shapes to their gradients,
     and to know them, XLA takes all arguments for constants.
 
-    Otherwise the blocks are called directly, also if one has more weights, such as those of LoRA.
+    Otherwise the blocks are called directly, also if they differ in more than their weights, such
+    as with LoRA in one of them.
 
     Args:
         blocks: Built blocks. The output of each has the structure and the shapes of its input.
@@ -33,6 +34,8 @@ class SharedTrace:
     def __call__(self, inputs, training: bool = False):
         """Passes a list of maps through all blocks."""
         form = self._form(inputs, training)
+        if form != "direct" and not _are_alike(self._blocks):
+            form = "direct"
         if form == "loop":
             return self._loop(inputs)
         for block in self._blocks:
@@ -43,8 +46,6 @@ class SharedTrace:
         return inputs
 
     def _form(self, inputs, training):
-        if len({len(block.variables) for block in self._blocks}) > 1:
-            return "direct"
         backend = keras.backend.backend()
         loop = training and len(self._blocks) > 1
         if backend == "tensorflow":
@@ -91,6 +92,15 @@ class SharedTrace:
         mapping = list(zip(self._blocks[0].variables, weights, strict=True))
         with keras.StatelessScope(mapping):
             return self._blocks[0](inputs)
+
+
+def _are_alike(blocks) -> bool:
+    """Whether the layers of all blocks have the same arguments, except their names."""
+    ignored = dict.fromkeys(("name", "trainable", "frozen"))
+    first, *others = (
+        [layer.get_config() | ignored for layer in block._flatten_layers()] for block in blocks
+    )
+    return all(other == first for other in others)
 
 
 def _values(block):

@@ -83,17 +83,44 @@ def test_a_loop_gives_each_block_its_own_gradients(spatial, sides):
         assert relative_error(gradient, wanted) < 1e-5
 
 
+def lora_in_one_block(neck):
+    neck.blocks[1].spatial_attention.offset_conv.enable_lora(2)
+
+
+def lora_in_different_layers(neck):
+    neck.blocks[0].spatial_attention.offset_conv.enable_lora(2)
+    neck.blocks[1].task_attention.squeeze.enable_lora(2)
+
+
+def lora_of_different_ranks(neck):
+    for block, rank in zip(neck.blocks, (2, 4), strict=True):
+        block.spatial_attention.offset_conv.enable_lora(rank)
+
+
+def lora_of_different_strengths(neck):
+    for block, alpha in zip(neck.blocks, (2, 32), strict=True):
+        block.spatial_attention.offset_conv.enable_lora(2, lora_alpha=alpha)
+
+
 @pytest.mark.parametrize(
-    "compiled", [False, True] if keras.backend.backend() == "tensorflow" else [False]
+    ("change", "compiled"),
+    [
+        (lora_in_one_block, False),
+        (lora_in_different_layers, False),
+        (lora_of_different_ranks, False),
+        (lora_of_different_strengths, False),
+        pytest.param(lora_of_different_strengths, True, marks=pytest.mark.tensorflow),
+    ],
 )
-def test_one_block_may_have_more_weights(compiled):
-    """LoRA adds two to each convolution it is enabled for."""
+def test_blocks_may_differ_in_more_than_weights(change, compiled):
     rng = np.random.default_rng(0)
     pyramid = [rng.normal(size=(1, n, n, 16)).astype("float32") for n in (4, 2)]
     neck = DyHeadNeck(2, 16)
     neck.build([x.shape for x in pyramid])
+    change(neck)
+    for weight in neck.trainable_variables:
+        weight.assign(weight + 0.1 * rng.normal(size=weight.shape))
     expected = run(neck, pyramid)
-    neck.blocks[1].spatial_attention.offset_conv.enable_lora(2)
     function, arrays = as_function(neck, pyramid, training=True)
     if keras.backend.backend() == "tensorflow":
         import tensorflow as tf
