@@ -131,10 +131,14 @@ def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
     """
     if source in PUBLISHED:
         return load_checkpoint(source)
-    # Registers the classes of the integrations that the file needs.
-    config = str(stored_config(source))
-    for module in set(re.findall(r"keras_dyhead\.integrations\.keras_(?:cv|hub)", config)):
-        importlib.import_module(module)
+    # Registers the classes that the file needs.
+    modules = r"'module': '((?:keras_dyhead\.integrations\.)?keras_(?:cv|hub))"
+    for module in set(re.findall(modules, str(stored_config(source)))):
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            package = module.rpartition(".")[-1].replace("_", "-")
+            raise ImportError(f"{source} needs {package}: `pip install {package}`.") from error
     try:
         model = keras.saving.load_model(source, compile=False)
     except Exception as error:  # damaged files raise different errors in different versions

@@ -6,7 +6,9 @@ computed is in `test_every_backend.py`.
 
 import gzip
 import json
+import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import keras
@@ -15,7 +17,7 @@ import pytest
 import torch
 from published_weights import published_state
 
-from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, load_checkpoint
+from keras_dyhead.checkpoints import COMPOSED, PUBLISHED, load_checkpoint, load_detector
 from keras_dyhead.checkpoints.load_checkpoint import count_classes, fitting_names
 from keras_dyhead.coco import COCO_CLASSES
 
@@ -90,6 +92,22 @@ def test_the_checkpoint_of_another_model_is_refused(zeros):
         load_checkpoint("atss_r50_fpn_dyhead_1x_coco", zeros)
     with pytest.raises(ValueError, match=r"(?s)Problems: \d\d.*and \d+ more"):
         load_checkpoint("dyhead_r50_retina_fpn_1x", zeros)
+
+
+@pytest.mark.parametrize(
+    ("module", "package"),
+    [
+        ("keras_hub.src.models.resnet.resnet_backbone", "keras-hub"),
+        ("keras_dyhead.integrations.keras_cv", "keras-cv"),
+    ],
+)
+def test_the_missing_package_of_a_file_is_named(module, package, tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "model.keras", "w") as file:
+        file.writestr("config.json", json.dumps({"module": module, "class_name": "Any"}))
+    monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
+    monkeypatch.delitem(sys.modules, "keras_dyhead.integrations.keras_cv", raising=False)
+    with pytest.raises(ImportError, match=f"model.keras needs {package}: `pip install {package}`"):
+        load_detector(tmp_path / "model.keras")
 
 
 def test_the_model_has_its_preprocessing_and_class_names(zeros):
