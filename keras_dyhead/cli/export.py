@@ -1,12 +1,15 @@
 """`keras-dyhead export`."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from keras_dyhead.cli.console import Terminal, app
+from keras_dyhead.cli.console import Terminal, app, quiet_tensorflow
 from keras_dyhead.cli.options import load_detector
+from keras_dyhead.needs import need_tensorflow
 
 
 @app.command()
@@ -28,8 +31,8 @@ def export(
         tuple[int, int] | None,
         typer.Option(
             metavar="HEIGHT WIDTH",
-            help="Size that images are resized to fit, for models without a fixed size. litert "
-            "needs a size.",
+            help="Size that images are resized to fit, for models without a fixed size, such as "
+            "published ones. With litert, these need it.",
         ),
     ] = None,
 ) -> None:
@@ -45,11 +48,17 @@ def export(
 
     keras-dyhead export atss.keras --format onnx --out atss.onnx
 
-    keras-dyhead export atss.keras --format litert --image-size 320 320 --out atss.tflite
+    keras-dyhead export atss.keras --format litert --out atss.tflite
+
+    keras-dyhead export dyhead_r50_atss_fpn_1x --image-size 640 640 --out saved_model
     """
     terminal = Terminal()
     if out.exists():
         raise ValueError(f"{out} already exists. Choose another name or delete it.")
+    if "keras" not in sys.modules:
+        os.environ["KERAS_BACKEND"] = "tensorflow"
+    with terminal.status("starting TensorFlow"), quiet_tensorflow():
+        need_tensorflow("keras-dyhead export")
     loaded = load_detector(model, None, terminal, hosted=True)
     from keras_dyhead import export as exporters
     from keras_dyhead.integrations.hosted import HostedDetector

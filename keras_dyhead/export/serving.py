@@ -94,7 +94,7 @@ def servable(
     built_for = detector.image_shape[:2]
     if size is not None and any(b not in (None, s) for b, s in zip(built_for, size, strict=True)):
         raise ValueError(
-            f"`image_size` must match the size the model is built for, {built_for}. "
+            f"`image_size` must be left out, or be the size the model is built for, {built_for}. "
             f"Received: image_size={size}"
         )
     return detector, served

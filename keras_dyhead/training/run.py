@@ -284,7 +284,7 @@ def _what_runs_here(settings: TrainingSettings) -> tuple[TrainingSettings, list[
     if backend != "tensorflow":
         notes.append(
             f"Keras runs on {backend}, where no SavedModel can be written. "
-            "`KERAS_BACKEND=tensorflow keras-dyhead export` makes one from model.keras."
+            "`keras-dyhead export` makes one from model.keras."
         )
         if settings.strategy != "none":
             notes.append(

@@ -1,5 +1,9 @@
 """`keras-dyhead export` writes a file with the detections of the model, in any format."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -61,3 +65,12 @@ def test_invalid_arguments_give_one_message(arguments, message, folder, monkeypa
     result = export(folder, *arguments)
     assert result.exit_code == 2
     assert message in result.output
+
+
+@pytest.mark.slow
+def test_the_command_runs_on_tensorflow_whatever_backend_is_set(folder):
+    out = folder / "elsewhere"
+    command = [sys.executable, "-m", "keras_dyhead.cli", "export", folder / "model.keras"]
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    subprocess.run([*command, "--out", out], check=True, env=environment)
+    assert (out / "saved_model.pb").is_file()
