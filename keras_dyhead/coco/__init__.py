@@ -39,10 +39,12 @@ if has_tensorflow():
     __all__ += ["Augmentation", "load_coco"]
 
 
-def __getattr__(name: str):
-    if name not in ("Augmentation", "load_coco"):
-        raise AttributeError(f"module 'keras_dyhead.coco' has no attribute {name!r}")
-    need_tensorflow(f"keras_dyhead.coco.{name}")
-    from keras_dyhead.coco import augmentation, dataset
+if not TYPE_CHECKING:  # type checkers would accept any name
 
-    return augmentation.Augmentation if name == "Augmentation" else dataset.load_coco
+    def __getattr__(name: str):
+        if name not in ("Augmentation", "load_coco"):
+            raise AttributeError(f"module 'keras_dyhead.coco' has no attribute {name!r}")
+        need_tensorflow(f"keras_dyhead.coco.{name}")
+        from keras_dyhead.coco import augmentation, dataset
+
+        return augmentation.Augmentation if name == "Augmentation" else dataset.load_coco
