@@ -151,12 +151,14 @@ def markdown(report: dict) -> str:
         "same detector without DyHead."
     )
     if any(cost.get("uncounted") for cost in report["costs"]):
-        text += " `>` leaves out products whose size depends on the image."
+        text += (
+            " `>` marks a lower bound: products whose size depends on the image are not counted."
+        )
     rows = {(cost["detector"], cost["dyhead"]): cost for cost in report["costs"]}
     if any(row == PEER for _, row in rows):
         text += (
             f" *{OURS}* has the same head layers as torchvision's detector; its ratios are "
-            "torchvision's figure over ours."
+            "torchvision's time divided by ours, so ours is faster above 1."
         )
     lines = [
         *textwrap.wrap(text, 100),

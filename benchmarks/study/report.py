@@ -12,7 +12,7 @@ Found = Mapping[Trial, Mapping]
 
 _EXPLANATION = (
     "AP and AR are in percent: mean over the seeds ± half of the 95 % interval. Differences are to "
-    "the nearest row above that has none, seed by seed; bold if the interval excludes zero."
+    "the nearest row above without one, seed by seed; bold if the interval excludes zero."
 )
 
 

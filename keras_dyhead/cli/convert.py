@@ -30,11 +30,12 @@ def convert(
 ) -> None:
     """Turn a published PyTorch checkpoint into a Keras model.
 
-    The published file is downloaded once into Keras' cache and verified. A published model
-    that you trained yourself may have any number of classes.
+    The published file is downloaded once into Keras' cache and verified. Your own checkpoint of one
+    of these models may have any number of classes.
 
     Reading a .pth file requires PyTorch (`pip install '.[convert]'` in a clone). The .keras file
-    does not. It contains weights, preprocessing and decoding, and detects what the original does.
+    does not. It contains weights, preprocessing and decoding, and gives the detections of the
+    original.
 
     **Examples**
 

@@ -34,8 +34,8 @@ Model = Annotated[
     str,
     typer.Option(
         metavar="FILE|NAME",
-        help="A .keras file from `train` or `convert`, or a published model by its name from "
-        "`convert list`, which is downloaded once.",
+        help="A .keras file from `train` or `convert`, or the name of a published model (see "
+        "`convert list`), which is downloaded once.",
     ),
 ]
 ClassNames = Annotated[
@@ -71,7 +71,7 @@ ScoreThreshold = Annotated[
 ]
 OnError = Annotated[
     Literal["raise", "skip"],
-    typer.Option(help="Stop at broken images or annotations (raise), or leave them out (skip)."),
+    typer.Option(help="Stop at broken input (raise), or leave it out (skip)."),
 ]
 Tta = Annotated[
     bool,

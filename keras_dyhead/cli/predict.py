@@ -41,8 +41,8 @@ def predict(
     """Detect objects in images.
 
     For each object, detections.json has the box (left, top, right, bottom in pixels), label, name
-    and confidence. With --out, each image is also saved with its boxes. Broken images are reported.
-    With --on-error raise, they stop the command before it detects anything.
+    and confidence. With --out, each image is also saved with its boxes. A broken image stops the
+    command before it detects anything; with --on-error skip, it is reported and left out.
 
     **Examples**
 

@@ -139,8 +139,8 @@ def train(
         str | None,
         typer.Option(
             metavar="FILE|NAME",
-            help="Model to fine-tune: a .keras file, or a published model by its name from "
-            "`convert list`, which is downloaded once. All weights are kept, except those that "
+            help="Model to fine-tune: a .keras file, or the name of a published model (see "
+            "`convert list`), which is downloaded once. All weights are kept, except those that "
             "depend on the classes if the classes differ.",
         ),
     ] = None,
@@ -167,7 +167,8 @@ def train(
         str,
         typer.Option(
             metavar="atss|faster-rcnn|fcos|reppoints|retinanet",
-            help="Detector to train, or a published model by its name from `convert list`.",
+            help="Detector to train, or the name of a published model (see `convert list`), whose "
+            "architecture is used without its weights.",
         ),
     ] = "atss",
     num_blocks: Annotated[
