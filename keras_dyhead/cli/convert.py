@@ -13,7 +13,7 @@ from keras_dyhead.printable import counted
 @app.command()
 def convert(
     name: Annotated[
-        str, typer.Argument(help="Name of a published model. `list` shows all of them.")
+        str, typer.Argument(help="Name of a published model. `list` prints all names.")
     ],
     file: Annotated[
         Path | None,
