@@ -106,10 +106,12 @@ def lora_of_different_strengths(neck):
     ("change", "compiled"),
     [
         (lora_in_one_block, False),
-        (lora_in_different_layers, False),
-        (lora_of_different_ranks, False),
         (lora_of_different_strengths, False),
-        pytest.param(lora_of_different_strengths, True, marks=pytest.mark.tensorflow),
+        pytest.param(lora_in_different_layers, False, marks=pytest.mark.slow),
+        pytest.param(lora_of_different_ranks, False, marks=pytest.mark.slow),
+        pytest.param(
+            lora_of_different_strengths, True, marks=[pytest.mark.tensorflow, pytest.mark.slow]
+        ),
     ],
 )
 def test_blocks_may_differ_in_more_than_weights(change, compiled):
