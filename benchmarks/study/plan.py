@@ -15,7 +15,7 @@ TABLES = {
 }
 """Titles of the tables, by name."""
 
-LENGTHS = {"atss": 4, "retinanet": 4, "faster-rcnn": 2}
+LENGTHS = {"atss": (4,), "retinanet": (4,), "faster-rcnn": (2, 4)}
 """How many times as many steps the detectors of the table `"length"` train for."""
 
 ROUNDS = 10
@@ -100,7 +100,7 @@ def plan_tables(
     Example:
 
     >>> {name: len(rows) for name, rows in plan_tables(["alignment", "length"]).items()}
-    {'alignment': 4, 'length': 6}
+    {'alignment': 4, 'length': 8}
     """
     only = list(only)
     if unknown := [name for name in only if name not in TABLES]:
@@ -110,7 +110,7 @@ def plan_tables(
         "attentions": (row for depth in (2, 6) for row in _attentions(depth)),
         "alignment": (row for depth in (2, 6) for row in _alignment(depth)),
         "start": (row for depth in (2, 6) for row in _start(depth)),
-        "length": (row for detector, times in LENGTHS.items() for row in _length(detector, times)),
+        "length": (row for detector in LENGTHS for row in _length(detector)),
     }
     return {name: list(rows[name]) for name in TABLES if name in only}
 
@@ -172,7 +172,8 @@ def _start(depth):
     yield Comparison("near the identity", replace(released, start="identity"), released)
 
 
-def _length(detector, times):
-    plain = Trial(detector, steps=times * Trial.steps)
-    yield Comparison(f"{detector}, {plain.steps} steps, without DyHead", plain)
-    yield Comparison("6 blocks", replace(plain, num_blocks=6), plain)
+def _length(detector):
+    for times in LENGTHS[detector]:
+        plain = Trial(detector, steps=times * Trial.steps)
+        yield Comparison(f"{detector}, {plain.steps} steps, without DyHead", plain)
+        yield Comparison("6 blocks", replace(plain, num_blocks=6), plain)

@@ -52,7 +52,7 @@ def test_every_row_differs_from_its_baseline_in_one_setting():
 def test_every_run_is_planned_once_seed_by_seed():
     tables = plan_tables()
     trials = trials_of(tables, 3, "sha")
-    assert len(set(trials)) == len(trials) == 3 * 44
+    assert len(set(trials)) == len(trials) == 3 * 46
     assert [trial.seed for trial in trials] == sorted(trial.seed for trial in trials)
     assert {trial.backbone for trial in trials} == {"sha"}
     assert list(tables) == list(TABLES)
