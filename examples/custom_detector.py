@@ -6,6 +6,7 @@ On every level, the cell that contains the center of an object predicts its clas
 """
 
 import argparse
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -69,6 +70,7 @@ if __name__ == "__main__":
     parser.add_argument("--side", type=int, default=128, help="side of the square input images")
     parser.add_argument("--epochs", type=int, default=50)
     args = parser.parse_args()
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
     data = args.images, args.annotations, 8, (args.side, args.side)
     train, val = load_coco(*data, training=True), load_coco(*data)
     model = MiddleDetector(len(train.class_names), args.side)

@@ -11,6 +11,7 @@ result on new images:
 """
 
 import argparse
+from pathlib import Path
 
 from keras_dyhead.checkpoints import load_detector
 from keras_dyhead.coco import load_coco
@@ -32,6 +33,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
 
     detector = load_detector(args.model)
     size = detector.image_shape[:2]

@@ -8,6 +8,7 @@ A preset is a name from KerasHub, which is downloaded, or a local folder. Any
 """
 
 import argparse
+from pathlib import Path
 
 import keras
 import keras_hub
@@ -45,6 +46,7 @@ def main():
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
+    Path(args.out).parent.mkdir(parents=True, exist_ok=True)
 
     size = (args.image_size, args.image_size)
     preprocessor = preset_preprocessor(args.preset, size)

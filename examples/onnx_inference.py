@@ -34,6 +34,8 @@ def main():
     outputs = ["boxes", "labels", "confidence", "num_detections"]
     for path in args.images:
         with Image.open(path) as file:
+            if file.mode.startswith("I"):  # 16 bits, of which Pillow would clip the upper 8
+                file = file.point(lambda value: value / 256).convert("L")
             image = np.asarray(file.convert("RGB"), "float32")
         boxes, labels, confidence, counts = session.run(outputs, {"images": image[None]})
         print(f"{path}: {image.shape[1]} x {image.shape[0]} pixels")

@@ -28,7 +28,8 @@ class HostedDetector:
 
     Detections are those of the detector's `predict`, in the format of `Detector.decode`: xyxy boxes
     clipped to the image, without boxes outside it; empty places have box 0, label -1 and confidence
-    0. Non-maximum suppression is this package's, which all runtimes support.
+    0. Non-maximum suppression is this package's, which all runtimes support. KerasHub's leaves out
+    boxes above or left of the image before it counts to `max_detections`, this one after it.
 
     Args:
         model: RetinaNet or YOLOV8 of KerasCV, or RetinaNet of KerasHub, with or without DyHead.
