@@ -95,12 +95,10 @@ class SharedTrace:
 
 
 def _are_alike(blocks) -> bool:
-    """Whether the layers of all blocks have the same arguments, except their names."""
+    """Whether the layers of all blocks have the same arguments; names and freezing do not count."""
     ignored = dict.fromkeys(("name", "trainable", "frozen"))
-    first, *others = (
-        [layer.get_config() | ignored for layer in block._flatten_layers()] for block in blocks
-    )
-    return all(other == first for other in others)
+    layers = [[x.get_config() | ignored for x in block._flatten_layers()] for block in blocks]
+    return all(other == layers[0] for other in layers)
 
 
 def _values(block):
