@@ -138,7 +138,10 @@ def load_detector(source, hosted: bool = False) -> Detector | HostedDetector:
             importlib.import_module(module)
         except ImportError as error:
             package = module.rpartition(".")[-1].replace("_", "-")
-            raise ImportError(f"{source} needs {package}: `pip install {package}`.") from error
+            raise ImportError(
+                f"{source} needs {package} (`pip install {package}`), which cannot be imported: "
+                f"{error}"
+            ) from error
     try:
         model = keras.saving.load_model(source, compile=False)
     except Exception as error:  # damaged files raise different errors in different versions

@@ -106,7 +106,7 @@ def test_the_missing_package_of_a_file_is_named(module, package, tmp_path, monke
         file.writestr("config.json", json.dumps({"module": module, "class_name": "Any"}))
     monkeypatch.setitem(sys.modules, package.replace("-", "_"), None)
     monkeypatch.delitem(sys.modules, "keras_dyhead.integrations.keras_cv", raising=False)
-    with pytest.raises(ImportError, match=f"model.keras needs {package}: `pip install {package}`"):
+    with pytest.raises(ImportError, match=f"model.keras needs {package} .*cannot be imported: .+"):
         load_detector(tmp_path / "model.keras")
 
 
