@@ -46,6 +46,8 @@ def main():
     parser.add_argument("--batch-size", type=int, default=4)
     parser.add_argument("--epochs", type=int, default=12)
     args = parser.parse_args()
+    if not args.out.endswith(".keras"):
+        parser.error(f"--out must end in .keras. Received: {args.out}")
     Path(args.out).parent.mkdir(parents=True, exist_ok=True)
 
     size = (args.image_size, args.image_size)

@@ -34,7 +34,7 @@ def main():
     outputs = ["boxes", "labels", "confidence", "num_detections"]
     for path in args.images:
         with Image.open(path) as file:
-            if file.mode.startswith("I"):  # 16 bits, of which Pillow would clip the upper 8
+            if file.mode.startswith("I"):  # 16 bits, which Pillow would clip to 255
                 file = file.point(lambda value: value / 256).convert("L")
             image = np.asarray(file.convert("RGB"), "float32")
         boxes, labels, confidence, counts = session.run(outputs, {"images": image[None]})
