@@ -55,7 +55,7 @@ def export(
     terminal = Terminal()
     if out.exists():
         raise ValueError(f"{out} already exists. Choose another name or delete it.")
-    if "keras" not in sys.modules:
+    if "keras" not in sys.modules:  # only TensorFlow can export
         os.environ["KERAS_BACKEND"] = "tensorflow"
     with terminal.status("starting TensorFlow"), quiet_tensorflow():
         need_tensorflow("keras-dyhead export")
