@@ -2,7 +2,8 @@
 
 Group normalization, scale-aware and task-aware attention multiply each channel of an image by one
 number and add another. These numbers depend only on means and variances. So they can be computed
-first, on tensors of shape `(B, C)`, and applied to the pixels together. For convolved maps `x_i`:
+first, for all levels together, on tensors of shape `(B, levels, C)`, and applied to the pixels in
+one pass. For convolved maps `x_i`:
 
     normalized  y_i = scale_i * x_i + shift_i          scale_i = gamma_i / sqrt(var_i + eps)
     weighted    z = sum_i g_i * y_i = sum_i (g_i * scale_i) * x_i + sum_i g_i * shift_i
@@ -15,6 +16,7 @@ intermediate results are recomputed (`keras.remat`).
 """
 
 import keras
+import numpy as np
 from keras import ops
 
 from keras_dyhead.ops.arguments import at_least_float32
@@ -23,47 +25,57 @@ from keras_dyhead.ops.resize import mean_after_resize, resize_align_corners
 EPSILON = 1e-5  # of the group normalization
 
 
-class AffineMap:
-    """A map `values * scale + shift`, not yet computed.
+class AffineMaps:
+    """The maps `values[i] * scale[:, i] + shift[:, i]` of `n` levels, not yet computed.
 
     Args:
-        values: `(B, H, W, C)`.
-        scale: `(B, C)`.
-        shift: `(B, C)`.
-        mean: `(B, C)`: mean of the resized map over its pixels.
-        size: (height, width) to resize the map to, or `None` to keep its size.
+        values: List of `(B, H_i, W_i, C)`.
+        scale: `(B, n, C)`.
+        shift: `(B, n, C)`.
+        mean: `(B, n, C)`: means of the resized maps over their pixels.
+        sizes: (height, width) to resize each map to. `None` keeps their sizes.
+        first: Number of the first of the levels.
     """
 
-    def __init__(self, values, scale, shift, mean, size=None):
-        self.values, self.scale, self.shift, self.mean, self.size = values, scale, shift, mean, size
+    def __init__(self, values, scale, shift, mean, sizes=None, first=0):
+        self.values, self.scale, self.shift, self.mean = values, scale, shift, mean
+        self.sizes = sizes or [None] * len(values)
+        self.first, self.levels = first, range(first, first + len(values))
 
-    def compute(self):
-        """Returns the map."""
-        values = _fit(self.values, self.size)
-        return values * _per_pixel(self.scale, values) + _per_pixel(self.shift, values)
+    def compute(self) -> list:
+        """Returns the maps."""
+        maps = [_fit(x, size) for x, size in zip(self.values, self.sizes, strict=True)]
+        scales, shifts = (ops.unstack(x, len(maps), axis=1) for x in (self.scale, self.shift))
+        return [
+            x * _per_pixel(scale, x) + _per_pixel(shift, x)
+            for x, scale, shift in zip(maps, scales, shifts, strict=True)
+        ]
 
 
-class WeightedSum:
-    """A weighted sum of maps, not yet computed.
+class WeightedMeans:
+    """Weighted means of the branches of each level, not yet computed.
 
     Args:
-        maps: List of `AffineMap` of the same size.
-        weights: List of tensors `(B, 1)`, one weight per image, or of numbers.
+        branches: List of `AffineMaps`, the first for all levels.
+        weights: Weights of the maps, `(B, n, 1)` per branch. Defaults to `None`: all are 1.
     """
 
-    def __init__(self, maps, weights):
-        pairs = list(zip(maps, weights, strict=True))
-        self.maps = maps
-        self.scales = [x.scale * weight for x, weight in pairs]
-        self.shift = sum(x.shift * weight for x, weight in pairs)
-        self.mean = sum(x.mean * weight for x, weight in pairs)
+    def __init__(self, branches, weights=None):
+        self.branches, self.levels = branches, branches[0].levels
+        count = sum(np.isin(self.levels, x.levels) for x in branches)
+        shares = [ops.cast(1 / count[x.levels, None], x.mean.dtype) for x in branches]
+        if weights is not None:
+            shares = [share * weight for share, weight in zip(shares, weights, strict=True)]
+        self.scales = [x.scale * share for x, share in zip(branches, shares, strict=True)]
+        self.shift = self._sum([x.shift * share for x, share in zip(branches, shares, strict=True)])
+        self.mean = self._sum([x.mean * share for x, share in zip(branches, shares, strict=True)])
 
-    def relu(self):
-        """Returns the sum after a ReLU."""
+    def relu(self) -> list:
+        """Returns the means of all levels after a ReLU."""
         return self._over_pixels(lambda z, shift: ops.relu(z + _per_pixel(shift, z)), [self.shift])
 
-    def dynamic_relu(self, a1, b1, a2, b2):
-        """Returns `max(a1 * z + b1, a2 * z + b2)` for the sum `z`; coefficients are `(B, C)`."""
+    def dynamic_relu(self, a1, b1, a2, b2) -> list:
+        """Returns `max(a1 * z + b1, a2 * z + b2)` of the means `z`; arguments: `(B, levels, C)`."""
 
         def maximum(z, *lines):
             a1, b1, a2, b2 = (_per_pixel(x, z) for x in lines)
@@ -71,21 +83,43 @@ class WeightedSum:
 
         return self._over_pixels(maximum, [a1, a1 * self.shift + b1, a2, a2 * self.shift + b2])
 
+    def _sum(self, values):
+        """Adds the `(B, n, C)` of each branch where it has levels: `(B, levels, C)`."""
+        last = self.levels[-1]
+        return sum(
+            ops.pad(value, ((0, 0), (x.levels[0], last - x.levels[-1]), (0, 0)))
+            for x, value in zip(self.branches, values, strict=True)
+        )
+
     def _over_pixels(self, function, coefficients):
-        """Calls `function(weighted sum of the maps without their shifts, *coefficients)`."""
-        count = len(self.maps)
+        """Calls `function(mean without shift, *coefficients)` for each level."""
+        scales = [ops.unstack(x, x.shape[1], axis=1) for x in self.scales]
+        lines = zip(*(ops.unstack(x, len(self.levels), axis=1) for x in coefficients), strict=True)
+        outputs = []
+        for level, line in enumerate(lines):
+            parts = [
+                (x.values[level - x.first], x.sizes[level - x.first], scale[level - x.first])
+                for x, scale in zip(self.branches, scales, strict=True)
+                if level in x.levels
+            ]
+            outputs.append(_apply(function, *zip(*parts, strict=True), line))
+        return outputs
 
-        def compute(*tensors):
-            values, scales, rest = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
-            values = [_fit(x, y.size) for x, y in zip(values, self.maps, strict=True)]
-            terms = zip(values, scales, strict=True)
-            return function(sum(x * _per_pixel(scale, x) for x, scale in terms), *rest)
 
-        values = [x.values for x in self.maps]
-        return keras.remat(compute)(*values, *self.scales, *coefficients)
+def _apply(function, values, sizes, scales, rest):
+    """Calls `function(sum(value * scale), *rest)` and stores only the arguments."""
+    count = len(values)
+
+    def compute(*tensors):
+        values, scales, rest = tensors[:count], tensors[count : 2 * count], tensors[2 * count :]
+        values = [_fit(x, size) for x, size in zip(values, sizes, strict=True)]
+        terms = zip(values, scales, strict=True)
+        return function(sum(x * _per_pixel(scale, x) for x, scale in terms), *rest)
+
+    return keras.remat(compute)(*values, *scales, *rest)
 
 
-def group_normalize(maps, groups, gamma, beta, bias=None, sizes=None) -> list[AffineMap]:
+def group_normalize(maps, groups, gamma, beta, bias=None, sizes=None, first=0) -> AffineMaps:
     """Normalizes the convolved maps of several levels, then resizes them.
 
     Args:
@@ -96,9 +130,8 @@ def group_normalize(maps, groups, gamma, beta, bias=None, sizes=None) -> list[Af
         bias: `(C,)` or `None`: bias of the convolution. It is added here: it shifts the means of
             channels, whose distance from the mean of their group adds to the group's variance.
         sizes: (height, width) to resize each map to, or `None`.
+        first: Number of the first level.
     """
-    if not maps:
-        return []
     channels = maps[0].shape[-1]
 
     def moments(*maps):
@@ -125,12 +158,7 @@ def group_normalize(maps, groups, gamma, beta, bias=None, sizes=None) -> list[Af
     group_variance = average_group(variance + ops.square(biased_mean - group_mean))
     scale = ops.cast(gamma, mean.dtype) * ops.rsqrt(group_variance + EPSILON)
     shift = ops.cast(beta, mean.dtype) - (group_mean - biased_mean + mean) * scale
-    coefficients = (scale, shift, resized_mean * scale + shift)
-    per_map = zip(*(ops.unstack(x, axis=1) for x in coefficients), strict=True)
-    return [
-        AffineMap(x, *numbers, size)
-        for x, numbers, size in zip(maps, per_map, sizes or [None] * len(maps), strict=True)
-    ]
+    return AffineMaps(maps, scale, shift, resized_mean * scale + shift, sizes, first)
 
 
 def global_mean(inputs):

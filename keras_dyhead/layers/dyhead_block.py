@@ -3,7 +3,7 @@
 import keras
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import WeightedSum
+from keras_dyhead.layers.affine_maps import WeightedMeans
 from keras_dyhead.layers.block_trace import BlockTrace
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
 from keras_dyhead.layers.scale_attention import ScaleAwareAttention
@@ -99,14 +99,10 @@ class DyHeadBlock(PyramidLayer):
 
     def attend(self, maps) -> list:
         """Computes the outputs from the convolved maps of the spatial-aware attention."""
-        sampled = self.spatial_attention.normalize(maps)
-        if self.use_scale_attention:
-            weighted = self.scale_attention.weigh(sampled)
-        else:
-            weighted = [WeightedSum(list(x.values()), [1 / len(x)] * len(x)) for x in sampled]
-        if self.use_task_attention:
-            return self.task_attention.rectify(weighted)
-        return [x.relu() for x in weighted]
+        sampled = list(self.spatial_attention.normalize(maps).values())
+        attention = self.scale_attention
+        weighted = attention.weigh(sampled) if attention else WeightedMeans(sampled)
+        return self.task_attention.rectify(weighted) if self.task_attention else weighted.relu()
 
     def trace(self, inputs) -> BlockTrace:
         """Applies one attention after the other and returns all intermediate results.

@@ -3,9 +3,10 @@
 import keras
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import WeightedSum, global_mean
+from keras_dyhead.layers.affine_maps import AffineMaps, WeightedMeans, global_mean
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, check_maps, listed
+from keras_dyhead.ops.rows import split_rows
 
 
 @keras.saving.register_keras_serializable(package="keras_dyhead")
@@ -83,13 +84,10 @@ class ScaleAwareAttention(PyramidLayer):
         weighted = [x * ops.cast(w, x.dtype)[:, None, None, None] for x, w in pairs]
         return sum(weighted) / len(inputs)
 
-    def weigh(self, levels) -> list[WeightedSum]:
-        """Returns the mean of the weighted maps of each level, a dict of `AffineMap`."""
-        means = [x.mean for branches in levels for x in branches.values()]
-        gates = iter(ops.unstack(self.gates(ops.stack(means, axis=1)), len(means), axis=1))
-        return [
-            WeightedSum(list(x.values()), [1 / len(x) * next(gates) for _ in x]) for x in levels
-        ]
+    def weigh(self, branches: list[AffineMaps]) -> WeightedMeans:
+        """Returns the mean of the weighted maps of each level."""
+        gates = self.gates(ops.concatenate([x.mean for x in branches], axis=1))
+        return WeightedMeans(branches, split_rows(gates, [len(x.levels) for x in branches]))
 
     def compute_output_shape(self, input_shape):
         return tuple(listed(input_shape)[0])

@@ -5,7 +5,7 @@ import itertools
 import keras
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import AffineMap, group_normalize
+from keras_dyhead.layers.affine_maps import AffineMaps, group_normalize
 from keras_dyhead.layers.full_precision import FullPrecisionConv2D
 from keras_dyhead.layers.pyramid_layer import PyramidLayer, listed
 from keras_dyhead.layers.start import SCALE, STARTS, initial_branch
@@ -14,11 +14,12 @@ from keras_dyhead.ops.chunks import for_xla
 from keras_dyhead.ops.conv_rows import conv_rows
 from keras_dyhead.ops.deform_conv import deform_conv_rows
 from keras_dyhead.ops.resize import resize_align_corners
-from keras_dyhead.ops.rows import MapRows, split_rows
+from keras_dyhead.ops.rows import MapRows, split_maps, split_rows
 from keras_dyhead.ops.sampling_form import chosen_form
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
 BRANCHES = ("mid", "low", "high")
+_FIRST_LEVEL = {"mid": 0, "low": 1, "high": 0}
 _TAPS = 9
 MULTIPLY_FIRST = 128
 """With this many channels or more, multiplying a coarser level by the kernel before sampling it
@@ -139,13 +140,10 @@ class SpatialAwareAttention(PyramidLayer):
         return levels
 
     def call(self, inputs):
-        return [
-            {name: branch.compute() for name, branch in branches.items()}
-            for branches in self.sample(inputs)
-        ]
+        return _by_level({name: x.compute() for name, x in self.sample(inputs).items()})
 
-    def sample(self, inputs) -> list[dict[str, AffineMap]]:
-        """Returns the branches as `AffineMap`, whose normalization is not yet computed."""
+    def sample(self, inputs) -> dict[str, AffineMaps]:
+        """Returns the branches, whose normalization is not yet computed."""
         return self.normalize(self.convolve(inputs))
 
     def convolve(self, inputs) -> dict[str, list]:
@@ -215,28 +213,24 @@ class SpatialAwareAttention(PyramidLayer):
         channels = min(self.channels, levels[0].shape[-1])
         return channels >= MULTIPLY_FIRST and chosen_form(self.compute_dtype) == "sparse"
 
-    def normalize(self, maps) -> list[dict[str, AffineMap]]:
-        """Turns the result of `convolve` into the branches of each level."""
+    def normalize(self, maps) -> dict[str, AffineMaps]:
+        """Normalizes the result of `convolve`, without branches that have no levels."""
         sizes = {}
         if self.alignment == "published":
             sizes["high"] = [ops.shape(x)[1:3] for x in maps["mid"][:-1]]
-        mid, low, high = (
-            group_normalize(
-                maps[branch],
+        return {
+            branch: group_normalize(
+                values,
                 self.groups,
                 self.gammas[branch],
                 self.betas[branch],
                 self.biases.get(branch),
                 sizes.get(branch),
+                _FIRST_LEVEL[branch],
             )
-            for branch in BRANCHES
-        )
-        levels = [{"mid": branch} for branch in mid]
-        for level, branch in zip(levels[1:], low, strict=True):
-            level["low"] = branch
-        for level, branch in zip(levels[:-1], high, strict=True):
-            level["high"] = branch
-        return levels
+            for branch, values in maps.items()
+            if values
+        }
 
     def offsets_and_masks(self, inputs):
         """Predicts where the nine taps of each pixel sample, for visualization.
@@ -274,12 +268,7 @@ class SpatialAwareAttention(PyramidLayer):
 
     def compute_output_shape(self, input_shape):
         shapes = [(*shape[:-1], self.channels) for shape in listed(input_shape)]
-        return [
-            {"mid": shape}
-            | ({"low": shape} if level > 0 else {})
-            | ({"high": shape} if level < len(shapes) - 1 else {})
-            for level, shape in enumerate(shapes)
-        ]
+        return _by_level({"mid": shapes, "low": shapes[1:], "high": shapes[:-1]})
 
     def get_config(self):
         return {
@@ -293,16 +282,24 @@ class SpatialAwareAttention(PyramidLayer):
         }
 
 
+def _by_level(branches) -> list[dict]:
+    """Turns the values of each branch into those of each level."""
+    return [
+        {
+            branch: values[level - _FIRST_LEVEL[branch]]
+            for branch, values in branches.items()
+            if 0 <= level - _FIRST_LEVEL[branch] < len(values)
+        }
+        for level in range(len(branches["mid"]))
+    ]
+
+
 def _deform_conv(rows: MapRows, kernel, grids, sizes, fields) -> list:
     """Applies one kernel to several maps. Each output has a grid, a size and a field."""
     offsets, mask_logits = ops.split(ops.concatenate(fields, axis=1), [2 * _TAPS], axis=-1)
     grid, mask = concatenate_grids(grids), ops.sigmoid(mask_logits)
     outputs = deform_conv_rows(rows.values, grid, offsets, mask, kernel)
-    parts = split_rows(outputs, [height * width for height, width in sizes])
-    return [
-        ops.reshape(part, (-1, *size, kernel.shape[-1]))
-        for part, size in zip(parts, sizes, strict=True)
-    ]
+    return split_maps(outputs, sizes)
 
 
 def _enlarge(levels) -> list:

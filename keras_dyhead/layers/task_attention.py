@@ -4,7 +4,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_dyhead.layers.affine_maps import WeightedSum, global_mean
+from keras_dyhead.layers.affine_maps import WeightedMeans, global_mean
 from keras_dyhead.layers.frozen import CompositeLayer
 from keras_dyhead.layers.full_precision import FullPrecisionDense
 from keras_dyhead.layers.pyramid_layer import check_maps
@@ -85,11 +85,9 @@ class TaskAwareAttention(CompositeLayer):
         )
         return ops.cast(ops.maximum(inputs * a1 + b1, inputs * a2 + b2), inputs.dtype)
 
-    def rectify(self, levels: list[WeightedSum]) -> list:
-        """Applies the dynamic ReLU to maps whose pixels are not computed yet."""
-        coefficients = self.coefficients(ops.stack([x.mean for x in levels], axis=1))
-        per_level = zip(*(ops.unstack(x, len(levels), axis=1) for x in coefficients), strict=True)
-        return [x.dynamic_relu(*lines) for x, lines in zip(levels, per_level, strict=True)]
+    def rectify(self, maps: WeightedMeans) -> list:
+        """Applies the dynamic ReLU to the maps of all levels, whose pixels are not computed yet."""
+        return maps.dynamic_relu(*self.coefficients(maps.mean))
 
     def compute_output_shape(self, input_shape):
         return input_shape

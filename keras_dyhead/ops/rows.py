@@ -70,3 +70,10 @@ def split_rows(tensor, sizes):
         return [tensor]
     ends = [sum(sizes[: i + 1]) for i in range(len(sizes) - 1)]
     return ops.split(tensor, ends, axis=1)
+
+
+def split_maps(rows, sizes) -> list:
+    """Turns the rows `(B, R, C)` of several maps into the maps again; the reverse of `MapRows`."""
+    parts = split_rows(rows, [height * width for height, width in sizes])
+    pairs = zip(parts, sizes, strict=True)
+    return [ops.reshape(part, (-1, *size, rows.shape[-1])) for part, size in pairs]

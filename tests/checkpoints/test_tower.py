@@ -14,7 +14,7 @@ from keras_dyhead.checkpoints import load_tower
 from keras_dyhead.checkpoints.tower import MICROSOFT_BLOCK
 from keras_dyhead.checkpoints.transfer import Part
 from keras_dyhead.layers import DyHeadNeck
-from keras_dyhead.layers.affine_maps import AffineMap, global_mean
+from keras_dyhead.layers.affine_maps import AffineMaps, global_mean
 
 DATA = Path(__file__).parents[1] / "data" / "dyhead_tower"
 CASES = {case["name"]: case for case in json.loads((DATA / "cases.json").read_text())}
@@ -73,7 +73,8 @@ def test_a_neck_that_starts_near_the_identity_computes_the_same_bits():
 
 def intermediates(block, maps):
     """Intermediate values of a block by level and their name in the released code."""
-    trace, sampled = block.trace(maps), block.spatial_attention.sample(maps)
+    trace, high = block.trace(maps), block.spatial_attention.sample(maps)["high"]
+    coarser = AffineMaps(high.values, high.scale, high.shift, high.mean).compute()
     names = {"mid": "temp_mid", "low": "temp_finer", "high": "temp_coarser"}
     found = {}
     for i, level in enumerate(LEVELS):
@@ -87,9 +88,7 @@ def intermediates(block, maps):
             "dyrelu_theta": unshifted(block.task_attention.coefficients(global_mean(fused))),
         }
         if i < 4:
-            high = sampled[i]["high"]
-            coarser = AffineMap(high.values, high.scale, high.shift, high.mean).compute()
-            values["coarser_before_upsample"] = coarser
+            values["coarser_before_upsample"] = coarser[i]
         found.update({f"b0/{level}/{name}": value for name, value in values.items()})
     return found
 

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from keras_dyhead.layers import SpatialAwareAttention
-from keras_dyhead.layers.affine_maps import AffineMap
+from keras_dyhead.layers.affine_maps import AffineMaps
 from keras_dyhead.visualization.receptive_field import composed_points, points_of_block
 from keras_dyhead.visualization.view import BlockView
 
@@ -56,11 +56,11 @@ def gradients(alignment, block):
     maps = [tf.zeros((1, *size, 1)) for size in SIZES]
     with tf.GradientTape(persistent=True) as tape:
         tape.watch(maps)
-        one, zero = np.ones((1, 1), "float32"), np.zeros((1, 1), "float32")
-        values = {
-            name: AffineMap(x.values, one, zero, zero, x.size).compute()[0, CELL[0], CELL[1], 0]
-            for name, x in layer.sample(maps)[1].items()
-        }
+        values = {}
+        for name, x in layer.sample(maps).items():
+            one, zero = tf.ones_like(x.scale), tf.zeros_like(x.scale)
+            branch = AffineMaps(x.values, one, zero, zero, x.sizes).compute()
+            values[name] = branch[1 - x.first][0, CELL[0], CELL[1], 0]
     return {
         name: tape.gradient(value, maps[level])[0, ..., 0].numpy()
         for (name, value), level in zip(values.items(), (1, 0, 2), strict=True)
