@@ -4,9 +4,10 @@ import keras
 import tensorflow as tf
 
 from keras_dyhead.layers.spatial_attention import BRANCHES
+from keras_dyhead.ops.rows import MapRows, split_maps
 
 
-def loop_over_blocks(block, weights, inputs):
+def loop_over_blocks(block, weights, rows, sizes):
     """Passes the levels of a pyramid through blocks that differ only in their weights.
 
     XLA compiles the loop's body once. TensorFlow's own gradient of a loop needs all shapes when it
@@ -14,61 +15,67 @@ def loop_over_blocks(block, weights, inputs):
     tensors only, the inputs of each block and the convolved maps. Then it computes the rest of the
     block again. The convolutions are traced again, too, but their products are not computed.
 
+    The levels are stored as rows of one tensor: XLA compiles each access to a tensor by itself.
+
     Args:
         block: A built `DyHeadBlock` with the structure of all.
         weights: For each variable of a block, its values in all blocks, stacked.
-        inputs: List of maps.
+        rows: Pixels of all levels, `(B, R, C)`; see `MapRows`.
+        sizes: (height, width) of each level.
 
     Returns:
-        List of maps like the inputs.
+        Rows like the inputs.
     """
-    blocks, levels = weights[0].shape[0], len(inputs)
-    branch_of_map = [branch for branch in BRANCHES for _ in range(levels - (branch != "mid"))]
-    shapes = [x.shape for x in inputs] + [None] * len(branch_of_map)
+    blocks = weights[0].shape[0]
+    coarser = sizes[1:] if block.alignment == "published" else sizes[:-1]
+    sizes_of = dict(zip(BRANCHES, (sizes, sizes[1:], coarser), strict=True))
+    branches = [branch for branch in BRANCHES if sizes_of[branch]]
+    shapes = [rows.shape]
 
-    def convolve(weights, inputs):
+    def convolve(weights, rows):
         with keras.StatelessScope(list(zip(block.variables, weights, strict=True))):
-            maps = block.spatial_attention.convolve(inputs)
-        return [x for branch in BRANCHES for x in maps[branch]]
+            maps = block.spatial_attention.convolve(split_maps(rows[0], sizes))
+        return [MapRows(maps[branch]).values for branch in branches]
 
-    def attend(weights, maps):
-        pairs = list(zip(branch_of_map, maps, strict=True))
-        maps = {branch: [x for name, x in pairs if name == branch] for branch in BRANCHES}
+    def attend(weights, convolved):
+        maps = {branch: [] for branch in BRANCHES}
+        for branch, rows in zip(branches, convolved, strict=True):
+            maps[branch] = split_maps(rows, sizes_of[branch])
         with keras.StatelessScope(list(zip(block.variables, weights, strict=True))):
-            return block.attend(maps)
+            return MapRows(block.attend(maps)).values
 
     @tf.custom_gradient
-    def forward(*tensors):
-        inputs, stacks = list(tensors[:levels]), tensors[levels:]
-
-        def run(i, inputs, stored):
+    def forward(rows, *stacks):
+        def run(i, rows, stored):
             weights = [stack[i] for stack in stacks]
-            maps = convolve(weights, inputs)
-            shapes[levels:] = [x.shape for x in maps]
-            return attend(weights, maps), _write(stored, i, [*inputs, *maps])
+            convolved = convolve(weights, [rows])
+            shapes[1:] = [x.shape for x in convolved]
+            return attend(weights, convolved), _write(stored, i, [rows, *convolved])
 
-        arrays = _arrays([inputs[0].dtype] * len(shapes), blocks)
-        outputs, stored = _repeat(blocks, run, inputs, arrays)
+        arrays = _arrays([rows.dtype] * (1 + len(branches)), blocks)
+        outputs, stored = _repeat(blocks, run, rows, arrays)
         stored = [array.stack() for array in stored]
 
-        def gradient(*upstream):
+        def gradient(upstream):
             def run_back(step, upstream, grad_stacks):
                 i = blocks - 1 - step
                 weights = [stack[i] for stack in stacks]
-                saved = [tf.ensure_shape(x[i], y) for x, y in zip(stored, shapes, strict=True)]
-                upstream, grads = _vjp(attend, weights, saved[levels:], upstream)
-                upstream, more_grads = _vjp(convolve, weights, saved[:levels], upstream)
+                inputs, *convolved = (
+                    tf.ensure_shape(x[i], y) for x, y in zip(stored, shapes, strict=True)
+                )
+                upstream, grads = _vjp(attend, weights, convolved, upstream)
+                (upstream,), more_grads = _vjp(convolve, weights, [inputs], upstream)
                 grads = [a + b for a, b in zip(grads, more_grads, strict=True)]
                 return upstream, _write(grad_stacks, i, grads)
 
             arrays = _arrays([stack.dtype for stack in stacks], blocks)
-            upstream, grad_stacks = _repeat(blocks, run_back, list(upstream), arrays)
+            upstream, grad_stacks = _repeat(blocks, run_back, upstream, arrays)
             pairs = zip(grad_stacks, stacks, strict=True)
-            return [*upstream, *(tf.ensure_shape(x.stack(), stack.shape) for x, stack in pairs)]
+            return [upstream, *(tf.ensure_shape(x.stack(), stack.shape) for x, stack in pairs)]
 
         return outputs, gradient
 
-    return list(forward(*inputs, *weights))
+    return forward(rows, *weights)
 
 
 def _repeat(times, body, *carry):
