@@ -109,8 +109,11 @@ def weighted_gather_gradient(grad_columns, rows, indices, weights, grad_rows, sp
         products = ops.cast(grad_columns * corners, accumulator)
         return ops.cast(ops.sum(products, axis=-1), weights.dtype)
 
-    corners = range(indices.shape[-1])
-    grad_weights = [dots(take_rows(rows, indices[..., j])) for j in corners]
+    corners, grad_weights, next_rows = range(indices.shape[-1]), [], rows
+    for j in corners:
+        grad_weights.append(dots(take_rows(next_rows, indices[..., j])))
+        if sparse:  # TensorFlow would compute several at once, and hold each in memory
+            (next_rows,) = after(grad_weights[-1], (rows,))
     grad_weights = ops.stack(grad_weights, axis=-1)
     updates = ops.reshape(grad_columns, (-1, rows.shape[-1]))
     if sparse:
