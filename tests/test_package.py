@@ -1,5 +1,6 @@
 """The public names, and what importing them brings along."""
 
+import ast
 import configparser
 import subprocess
 import sys
@@ -7,6 +8,8 @@ from pathlib import Path
 
 import keras
 import pytest
+
+import keras_dyhead
 
 ROOT = Path(__file__).parents[1]
 
@@ -34,6 +37,14 @@ def test_no_supported_python_is_excluded(minor):
     assert config["options"]["python_requires"] == ">=3.10"
     classifiers = config["metadata"]["classifiers"]
     assert f"Programming Language :: Python :: 3.{minor}" in classifiers.splitlines()
+
+
+def test_type_checkers_see_the_public_names():
+    """They do not see those that are imported on first use."""
+    tree = ast.parse(Path(keras_dyhead.__file__).read_text())
+    (seen,) = (node.body for node in tree.body if isinstance(node, ast.If) and node.orelse)
+    names = [alias.name for statement in seen for alias in statement.names]
+    assert sorted(["__version__", *names]) == sorted(keras_dyhead.__all__)
 
 
 def test_what_importing_the_package_brings_along(tmp_path):
