@@ -80,7 +80,7 @@ def pseudo_label(
             out,
             loaded.class_names,
             score_threshold,
-            None if class_thresholds is None else read_json(class_thresholds),
+            read_json(class_thresholds) if class_thresholds else {},
             None if merge is None else (merge, merge_images),
             about={
                 "model": stored,

@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -33,7 +34,7 @@ class PseudoLabels:
         out: The JSON file to write.
         class_names: The teacher's classes in label order.
         score_threshold: Less confident detections are left out. Defaults to `0.5`.
-        class_thresholds: Thresholds of individual classes by name. Defaults to `None`.
+        class_thresholds: Thresholds of individual classes by name. Defaults to none.
         merge: `(annotations, images)` of a labeled dataset, whose images and annotations come
             first in the file. Its categories are matched by name, new ids continue its own, and
             file names are relative to the common parent of both image folders, or absolute if the
@@ -66,7 +67,7 @@ class PseudoLabels:
         out: str | os.PathLike,
         class_names: Sequence[str],
         score_threshold: float = 0.5,
-        class_thresholds: Mapping[str, float] | None = None,
+        class_thresholds: Mapping[str, float] = MappingProxyType({}),
         merge: tuple[str | os.PathLike, str | os.PathLike] | None = None,
         about: Mapping | None = None,
         fresh: bool = False,
@@ -75,7 +76,6 @@ class PseudoLabels:
         check_choice("on_error", on_error, ("raise", "skip"))
         class_names = list(map(read_name, class_names))
         check("score_threshold", score_threshold, _is_threshold(score_threshold), "from 0 to 1")
-        class_thresholds = {} if class_thresholds is None else class_thresholds
         valid = isinstance(class_thresholds, Mapping)
         valid = valid and all(map(_is_threshold, class_thresholds.values()))
         expected = "a dictionary from class names to thresholds from 0 to 1"

@@ -111,7 +111,7 @@ def test_classes_can_have_their_own_thresholds(images, tmp_path):
     "wrong",
     [
         *({"score_threshold": value} for value in (-0.1, "0.5", True)),
-        *({"class_thresholds": value} for value in ({"dog": 2}, {"dog": True}, [0.5])),
+        *({"class_thresholds": value} for value in ({"dog": 2}, {"dog": True}, [0.5], None)),
     ],
 )
 def test_thresholds_are_numbers_from_0_to_1(wrong, images, tmp_path):
