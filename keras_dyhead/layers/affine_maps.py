@@ -40,7 +40,7 @@ class AffineMaps:
     def __init__(self, values, scale, shift, mean, sizes=None, first=0):
         self.values, self.scale, self.shift, self.mean = values, scale, shift, mean
         self.sizes = sizes or [None] * len(values)
-        self.first, self.levels = first, range(first, first + len(values))
+        self.levels = range(first, first + len(values))
 
     def compute(self) -> list:
         """Returns the maps."""
@@ -98,7 +98,7 @@ class WeightedMeans:
         outputs = []
         for level, line in enumerate(lines):
             parts = [
-                (x.values[level - x.first], x.sizes[level - x.first], scale[level - x.first])
+                [part[x.levels.index(level)] for part in (x.values, x.sizes, scale)]
                 for x, scale in zip(self.branches, scales, strict=True)
                 if level in x.levels
             ]

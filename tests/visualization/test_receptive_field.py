@@ -60,7 +60,7 @@ def gradients(alignment, block):
         for name, x in layer.sample(maps).items():
             one, zero = tf.ones_like(x.scale), tf.zeros_like(x.scale)
             branch = AffineMaps(x.values, one, zero, zero, x.sizes).compute()
-            values[name] = branch[1 - x.first][0, CELL[0], CELL[1], 0]
+            values[name] = branch[x.levels.index(1)][0, CELL[0], CELL[1], 0]
     return {
         name: tape.gradient(value, maps[level])[0, ..., 0].numpy()
         for (name, value), level in zip(values.items(), (1, 0, 2), strict=True)
