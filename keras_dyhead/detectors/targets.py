@@ -13,6 +13,7 @@ from keras_dyhead.printable import counted
 
 _MESSAGE = re.compile(r"(Images|Targets) must .*? Received: .*?\]\.", re.DOTALL)
 _SHAPES = "Targets must be numbers, boxes (B, N, 4) and labels (B, N)"
+_IMAGES = "Images must be (B, height, width, channels)"
 
 
 def check_classes(detector, data) -> None:
@@ -59,13 +60,15 @@ def check_targets(data, num_classes: int, num_devices: int = 1):
                 "batch, as `load_coco` does with `drop_remainder=True`"
             )
             checks.append(_check(count > 0, fewer, lambda: count))
+        if not isinstance(images, dict | list | tuple):
+            images = _with_known_rank(images, (None,) * 4, _IMAGES)
         if isinstance(targets, dict) and {"boxes", "labels"} <= set(targets):  # else the step fails
             targets = {
                 key: value.to_tensor(-1) if hasattr(value, "to_tensor") else value
                 for key, value in targets.items()
             }
             for key, shape in (("boxes", (None, None, 4)), ("labels", (None, None))):
-                targets[key] = _with_known_rank(targets[key], shape)
+                targets[key] = _with_known_rank(targets[key], shape, _SHAPES)
             checks += _check_objects(targets["boxes"], targets["labels"], num_classes)
     checks = [check for check in checks if check is not None]
     if checks:
@@ -126,7 +129,7 @@ def _check_objects(boxes, labels, num_classes: int) -> list:
     ]
 
 
-def _with_known_rank(values, shape: tuple):
+def _with_known_rank(values, shape: tuple, expected: str):
     """Checks values whose rank or last side a TensorFlow graph does not know, else does nothing."""
     known = getattr(values, "shape", ())
     if getattr(known, "rank", 0) is not None and (shape[-1] is None or None not in known[-1:]):
@@ -136,7 +139,7 @@ def _with_known_rank(values, shape: tuple):
     fits = tf.rank(values) == len(shape)
     if shape[-1] is not None:
         fits &= tf.reduce_all(tf.shape(values)[-1:] == shape[-1])
-    with tf.control_dependencies([_check(fits, _SHAPES, lambda: tf.shape(values))]):
+    with tf.control_dependencies([_check(fits, expected, lambda: tf.shape(values))]):
         values = tf.identity(values)
     values.set_shape(shape)
     return values

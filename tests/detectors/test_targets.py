@@ -91,16 +91,23 @@ def test_text_is_refused():
 
 
 def test_a_rank_that_the_graph_does_not_know_is_checked():
-    @tf.function(input_signature=[tf.TensorSpec(None, "float32")] * 2)
-    def check(boxes, labels):
-        return check_targets((IMAGES, {"boxes": boxes, "labels": labels}), CLASSES)[1]["boxes"]
+    @tf.function(input_signature=[tf.TensorSpec(None, "float32")] * 3)
+    def check(images, boxes, labels):
+        images, targets = check_targets((images, {"boxes": boxes, "labels": labels}), CLASSES)
+        assert images.shape.rank == 4
+        return targets["boxes"]
 
     boxes, labels = TARGETS["boxes"], TARGETS["labels"].astype("float32")
-    np.testing.assert_array_equal(check(boxes, labels), boxes)
-    for wrong in ((boxes[0], labels), (boxes[..., :3], labels), (boxes, labels[0])):
+    np.testing.assert_array_equal(check(IMAGES, boxes, labels), boxes)
+    for *wrong, what in (
+        (IMAGES, boxes[0], labels, "labels (B, N)"),
+        (IMAGES, boxes[..., :3], labels, "labels (B, N)"),
+        (IMAGES, boxes, labels[0], "labels (B, N)"),
+        (IMAGES[0], boxes, labels, "Images must be (B, height, width, channels)"),
+    ):
         with pytest.raises(tf.errors.InvalidArgumentError) as raised:
             check(*wrong)
-        assert "labels (B, N). Received: [" in str(target_error(raised.value))
+        assert f"{what}. Received: [" in str(target_error(raised.value))
 
 
 def calls(model, images, targets):
