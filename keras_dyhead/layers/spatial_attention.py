@@ -18,8 +18,8 @@ from keras_dyhead.ops.rows import MapRows, split_maps, split_rows
 from keras_dyhead.ops.sampling_form import chosen_form
 from keras_dyhead.ops.sampling_grid import concatenate_grids, sampling_grid
 
-BRANCHES = ("mid", "low", "high")
-_FIRST_LEVEL = {"mid": 0, "low": 1, "high": 0}
+BRANCHES = {"mid": 0, "low": 1, "high": 0}
+"""The first level that has each branch."""
 _TAPS = 9
 MULTIPLY_FIRST = 128
 """With this many channels or more, multiplying a coarser level by the kernel before sampling it
@@ -226,7 +226,7 @@ class SpatialAwareAttention(PyramidLayer):
                 self.betas[branch],
                 self.biases.get(branch),
                 sizes.get(branch),
-                _FIRST_LEVEL[branch],
+                BRANCHES[branch],
             )
             for branch, values in maps.items()
             if values
@@ -286,9 +286,9 @@ def _by_level(branches) -> list[dict]:
     """Turns the values of each branch into those of each level."""
     return [
         {
-            branch: values[level - _FIRST_LEVEL[branch]]
+            branch: values[level - BRANCHES[branch]]
             for branch, values in branches.items()
-            if 0 <= level - _FIRST_LEVEL[branch] < len(values)
+            if 0 <= level - BRANCHES[branch] < len(values)
         }
         for level in range(len(branches["mid"]))
     ]
