@@ -7,7 +7,7 @@ from keras_dyhead.layers.spatial_attention import BRANCHES
 from keras_dyhead.ops.rows import MapRows, split_maps
 
 
-def loop_over_blocks(block, weights, rows, sizes):
+def loop_over_blocks(block, weights, inputs):
     """Passes the levels of a pyramid through blocks that differ only in their weights.
 
     XLA compiles the loop's body once. TensorFlow's own gradient of a loop needs all shapes when it
@@ -15,32 +15,30 @@ def loop_over_blocks(block, weights, rows, sizes):
     tensors only, the inputs of each block and the convolved maps. Then it computes the rest of the
     block again. The convolutions are traced again, too, but their products are not computed.
 
-    The levels are stored as rows of one tensor: XLA compiles each access to a tensor by itself.
+    The levels become rows of one tensor: XLA compiles each access to a tensor by itself.
 
     Args:
         block: A built `DyHeadBlock` with the structure of all.
         weights: For each variable of a block, its values in all blocks, stacked.
-        rows: Pixels of all levels, `(B, R, C)`; see `MapRows`.
-        sizes: (height, width) of each level.
+        inputs: List of maps.
 
     Returns:
-        Rows like the inputs.
+        List of maps like the inputs.
     """
-    blocks = weights[0].shape[0]
+    blocks, pyramid = weights[0].shape[0], MapRows(inputs)
+    sizes, shapes = pyramid.sizes, [pyramid.values.shape]
     coarser = sizes[1:] if block.alignment == "published" else sizes[:-1]
-    sizes_of = dict(zip(BRANCHES, (sizes, sizes[1:], coarser), strict=True))
-    branches = [branch for branch in BRANCHES if sizes_of[branch]]
-    shapes = [rows.shape]
+    of_branch = zip(BRANCHES, (sizes, sizes[1:], coarser), strict=True)
+    branch_sizes = {branch: its_sizes for branch, its_sizes in of_branch if its_sizes}
 
     def convolve(weights, rows):
         with keras.StatelessScope(list(zip(block.variables, weights, strict=True))):
-            maps = block.spatial_attention.convolve(split_maps(rows[0], sizes))
-        return [MapRows(maps[branch]).values for branch in branches]
+            maps = block.spatial_attention.convolve(split_maps(rows, sizes))
+        return [MapRows(maps[branch]).values for branch in branch_sizes]
 
     def attend(weights, convolved):
-        maps = {branch: [] for branch in BRANCHES}
-        for branch, rows in zip(branches, convolved, strict=True):
-            maps[branch] = split_maps(rows, sizes_of[branch])
+        pairs = zip(convolved, branch_sizes.items(), strict=True)
+        maps = {branch: split_maps(rows, its_sizes) for rows, (branch, its_sizes) in pairs}
         with keras.StatelessScope(list(zip(block.variables, weights, strict=True))):
             return MapRows(block.attend(maps)).values
 
@@ -48,11 +46,11 @@ def loop_over_blocks(block, weights, rows, sizes):
     def forward(rows, *stacks):
         def run(i, rows, stored):
             weights = [stack[i] for stack in stacks]
-            convolved = convolve(weights, [rows])
+            convolved = convolve(weights, rows)
             shapes[1:] = [x.shape for x in convolved]
             return attend(weights, convolved), _write(stored, i, [rows, *convolved])
 
-        arrays = _arrays([rows.dtype] * (1 + len(branches)), blocks)
+        arrays = _arrays([rows.dtype] * (1 + len(branch_sizes)), blocks)
         outputs, stored = _repeat(blocks, run, rows, arrays)
         stored = [array.stack() for array in stored]
 
@@ -64,7 +62,7 @@ def loop_over_blocks(block, weights, rows, sizes):
                     tf.ensure_shape(x[i], y) for x, y in zip(stored, shapes, strict=True)
                 )
                 upstream, grads = _vjp(attend, weights, convolved, upstream)
-                (upstream,), more_grads = _vjp(convolve, weights, [inputs], upstream)
+                upstream, more_grads = _vjp(convolve, weights, inputs, upstream)
                 grads = [a + b for a, b in zip(grads, more_grads, strict=True)]
                 return upstream, _write(grad_stacks, i, grads)
 
@@ -75,7 +73,7 @@ def loop_over_blocks(block, weights, rows, sizes):
 
         return outputs, gradient
 
-    return forward(rows, *weights)
+    return split_maps(forward(pyramid.values, *weights), sizes)
 
 
 def _repeat(times, body, *carry):

@@ -3,7 +3,6 @@
 import keras
 from keras import ops
 
-from keras_dyhead.ops.rows import MapRows, split_maps
 from keras_dyhead.ops.sampling_form import chosen_form, is_compiled
 
 
@@ -65,20 +64,13 @@ class SharedTrace:
 
     def _loop(self, inputs):
         weights = [ops.stack(values) for values in zip(*map(_values, self._blocks), strict=True)]
-        pyramid = MapRows(inputs)
         if keras.backend.backend() == "tensorflow":
             from keras_dyhead.layers.block_loop import loop_over_blocks
 
-            rows = loop_over_blocks(self._blocks[0], weights, pyramid.values, pyramid.sizes)
-        else:
-            import jax
+            return loop_over_blocks(self._blocks[0], weights, inputs)
+        import jax
 
-            def run(rows, weights):
-                maps = self._call_with(weights, split_maps(rows, pyramid.sizes))
-                return MapRows(maps).values, None
-
-            rows, _ = jax.lax.scan(run, pyramid.values, weights)
-        return split_maps(rows, pyramid.sizes)
+        return jax.lax.scan(lambda x, w: (self._call_with(w, x), None), inputs, weights)[0]
 
     def _call_function(self, block, inputs, training):
         import tensorflow as tf
